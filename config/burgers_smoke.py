@@ -1,0 +1,20 @@
+# Seconds on one CPU core: what the tests run. The data are made on the first call (32 trajectories, 30 MB).
+#
+#     python train.py config/burgers_smoke.py
+#
+# It trains for 20 iterations, which teaches it nothing.
+out_dir = 'out/burgers_smoke'
+n_trajectories = 32
+space_stride = 16                  # 64 points
+query_stride = 8
+latent_tokens = 16
+latent_dim = 16
+hidden_dim = encoder_dim = decoder_dim = 32
+depth = 2
+unroll = 2
+max_iters = 20
+batch_size = 8
+warmup_iters = 5
+inverse_loss_frequency = 4
+eval_interval = save_interval = 10
+log_interval = 5

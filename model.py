@@ -1,0 +1,815 @@
+"""
+The model: a field is encoded to latent tokens, an operator advances them in time, a decoder reads the
+field at any point. After the Universal Physics Transformer (UPT, arXiv 2402.12365), in 1D and 2D.
+
+    from model import load
+    m = load('out/burgers_cpu')                   # best weights; physical units in and out
+    u = m.rollout(u0, steps=40)                   # (B, *space, C) -> (B, 40, *space, C), all of it in latent space
+    v = m.rollout(u0, steps=40, points=q)         # q (Q, d), anywhere in the domain -> (B, 40, Q, C)
+    z = m.encode(u0); z = m.step(z); f = m.decode(z, q)
+
+Shapes: B batch, N grid points, S tokens, D width, C fields, Q query points, d = 1 or 2 space dimensions.
+Order of the file: small layers, attention, block, configuration, encoder, decoder, operators, container,
+checkpoints.
+"""
+import json
+import math
+import os
+import zipfile
+from dataclasses import asdict, dataclass, fields
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from configurator import UserError
+
+FORMAT, FORMAT_VERSION = 'nanoupt', 1
+BOUNDARIES = ('periodic', 'wall', 'open')
+PDES = ('burgers', 'advection', 'diffusion-reaction', 'diffusion-sorption', 'shallow-water',
+        'compressible-navier-stokes', 'incompressible-navier-stokes', 'darcy')
+
+
+# ---------------------------------------------------------------------------------------------
+# small layers
+
+def token_positions(grid, first, spacing):
+    """Centres of a row-major token grid, as fractions of the domain. -> (S, d)"""
+    axes = [first[i] + spacing[i] * torch.arange(n, dtype=torch.float64) for i, n in enumerate(grid)]
+    return torch.stack([a.flatten() for a in torch.meshgrid(*axes, indexing='ij')], -1).float()
+
+
+def merge_tokens(x, grid, factor):
+    """Concatenate the features of `factor` neighbours along every axis: (B, S, D) -> (B, S/f^d, D f^d)."""
+    B, S, D = x.shape
+    if len(grid) == 1:
+        return x.reshape(B, S // factor, factor * D)
+    (sx, sy), f = grid, factor
+    x = x.view(B, sx // f, f, sy // f, f, D).transpose(2, 3)         # (B, sx/f, sy/f, f, f, D)
+    return x.reshape(B, S // f ** 2, f ** 2 * D)
+
+
+def split_tokens(x, grid, factor):
+    """The inverse of merge_tokens; `grid` is the fine one. (B, S/f^d, D f^d) -> (B, S, D)."""
+    B, S, D = x.shape
+    if len(grid) == 1:
+        return x.reshape(B, S * factor, D // factor)
+    (sx, sy), f = grid, factor
+    x = x.view(B, sx // f, sy // f, f, f, D // f ** 2).transpose(2, 3)
+    return x.reshape(B, sx * sy, D // f ** 2)
+
+
+class RotaryPositions(nn.Module):
+    """Rotary position embedding (arXiv 2104.09864) of queries and keys.
+
+    On a periodic axis the wave numbers are integers, so that attention sees distances on the circle and
+    nothing of where the domain was cut: the operator commutes with translations by a token.
+    """
+
+    def __init__(self, positions, head_dim, periodic):
+        super().__init__()
+        S, d = positions.shape
+        n_pair = head_dim // 2
+        angles = torch.zeros(S, n_pair)
+        for axis in range(d):
+            index = range(axis, n_pair, d)                           # pairs take turns over the axes
+            n_token = max(2, round(S ** (1 / d)))
+            top = max(1., n_token / 4)                               # finest: four tokens a wave
+            for rank, i in enumerate(index):
+                wave = top ** (rank / max(1, len(index) - 1))
+                wave = round(wave) if periodic else wave / 2
+                angles[:, i] = 2 * math.pi * wave * positions[:, axis]
+        self.half = n_pair
+        self.register_buffer('cos', torch.cat([angles.cos(), angles.cos()], 1), persistent=False)   # (S, head_dim)
+        self.register_buffer('sin', torch.cat([-angles.sin(), angles.sin()], 1), persistent=False)
+
+    def forward(self, x):
+        """x (..., S, head_dim) -> the same shape; features i and i + head_dim/2 are rotated by their token's angle."""
+        return torch.addcmul(x * self.cos.to(x.dtype), x.roll(self.half, -1), self.sin.to(x.dtype))
+
+
+def ramp(top, n):
+    """n drop-path rates from 0 to `top`, linear in depth."""
+    return [top * i / max(1, n - 1) for i in range(n)]
+
+
+def drop_path(x, rate, training):
+    """Drop the whole residual branch of a sample with probability `rate` (arXiv 1603.09382)."""
+    if rate == 0. or not training:
+        return x
+    keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= rate
+    return x * keep.to(x.dtype) / (1 - rate)
+
+
+# ---------------------------------------------------------------------------------------------
+# attention
+
+class StandardAttention(nn.Module):
+    """Multi-head self-attention over the tokens; queries and keys are layer-normalised per head (QK-norm,
+    arXiv 2302.05442) with one scale for both, since only its square acts."""
+
+    def __init__(self, dim, n_head, positions, periodic):
+        super().__init__()
+        self.n_head = n_head
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.proj = nn.Linear(dim, dim)
+        self.qk_norm = nn.LayerNorm(dim // n_head, bias=False)
+        self.rotary = RotaryPositions(positions, dim // n_head, periodic)
+
+    def forward(self, x):
+        B, S, D = x.shape
+        H = self.n_head
+        qkv = self.qkv(x).view(B, S, 3 * H, D // H).transpose(1, 2)  # (B, 3 H, S, hd)
+        q, k = self.rotary(self.qk_norm(qkv[:, :2 * H])).chunk(2, 1)
+        v = qkv[:, 2 * H:].to(q.dtype)
+        y = F.scaled_dot_product_attention(q, k, v)                  # (B, H, S, hd)
+        return self.proj(y.transpose(1, 2).reshape(B, S, D))
+
+
+class ChannelAttention(nn.Module):
+    """Channel-separated attention: block-diagonal over groups of features.
+
+    The D features fall into D / group_size contiguous groups. All groups share one set of
+    group_size x group_size projections; inside a group, attention runs over all tokens:
+
+        q = Wq RMSNorm(x),  k = Wk RMSNorm(x),  v = Wv x,  out = Wo softmax(q k^T / sqrt(hd)) v
+
+    with the norm over the group and `n_head` heads inside it. Groups meet only in the MLP that follows. The
+    key has no bias: it would cancel in the softmax. group_size = D is ordinary multi-head attention.
+    """
+
+    def __init__(self, dim, n_head, group_size, positions, periodic):
+        super().__init__()
+        self.n_head, self.group_size = n_head, group_size
+        self.norm = nn.RMSNorm(group_size)
+        self.q = nn.Linear(group_size, group_size)
+        self.k = nn.Linear(group_size, group_size, bias=False)
+        self.v = nn.Linear(group_size, group_size)
+        self.proj = nn.Linear(group_size, group_size)
+        self.rotary = RotaryPositions(positions, group_size // n_head, periodic)
+
+    def forward(self, x):
+        B, S, D = x.shape
+        g, G, H = self.group_size, D // self.group_size, self.n_head
+        x = x.view(B, S, G, g)
+        n = self.norm(x)
+        heads = lambda a: a.view(B, S, G * H, g // H).transpose(1, 2)  # noqa: E731   (B, G H, S, hd)
+        q, k, v = self.rotary(heads(self.q(n))), self.rotary(heads(self.k(n))), heads(self.v(x))
+        y = F.scaled_dot_product_attention(q, k, v.to(q.dtype))      # (B, G H, S, hd)
+        return self.proj(y.transpose(1, 2).reshape(B, S, G, g)).reshape(B, S, D)
+
+
+# ---------------------------------------------------------------------------------------------
+# block
+
+class Block(nn.Module):
+    """Pre-norm transformer block. With a condition (B, cond_dim), both branches are scaled, shifted and gated
+    by it (adaptive layer norm, arXiv 2212.09748), starting from shift 0, scale 1 and gate 1."""
+
+    def __init__(self, cfg, dim, positions, cond_dim=0, drop_path=0.):
+        super().__init__()
+        if cfg.attention == 'channel':
+            self.attention = ChannelAttention(dim, cfg.n_head, cfg.group_size, positions, cfg.periodic)
+        else:
+            self.attention = StandardAttention(dim, cfg.n_head, positions, cfg.periodic)
+        affine = not cond_dim                                        # the condition scales already
+        self.norm1 = nn.LayerNorm(dim, elementwise_affine=affine, bias=False)
+        self.norm2 = nn.LayerNorm(dim, elementwise_affine=affine, bias=False)
+        self.mlp = nn.Sequential(nn.Linear(dim, int(cfg.mlp_ratio * dim)), nn.GELU(),
+                                 nn.Linear(int(cfg.mlp_ratio * dim), dim))
+        self.drop_path = drop_path
+        self.modulation = nn.Linear(cond_dim, 6 * dim) if cond_dim else None
+        if cond_dim:                                                 # shift 0; scale and gate 1
+            nn.init.zeros_(self.modulation.weight)
+            self.modulation.bias.data = torch.tensor([0., 1., 1., 0., 1., 1.]).repeat_interleave(dim)
+
+    def forward(self, x, cond=None):
+        if self.modulation is None:
+            x = x + drop_path(self.attention(self.norm1(x)), self.drop_path, self.training)
+            return x + drop_path(self.mlp(self.norm2(x)), self.drop_path, self.training)
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(cond)[:, None].chunk(6, -1)  # (B, 1, D)
+        a = self.attention(torch.addcmul(shift1, self.norm1(x), scale1))
+        x = torch.addcmul(x, drop_path(a, self.drop_path, self.training), gate1)
+        a = self.mlp(torch.addcmul(shift2, self.norm2(x), scale2))
+        return torch.addcmul(x, drop_path(a, self.drop_path, self.training), gate2)
+
+
+# ---------------------------------------------------------------------------------------------
+# configuration
+
+@dataclass
+class ModelConfig:
+    """Everything that shapes the network; stored in every checkpoint as JSON types."""
+    fields: int = 1                        # C, physical fields
+    input_frames: int = 1                  # frames that the encoder sees
+    grid: tuple = (128,)                   # points of the trained grid along each axis
+    low: tuple = (0.,)                     # lower corner of the domain
+    length: tuple = (1.,)                  # extent of the domain
+    first: tuple = (.00048828125,)         # coordinate of the first grid point
+    periodic: bool = True
+    boundary: str = 'periodic'
+    pde: str = 'burgers'
+    params: tuple = ('Nu',)                # names of the PDE parameters
+    patch_size: int = 4                    # grid points a patch and axis
+    halo: int = 2                          # grid points of the neighbours that a patch sees on each side
+    token_grid: tuple = (32,)              # latent tokens along each axis
+    latent_dim: int = 64
+    encoder_dim: int = 64
+    encoder_depth: int = 1
+    decoder_dim: int = 64
+    decoder_depth: int = 0
+    n_wave: int = 4                        # waves of the decoder's local basis
+    log_clamp: float = 0.                  # threshold of the output log-clamp; 0: none
+    arch: str = 'pure'                     # 'pure' or 'u'
+    attention: str = 'standard'            # 'standard' or 'channel'
+    hidden_dim: int = 64
+    depth: int = 4                         # blocks of the pure operator
+    depths: tuple = (1, 1, 1)              # blocks of the U-shaped one: down ..., bottleneck, up ...
+    n_head: int = 4                        # heads; with channel attention, heads in a group
+    group_size: int = 16
+    mlp_ratio: float = 2.
+    drop_path: float = 0.
+    cond_dim: int = 64
+    normalize_latent: bool = True          # the operator ends in the encoder's normalisation
+    checkpointing: bool = False            # recompute the operator's blocks in the backward pass
+    mean: tuple = (0.,)                    # of each field over the train part
+    std: tuple = (1.,)
+    dt: float = .05                        # seconds a step
+    default_params: tuple = (.01,)         # used where a rollout names none
+
+    def check(self):
+        """Raise UserError, with the arithmetic, where the numbers do not fit together."""
+        def divides(small, big, what):
+            if small < 1 or big % small:
+                raise UserError(f'{what}: {small} does not divide {big}')
+        d = len(self.grid)
+        for name in ('token_grid', 'low', 'length', 'first'):
+            if len(getattr(self, name)) != d:
+                raise UserError(f'{name}={getattr(self, name)} needs one entry for each of the {d} axes')
+        for n, s in zip(self.grid, self.token_grid):
+            divides(self.patch_size, n, f'patch_size={self.patch_size} must divide the grid of {n} points')
+            divides(s, n // self.patch_size,
+                    f'latent tokens must divide the {n // self.patch_size} patches of an axis')
+        pools = {n // self.patch_size // s for n, s in zip(self.grid, self.token_grid)}
+        if len(pools) > 1:
+            raise UserError(f'every axis must be pooled alike, not by {sorted(pools)}')
+        if self.attention == 'channel':
+            divides(self.group_size, self.hidden_dim, 'group_size must divide hidden_dim')
+            divides(self.n_head, self.group_size, 'n_head (heads in a group) must divide group_size')
+        else:
+            divides(self.n_head, self.hidden_dim, 'n_head must divide hidden_dim')
+        divides(self.encoder_heads, self.encoder_dim, 'encoder heads must divide encoder_dim')
+        divides(self.encoder_heads, self.decoder_dim, 'decoder heads must divide decoder_dim')
+        if self.arch == 'u':
+            if len(self.depths) % 2 == 0:
+                raise UserError(f'depths={self.depths} needs an odd number of entries: down ..., bottleneck, up ...')
+            for s in self.token_grid:
+                divides(2 ** (len(self.depths) // 2), s, 'the U shape must halve the latent tokens of an axis')
+
+    @property
+    def encoder_heads(self):
+        return self.n_head if self.attention == 'standard' else 4
+
+
+# ---------------------------------------------------------------------------------------------
+# encoder
+
+class GridEncoder(nn.Module):
+    """Fields on the trained grid -> normalised latent tokens.
+
+    Every field has its own stem (the rows of one convolution): a patch of patch_size points and a halo around
+    it become one token. `encoder_depth` blocks mix them; neighbouring tokens are merged where the patch grid is
+    larger than the latent one; a linear map to latent_dim ends in a layer norm without parameters, so that
+    latents have unit variance and no loss is won by shrinking them.
+    """
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.cfg, d, dim = cfg, len(cfg.grid), cfg.encoder_dim
+        conv = (nn.Conv1d, nn.Conv2d)[d - 1]
+        self.stem = conv(cfg.fields * cfg.input_frames, dim, cfg.patch_size + 2 * cfg.halo, cfg.patch_size)
+        self.patch_grid = tuple(n // cfg.patch_size for n in cfg.grid)
+        spacing = [cfg.patch_size / n for n in cfg.grid]
+        first = [(f - lo) / ln + (cfg.patch_size - 1) / 2 / n
+                 for f, lo, ln, n in zip(cfg.first, cfg.low, cfg.length, cfg.grid)]
+        positions = token_positions(self.patch_grid, first, spacing)
+        if not cfg.periodic:                                         # walls: where a token is matters
+            waves = torch.arange(1, dim // (2 * d) + 1) * math.pi
+            angles = positions[..., None] * waves                    # (S, d, dim/2d)
+            table = torch.cat([angles.sin(), angles.cos()], -1).flatten(1)
+            self.register_buffer('position', F.pad(table, (0, dim - table.shape[1])), persistent=False)
+        standard = EncoderBlocks(cfg)
+        self.blocks = nn.ModuleList([Block(standard, dim, positions) for _ in range(cfg.encoder_depth)])
+        self.pool = self.patch_grid[0] // cfg.token_grid[0]
+        self.norm = nn.LayerNorm(dim, bias=False)
+        self.proj = nn.Linear(dim * self.pool ** d, cfg.latent_dim)
+
+    def forward(self, u):
+        """u (B, *grid, C input_frames), normalised -> (B, S, latent_dim)"""
+        d, halo = len(self.cfg.grid), self.cfg.halo
+        u = u.movedim(-1, 1)                                         # (B, C, *grid)
+        if halo:
+            u = F.pad(u, (halo, halo) * d, mode='circular' if self.cfg.periodic else 'replicate')
+        x = self.stem(u).flatten(2).transpose(1, 2)                  # (B, S_patch, D)
+        if not self.cfg.periodic:
+            x = x + self.position
+        x = F.gelu(x) if len(self.blocks) == 0 else x
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x)
+        if self.pool > 1:
+            x = merge_tokens(x, self.patch_grid, self.pool)
+        return normalize(self.proj(x))
+
+
+def normalize(z):
+    """Layer norm over the features, without parameters, in float32."""
+    return F.layer_norm(z.float(), z.shape[-1:], eps=1e-8)
+
+
+class EncoderBlocks:
+    """What Block reads of a ModelConfig, for encoder and decoder: always standard attention."""
+
+    def __init__(self, cfg):
+        self.attention, self.n_head, self.periodic = 'standard', cfg.encoder_heads, cfg.periodic
+        self.mlp_ratio = cfg.mlp_ratio
+
+
+# ---------------------------------------------------------------------------------------------
+# decoder
+
+class AnyPointDecoder(nn.Module):
+    """(query points, latent) -> the fields there, on or off the grid, at a cost per point that is local.
+
+    Each token carries the coefficients of a local expansion in the offset o of the query from its centre
+    (in token spacings, -1 < o < 1), with a learned basis φ of sines and cosines of o. The expansions of the
+    2^d nearest tokens are blended by smooth weights w that sum to one, and a small MLP reads the fields:
+
+        h(q) = Σ_corners w(o_c) φ(o_c) ⊙ K z_c,        u(q) = W h + MLP(h)
+
+    The result is continuously differentiable in q, wraps on a periodic domain, and does not depend on which
+    other points are asked for.
+    """
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.cfg, d, dim = cfg, len(cfg.grid), cfg.decoder_dim
+        self.stem = nn.Linear(cfg.latent_dim, dim)
+        h = [ln / n for ln, n in zip(cfg.length, cfg.grid)]
+        points = [n // s for n, s in zip(cfg.grid, cfg.token_grid)]  # grid points a token
+        spacing = [ln / s for ln, s in zip(cfg.length, cfg.token_grid)]
+        first = [f + (p - 1) / 2 * dx for f, p, dx in zip(cfg.first, points, h)]
+        self.register_buffer('first', torch.tensor(first), persistent=False)
+        self.register_buffer('spacing', torch.tensor(spacing), persistent=False)
+        positions = token_positions(cfg.token_grid, [(f - lo) / ln for f, lo, ln in zip(first, cfg.low, cfg.length)],
+                                    [1 / s for s in cfg.token_grid])
+        self.blocks = nn.ModuleList([Block(EncoderBlocks(cfg), dim, positions) for _ in range(cfg.decoder_depth)])
+        self.coefficients = nn.Linear(dim, dim)
+        n_feature = 2 * cfg.n_wave * d + 1
+        self.basis = nn.Sequential(nn.Linear(n_feature, dim), nn.GELU(), nn.Linear(dim, dim))
+        self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, cfg.fields))
+        self.linear = nn.Linear(dim, cfg.fields, bias=False)
+
+    def locate(self, q):
+        """Query points (..., Q, d) -> indices (..., Q, 2^d) of the nearest tokens, their weights, and the
+        features of the offsets (..., Q, 2^d, n_feature)."""
+        cfg, d = self.cfg, q.shape[-1]
+        s = (q - self.first) / self.spacing                          # in token spacings
+        left = s.floor()
+        if not cfg.periodic:
+            left = torch.minimum(left.clamp_min(0), left.new_tensor([max(0, n - 2) for n in cfg.token_grid]))
+        index, weight, offset = 0, 1., []
+        corners = torch.cartesian_prod(*[torch.arange(2, device=q.device)] * d).view(-1, d)  # (2^d, d)
+        for axis, n in enumerate(cfg.token_grid):
+            at = left[..., axis, None] + corners[:, axis]            # (..., Q, 2^d)
+            o = s[..., axis, None] - at
+            r = (1 - o.abs()).clamp(0, 1)
+            weight = weight * r * r * (3 - 2 * r)                    # smooth step: r and 1 - r sum to one
+            at = at % n if cfg.periodic else at.clamp_max(n - 1)
+            index = index * n + at.long()
+            offset.append(o)
+        o = torch.stack(offset, -1)[..., None] * torch.arange(1, cfg.n_wave + 1, device=q.device) * math.pi
+        features = torch.cat([torch.ones_like(o[..., :1, 0]), o.sin().flatten(-2), o.cos().flatten(-2)], -1)
+        return index, weight, features
+
+    def forward(self, z, q):
+        """z (B, S, latent_dim), q (Q, d) or (B, Q, d) in physical coordinates -> (B, Q, C), normalised."""
+        index, weight, features = self.locate(q)
+        x = self.stem(z)
+        for block in self.blocks:
+            x = block(x)
+        k = self.coefficients(F.gelu(x))                             # (B, S, D)
+        basis = (self.basis(features) * weight[..., None]).to(k.dtype)  # (..., Q, 2^d, D)
+        h = 0.
+        for corner in range(index.shape[-1]):
+            at = index[..., corner]
+            if q.ndim == 2:                                          # the same points for the whole batch
+                near = k[:, at]                                      # (B, Q, D)
+            else:
+                near = torch.gather(k, 1, at[..., None].expand(-1, -1, k.shape[-1]))
+            h = h + near * basis[..., corner, :]
+        u = (self.linear(h) + self.mlp(h)).float()
+        if self.cfg.log_clamp:
+            u = u.sign() * self.cfg.log_clamp * torch.log1p(u.abs() / self.cfg.log_clamp)
+        return u
+
+
+# ---------------------------------------------------------------------------------------------
+# operators
+
+class Conditioning(nn.Module):
+    """Time step, PDE parameters, boundary kind and PDE identity -> one vector (B, cond_dim)."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.numbers = nn.Linear(1 + len(cfg.params), cfg.cond_dim)
+        self.boundary = nn.Embedding(len(BOUNDARIES), cfg.cond_dim)
+        self.pde = nn.Embedding(len(PDES), cfg.cond_dim)
+        self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(cfg.cond_dim, cfg.cond_dim), nn.SiLU())
+        self.kinds = BOUNDARIES.index(cfg.boundary), PDES.index(cfg.pde)
+
+    def forward(self, dt, params):
+        """dt (B,) seconds, params (B, P) -> (B, cond_dim). Numbers enter by the signed log(1 + 1e4 |x|)."""
+        x = torch.cat([dt[:, None], params], 1).float()
+        x = x.sign() * torch.log1p(1e4 * x.abs()) / 10
+        return self.mlp(self.numbers(x) + self.boundary.weight[self.kinds[0]] + self.pde.weight[self.kinds[1]])
+
+
+class PureOperator(nn.Module):
+    """`depth` blocks at a fixed token count; the drop-path rate ramps up linearly with depth."""
+
+    def __init__(self, cfg, positions):
+        super().__init__()
+        rates = ramp(cfg.drop_path, cfg.depth)
+        self.blocks = nn.ModuleList([Block(cfg, cfg.hidden_dim, positions, cfg.cond_dim, rate) for rate in rates])
+
+    def forward(self, x, cond, run):
+        for block in self.blocks:
+            x = run(block, x, cond)
+        return x
+
+
+class UShapedOperator(nn.Module):
+    """Blocks at halved and restored token counts. depths = (down ..., bottleneck, up ...).
+
+    Going down, pairs of tokens (per axis) are concatenated and mapped back to the width; going up, a linear
+    map unfolds them and a linear map of the skip connection is added.
+    """
+
+    def __init__(self, cfg, first):
+        super().__init__()
+        d, dim, n_level = len(cfg.grid), cfg.hidden_dim, len(cfg.depths) // 2
+        rates = iter(ramp(cfg.drop_path, sum(cfg.depths)))
+        self.grids, positions = [], []
+        for level in range(n_level + 1):
+            grid = tuple(n // 2 ** level for n in cfg.token_grid)
+            shift = [f + (2 ** level - 1) / 2 / n for f, n in zip(first, cfg.token_grid)]
+            self.grids.append(grid)
+            positions.append(token_positions(grid, shift, [1 / n for n in grid]))
+        levels = [*range(n_level), *range(n_level, -1, -1)]          # 0 .. bottom .. 0
+        self.stages = nn.ModuleList([nn.ModuleList([Block(cfg, dim, positions[level], cfg.cond_dim, next(rates))
+                                                    for _ in range(n)]) for level, n in zip(levels, cfg.depths)])
+        self.down = nn.ModuleList([nn.Linear(dim * 2 ** d, dim) for _ in range(n_level)])
+        self.up = nn.ModuleList([nn.Linear(dim, dim * 2 ** d) for _ in range(n_level)])
+        self.skip = nn.ModuleList([nn.Linear(dim, dim) for _ in range(n_level)])
+
+    def forward(self, x, cond, run):
+        n_level, skips = len(self.down), []
+        for level in range(n_level):
+            for block in self.stages[level]:
+                x = run(block, x, cond)
+            skips.append(x)
+            x = self.down[level](merge_tokens(x, self.grids[level], 2))
+        for block in self.stages[n_level]:
+            x = run(block, x, cond)
+        for i, level in enumerate(reversed(range(n_level))):
+            x = split_tokens(self.up[i](x), self.grids[level], 2) + self.skip[i](skips[level])
+            for block in self.stages[n_level + 1 + i]:
+                x = run(block, x, cond)
+        return x
+
+
+class Operator(nn.Module):
+    """One step in latent space: A(z, c) = z + f(z, c). The last layer of f starts at zero, so an untrained
+    operator is the identity. With `normalize_latent` the sum is normalised as the encoder's output is, which
+    keeps long rollouts on the sphere where the decoder was trained."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.cfg = cfg
+        n = [g // s for g, s in zip(cfg.grid, cfg.token_grid)]
+        first = [(f - lo) / ln + (p - 1) / 2 / g
+                 for f, lo, ln, p, g in zip(cfg.first, cfg.low, cfg.length, n, cfg.grid)]
+        positions = token_positions(cfg.token_grid, first, [1 / s for s in cfg.token_grid])
+        self.stem = nn.Linear(cfg.latent_dim, cfg.hidden_dim)
+        self.core = PureOperator(cfg, positions) if cfg.arch == 'pure' else UShapedOperator(cfg, first)
+        self.norm = nn.LayerNorm(cfg.hidden_dim, bias=False)
+        self.head = nn.Linear(cfg.hidden_dim, cfg.latent_dim)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, z, cond):
+        """z (B, S, latent_dim), cond (B, cond_dim) -> the latent one step later."""
+        run = self._recompute if self.cfg.checkpointing and self.training else lambda block, x, c: block(x, c)
+        f = self.head(self.norm(self.core(self.stem(z), cond, run))).float()
+        return normalize(z + f) if self.cfg.normalize_latent else z + f
+
+    @staticmethod
+    def _recompute(block, x, cond):
+        return torch.utils.checkpoint.checkpoint(block, x, cond, use_reentrant=False)
+
+
+# ---------------------------------------------------------------------------------------------
+# container
+
+class UPT(nn.Module):
+    """Encoder E, operator A and decoder D, with the normalisation of the data inside."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        cfg.check()
+        self.cfg = cfg
+        self.encoder = GridEncoder(cfg)
+        self.condition = Conditioning(cfg)
+        self.operator = Operator(cfg)
+        self.decoder = AnyPointDecoder(cfg)
+        self.register_buffer('mean', torch.tensor(cfg.mean, dtype=torch.float32), persistent=False)
+        self.register_buffer('std', torch.tensor(cfg.std, dtype=torch.float32), persistent=False)
+        self.register_buffer('points', self.grid(), persistent=False)
+
+    def n_params(self):
+        return sum(p.numel() for p in self.parameters())
+
+    # ---- training: everything normalised, targets encoded once a window
+
+    def forward(self, u, q, dt, params, unroll, inverse_decoding=False):
+        """Everything the losses need of one batch of windows.
+
+        u (B, input_frames + unroll, *grid, C) normalised, q (Q, d), dt (B,), params (B, P). `unroll` steps are
+        taken in latent space from the encoding of the first frames. Returns a dict of
+            latent (B, K, S, D) advanced latents,         target (B, K, S, D) encodings of the true frames,
+            field (B, K, Q, C) decoded advanced latents,  reconstruction (B, Q, C) of the first frame,
+            cycle (B, S, D), once: E(D(z_1)), only with inverse_decoding.
+        """
+        n_in, B = self.cfg.input_frames, u.shape[0]
+        stack = lambda w: torch.cat(w.unbind(1), -1)                 # noqa: E731  frames become channels
+        z0 = self.encoder(stack(u[:, :n_in]))
+        with torch.no_grad():                                        # targets carry no gradient
+            later = [stack(u[:, k:k + n_in]) for k in range(1, unroll + 1)]
+            target = self.encoder(torch.stack(later, 1).flatten(0, 1)).unflatten(0, (B, unroll))
+        cond, z, latent = self.condition(dt, params), z0, []
+        for _ in range(unroll):
+            z = self.operator(z, cond)
+            latent.append(z)
+        latent = torch.stack(latent, 1)                              # (B, K, S, D)
+        decoded = self.decoder(torch.cat([z0[:, None], latent], 1).flatten(0, 1), q)
+        decoded = decoded.unflatten(0, (B, unroll + 1))              # (B, 1 + K, Q, C)
+        out = {'latent': latent, 'target': target, 'field': decoded[:, 1:], 'reconstruction': decoded[:, 0]}
+        if inverse_decoding:
+            v = self.decoder(latent[:, 0], self.points).unflatten(1, self.cfg.grid)
+            out['cycle'] = self.encoder(torch.cat([*u[:, 1:n_in].unbind(1), v], -1))
+        return out
+
+    # ---- use: physical units in and out
+
+    def grid(self, *shape):
+        """Coordinates of the trained kind of grid with `shape` points along the axes, (N, d), row-major. It
+        starts at the trained grid's first coordinate; without arguments, the trained grid."""
+        cfg, shape = self.cfg, shape or self.cfg.grid
+        if len(shape) != len(cfg.grid):
+            raise UserError(f'a grid of {len(cfg.grid)} axes was trained, not {len(shape)}')
+        axes = []
+        for n, first, low, length in zip(shape, cfg.first, cfg.low, cfg.length):
+            if cfg.periodic:
+                axes.append(first + length * torch.arange(n, dtype=torch.float64) / n)
+            else:                                                    # cell centres stay clear of the walls
+                axes.append(low + length * (torch.arange(n, dtype=torch.float64) + .5) / n)
+        return torch.stack([a.flatten() for a in torch.meshgrid(*axes, indexing='ij')], -1).float()
+
+    @property
+    def device(self):
+        return self.mean.device
+
+    def encode(self, u, grid=None):
+        """u (B, *space, C), or (B, input_frames, *space, C) for several, on m.grid(*space) or on the 1D points
+        `grid` (N, 1) -> latent (B, S, latent_dim). Other grids are resampled to the trained one by cubic
+        interpolation, which leaves points that both share as they are. Raises UserError for a wrong shape."""
+        cfg, d = self.cfg, len(self.cfg.grid)
+        u = torch.as_tensor(u, device=self.device).float()
+        if cfg.input_frames == 1 and u.ndim == d + 2:
+            u = u[:, None]
+        if u.ndim != d + 3 or u.shape[1] != cfg.input_frames or u.shape[-1] != cfg.fields:
+            expected = '(B, ' + (f'{cfg.input_frames}, ' if cfg.input_frames > 1 else '') + f'*space, {cfg.fields})'
+            raise UserError(f'u has shape {tuple(u.shape)}; expected {expected} with {d} space axes')
+        space = tuple(u.shape[2:-1])
+        if grid is not None or space != tuple(cfg.grid):
+            if grid is not None and d != 1:
+                raise UserError('input points of their own are supported in 1D; in 2D give u on m.grid(nx, ny)')
+            for axis in range(d):
+                one = tuple(n if i == axis else 1 for i, n in enumerate(space))
+                own = torch.as_tensor(grid, device=self.device).float().flatten() if grid is not None else \
+                    self.grid(*one)[:, axis].to(self.device)
+                if len(own) != space[axis]:
+                    raise UserError(f'{len(own)} coordinates for {space[axis]} values')
+                one = tuple(n if i == axis else 1 for i, n in enumerate(cfg.grid))
+                to = self.grid(*one)[:, axis].to(self.device)
+                u = resample(u.movedim(2 + axis, -1), own, to, cfg.length[axis] if cfg.periodic else None)
+                u = u.movedim(-1, 2 + axis)
+        u = (u - self.mean) / self.std
+        return self.encoder(torch.cat(u.unbind(1), -1))
+
+    def step(self, z, params=None, dt=None):
+        """One step of `dt` seconds (default: that of training) in latent space."""
+        return self.operator(z, self._condition(len(z), params, dt))
+
+    def decode(self, z, points=None):
+        """z (B, S, latent_dim) -> the fields at points (Q, d) or (B, Q, d), (B, Q, C); without points, on the
+        trained grid, (B, *grid, C). Raises UserError for a point outside a domain that is not periodic."""
+        if points is None:
+            return self.decode(z, self.points).unflatten(1, self.cfg.grid)
+        q = torch.as_tensor(points, device=self.device)
+        if q.ndim not in (2, 3) or q.shape[-1] != len(self.cfg.grid):
+            raise UserError(f'points have shape {tuple(q.shape)}; expected (Q, {len(self.cfg.grid)}) or '
+                            f'(B, Q, {len(self.cfg.grid)})')
+        low, length = q.new_tensor(self.cfg.low).double(), q.new_tensor(self.cfg.length).double()
+        q = q.double() if q.device.type != 'mps' else q
+        if not torch.isfinite(q).all():
+            raise UserError('some query points are not finite')
+        if self.cfg.periodic:
+            q = low + (q - low) % length                             # x = 1 is x = 0
+        elif (q < low).any() or (q > low + length).any():
+            raise UserError(f'some query points lie outside the domain {self.cfg.low} + {self.cfg.length}')
+        return self.decoder(z, q.float()) * self.std + self.mean
+
+    @torch.no_grad()
+    def rollout(self, u0, steps, points=None, params=None, dt=None, grid=None, reencode=False):
+        """Advance u0 by `steps` steps and decode every one of them.
+
+        u0 (B, *space, C) on m.grid(*space), or on the 1D points `grid` (N, 1); points (Q, d): where to decode
+        (default: the points of u0's grid). Encoded once, then advanced in latent space; with reencode=True every
+        step is decoded on the trained grid and encoded again. params {'Nu': .01} and dt in seconds default to
+        those of training. Returns (B, steps, *space, C), or (B, steps, Q, C) with points or grid.
+        """
+        space = None
+        z = self.encode(u0, grid)
+        if points is None and grid is not None:
+            points = grid
+        elif points is None:
+            space = tuple(u0.shape[-len(self.cfg.grid) - 1:-1])
+            points = self.points if space == tuple(self.cfg.grid) else self.grid(*space)
+        cond, out, frames = self._condition(len(z), params, dt), [], None
+        for _ in range(steps):
+            z = self.operator(z, cond)
+            u = self.decode(z, points)
+            out.append(u)
+            if reencode:
+                v = self.decode(z)
+                if self.cfg.input_frames > 1:
+                    if frames is None:
+                        frames = torch.as_tensor(u0, device=self.device).float()
+                    frames = torch.cat([frames[:, 1:], v[:, None]], 1)
+                    v = frames
+                z = self.encode(v)
+        u = torch.stack(out, 1)                                      # (B, steps, Q, C)
+        return u.unflatten(2, space) if space else u
+
+    def _condition(self, B, params, dt):
+        cfg = self.cfg
+        values = dict(zip(cfg.params, cfg.default_params))
+        for name, value in (params or {}).items():
+            if name not in values:
+                raise UserError(f"unknown parameter '{name}': this model knows {', '.join(cfg.params)}")
+            values[name] = value
+        one = lambda v: torch.as_tensor(v, dtype=torch.float32, device=self.device).expand(B)  # noqa: E731
+        return self.condition(one(cfg.dt if dt is None else dt),
+                              torch.stack([one(values[name]) for name in cfg.params], 1))
+
+
+def resample(u, x, to, length=None):
+    """Cubic (Catmull-Rom) interpolation along the last axis, from sorted points x (N,) to points `to` (M,);
+    periodic with period `length` where one is given, clamped otherwise. (..., N) -> (..., M)"""
+    order = torch.argsort(x)
+    x, u = x[order].double(), u[..., order]
+    to, N = to.double(), len(x)
+    if length is not None:
+        to = x[0] + (to - x[0]) % length
+        near_end = (x[0] + length - to).abs() < 1e-6 * length        # rounding: the first point itself
+        to = torch.where(near_end, x[0], to)
+        at = lambda i: x[i % N] + length * torch.div(i, N, rounding_mode='floor')  # noqa: E731
+        values = lambda i: u[..., i % N]                             # noqa: E731
+    else:
+        at = lambda i: x[i.clamp(0, N - 1)] + (i - i.clamp(0, N - 1)) * (x[1] - x[0])  # noqa: E731
+        values = lambda i: u[..., i.clamp(0, N - 1)]                 # noqa: E731
+        to = to.clamp(x[0], x[-1])
+    i = (torch.searchsorted(x, to + 1e-9, right=True) - 1).clamp(0, N - 1 if length is not None else N - 2)
+    x0, x1, x2, x3 = (at(i + k) for k in (-1, 0, 1, 2))
+    y0, y1, y2, y3 = (values(i + k).double() for k in (-1, 0, 1, 2))
+    h, s = x2 - x1, ((to - x1) / (x2 - x1)).clamp(0, 1)
+    d1, d2 = (y2 - y0) / (x2 - x0) * h, (y3 - y1) / (x3 - x1) * h    # tangents, scaled to the interval
+    a = 2 * s ** 3 - 3 * s ** 2
+    return ((a + 1) * y1 + (s ** 3 - 2 * s ** 2 + s) * d1 - a * y2 + (s ** 3 - s ** 2) * d2).float()
+
+
+# ---------------------------------------------------------------------------------------------
+# checkpoints
+
+def save_checkpoint(path, state):
+    """Write `state` (tensors and JSON types) to `path`, complete or not at all: a temporary file in the same
+    directory is flushed to disk and renamed over the old one."""
+    temporary = path + '.tmp'
+    try:
+        with open(temporary, 'wb') as file:
+            torch.save({'format': FORMAT, 'version': FORMAT_VERSION, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"could not save '{path}': {str(error).splitlines()[0]}; "
+                        f'{"the last good one is kept" if os.path.exists(path) else "none was saved before"}') from error
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+    folder = os.open(os.path.dirname(path) or '.', os.O_RDONLY)
+    try:
+        os.fsync(folder)                                             # the rename itself
+    finally:
+        os.close(folder)
+
+
+def find_checkpoint(path):
+    """A run directory or a file -> the file: best.pt, else last.pt. Raises UserError, naming what is there."""
+    if os.path.isdir(path):
+        for name in ('best.pt', 'last.pt'):
+            if os.path.isfile(os.path.join(path, name)):
+                return os.path.join(path, name)
+    elif os.path.isfile(path):
+        return path
+    folder = path if os.path.isdir(path) else os.path.dirname(path) or '.'
+    found = sorted(os.path.join(root, f) for root, _, files in os.walk(folder) for f in files if f.endswith('.pt'))
+    raise UserError(f"no checkpoint at '{path}'; " + (f'found: {", ".join(found[:8])}' if found else
+                    f"none under '{folder}' either: train one with python train.py config/burgers_cpu.py"))
+
+
+def load_checkpoint(path):
+    """Read and check a checkpoint; nothing in it is executed. Raises UserError for a file that is damaged
+    (checksums), of another program, of another version, or that holds weights which are not finite."""
+    damaged = f"'{path}' is damaged ({{}}): use best.pt or last.pt beside it, or train again"
+    with open(path, 'rb') as file:
+        head = file.read(4)
+    if head[:2] != b'PK':
+        kind = 'it is empty' if not head else 'it is no zip archive'
+        raise UserError(f"'{path}' is not a checkpoint of this project, or its beginning is lost: {kind}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(i.file_size for i in archive.infolist()) > os.path.getsize(path):
+                raise UserError(damaged.format('it claims more bytes than it has'))
+            bad = archive.testzip()                                  # torch stores checksums, but checks none
+        if bad:
+            raise UserError(damaged.format(f'wrong checksum of {bad}'))
+        state = torch.load(path, map_location='cpu', weights_only=True)
+    except UserError:
+        raise
+    except Exception as error:                                       # a damaged archive can raise anything
+        reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
+        if 'weights_only' in str(error) or 'Weights only' in str(error):
+            raise UserError(f"'{path}' holds more than tensors and plain values: refused, not executed") from error
+        raise UserError(damaged.format(reason)) from error
+    if not isinstance(state, dict) or state.get('format') != FORMAT:
+        raise UserError(f"'{path}' is not a checkpoint of this project")
+    if state.get('version') != FORMAT_VERSION:
+        raise UserError(f"'{path}' was made by format version {state.get('version')}; expected {FORMAT_VERSION}")
+    for name in ('model', 'ema'):
+        for key, tensor in state.get(name, {}).items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise UserError(f"'{path}': weight {name}.{key} is not finite: use an older checkpoint")
+    return state
+
+
+def build(model_args, weights, path):
+    """A UPT from a checkpoint's arguments and weights; sizes are compared before anything is allocated."""
+    known = {f.name for f in fields(ModelConfig)}
+    unknown = set(model_args) - known
+    if unknown:
+        raise UserError(f"'{path}' names unknown model arguments: {', '.join(sorted(unknown))}")
+    cfg = ModelConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in model_args.items()})
+    with torch.device('meta'):
+        shapes = {k: v.shape for k, v in UPT(cfg).state_dict().items()}
+    wrong = [k for k in shapes.keys() | weights.keys() if k not in weights or k not in shapes
+             or weights[k].shape != shapes[k]]
+    if wrong:
+        raise UserError(f"'{path}': weights and model arguments disagree at {', '.join(sorted(wrong)[:4])}")
+    model = UPT(cfg)
+    model.load_state_dict(weights)
+    return model
+
+
+def load(path, device='cpu', ema=True):
+    """The model of a run directory (best weights) or checkpoint file, ready for use."""
+    file = find_checkpoint(path)
+    state = load_checkpoint(file)
+    return build(state['model_args'], state['ema' if ema else 'model'], file).to(device).eval()
+
+
+def model_args(cfg):
+    """A ModelConfig as JSON types."""
+    return json.loads(json.dumps(asdict(cfg)))

@@ -1,0 +1,619 @@
+"""
+Train a latent neural PDE solver.
+
+    python train.py config/burgers_cpu.py                       # two CPU cores, minutes
+    python train.py config/burgers_128_pure.py                  # one GPU
+    python train.py config/burgers_128_pure.py --batch_size=32 --seed=1
+    torchrun --standalone --nproc_per_node=4 train.py config/burgers_128_pure.py
+
+Every key below can be set in a config file or as --key=value; python train.py --help lists them. The same command
+continues a run that was stopped, by Ctrl-C, SIGTERM or a power cut. A run folder holds config.json, env.json, log.csv,
+last.pt (everything needed to go on) and best.pt (the weights with the lowest validation error).
+"""
+import copy
+import csv
+import fcntl
+import json
+import math
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+import data
+import losses
+from configurator import UserError, configure, one_line_errors
+from model import (UPT, ModelConfig, build, find_checkpoint, load_checkpoint, model_args, save_checkpoint)
+
+one_line_errors()
+# -----------------------------------------------------------------------------
+# run
+out_dir = 'out/run'                # folder of the run
+init_from = 'auto'                 # auto: resume what out_dir holds, else start; scratch; or a checkpoint to fine-tune
+overwrite = False                  # with init_from=scratch: throw away the run in out_dir
+force_data = False                 # resume although the data differ from those of the run
+eval_interval = 500                # iterations between validations
+log_interval = 50                  # iterations between log lines
+save_interval = 500                # iterations between writes of last.pt
+seed = 0                           # of weights, order of the data, augmentation
+wandb_log = False                  # also log to Weights & Biases; it can fail, the run cannot
+wandb_project = 'nanoupt'          # project name there
+wandb_run_name = ''                # run name there (default: out_dir)
+# data
+dataset = 'burgers'                # PDE; made by solvers.py where no file is found
+data_dir = 'datasets'              # where files are looked for and made
+data_path = ''                     # explicit file(s), separated by commas; never made
+nu = .01                           # PDEBench's viscosity; the diffusivity is nu/pi
+n_trajectories = 1000              # rows used: 10 % test, 10 % validation, the rest train
+time_stride = 5                    # frames a step: 5 x .01 s = .05 s, 41 frames
+space_stride = 8                   # cells a grid point of the encoder: 1024 / 8 = 128 points
+query_stride = 2                   # cells a point where the field loss may be taken; divides space_stride
+input_frames = 1                   # frames the encoder sees
+memory_gb = -1.                    # train rows up to this size live in memory, larger ones in HDF5; -1: half of what is free
+shift = True                       # augmentation: rotate the periodic domain
+flip = True                        # augmentation: u(x) -> -u(-x)
+boost = 0                          # augmentation: Galilean boost of up to so many grid points a step
+noise = 0.                         # noise on the input frames, relative to their rms
+# model
+arch = 'pure'                      # pure or u
+attention = 'standard'             # standard or channel (channel-separated)
+patch_size = 4                     # grid points a patch
+halo = 2                           # grid points of its neighbours that a patch sees on each side
+latent_tokens = 32                 # tokens of the latent
+latent_dim = 64                    # features of a token
+hidden_dim = 64                    # width of the operator
+encoder_dim = 64                   # width of the encoder
+encoder_depth = 1                  # blocks of the encoder
+decoder_dim = 64                   # width of the decoder
+decoder_depth = 0                  # blocks of the decoder
+depth = 4                          # blocks of the pure operator
+depths = (1, 2, 1)                 # blocks of the U-shaped operator: down ..., bottleneck, up ...
+n_head = 2                         # heads; with channel attention, heads in a group
+group_size = 16                    # features of a group of channel attention
+mlp_ratio = 2.                     # width of the MLP / width of the block
+drop_path = 0.                     # rate of the last block; ramps up from 0
+n_wave = 4                         # waves of the decoder's local basis
+log_clamp = 0.                     # threshold of the output log-clamp; 0: none
+normalize_latent = True            # the operator ends in the encoder's normalisation
+# losses (losses.py), all means; 0 switches one off
+unroll = 3                         # latent steps a window in the end
+unroll_start = 1                   # latent steps a window in the beginning
+unroll_switch = .6                 # fraction of the iterations at which unroll_start becomes unroll
+lambda_field = 1.                  # relative L2 of the decoded rollout
+lambda_latent = 10.                # advanced latents against encodings of the truth
+lambda_inverse_encoding = .5       # D(E(u)) = u
+lambda_inverse_decoding = .5       # E(D(z)) = z
+lambda_spectral = .05              # relative L2 of the derivative
+lambda_latent_norm = 0.            # latents of unit size
+inverse_loss_frequency = 10        # inverse decoding on every so many-th batch
+inverse_decoding_ramp = .2         # fraction of the iterations over which its weight grows from 0
+# stages and optimisation
+stages = ('operator',)             # trained in this order
+max_iters = 3000                   # iterations; 0 skips the stage
+epochs = 0.                        # if not 0: iterations = epochs x windows / batch_size instead
+batch_size = 32                    # windows an iteration, over all processes
+accumulation = 1                   # micro-batches they are split into
+optimizer = 'muon'                 # muon (hidden matrices; AdamW for the rest) or adamw
+learning_rate = 2e-3               # of AdamW
+muon_lr = .02                      # of Muon
+weight_decay = 0.                  # of both, decoupled
+beta2 = .99                        # of AdamW; beta1 is .9
+grad_clip = 1.                     # of the total gradient norm; 0: none
+warmup_iters = 100                 # linear warm-up, then cosine
+min_lr_ratio = .01                 # final learning rate / peak
+ema_decay = .999                   # of the averaged weights, which are the ones evaluated; 0: none
+patience = 0                       # validations without progress before stopping; 0: never
+# system
+device = 'auto'                    # auto, cpu, cuda, cuda:N or mps
+dtype = 'auto'                     # auto, float32 or bfloat16 (autocast)
+compile = 'auto'                   # auto, true or false
+checkpointing = False              # recompute the operator's blocks in the backward pass: less memory
+deterministic = False              # torch.use_deterministic_algorithms
+# -----------------------------------------------------------------------------
+_choices = {'dataset': ('burgers',), 'arch': ('pure', 'u'), 'attention': ('standard', 'channel'),
+            'stages': ('operator',), 'optimizer': ('muon', 'adamw'), 'dtype': ('auto', 'float32', 'bfloat16'),
+            'compile': ('auto', 'true', 'false'),
+            'device': ('auto', 'cpu', 'cuda', 'mps', *(f'cuda:{i}' for i in range(16)))}
+config = configure(globals(), sys.argv[1:], __file__, _choices)
+globals().update(config)
+
+_at_least = {1: ('eval_interval', 'log_interval', 'save_interval', 'n_trajectories', 'time_stride', 'space_stride',
+                 'query_stride', 'input_frames', 'patch_size', 'latent_tokens', 'latent_dim', 'hidden_dim', 'encoder_dim',
+                 'decoder_dim', 'depth', 'n_head', 'group_size', 'n_wave', 'unroll', 'unroll_start', 'batch_size',
+                 'inverse_loss_frequency', 'accumulation'),
+             0: ('seed', 'boost', 'noise', 'halo', 'encoder_depth', 'decoder_depth', 'drop_path', 'log_clamp', 'unroll_switch',
+                 'max_iters', 'epochs', 'weight_decay', 'grad_clip', 'warmup_iters', 'min_lr_ratio', 'ema_decay', 'patience',
+                 'inverse_decoding_ramp', *(k for k in config if k.startswith('lambda_')))}
+for _low, _keys in _at_least.items():
+    for _key in _keys:
+        if config[_key] < _low:
+            raise UserError(f'{_key}={config[_key]} must be at least {_low}')
+for _key in ('nu', 'learning_rate', 'muon_lr', 'mlp_ratio'):
+    if config[_key] <= 0:
+        raise UserError(f'{_key}={config[_key]} must be positive')
+for _key in ('drop_path', 'ema_decay', 'beta2'):
+    if config[_key] >= 1:
+        raise UserError(f'{_key}={config[_key]} must be below 1')
+if unroll_start > unroll:
+    raise UserError(f'unroll_start={unroll_start} is more than unroll={unroll}')
+if not out_dir or not stages or not depths or min(depths) < 1:
+    raise UserError('out_dir, stages and depths must not be empty, and every entry of depths at least 1')
+
+# ---- processes, device, precision
+ddp = int(os.environ.get('RANK', -1)) != -1
+rank, world = (int(os.environ['RANK']), int(os.environ['WORLD_SIZE'])) if ddp else (0, 1)
+master = rank == 0
+if batch_size % (world * accumulation):
+    raise UserError(f'batch_size={batch_size} must be a multiple of {world} processes x accumulation={accumulation}')
+
+
+def say(text):
+    """Print on the first process; a closed pipe must not stop a training."""
+    if master:
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:
+            sys.stdout = open(os.devnull, 'w')
+
+
+if device == 'auto':
+    device = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
+if device.startswith('cuda') and not torch.cuda.is_available():
+    raise UserError(f'device={device}, but torch sees no CUDA device: use --device=cpu or --device=auto')
+if device == 'mps' and not torch.backends.mps.is_available():
+    raise UserError('device=mps, but torch sees no MPS device: use --device=cpu or --device=auto')
+if ddp:
+    if device == 'cuda':
+        device = f'cuda:{int(os.environ["LOCAL_RANK"])}'
+    dist.init_process_group('nccl' if device.startswith('cuda') else 'gloo')
+if device.startswith('cuda'):
+    torch.cuda.set_device(device)
+    torch.set_float32_matmul_precision('high')
+device = torch.device(device)
+if deterministic:
+    os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+    torch.use_deterministic_algorithms(True)
+if dtype == 'auto':
+    bf16 = device.type == 'cuda' and torch.cuda.is_bf16_supported()
+    why_dtype = 'the GPU has it' if bf16 else 'measured no gain from bfloat16 on this kind of device'
+else:
+    bf16, why_dtype = dtype == 'bfloat16', 'as asked'
+if compile == 'auto':
+    use_compile = device.type == 'cuda' and torch.cuda.get_device_capability(device)[0] >= 7
+    why_compile = 'CUDA' if use_compile else 'compiling takes longer than it saves in a short run on this kind of device'
+else:
+    use_compile, why_compile = compile == 'true', 'as asked'
+say(f'device {device} | dtype {"bfloat16" if bf16 else "float32"} ({why_dtype}) | '
+    f'compile {str(use_compile).lower()} ({why_compile}) | {world} process(es), {torch.get_num_threads()} threads')
+autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+
+# ---- run folder: what is there, and who else is writing to it
+last_path, best_path, log_path = (os.path.join(out_dir, f) for f in ('last.pt', 'best.pt', 'log.csv'))
+if master:
+    try:
+        os.makedirs(out_dir, exist_ok=True)
+        lock = open(os.path.join(out_dir, 'lock'), 'a+')
+    except OSError as error:
+        raise UserError(f"out_dir '{out_dir}' cannot be written ({error.strerror}): choose another --out_dir") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.seek(0)
+        raise UserError(f"another training ({lock.read().strip()}) is writing to '{out_dir}': wait for it, or choose "
+                        'another --out_dir') from None
+    lock.truncate(0)
+    lock.write(f'process {os.getpid()} on {platform.node()}')
+    lock.flush()
+_has_run = any(os.path.exists(p) for p in (last_path, best_path))
+state, weights = None, None
+if init_from == 'auto' and os.path.exists(last_path):
+    try:
+        state = load_checkpoint(last_path)
+    except UserError as error:
+        hint = (f'; to go on from the best weights: python train.py ... --out_dir={out_dir}_2 --init_from={best_path}'
+                if os.path.exists(best_path) else '')
+        raise UserError(f'{error}{hint}') from error
+elif init_from == 'auto' and _has_run:
+    raise UserError(f"'{out_dir}' holds best.pt but no last.pt to resume: --init_from={best_path} with another "
+                    '--out_dir, or --init_from=scratch --overwrite=true')
+elif init_from == 'scratch' and _has_run and not overwrite:
+    raise UserError(f"'{out_dir}' holds a run: --init_from=auto resumes it, --overwrite=true throws it away")
+elif init_from not in ('auto', 'scratch'):
+    if _has_run and not overwrite:
+        raise UserError(f"'{out_dir}' holds a run: choose another --out_dir for fine-tuning, or --overwrite=true")
+    _file = find_checkpoint(init_from)
+    weights = load_checkpoint(_file)
+
+# a resumed run may change these; everything else would make it another experiment
+_free = {'out_dir', 'init_from', 'overwrite', 'force_data', 'eval_interval', 'log_interval', 'save_interval', 'max_iters',
+         'epochs', 'patience', 'learning_rate', 'muon_lr', 'data_dir', 'data_path', 'memory_gb', 'device', 'compile', 'dtype',
+         'wandb_log', 'wandb_project', 'wandb_run_name', 'checkpointing', 'deterministic'}
+if state:
+    _old = state['config']
+    _changed = {k: (_old.get(k), json.loads(json.dumps(v))) for k, v in config.items()
+                if _old.get(k) != json.loads(json.dumps(v))}
+    _refused = [f'{k}: {a!r} there, {b!r} now' for k, (a, b) in _changed.items() if k not in _free]
+    if _refused:
+        raise UserError(f"'{out_dir}' holds a run with another configuration ({'; '.join(_refused)}): use those values, "
+                        'another --out_dir, or --init_from=scratch --overwrite=true')
+    for _k in ('learning_rate', 'muon_lr', 'max_iters'):
+        if _k in _changed:
+            say(f'note: {_k} changes from {_changed[_k][0]} to {_changed[_k][1]}')
+
+# ---- data
+if master:
+    paths = data.find_or_make(dataset, data_dir, data_path, nu, n_trajectories, str(device))
+if ddp:
+    dist.barrier()                                                   # one process makes the file, the others wait
+    paths = data.find_or_make(dataset, data_dir, data_path, nu, n_trajectories, str(device))
+sources = [data.open_source(p, quiet=not master) for p in paths]
+windows = data.Windows(sources, n_trajectories, time_stride, space_stride, query_stride, input_frames + unroll, device,
+                       memory_gb)
+say(f'data {", ".join(paths)} | {len(windows.rows) * len(paths)} train and {len(windows.val)} validation trajectories, '
+    f'{windows.n_frames} frames of {windows.n_points // windows.ratio} points | '
+    f'{"in memory" if windows.in_memory else "read from HDF5"}')
+if state and state['data']['identity'] != windows.identity and not force_data:
+    raise UserError(f"the data are not those that '{out_dir}' was trained on (another file, seed or number of rows): put "
+                    'them back, or --force_data=true')
+
+# ---- model
+torch.manual_seed(seed)
+source = sources[0]
+cfg = ModelConfig(
+    fields=len(source.fields), input_frames=input_frames, grid=(windows.n_points // windows.ratio,), low=source.low,
+    length=source.length, first=tuple(float(axis[0]) for axis in source.x), periodic=source.periodic,
+    boundary='periodic' if source.periodic else 'wall', pde=source.pde, params=tuple(source.params),
+    patch_size=patch_size, halo=halo, token_grid=(latent_tokens,), latent_dim=latent_dim, encoder_dim=encoder_dim,
+    encoder_depth=encoder_depth, decoder_dim=decoder_dim, decoder_depth=decoder_depth, n_wave=n_wave, log_clamp=log_clamp,
+    arch=arch, attention=attention, hidden_dim=hidden_dim, depth=depth, depths=depths, n_head=n_head,
+    group_size=group_size, mlp_ratio=mlp_ratio, drop_path=drop_path, normalize_latent=normalize_latent,
+    checkpointing=checkpointing, mean=(windows.mean,), std=(windows.std,), dt=source.dt * time_stride,
+    default_params=tuple(source.params.values()))
+args = model_args(cfg)
+if state or weights:
+    found = state or weights
+    differ = [f'{k}: {found["model_args"].get(k)!r} there, {v!r} now' for k, v in args.items()
+              if found['model_args'].get(k) != v and k not in ('checkpointing', 'mean', 'std', 'default_params', 'drop_path')]
+    if differ:
+        raise UserError(f"the checkpoint's model is another one ({'; '.join(differ)})")
+    model = build({**args, **({k: found['model_args'][k] for k in ('mean', 'std')} if state else {})},
+                  found['model'] if state else found['ema'], last_path if state else _file)
+    args = model_args(model.cfg)
+else:
+    model = UPT(cfg)
+model.to(device)
+ema_model = copy.deepcopy(model).requires_grad_(False).eval()        # the averaged weights, evaluated and shipped
+if state:
+    ema_model.load_state_dict(state['ema'])
+if use_compile:
+    for part in (model.encoder, model.operator, model.decoder):
+        part.compile()                                               # in place: parameter names stay as they are
+wrapped = torch.nn.parallel.DistributedDataParallel(model) if ddp else model
+say(f'model {arch}, {attention} attention | {model.n_params():,} parameters: encoder '
+    f'{sum(p.numel() for p in model.encoder.parameters()):,}, operator '
+    f'{sum(p.numel() for p in [*model.operator.parameters(), *model.condition.parameters()]):,}, decoder '
+    f'{sum(p.numel() for p in model.decoder.parameters()):,} | latent {latent_tokens} x {latent_dim}')
+_bytes = 24 * model.n_params()
+if master and shutil.disk_usage(out_dir).free < 3 * _bytes:
+    say(f"warning: less than {3 * _bytes / 1e6:.0f} MB are free in '{out_dir}', three times what the checkpoints need")
+
+
+# ---- stages: what a stage trains and the loss of one batch; later ones are further entries
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is orthogonalised (arXiv 2502.16982), for matrices. Matrices of one shape go through the
+    Newton-Schulz iteration together, which takes a third of the time of torch.optim.Muon's one by one."""
+
+    def __init__(self, params, lr, momentum=.95, weight_decay=0.):
+        super().__init__(params, {'lr': lr, 'momentum': momentum, 'weight_decay': weight_decay})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            shapes = {}
+            for p in group['params']:
+                shapes.setdefault(p.shape, []).append(p)
+            for (rows, columns), params in shapes.items():
+                grad, state = torch.stack([p.grad for p in params]), self.state[params[0]]
+                if 'momentum' not in state:
+                    state['momentum'] = torch.zeros_like(grad)
+                momentum = state['momentum'].lerp_(grad, 1 - group['momentum'])
+                x = grad.lerp(momentum, group['momentum'])           # Nesterov
+                x = x.mT if rows > columns else x
+                x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp_min(1e-12)
+                for _ in range(5):                                   # singular values -> about 1
+                    a = x @ x.mT
+                    x = torch.baddbmm(x, torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+                x = x.mT if rows > columns else x
+                torch._foreach_mul_(params, 1 - group['lr'] * group['weight_decay'])
+                torch._foreach_add_(params, list(x.unbind()), alpha=-group['lr'] * max(1, rows / columns) ** .5)
+
+
+def make_optimizers(module):
+    """Muon for the matrices inside the network, AdamW for what meets fields, conditions and scalars."""
+    outer = ('stem', 'basis.0', 'decoder.linear', 'decoder.mlp.2', 'condition', 'modulation', 'position')
+    named = [(k, p) for k, p in module.named_parameters() if p.requires_grad]
+    matrices = [p for k, p in named if optimizer == 'muon' and p.ndim == 2
+                and (k in ('operator.stem.weight', 'decoder.stem.weight') or not any(o in k for o in outer))]
+    rest = [p for _, p in named if all(p is not m for m in matrices)]
+    out = [torch.optim.AdamW(rest, lr=learning_rate, betas=(.9, beta2), weight_decay=weight_decay,
+                             fused=device.type in ('cpu', 'cuda'))]
+    return out + ([Muon(matrices, lr=muon_lr, weight_decay=weight_decay)] if matrices else [])
+
+
+def operator_losses(u, params, phase, progress, it):
+    """Stage `operator`: encoder, operator and decoder together. u (B, window, Xq, C) normalised, on the query grid."""
+    k = unroll_start if progress < unroll_switch else unroll
+    inverse = lambda_inverse_decoding > 0 and it % inverse_loss_frequency == 0
+    u = u[:, :input_frames + k]
+    seen = u[:, :, ::windows.ratio]
+    if noise:
+        rms = seen[:, :input_frames].square().mean((1, 2, 3), keepdim=True).sqrt()
+        seen = torch.cat([seen[:, :input_frames] + noise * rms * torch.randn_like(seen[:, :input_frames]),
+                          seen[:, input_frames:]], 1)
+    dt = torch.full((len(u),), cfg.dt, device=device)
+    with autocast:
+        outputs = wrapped(seen, query_grid[phase::windows.ratio], dt, params, k, inverse)
+    weights = {'field': lambda_field, 'latent': lambda_latent, 'inverse_encoding': lambda_inverse_encoding,
+               'inverse_decoding': lambda_inverse_decoding * min(1., progress / max(inverse_decoding_ramp, 1e-9)),
+               'spectral': lambda_spectral, 'latent_norm': lambda_latent_norm}
+    return losses.bundle(outputs, u[:, input_frames - 1:, phase::windows.ratio], weights)
+
+
+stage_table = {'operator': {'losses': operator_losses, 'iters': max_iters, 'epochs': epochs}}
+query_grid = model.grid(windows.n_points).to(device)                 # all points where the field loss may be taken
+
+
+@torch.no_grad()
+def validate():
+    """nRMSE of whole rollouts of the averaged weights from the first frames, over the validation rows: (latent rollout,
+    re-encoding every step). Uses no random number."""
+    errors = {False: [], True: []}
+    for start in range(0, len(windows.val), 64):
+        y = windows.val[start:start + 64].to(device)
+        given = {name: windows.val_params[start:start + 64, i].to(device) for i, name in enumerate(cfg.params)}
+        u0 = y[:, 0] if input_frames == 1 else y[:, :input_frames]
+        y = y[:, input_frames:]
+        for reencode in errors:
+            p = ema_model.rollout(u0, y.shape[1], params=given, reencode=reencode)
+            rms = lambda a: a.square().mean(tuple(range(2, a.ndim - 1))).sqrt()  # noqa: E731  over space
+            errors[reencode].append(rms(p - y) / rms(y).clamp_min(1e-12))
+    return tuple(float(torch.cat(e).mean()) for e in errors.values())
+
+
+# ---- book-keeping
+iteration, stage_index, best, bad_evals, train_seconds, finished = 0, 0, math.inf, 0, 0., False
+sampler = data.Sampler(windows.n_windows, batch_size, seed)
+optimizers = make_optimizers(model)
+if state:
+    iteration, stage_index, best, bad_evals = (state[k] for k in ('iter', 'stage_index', 'best', 'bad_evals'))
+    train_seconds, finished = state['train_seconds'], state['finished']
+    sampler = data.Sampler(windows.n_windows, batch_size, seed, **state['sampler'])
+    for o, saved in zip(optimizers, state['optimizers']):
+        o.load_state_dict(saved)
+_commit = subprocess.run(['git', 'rev-parse', 'HEAD'], capture_output=True, text=True,
+                         cwd=os.path.dirname(os.path.abspath(__file__)))
+environment = {'python': platform.python_version(), 'torch': str(torch.__version__), 'numpy': np.__version__,
+               'platform': platform.platform(), 'device': torch.cuda.get_device_name(device) if device.type == 'cuda'
+               else platform.processor() or platform.machine(), 'threads': torch.get_num_threads(), 'processes': world,
+               'commit': _commit.stdout.strip() if _commit.returncode == 0 else '', 'command': ' '.join(sys.argv)}
+
+
+def save(path, everything=True):
+    """last.pt holds everything a resume needs; best.pt the weights and what describes them."""
+    saved = {'model': model.state_dict(), 'ema': ema_model.state_dict(), 'model_args': args,
+             'config': json.loads(json.dumps(config)), 'iter': iteration, 'stage': stages[min(stage_index, len(stages) - 1)],
+             'stage_index': stage_index, 'best': best, 'bad_evals': bad_evals, 'train_seconds': train_seconds + spent(),
+             'finished': finished, 'data': {'paths': paths, 'identity': windows.identity, 'n_trajectories': n_trajectories},
+             'environment': environment, 'peak_memory_gb': peak_memory()}
+    if everything:
+        saved.update(optimizers=[o.state_dict() for o in optimizers], sampler=sampler.state())
+    if master:
+        save_checkpoint(path, saved)
+
+
+def peak_memory():
+    return torch.cuda.max_memory_allocated(device) / 1e9 if device.type == 'cuda' else None
+
+
+def spent():
+    return time.perf_counter() - clock_start
+
+
+def log_row(**row):
+    """One row of log.csv, flushed."""
+    with open(log_path, 'a', newline='') as file:
+        csv.DictWriter(file, log_columns, restval='').writerow(row)
+
+
+log_columns = ['iter', 'stage', 'loss', 'field', 'latent', 'inverse_encoding', 'inverse_decoding', 'spectral', 'latent_norm',
+               'grad_norm', 'learning_rate', 'val_nrmse', 'val_nrmse_reencode', 'train_seconds']
+clock_start = time.perf_counter()
+stopped_by = 0
+
+
+def on_signal(number, _):
+    global stopped_by
+    if stopped_by:
+        os._exit(128 + number)                                       # the second one: at once
+    stopped_by = number
+
+
+for _number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(_number, on_signal)
+
+iters = {}
+for name in stages:
+    entry = stage_table[name]
+    iters[name] = math.ceil(entry['epochs'] * windows.n_windows / batch_size) if entry['epochs'] else entry['iters']
+if finished and max_iters > state['config']['max_iters']:            # more was asked for since patience ran out
+    finished, bad_evals = False, 0
+if state and stage_index == len(stages) - 1 and (iteration >= iters[stages[-1]] or finished):
+    say(f"'{out_dir}' is already finished: {iteration} iterations, best validation nRMSE {best:.4f}")
+    sys.exit(0)
+if master:
+    say(f"{'resuming' if state else 'fine-tuning ' + init_from + ' in' if weights else 'starting'} '{out_dir}' at iteration "
+        f'{iteration}')
+    kept = []
+    if state and os.path.exists(log_path):                           # rows after the checkpoint are trained again
+        with open(log_path, newline='') as file:
+            kept = [r for r in csv.DictReader(file) if r['iter'].isdigit() and int(r['iter']) <= iteration]
+    elif not state:
+        for stale in (last_path, best_path):
+            if os.path.exists(stale):
+                os.remove(stale)
+    with open(log_path + '.tmp', 'w', newline='') as file:
+        writer = csv.DictWriter(file, log_columns, restval='', extrasaction='ignore')
+        writer.writeheader()
+        writer.writerows(kept)
+    os.replace(log_path + '.tmp', log_path)
+    for name, content in (('config.json', config), ('env.json', environment)):
+        with open(os.path.join(out_dir, name), 'w') as file:
+            json.dump(content, file, indent=1)
+wandb = None
+if wandb_log and master:
+    try:
+        import wandb
+        wandb.init(project=wandb_project, name=wandb_run_name or out_dir, config=config,
+                   settings=wandb.Settings(init_timeout=30))
+    except Exception as error:                                       # whatever it is, training goes on
+        say(f'wandb is off ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ""}); log.csv has it all')
+        wandb = None
+
+
+def check_step(it, index, stats, event):
+    """Stop before a loss or gradient that is not finite can reach the weights that are kept."""
+    if event is not None:
+        event.synchronize()
+    loss, norm = stats.tolist()
+    if math.isfinite(loss) and math.isfinite(norm) and abs(loss) < 1e6:
+        return loss, norm
+    if master:
+        save_checkpoint(os.path.join(out_dir, 'nan_dump.pt'), {'index': index, 'iter': it, 'loss': loss, 'grad_norm': norm})
+    rates = ', '.join(f'{o.param_groups[0]["lr"]:.2e}' for o in optimizers)
+    rows = sorted({windows.rows[int(i) // windows.n_starts % len(windows.rows)] for i in index})
+    raise UserError(f'iteration {it}: loss {loss}, gradient norm {norm} (learning rates {rates}; trajectories '
+                    f'{", ".join(map(str, rows[:8]))}{" ..." if len(rows) > 8 else ""}; batch in nan_dump.pt): lower the '
+                    f"learning rates or check the data; '{last_path}' is as it was last saved")
+
+
+# ---- the loop
+while stage_index < len(stages):
+    stage = stages[stage_index]
+    stage_losses, n_iters = stage_table[stage]['losses'], iters[stage]
+    base_lr = [learning_rate, muon_lr][:len(optimizers)]
+    pending, last_time, last_iter = [], time.perf_counter(), iteration
+    while iteration < n_iters and not finished:
+        # 1. learning rate, and all that is random, from the iteration alone
+        progress = iteration / n_iters
+        warm = min(1., (iteration + 1) / max(1, warmup_iters))
+        decay = min_lr_ratio + (1 - min_lr_ratio) * .5 * (1 + math.cos(math.pi * progress))
+        for o, lr in zip(optimizers, base_lr):
+            o.param_groups[0]['lr'] = lr * warm * decay
+        torch.manual_seed((seed * 1_000_003 + iteration) * 1_009 + rank)
+        draw = torch.Generator().manual_seed((seed * 1_000_003 + iteration) * 1_009 + 1_008)
+        index = sampler.next()
+        whole = lambda low, high, on: (torch.randint(low, high, (batch_size,), generator=draw)  # noqa: E731
+                                       * bool(on))
+        shifts, flips = whole(0, windows.n_points, shift), whole(0, 2, flip)
+        boosts = whole(-boost, boost + 1, boost) * windows.ratio
+        phase = int(torch.randint(windows.ratio, (1,), generator=draw))
+
+        # 2. micro-batches: this process takes every world-th window of the global batch
+        shards = [a[rank::world].chunk(accumulation) for a in (index, shifts, boosts, flips)]
+        total, parts = 0., {}
+        for micro in range(accumulation):
+            u, params = windows.get(*(a[micro] for a in shards))
+            u = (u - windows.mean) / windows.std
+            if ddp:
+                wrapped.require_backward_grad_sync = micro == accumulation - 1
+            loss, found = stage_losses(u, params, phase, progress, iteration)
+            (loss / accumulation).backward()
+            total = total + loss.detach() / accumulation
+            for name, value in found.items():
+                parts[name] = parts.get(name, 0.) + value / accumulation
+
+        # 3. clip, check, step. On a GPU the check is of the iteration before, so that nothing waits
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip or math.inf)
+        stats, event = torch.stack([total, norm.to(total.dtype)]), None
+        if device.type == 'cuda':
+            stats, event = stats.to('cpu', non_blocking=True), torch.cuda.Event()
+            event.record()
+        pending.append((iteration, index, stats, event))
+        if event is None or len(pending) > 1:
+            check_step(*pending.pop(0))
+        for o in optimizers:
+            o.step()
+            o.zero_grad(set_to_none=True)
+        decay = min(ema_decay, (1 + iteration) / (10 + iteration))
+        torch._foreach_lerp_(list(ema_model.parameters()), [p.detach() for p in model.parameters()], 1 - decay)
+        iteration += 1
+
+        # 4. validate, log, checkpoint
+        done = iteration == n_iters or stopped_by
+        evaluate, logs = iteration % eval_interval == 0 or iteration == n_iters, iteration % log_interval == 0
+        if ddp:                                                      # all processes stop at the same iteration
+            flag = torch.tensor([int(stopped_by)], device=device)
+            dist.all_reduce(flag, dist.ReduceOp.MAX)
+            stopped_by = int(flag)
+            done = iteration == n_iters or stopped_by
+        if evaluate or logs or done or iteration % save_interval == 0:
+            while pending:                                           # never save what was not checked
+                check_step(*pending.pop(0))
+            now = time.perf_counter()
+            ms, last_time, last_iter = 1e3 * (now - last_time) / max(1, iteration - last_iter), now, iteration
+            row = {'iter': iteration, 'stage': stage, 'loss': float(total), 'grad_norm': float(norm),
+                   'learning_rate': learning_rate * warm * decay, 'train_seconds': round(train_seconds + spent(), 2),
+                   **{k: float(v) for k, v in parts.items()}}
+        if logs:
+            mem = f' | mem {peak_memory():.1f}G' if device.type == 'cuda' else ''
+            eta = int(ms * (n_iters - iteration) / 1e3)
+            say(f'iter {iteration}/{n_iters} {iteration / n_iters:.0%} | loss {row["loss"]:.4f} | '
+                + ' '.join(f'{k} {float(v):.4f}' for k, v in parts.items())
+                + f' | {ms:.1f} ms | {batch_size / ms:.2f}k samples/s{mem} | eta {eta // 60}m{eta % 60:02d}s')
+        if iteration % save_interval == 0 and not done:
+            save(last_path)
+        if evaluate and master:
+            row['val_nrmse'], row['val_nrmse_reencode'] = validate()
+            say(f'iter {iteration}/{n_iters} | validation nRMSE {row["val_nrmse"]:.4f} latent rollout, '
+                f'{row["val_nrmse_reencode"]:.4f} re-encoding every step')
+            if row['val_nrmse'] < best:                              # False for NaN
+                best, bad_evals = row['val_nrmse'], 0
+                save(best_path, everything=False)
+            else:
+                bad_evals += 1
+                finished = 0 < patience <= bad_evals
+            last_time = time.perf_counter()
+        if ddp and evaluate:
+            flag = torch.tensor([int(finished)], device=device)
+            dist.broadcast(flag, 0)
+            finished = bool(flag)
+        if (evaluate or logs) and master:
+            log_row(**row)
+            if wandb:
+                try:
+                    wandb.log(row, step=iteration)
+                except Exception as error:
+                    say(f'wandb stopped ({type(error).__name__}); log.csv has it all')
+                    wandb = None
+        if done or finished:
+            break
+    if stopped_by:
+        save(last_path)
+        say(f"stopped by signal {stopped_by} at iteration {iteration}, saved '{last_path}': the same command continues")
+        os._exit(128 + stopped_by) if ddp else sys.exit(128 + stopped_by)
+    if stage_index == len(stages) - 1:
+        break
+    stage_index, iteration, finished = stage_index + 1, 0, False     # the next stage starts afresh
+save(last_path)
+say(f'done: {iteration} iterations in {(train_seconds + spent()) / 60:.1f} minutes | best validation nRMSE {best:.4f} | '
+    f"python eval.py --ckpt {out_dir}")
+if ddp:
+    dist.destroy_process_group()
