@@ -211,16 +211,16 @@ class Windows:
     """
 
     def __init__(self, sources, n_trajectories, time_stride, space_stride, query_stride, window, device,
-                 memory_gb=-1.):
+                 memory_gb=-1., early=1.):
         self.sources, self.device, self.window = sources, device, window
         self.time_stride, self.query_stride = time_stride, query_stride
         self.ratio = space_stride // query_stride
         first = sources[0]
-        n = n_trajectories or min(s.n for s in sources)
+        n = min(n_trajectories, *(s.n for s in sources))
+        if n < n_trajectories:
+            print(f'data: {n} trajectories are there, n_trajectories={n_trajectories} were asked for')
+        self.n_trajectories = n
         for s in sources:
-            if s.n < n:
-                raise UserError(f"'{s.path}' holds {s.n} trajectories, but n_trajectories={n}: lower it, or make "
-                                f'them: python solvers.py burgers --n {n} --nu {s.params["Nu"]:g}')
             if (s.n_frames, s.shape, s.generation) != (first.n_frames, first.shape, first.generation) \
                     or abs(s.dt - first.dt) > 1e-9:
                 raise UserError(f"'{s.path}' and '{first.path}' differ in frames, grid, time step or generation")
@@ -234,6 +234,8 @@ class Windows:
                             f'window of input frames + unroll needs {window}')
         self.rows, self.val_rows = split_rows(n, 'train'), split_rows(n, 'val')
         self.n_starts = self.n_frames - window + 1
+        # start frames as n_starts U^early: more than 1 visits the early, steep frames more often than the late ones
+        self.starts = (self.n_starts * ((torch.arange(self.n_starts) + .5) / self.n_starts) ** early).long()
         self.n_windows = len(sources) * len(self.rows) * self.n_starts
         self.n_files_rows = len(sources) * len(self.rows)
 
@@ -280,7 +282,7 @@ class Windows:
         cells a frame, u(x, t) -> u(x - ct, t) + c with c = boost dx/dt; flip (B,): u(x) -> -u(-x).
         All CPU integer tensors. Returns u (B, window, Xq, C) and params (B, P) on the device.
         """
-        traj, start = index // self.n_starts, index % self.n_starts
+        traj, start = index // self.n_starts, self.starts[index % self.n_starts]
         frame = torch.arange(self.window)
         source = self.sources[0]
         speed = boost * (source.length[0] / self.n_points) / (source.dt * self.time_stride)

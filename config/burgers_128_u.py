@@ -1,0 +1,30 @@
+# 128 tokens of 128, U-shaped, channel-separated attention.
+#
+#     python train.py config/burgers_128_u.py
+#     torchrun --standalone --nproc_per_node=4 train.py config/burgers_128_u.py
+#
+# Made for a GPU. No figure yet: it has not been trained at full length on one. Data: 8.2 GB, made when absent.
+out_dir = 'out/burgers_128_u'
+nu = .001
+n_trajectories = 10000
+space_stride = 1                   # 1024 points in
+query_stride = 1
+early = 2.                         # as in burgers_cpu.py: the steep early frames decide a rollout
+arch = 'u'
+attention = 'channel'
+patch_size = 8                     # 128 patches
+latent_tokens = 128
+latent_dim = 128
+hidden_dim = 256
+encoder_dim = decoder_dim = 128
+depths = (2, 4, 2)
+group_size = 32
+n_head = 4                         # in a group
+batch_size = 48                    # 12 x accumulation 4 of the reference recipe, in one go
+accumulation = 1
+max_iters = 25 * 8000 * 38 // 48   # 25 epochs of 8000 trajectories x 38 windows
+patience = 10
+eval_interval = save_interval = 2000
+log_interval = 100
+warmup_iters = 1000
+weight_decay = .03
