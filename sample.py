@@ -65,13 +65,12 @@ def draw_rollout(path, x, t, prediction, truth, title, n_snapshot=5):
         image = axis.imshow(u, origin='lower', aspect='auto', extent=edges, cmap=colours, vmin=-top, vmax=top,
                             interpolation='nearest')
         axis.set(title=name, xlabel='x', ylabel='t [s]')
-        figure.colorbar(image, ax=axis, label='u' if u is not maps[-1][1] or truth is None else 'error in u')
+        figure.colorbar(image, ax=axis, label='error in u' if ' - ' in name else 'u')
     for axis in axes[0, len(maps):]:
         axis.axis('off')
-    left, right = axes[1, 0], axes[1, 2]
-    grid = axes[1, 0].get_gridspec()
-    axes[1, 1].remove()
-    left.remove()
+    right, grid = axes[1, 2], axes[1, 0].get_gridspec()
+    for axis in axes[1, :2]:                                         # the snapshots take two places
+        axis.remove()
     left = figure.add_subplot(grid[1, :2])
     for i, frame in enumerate(np.linspace(0, len(t) - 1, n_snapshot).round().astype(int)):
         colour = plt.cm.viridis(i / n_snapshot)
@@ -80,7 +79,7 @@ def draw_rollout(path, x, t, prediction, truth, title, n_snapshot=5):
         left.plot(x, prediction[frame], color=colour, lw=1.2, ls='--' if truth is not None else '-',
                   label=f't = {t[frame]:.2f} s')
     left.set(xlabel='x', ylabel='u', title='wide: truth, dashed: prediction' if truth is not None else 'prediction')
-    left.legend(fontsize=8, ncols=n_snapshot, loc='upper right')
+    left.legend(fontsize=8, ncols=n_snapshot, loc='upper center', bbox_to_anchor=(.5, -.13), frameon=False)
     if truth is not None and len(t) > 1:
         rms = lambda a: np.sqrt(np.square(a).mean(-1))               # noqa: E731
         scale = np.maximum(rms(truth[1:]), 1e-12)

@@ -196,6 +196,8 @@ else:
 say(f'device {device} | dtype {"bfloat16" if bf16 else "float32"} ({why_dtype}) | '
     f'compile {str(use_compile).lower()} ({why_compile}) | {world} process(es), {torch.get_num_threads()} threads')
 autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+fast_bf16 = device.type == 'cuda' or (device.type == 'cpu' and torch.backends.mkldnn.is_available()
+                                       and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 # ---- run folder: what is there, and who else is writing to it
 last_path, best_path, log_path = (os.path.join(out_dir, f) for f in ('last.pt', 'best.pt', 'log.csv'))
@@ -308,7 +310,8 @@ if master and shutil.disk_usage(out_dir).free < 3 * _bytes:
 
 class Muon(torch.optim.Optimizer):
     """Momentum whose update is orthogonalised (arXiv 2502.16982), for matrices. Matrices of one shape go through the
-    Newton-Schulz iteration together, which takes a third of the time of torch.optim.Muon's one by one."""
+    Newton-Schulz iteration together, in bfloat16 where the hardware multiplies it: on a CPU several times faster than
+    torch.optim.Muon, which takes them one by one."""
 
     def __init__(self, params, lr, momentum=.95, weight_decay=0.):
         super().__init__(params, {'lr': lr, 'momentum': momentum, 'weight_decay': weight_decay})
@@ -327,10 +330,11 @@ class Muon(torch.optim.Optimizer):
                 x = grad.lerp(momentum, group['momentum'])           # Nesterov
                 x = x.mT if rows > columns else x
                 x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp_min(1e-12)
-                for _ in range(5):                                   # singular values -> about 1
+                x = x.bfloat16() if fast_bf16 else x
+                for _ in range(4):                                   # singular values above .01 -> .7 .. 1.2
                     a = x @ x.mT
                     x = torch.baddbmm(x, torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
-                x = x.mT if rows > columns else x
+                x = (x.mT if rows > columns else x).float()
                 torch._foreach_mul_(params, 1 - group['lr'] * group['weight_decay'])
                 torch._foreach_add_(params, list(x.unbind()), alpha=-group['lr'] * max(1, rows / columns) ** .5)
 

@@ -254,13 +254,14 @@ def test_splits(n):
 def test_too_few_to_split(path):
     for n in (0, 1, 2):
         assert str(n) in refused(split_rows, n, 'train')
-    assert '2' in refused(Windows, [open_source(write(path, fields(2)))], 0, 1, 1, 1, 2, CPU)
+    assert '2' in refused(Windows, [open_source(write(path, fields(2)))], 2, 1, 1, 1, 2, CPU)
 
 
-def windows(source, n=0, time_stride=1, space_stride=1, query_stride=1, window=2, memory_gb=100.):
+def windows(source, n=10 ** 6, time_stride=1, space_stride=1, query_stride=1, window=2, memory_gb=100., **kw):
+    """Of all trajectories, unless n says fewer."""
     sources = source if isinstance(source, list) else [source]
     sources = [open_source(s, quiet=True) if isinstance(s, str) else s for s in sources]
-    return Windows(sources, n, time_stride, space_stride, query_stride, window, CPU, memory_gb)
+    return Windows(sources, n, time_stride, space_stride, query_stride, window, CPU, memory_gb, **kw)
 
 
 def test_overlap_of_train_and_validation_is_refused(path):
@@ -317,8 +318,8 @@ def draw(w, n, seed=0):
 def test_memory_and_lazy_give_identical_batches(burgers_file, path):
     with h5py.File(burgers_file) as file:
         other = write(path, np.float32(1.1) * file['tensor'][:], nu=.02)
-    for files in ([burgers_file], [burgers_file, other]):
-        memory, lazy = (windows(files, 0, 5, 8, 4, 4, memory_gb=gb) for gb in (100., 0.))
+    for files, early in (([burgers_file], 1.), ([burgers_file, other], 2.)):
+        memory, lazy = (windows(files, 20, 5, 8, 4, 4, memory_gb=gb, early=early) for gb in (100., 0.))
         assert memory.in_memory and not lazy.in_memory
         assert memory.n_windows == lazy.n_windows == len(files) * 16 * (41 - 3)
         assert (memory.mean, memory.std, memory.identity) == (lazy.mean, lazy.std, lazy.identity)
@@ -343,9 +344,33 @@ def test_windows_of_two_files(tmp_path, memory_gb):
                                                                                  np.repeat([.01, .001], 2))
 
 
+def test_number_of_trajectories(path, capsys):
+    u = fields(20)
+    assert windows(write(path, u), n=20).n_trajectories == 20 and not capsys.readouterr().out
+    w = windows(path, n=10)                             # splits are of the first n
+    assert np.array_equal(w.val[..., 0], u[1:2]) and abs(w.std - u[2:10].std()) < 1e-6
+    assert windows(path, n=21).n_trajectories == 20     # fewer than asked for is told
+    assert '20' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('early', [1., 2., 3.])
+def test_early_frames_more_often(path, early):
+    u = fields(10, 40)
+    u += 100 * np.arange(40)[:, None]                   # the frame can be read off
+    w = windows(write(path, u), early=early, window=3)
+    got, _ = w.get(torch.arange(w.n_windows), *torch.zeros(3, w.n_windows, dtype=torch.long))
+    frame = torch.round(got.mean((2, 3)) / 100)
+    start = frame[:, 0].view(8, 38)
+    assert (frame.diff(dim=1) == 1).all() and (start == start[0]).all()
+    assert start.min() == 0 and start.max() >= 36 and (start.diff(dim=1) >= 0).all()
+    assert abs(float(start.mean()) / 38 - 1 / (1 + early)) < .03
+    if early == 1:
+        assert torch.equal(start[0], torch.arange(38.))
+
+
 def test_windows_refuse_in_one_line(path, tmp_path):
     write(path, fields(10, 5, 16))
-    assert '10' in refused(windows, path, n=11)
+    assert '2' in refused(windows, path, n=2)
     assert 'space_stride=3' in refused(windows, path, space_stride=3)
     assert 'query_stride=4' in refused(windows, path, space_stride=2, query_stride=4)
     assert '6' in refused(windows, path, window=6)
@@ -366,7 +391,7 @@ def resolved(tmp_path_factory):
                                                 (0, -4, 0), (11, 2, 1)])
 def test_augmentation_is_an_exact_symmetry(resolved, shift, boost, flip):
     """The solver, started from the first frame of an augmented window, arrives at the others."""
-    stride, w = 5, windows(resolved, 0, 5, 2, 1, 8)
+    stride, w = 5, windows(resolved, 10, 5, 2, 1, 8)
     plain, _ = w.get(torch.tensor([3]), *torch.zeros(3, 1, dtype=torch.long))
     u, _ = w.get(*torch.tensor([[3], [shift], [boost], [flip]]))
     again = burgers(u[:, 0, :, 0], .05, np.arange(8) * .01 * stride)
@@ -379,7 +404,7 @@ def test_augmentation_is_an_exact_symmetry(resolved, shift, boost, flip):
 
 
 def test_augmentation_is_per_sample(resolved):
-    w = windows(resolved, 0, 5, 2, 1, 3)
+    w = windows(resolved, 10, 5, 2, 1, 3)
     args = draw(w, 6)
     u, _ = w.get(*args)
     for i in range(6):

@@ -20,6 +20,11 @@ cells = pytest.mark.parametrize('arch, attention, d', CELLS)
 both = pytest.mark.parametrize('d', [1, 2])
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
 def config(d=1, **changes):
     """Tiny: 32 points and 8 tokens, or 16 x 16 points and 4 x 4 tokens."""
     n, s = (32, 8) if d == 1 else (16, 4)
@@ -510,8 +515,9 @@ def test_log_clamp(threshold):
     (dict(patch_size=5), ['5', '32']), (dict(patch_size=0), []), (dict(token_grid=(3,)), ['3', '8']),
     (dict(token_grid=(16,)), ['16', '8']), (dict(token_grid=(0,)), []), (dict(grid=(30,)), ['4', '30']),
     (dict(arch='u', depths=(1, 1)), ['(1, 1)', 'odd']), (dict(arch='u', depths=()), ['odd']),
-    (dict(arch='u', depths=(1,) * 9), ['16', '8']), (dict(low=(0., 0.)), ['low']), (dict(token_grid=(4, 4)), ['token_grid']),
-    (dict(d=2, token_grid=(4, 2)), []), (dict(encoder_dim=15), ['2', '15']), (dict(decoder_dim=15), ['2', '15'])])
+    (dict(arch='u', depths=(1,) * 9), ['16', '8']), (dict(low=(0., 0.)), ['low']),
+    (dict(token_grid=(4, 4)), ['token_grid']), (dict(d=2, token_grid=(4, 2)), []),
+    (dict(encoder_dim=15), ['2', '15']), (dict(decoder_dim=15), ['2', '15'])])
 def test_config_arithmetic(change, words):
     change = dict(change)
     message = refused(UPT, config(change.pop('d', 1), **change))
@@ -737,8 +743,8 @@ def test_model_arguments_that_do_not_fit_the_weights_are_refused(tmp_path, saved
     refused(load, str(tmp_path))
 
 
-@pytest.mark.parametrize('error, shown', [(OSError(28, 'No space left on device'), UserError),
-                                          (RuntimeError('unexpected pos 576 vs 534'), UserError), (KeyError('x'), KeyError)])
+@pytest.mark.parametrize('error, shown', [(OSError(28, 'No space left on device'), UserError), (KeyError('x'), KeyError),
+                                          (RuntimeError('unexpected pos 576 vs 534'), UserError)])
 def test_failed_save_keeps_the_old_file(tmp_path, saved, monkeypatch, error, shown):
     path = put(tmp_path / 'last.pt', saved[1])
 
@@ -750,3 +756,16 @@ def test_failed_save_keeps_the_old_file(tmp_path, saved, monkeypatch, error, sho
         save_checkpoint(path, state_of(saved[0]))
     monkeypatch.undo()
     assert os.listdir(tmp_path) == ['last.pt'] and load(path)
+
+
+def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path, saved, monkeypatch):
+    path = put(tmp_path / 'last.pt', saved[1])
+
+    def look(new, old):
+        assert old == path and open(path, 'rb').read() == saved[1]
+        assert load_checkpoint(new)['iter'] == 8        # complete before it takes the name
+        raise OSError(5, 'stop here')
+    monkeypatch.setattr(os, 'replace', look)
+    refused(save_checkpoint, path, state_of(saved[0], iter=8))
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == ['last.pt'] and load_checkpoint(path)['iter'] == 7

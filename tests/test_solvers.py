@@ -94,6 +94,18 @@ def test_independent_spectral_solver(nu, X):
     assert np.abs(u - u0.numpy()).max() > .1            # something did happen
 
 
+@pytest.mark.parametrize('tau', [.02, .1, .4])          # cells refined 4, 2 and 1 times inside
+@pytest.mark.parametrize('c', [0., .7])
+def test_small_waves_decay_as_heat(tau, c):
+    """Every wave number of 32 cells, the shortest wave of +-1 cells included."""
+    X, D, k = 32, .01 / np.pi, np.arange(1, 17)[:, None]
+    wave = lambda t: np.cos(2 * np.pi * k * (np.arange(X) / X - c * t))  # noqa: E731
+    u = burgers(c + 1e-6 * wave(0), .01, [0., tau])[:, 1].numpy() - c
+    exact = 1e-6 * np.exp(-D * (2 * np.pi * k) ** 2 * tau) * wave(tau)
+    whole = slice(None) if c == 0 else slice(-1)        # a shifted shortest wave is not on the grid
+    assert np.abs(u - exact)[whole].max() < 1e-9
+
+
 @pytest.mark.parametrize('nu, limit', [(.01, 1e-4), (.001, 2e-3)])
 def test_refinement(nu, limit):
     pairs = lambda u: u.unflatten(-1, (-1, 2)).mean(-1)  # noqa: E731
@@ -146,7 +158,8 @@ def test_trivial_cases_and_input_kinds():
     assert (constant - 1.5).abs().max() < 1e-12
     u0 = drawn(1, 64)
     assert torch.equal(burgers(u0, .01, [0.])[:, 0], u0)
-    assert torch.equal(burgers(u0.numpy(), .01, (0., .1)), burgers(u0, .01, torch.tensor([0., .1], dtype=torch.float64)))
+    t = torch.tensor([0., .1], dtype=torch.float64)
+    assert torch.equal(burgers(u0.numpy(), .01, (0., .1)), burgers(u0, .01, t))
 
 
 @pytest.mark.parametrize('change', [
