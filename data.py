@@ -67,7 +67,9 @@ def open_source(path, quiet=False):
     try:
         with h5py.File(path, 'r') as file:
             return _check_layout(path, file, quiet)
-    except OSError as error:
+    except UserError:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError, AttributeError, TypeError) as error:  # damaged metadata
         raise _unreadable(path, error) from error
 
 
@@ -83,8 +85,9 @@ def _check_layout(path, file, quiet):
             shapes = {k: getattr(v, 'shape', 'group') for k, v in file.items()}
             raise UserError(f"'{path}' has no dataset '{key}': expected tensor (N, T, X), x-coordinate (X,), "
                             f't-coordinate (T + 1,); found {shapes or "nothing"}')
-        if not isinstance(file.get(key, getlink=True), h5py.HardLink) or file[key].external:
-            raise UserError(f"'{path}': '{key}' is a link to elsewhere, which is not followed")
+        if not isinstance(file.get(key, getlink=True), h5py.HardLink) or not isinstance(file[key], h5py.Dataset) \
+                or file[key].external or file[key].is_virtual:
+            raise UserError(f"'{path}': '{key}' is no dataset of this file; links to elsewhere are not followed")
     tensor, x, t = file['tensor'], file['x-coordinate'], file['t-coordinate']
     if tensor.ndim != 3 or x.ndim != 1 or t.ndim != 1 or tensor.shape[2] != x.shape[0]:
         swapped = tensor.ndim == 3 and x.ndim == 1 and x.shape[0] in tensor.shape
@@ -94,7 +97,7 @@ def _check_layout(path, file, quiet):
     if len(t) not in (n_frames, n_frames + 1):
         raise UserError(f"'{path}': {n_frames} frames but {len(t)} times in t-coordinate "
                         f'(expected {n_frames + 1}, or {n_frames})')
-    if not file.attrs.get('complete', 1):
+    if not np.all(file.attrs.get('complete', 1)):
         raise UserError(f"'{path}' is marked incomplete: delete it and make it again")
     if tensor.chunks is None and tensor.id.get_storage_size() < tensor.size * tensor.dtype.itemsize:
         raise UserError(f"'{path}' claims {tensor.shape} values but stores only "
@@ -115,7 +118,7 @@ def _check_layout(path, file, quiet):
     if 'Nu' not in file.attrs:
         raise UserError(f"'{path}' has no attribute Nu, so it is not a Burgers file; "
                         f'its attributes are {dict(file.attrs) or "none"}')
-    nu = float(file.attrs['Nu'])
+    nu = float(np.squeeze(file.attrs['Nu']))
     if not (np.isfinite(nu) and nu > 0):
         raise UserError(f"'{path}': Nu={nu} must be positive")
     old = x[0] < 0
@@ -286,6 +289,7 @@ class Windows:
         frame = torch.arange(self.window)
         source = self.sources[0]
         speed = boost * (source.length[0] / self.n_points) / (source.dt * self.time_stride)
+        speed = speed / 2 if source.generation == 'old' else speed      # flux u²: a field that moves at c gains c/2
         sign = 1. - 2. * flip
         if self.in_memory:
             send = lambda a: a.to(self.device, non_blocking=True)       # noqa: E731

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from configurator import UserError
 
 FORMAT, FORMAT_VERSION = 'nanoupt', 1
+MAX_POINTS, MAX_WIDTH, MAX_DEPTH = 2 ** 22, 2 ** 14, 2 ** 10       # no checkpoint may ask for more
 BOUNDARIES = ('periodic', 'wall', 'open')
 PDES = ('burgers', 'advection', 'diffusion-reaction', 'diffusion-sorption', 'shallow-water',
         'compressible-navier-stokes', 'incompressible-navier-stokes', 'darcy')
@@ -242,7 +243,21 @@ class ModelConfig:
         def divides(small, big, what):
             if small < 1 or big % small:
                 raise UserError(f'{what}: {small} does not divide {big}')
+        for name, allowed in (('arch', ('pure', 'u')), ('attention', ('standard', 'channel')),
+                              ('boundary', BOUNDARIES), ('pde', PDES)):
+            if getattr(self, name) not in allowed:
+                raise UserError(f"{name}='{getattr(self, name)}' is not one of {', '.join(allowed)}")
         d = len(self.grid)
+        if d not in (1, 2):
+            raise UserError(f'a grid of {d} axes; 1 or 2 are supported')
+        if len(self.params) != len(self.default_params):
+            raise UserError(f'{len(self.params)} parameters, but {len(self.default_params)} default values')
+        if max(math.prod(self.grid), math.prod(self.token_grid)) > MAX_POINTS or \
+                max(self.hidden_dim, self.encoder_dim, self.decoder_dim, self.latent_dim) > MAX_WIDTH or \
+                max(self.depth, sum(self.depths), self.encoder_depth, self.decoder_depth) > MAX_DEPTH:
+            raise UserError(f'larger than the limits of {MAX_POINTS} points, width {MAX_WIDTH} and depth {MAX_DEPTH}')
+        if self.halo > min(self.grid):
+            raise UserError(f'halo={self.halo} is larger than the grid {self.grid}')
         for name in ('token_grid', 'low', 'length', 'first'):
             if len(getattr(self, name)) != d:
                 raise UserError(f'{name}={getattr(self, name)} needs one entry for each of the {d} axes')
@@ -258,6 +273,9 @@ class ModelConfig:
             divides(self.n_head, self.group_size, 'n_head (heads in a group) must divide group_size')
         else:
             divides(self.n_head, self.hidden_dim, 'n_head must divide hidden_dim')
+        head_dim = (self.group_size if self.attention == 'channel' else self.hidden_dim) // self.n_head
+        if head_dim % 2 and head_dim > 1:
+            raise UserError(f'a head has {head_dim} features; rotary positions need an even number')
         divides(self.encoder_heads, self.encoder_dim, 'encoder heads must divide encoder_dim')
         divides(self.encoder_heads, self.decoder_dim, 'decoder heads must divide decoder_dim')
         if self.arch == 'u':
@@ -383,7 +401,8 @@ class AnyPointDecoder(nn.Module):
         for axis, n in enumerate(cfg.token_grid):
             at = left[..., axis, None] + corners[:, axis]            # (..., Q, 2^d)
             o = s[..., axis, None] - at
-            r = (1 - o.abs()).clamp(0, 1)
+            inside = s[..., axis, None] if cfg.periodic else s[..., axis, None].clamp(0, n - 1)  # beyond the outer tokens
+            r = (1 - (inside - at).abs()).clamp(0, 1)
             weight = weight * r * r * (3 - 2 * r)                    # smooth step: r and 1 - r sum to one
             at = at % n if cfg.periodic else at.clamp_max(n - 1)
             index = index * n + at.long()
@@ -594,6 +613,11 @@ class UPT(nn.Module):
         """u (B, *space, C), or (B, input_frames, *space, C) for several, on m.grid(*space) or on the 1D points
         `grid` (N, 1) -> latent (B, S, latent_dim). Other grids are resampled to the trained one by cubic
         interpolation, which leaves points that both share as they are. Raises UserError for a wrong shape."""
+        u = (self.on_grid(u, grid) - self.mean) / self.std
+        return self.encoder(torch.cat(u.unbind(1), -1))
+
+    def on_grid(self, u, grid=None):
+        """u as encode takes it -> (B, input_frames, *grid, C) on the trained grid."""
         cfg, d = self.cfg, len(self.cfg.grid)
         u = torch.as_tensor(u, device=self.device).float()
         if cfg.input_frames == 1 and u.ndim == d + 2:
@@ -615,8 +639,7 @@ class UPT(nn.Module):
                 to = self.grid(*one)[:, axis].to(self.device)
                 u = resample(u.movedim(2 + axis, -1), own, to, cfg.length[axis] if cfg.periodic else None)
                 u = u.movedim(-1, 2 + axis)
-        u = (u - self.mean) / self.std
-        return self.encoder(torch.cat(u.unbind(1), -1))
+        return u
 
     def step(self, z, params=None, dt=None):
         """One step of `dt` seconds (default: that of training) in latent space."""
@@ -627,10 +650,14 @@ class UPT(nn.Module):
         trained grid, (B, *grid, C). Raises UserError for a point outside a domain that is not periodic."""
         if points is None:
             return self.decode(z, self.points).unflatten(1, self.cfg.grid)
+        if z.ndim != 3 or tuple(z.shape[1:]) != (math.prod(self.cfg.token_grid), self.cfg.latent_dim):
+            raise UserError(f'a latent has shape (B, {math.prod(self.cfg.token_grid)}, {self.cfg.latent_dim}), not {tuple(z.shape)}')
         q = torch.as_tensor(points, device=self.device)
         if q.ndim not in (2, 3) or q.shape[-1] != len(self.cfg.grid):
             raise UserError(f'points have shape {tuple(q.shape)}; expected (Q, {len(self.cfg.grid)}) or '
                             f'(B, Q, {len(self.cfg.grid)})')
+        if q.ndim == 3 and len(q) != len(z):
+            raise UserError(f'points for {len(q)} samples, latents of {len(z)}')
         low, length = q.new_tensor(self.cfg.low).double(), q.new_tensor(self.cfg.length).double()
         q = q.double() if q.device.type != 'mps' else q
         if not torch.isfinite(q).all():
@@ -650,7 +677,9 @@ class UPT(nn.Module):
         step is decoded on the trained grid and encoded again. params {'Nu': .01} and dt in seconds default to
         those of training. Returns (B, steps, *space, C), or (B, steps, Q, C) with points or grid.
         """
-        space = None
+        if steps < 1:
+            raise UserError(f'steps={steps} must be at least 1')
+        space, u0 = None, torch.as_tensor(u0, device=self.device).float()
         z = self.encode(u0, grid)
         if points is None and grid is not None:
             points = grid
@@ -666,7 +695,7 @@ class UPT(nn.Module):
                 v = self.decode(z)
                 if self.cfg.input_frames > 1:
                     if frames is None:
-                        frames = torch.as_tensor(u0, device=self.device).float()
+                        frames = self.on_grid(u0, grid)
                     frames = torch.cat([frames[:, 1:], v[:, None]], 1)
                     v = frames
                 z = self.encode(v)
@@ -680,7 +709,11 @@ class UPT(nn.Module):
             if name not in values:
                 raise UserError(f"unknown parameter '{name}': this model knows {', '.join(cfg.params)}")
             values[name] = value
-        one = lambda v: torch.as_tensor(v, dtype=torch.float32, device=self.device).expand(B)  # noqa: E731
+        def one(v):
+            v = torch.as_tensor(v, dtype=torch.float32, device=self.device)
+            if v.ndim > 1 or v.ndim == 1 and len(v) != B:
+                raise UserError(f'a parameter has shape {tuple(v.shape)}; expected one value or ({B},)')
+            return v.expand(B)
         return self.condition(one(cfg.dt if dt is None else dt),
                               torch.stack([one(values[name]) for name in cfg.params], 1))
 
@@ -761,6 +794,8 @@ def load_checkpoint(path):
         raise UserError(f"'{path}' is not a checkpoint of this project, or its beginning is lost: {kind}")
     try:
         with zipfile.ZipFile(path) as archive:
+            if any(i.external_attr for i in archive.infolist()):     # torch writes none, and would read garbage
+                raise UserError(damaged.format('its directory was altered'))
             if sum(i.file_size for i in archive.infolist()) > os.path.getsize(path):
                 raise UserError(damaged.format('it claims more bytes than it has'))
             bad = archive.testzip()                                  # torch stores checksums, but checks none
@@ -778,8 +813,11 @@ def load_checkpoint(path):
         raise UserError(f"'{path}' is not a checkpoint of this project")
     if state.get('version') != FORMAT_VERSION:
         raise UserError(f"'{path}' was made by format version {state.get('version')}; expected {FORMAT_VERSION}")
+    for name in ('model', 'ema', 'model_args', 'config'):
+        if not isinstance(state.get(name), dict):
+            raise UserError(f"'{path}' lacks '{name}': it was not written by train.py")
     for name in ('model', 'ema'):
-        for key, tensor in state.get(name, {}).items():
+        for key, tensor in state[name].items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise UserError(f"'{path}': weight {name}.{key} is not finite: use an older checkpoint")
     return state
@@ -792,6 +830,7 @@ def build(model_args, weights, path):
     if unknown:
         raise UserError(f"'{path}' names unknown model arguments: {', '.join(sorted(unknown))}")
     cfg = ModelConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in model_args.items()})
+    cfg.check()
     with torch.device('meta'):
         shapes = {k: v.shape for k, v in UPT(cfg).state_dict().items()}
     wrong = [k for k in shapes.keys() | weights.keys() if k not in weights or k not in shapes

@@ -114,7 +114,7 @@ def _potential(u0, D, refine):
         if X % 2 == 0:
             spectrum[:, -1] /= 2                                    # the Nyquist mode has two halves
         theta = torch.fft.irfft(spectrum, n=X * refine)
-    edges = torch.arange(X * refine, device=u0.device) / (X * refine)
+    edges = torch.arange(X * refine, device=u0.device, dtype=torch.float64) / (X * refine)
     return theta - mean * edges / (2 * D)
 
 
@@ -132,8 +132,8 @@ def _heat_step(theta, jump, tau, D, u_max, h):
     windows = padded.unfold(1, block + 2 * reach, block)            # (B, n_block, window)
     top = windows.amax(2, keepdim=True)
     offset = (torch.arange(block + 2 * reach, device=theta.device)[:, None] - reach
-              - torch.arange(block, device=theta.device)[None]) * h
-    kernel = torch.exp(-offset.double() ** 2 / (4 * D * tau))       # (window, block)
+              - torch.arange(block, device=theta.device)[None]).double() * h
+    kernel = torch.exp(-offset ** 2 / (4 * D * tau))                # (window, block)
     theta = (torch.exp(windows - top) @ kernel).log() + top         # (B, n_block, block)
     theta = theta.flatten(1)[:, :M]
     return theta - theta[:, :1]                                     # the constant carries nothing
@@ -212,11 +212,12 @@ def write_burgers(path, n, nu, seed=0, device='auto', batch_size=None):
 
     temporary = f'{path}.tmp.{os.getpid()}'
     try:
-        with h5py.File(temporary, 'w') as file:
+        with h5py.File(temporary, 'w', libver='v110') as file:      # checksums the metadata, too
             file.attrs.update({'Nu': nu, 'seed': seed, 'pde': 'burgers', 'format_version': FORMAT_VERSION,
                                'source': 'solvers.py: Cole-Hopf, cell averages, float64'})
-            file['x-coordinate'] = ((np.arange(N_CELLS) + .5) / N_CELLS).astype(np.float32)
-            file['t-coordinate'] = (np.arange(N_FRAMES + 1) * DT_SAVE).astype(np.float32)
+            for name, values in (('x-coordinate', (np.arange(N_CELLS) + .5) / N_CELLS),
+                                 ('t-coordinate', np.arange(N_FRAMES + 1) * DT_SAVE)):
+                file.create_dataset(name, data=values.astype(np.float32), chunks=True, fletcher32=True)
             tensor = file.create_dataset('tensor', (n, N_FRAMES, N_CELLS), np.float32,
                                          chunks=(1, N_FRAMES, N_CELLS), fletcher32=True)
             start = last_print = time.perf_counter()
