@@ -49,7 +49,8 @@ def speed(config, overrides, repeats):
         sys.argv = ['train.py', config, f'--out_dir={folder}/run', '--n_trajectories=40', '--max_iters=2',
                     '--init_from=scratch', f'--data_dir={folder}', *overrides]
         with contextlib.redirect_stdout(io.StringIO()):
-            g = runpy.run_path(os.path.join(os.path.dirname(os.path.abspath(__file__)), 'train.py'), run_name='__main__')
+            here = os.path.dirname(os.path.abspath(__file__))
+            g = runpy.run_path(os.path.join(here, 'train.py'), run_name='__main__')
     model, windows, device, cfg, batch = (g[k] for k in ('model', 'windows', 'device', 'cfg', 'batch_size'))
     k, frames = g['unroll'], g['input_frames']
     index = torch.arange(batch) % windows.n_windows
@@ -85,7 +86,8 @@ def speed(config, overrides, repeats):
     z = torch.randn(batch, *[len(model.encoder(u[:1])[0])], cfg.latent_dim, device=device)
     many = torch.randn(batch * (k + 1), *z.shape[1:], device=device, requires_grad=True)
     q = g['query_grid'][::windows.ratio]
-    condition = model.condition(torch.full((batch,), cfg.dt, device=device), windows.params[:1].expand(batch, -1)).detach()
+    dt, params = torch.full((batch,), cfg.dt, device=device), windows.params[:1].expand(batch, -1)
+    condition = model.condition(dt, params).detach()
     z.requires_grad_(True)
 
     def encode():
@@ -116,7 +118,8 @@ def speed(config, overrides, repeats):
     for size in (1, 256):
         u0 = torch.randn(size, *cfg.grid, cfg.fields, device=device) if frames == 1 else \
             torch.randn(size, frames, *cfg.grid, cfg.fields, device=device)
-        rollout[str(size)] = median_ms(lambda u0=u0: g['ema_model'].rollout(u0, 40), device, max(3, repeats // 5)) / size
+        ms = median_ms(lambda u0=u0: g['ema_model'].rollout(u0, 40), device, max(3, repeats // 5))
+        rollout[str(size)] = ms / size
     return {'config': config, 'device': g['environment']['device'], 'threads': torch.get_num_threads(),
             'dtype': 'bfloat16' if g['bf16'] else 'float32', 'compile': g['use_compile'], 'n_params': model.n_params(),
             'batch_size': batch, 'unroll': k, 'ms_per_iteration': total, 'samples_per_second': 1e3 * batch / total,

@@ -401,8 +401,8 @@ class AnyPointDecoder(nn.Module):
         for axis, n in enumerate(cfg.token_grid):
             at = left[..., axis, None] + corners[:, axis]            # (..., Q, 2^d)
             o = s[..., axis, None] - at
-            inside = s[..., axis, None] if cfg.periodic else s[..., axis, None].clamp(0, n - 1)  # beyond the outer tokens
-            r = (1 - (inside - at).abs()).clamp(0, 1)
+            near = s[..., axis, None] if cfg.periodic else s[..., axis, None].clamp(0, n - 1)  # up to the walls
+            r = (1 - (near - at).abs()).clamp(0, 1)
             weight = weight * r * r * (3 - 2 * r)                    # smooth step: r and 1 - r sum to one
             at = at % n if cfg.periodic else at.clamp_max(n - 1)
             index = index * n + at.long()
@@ -650,8 +650,9 @@ class UPT(nn.Module):
         trained grid, (B, *grid, C). Raises UserError for a point outside a domain that is not periodic."""
         if points is None:
             return self.decode(z, self.points).unflatten(1, self.cfg.grid)
-        if z.ndim != 3 or tuple(z.shape[1:]) != (math.prod(self.cfg.token_grid), self.cfg.latent_dim):
-            raise UserError(f'a latent has shape (B, {math.prod(self.cfg.token_grid)}, {self.cfg.latent_dim}), not {tuple(z.shape)}')
+        S, D = math.prod(self.cfg.token_grid), self.cfg.latent_dim
+        if z.ndim != 3 or tuple(z.shape[1:]) != (S, D):
+            raise UserError(f'a latent has shape (B, {S}, {D}), not {tuple(z.shape)}')
         q = torch.as_tensor(points, device=self.device)
         if q.ndim not in (2, 3) or q.shape[-1] != len(self.cfg.grid):
             raise UserError(f'points have shape {tuple(q.shape)}; expected (Q, {len(self.cfg.grid)}) or '
@@ -757,8 +758,8 @@ def save_checkpoint(path, state):
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        raise UserError(f"could not save '{path}': {str(error).splitlines()[0]}; "
-                        f'{"the last good one is kept" if os.path.exists(path) else "none was saved before"}') from error
+        kept = 'the last good one is kept' if os.path.exists(path) else 'none was saved before'
+        raise UserError(f"could not save '{path}': {str(error).splitlines()[0]}; {kept}") from error
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)

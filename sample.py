@@ -1,7 +1,7 @@
 """
 Inference: encode an initial condition once, roll out in latent space, decode anywhere, draw.
 
-    python sample.py --ckpt out/burgers_cpu                      # a test trajectory -> rollout.png, .gif, .npz in the run
+    python sample.py --ckpt out/burgers_cpu                      # a test trajectory -> rollout.png, .gif and .npz
     python sample.py --ckpt out/burgers_cpu --index 7 --resolution 512
     python sample.py --ckpt out/burgers_cpu --random 3           # an initial condition drawn as the training data were
     python sample.py --ckpt out/burgers_cpu --initial u0.npy --steps 80 --out my_rollout --format hdf5
@@ -43,13 +43,14 @@ def read_initial(path, n_fields):
         raise UserError(f"cannot read '{path}': {str(error).splitlines()[0]}") from error
     u0 = {1: lambda u: u[None, :, None], 2: lambda u: u[None], 3: lambda u: u}.get(u0.ndim, lambda u: u)(u0)
     if u0.ndim != 3 or u0.shape[-1] != n_fields or u0.dtype.kind not in 'fiu' or not np.isfinite(u0).all():
-        raise UserError(f"'{path}': expected finite numbers of shape (X,), (X, {n_fields}) or (B, X, {n_fields}); found "
-                        f'{u0.dtype} {u0.shape}')
+        raise UserError(f"'{path}': expected finite numbers of shape (X,), (X, {n_fields}) or (B, X, {n_fields}); "
+                        f'found {u0.dtype} {u0.shape}')
     return u0.astype(np.float32)
 
 
 def draw_rollout(path, x, t, prediction, truth, title, n_snapshot=5):
-    """PNG of one 1D trajectory. x (X,), t (T,) seconds, prediction and truth (T, X), frame 0 given; truth may be None."""
+    """PNG of one 1D trajectory. x (X,), t (T,) seconds, prediction and truth (T, X), frame 0 given; truth may be
+    None."""
     import matplotlib
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
@@ -177,7 +178,8 @@ if __name__ == '__main__':
             fine_u0 = solvers.burgers_initial(1, fine, seed=args.random + 10 ** 6)[0]  # not of the training seeds
             if fine % cfg.grid[0]:
                 raise UserError(f'the trained grid of {cfg.grid[0]} points does not divide {fine} cells')
-            u0, what = fine_u0[None, ::fine // cfg.grid[0], None].astype(np.float32), f'random initial condition {args.random}'
+            u0 = fine_u0[None, ::fine // cfg.grid[0], None].astype(np.float32)
+            what = f'random initial condition {args.random}'
     if steps < 1:
         raise UserError(f'--steps {steps} must be at least 1')
     if truth is None and cfg.pde == 'burgers' and cfg.low == (0.,):
@@ -213,7 +215,8 @@ if __name__ == '__main__':
     if 'truth' in arrays:
         rms = lambda a: np.sqrt(np.square(a).mean(2))                # noqa: E731
         y = arrays['truth']
-        print(f'nRMSE {np.mean(rms(u[:len(y)] - y) / np.maximum(rms(y), 1e-12)):.4f} (this trajectory, at these points)')
+        error = np.mean(rms(u[:len(y)] - y) / np.maximum(rms(y), 1e-12))
+        print(f'nRMSE {error:.4f} (this trajectory, at these points)')
     if args.points:
         raise SystemExit(0)
     try:

@@ -58,8 +58,8 @@ time_stride = 5                    # frames a step: 5 x .01 s = .05 s, 41 frames
 space_stride = 8                   # cells a grid point of the encoder: 1024 / 8 = 128 points
 query_stride = 2                   # cells a point where the field loss may be taken; divides space_stride
 input_frames = 1                   # frames the encoder sees
-memory_gb = -1.                    # train rows up to this size live in memory, larger ones in HDF5; -1: half of what is free
-early = 1.                         # start frames are drawn as U^early: above 1, the steep early ones more often
+memory_gb = -1.                    # train rows up to this size live in memory, else in HDF5; -1: half of the free
+early = 2.                         # start frames are drawn as U^early: above 1, steep early ones more often
 shift = True                       # augmentation: rotate the periodic domain
 flip = True                        # augmentation: u(x) -> -u(-x)
 boost = 0                          # augmentation: Galilean boost of up to so many grid points a step
@@ -86,9 +86,9 @@ n_wave = 4                         # waves of the decoder's local basis
 log_clamp = 0.                     # threshold of the output log-clamp; 0: none
 normalize_latent = True            # the operator ends in the encoder's normalisation
 # losses (losses.py), all means; 0 switches one off
-unroll = 3                         # latent steps a window in the end
-unroll_start = 1                   # latent steps a window in the beginning
-unroll_switch = .6                 # fraction of the iterations at which unroll_start becomes unroll
+unroll = 4                         # latent steps a window, through all of which the gradient runs
+unroll_start = 4                   # latent steps a window in the beginning; below unroll, cheaper first steps
+unroll_switch = .5                 # fraction of the iterations at which unroll_start becomes unroll
 lambda_field = 1.                  # relative L2 of the decoded rollout
 lambda_latent = 10.                # advanced latents against encodings of the truth
 lambda_inverse_encoding = .5       # D(E(u)) = u
@@ -127,20 +127,13 @@ _choices = {'dataset': ('burgers',), 'arch': ('pure', 'u'), 'attention': ('stand
 config = configure(globals(), sys.argv[1:], __file__, _choices)
 globals().update(config)
 
-_at_least = {1: ('eval_interval', 'eval_batches', 'log_interval', 'save_interval', 'n_trajectories', 'time_stride', 'space_stride',
-                 'query_stride', 'input_frames', 'patch_size', 'latent_tokens', 'latent_dim', 'hidden_dim', 'encoder_dim',
-                 'decoder_dim', 'depth', 'n_head', 'group_size', 'n_wave', 'unroll', 'unroll_start', 'batch_size',
-                 'inverse_loss_frequency', 'accumulation'),
-             0: ('seed', 'boost', 'noise', 'halo', 'encoder_depth', 'decoder_depth', 'drop_path', 'log_clamp', 'unroll_switch',
-                 'max_iters', 'epochs', 'weight_decay', 'grad_clip', 'warmup_iters', 'min_lr_ratio', 'ema_decay', 'patience',
-                 'inverse_decoding_ramp', *(k for k in config if k.startswith('lambda_')))}
-for _low, _keys in _at_least.items():
-    for _key in _keys:
-        if config[_key] < _low:
-            raise UserError(f'{_key}={config[_key]} must be at least {_low}')
-for _key in ('nu', 'learning_rate', 'muon_lr', 'mlp_ratio', 'early'):
-    if config[_key] <= 0:
-        raise UserError(f'{_key}={config[_key]} must be positive')
+_may_be_zero = {'seed', 'boost', 'noise', 'halo', 'encoder_depth', 'decoder_depth', 'drop_path', 'log_clamp', 'beta2',
+                'unroll_switch', 'max_iters', 'epochs', 'weight_decay', 'grad_clip', 'warmup_iters', 'min_lr_ratio',
+                'ema_decay', 'patience', 'inverse_decoding_ramp', *(k for k in config if k.startswith('lambda_'))}
+for _key, _value in config.items():
+    if isinstance(_value, (int, float)) and not isinstance(_value, bool) and _key != 'memory_gb':
+        if _value < 0 or _value == 0 and _key not in _may_be_zero:
+            raise UserError(f'{_key}={_value} must be {"at least 0" if _key in _may_be_zero else "positive"}')
 for _key in ('drop_path', 'ema_decay', 'beta2'):
     if config[_key] >= 1:
         raise UserError(f'{_key}={config[_key]} must be below 1')
@@ -185,12 +178,12 @@ if deterministic:
     torch.use_deterministic_algorithms(True)
 if dtype == 'auto':
     bf16 = device.type == 'cuda' and torch.cuda.is_bf16_supported()
-    why_dtype = 'the GPU has it' if bf16 else 'measured no gain from bfloat16 on this kind of device'
+    why_dtype = 'the GPU has it' if bf16 else 'bfloat16 was slower on CPUs'
 else:
     bf16, why_dtype = dtype == 'bfloat16', 'as asked'
 if compile == 'auto':
     use_compile = device.type == 'cuda' and torch.cuda.get_device_capability(device)[0] >= 7
-    why_compile = 'CUDA' if use_compile else 'compiling takes longer than it saves in a short run on this kind of device'
+    why_compile = 'CUDA' if use_compile else 'takes longer than it saves in a short run on this device'
 else:
     use_compile, why_compile = compile == 'true', 'as asked'
 say(f'device {device} | dtype {"bfloat16" if bf16 else "float32"} ({why_dtype}) | '
@@ -206,7 +199,7 @@ if master:
         os.makedirs(out_dir, exist_ok=True)
         lock = open(os.path.join(out_dir, 'lock'), 'a+')
     except OSError as error:
-        raise UserError(f"out_dir '{out_dir}' cannot be written ({error.strerror}): choose another --out_dir") from error
+        raise UserError(f"out_dir '{out_dir}' cannot be written ({error.strerror}): choose another one") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -238,16 +231,16 @@ elif init_from not in ('auto', 'scratch'):
 
 # a resumed run may change these; everything else would make it another experiment
 _free = {'out_dir', 'init_from', 'overwrite', 'force_data', 'eval_interval', 'eval_batches', 'log_interval',
-         'save_interval', 'max_iters', 'epochs', 'patience', 'learning_rate', 'muon_lr', 'data_dir', 'data_path', 'memory_gb', 'device', 'compile', 'dtype',
-         'wandb_log', 'wandb_project', 'wandb_run_name', 'checkpointing', 'deterministic'}
+         'save_interval', 'max_iters', 'epochs', 'patience', 'learning_rate', 'muon_lr', 'data_dir', 'data_path', 'memory_gb', 'device',
+         'compile', 'dtype', 'wandb_log', 'wandb_project', 'wandb_run_name', 'checkpointing', 'deterministic'}
 if state:
     _old = state['config']
     _changed = {k: (_old.get(k), json.loads(json.dumps(v))) for k, v in config.items()
                 if _old.get(k) != json.loads(json.dumps(v))}
     _refused = [f'{k}: {a!r} there, {b!r} now' for k, (a, b) in _changed.items() if k not in _free]
     if _refused:
-        raise UserError(f"'{out_dir}' holds a run with another configuration ({'; '.join(_refused)}): use those values, "
-                        'another --out_dir, or --init_from=scratch --overwrite=true')
+        raise UserError(f"'{out_dir}' holds a run with another configuration ({'; '.join(_refused)}): use those "
+                        'values, another --out_dir, or --init_from=scratch --overwrite=true')
     for _k in ('learning_rate', 'muon_lr', 'max_iters'):
         if _k in _changed:
             say(f'note: {_k} changes from {_changed[_k][0]} to {_changed[_k][1]}')
@@ -265,8 +258,8 @@ say(f'data {", ".join(paths)} | {len(windows.rows) * len(paths)} train and {len(
     f'{windows.n_frames} frames of {windows.n_points // windows.ratio} points | '
     f'{"in memory" if windows.in_memory else "read from HDF5"}')
 if state and state['data']['identity'] != windows.identity and not force_data:
-    raise UserError(f"the data are not those that '{out_dir}' was trained on (another file, seed or number of rows): put "
-                    'them back, or --force_data=true')
+    raise UserError(f"the data are not those that '{out_dir}' was trained on (another file, seed or number of rows): "
+                    'put them back, or --force_data=true')
 
 # ---- model
 torch.manual_seed(seed)
@@ -281,12 +274,13 @@ args = model_args(cfg)
 if state or weights:
     found = state or weights
     differ = [f'{k}: {found["model_args"].get(k)!r} there, {v!r} now' for k, v in args.items()
-              if found['model_args'].get(k) != v and k not in ('checkpointing', 'mean', 'std', 'default_params', 'drop_path')]
+              if found['model_args'].get(k) != v
+              and k not in ('checkpointing', 'mean', 'std', 'default_params', 'drop_path')]
     if differ:
         raise UserError(f"the checkpoint's model is another one ({'; '.join(differ)})")
-    model = build({**args, **({k: found['model_args'][k] for k in ('mean', 'std')} if state else {})},
-                  found['model'] if state else found['ema'], last_path if state else _file)
-    args = model_args(model.cfg)
+    args.update({k: found['model_args'][k] for k in ('mean', 'std')})  # what the weights are used to
+    (windows.mean,), (windows.std,) = args['mean'], args['std']
+    model = build(args, found['model'] if state else found['ema'], last_path if state else _file)
 else:
     model = UPT(cfg)
 model.to(device)
@@ -410,10 +404,10 @@ environment = {'python': platform.python_version(), 'torch': str(torch.__version
 def save(path, everything=True):
     """last.pt holds everything a resume needs; best.pt the weights and what describes them."""
     saved = {'model': model.state_dict(), 'ema': ema_model.state_dict(), 'model_args': args,
-             'config': json.loads(json.dumps(config)), 'iter': iteration, 'stage': stages[min(stage_index, len(stages) - 1)],
-             'stage_index': stage_index, 'best': best, 'bad_evals': bad_evals, 'train_seconds': train_seconds + spent(),
-             'finished': finished, 'data': {'paths': paths, 'identity': windows.identity, 'n_trajectories': windows.n_trajectories},
-             'environment': environment, 'peak_memory_gb': peak_memory()}
+             'config': json.loads(json.dumps(config)), 'iter': iteration, 'stage': stages[stage_index],
+             'stage_index': stage_index, 'best': best, 'bad_evals': bad_evals, 'finished': finished,
+             'train_seconds': train_seconds + spent(), 'environment': environment, 'peak_memory_gb': peak_memory(),
+             'data': {'paths': paths, 'identity': windows.identity, 'n_trajectories': windows.n_trajectories}}
     if everything:
         saved.update(optimizers=[o.state_dict() for o in optimizers], sampler=sampler.state())
     if master:
@@ -434,8 +428,8 @@ def log_row(**row):
         csv.DictWriter(file, log_columns, restval='').writerow(row)
 
 
-log_columns = ['iter', 'stage', 'loss', 'field', 'latent', 'inverse_encoding', 'inverse_decoding', 'spectral', 'latent_norm',
-               'grad_norm', 'learning_rate', 'val_nrmse', 'train_seconds']
+log_columns = ['iter', 'stage', 'loss', 'field', 'latent', 'inverse_encoding', 'inverse_decoding', 'spectral',
+               'latent_norm', 'grad_norm', 'learning_rate', 'val_nrmse', 'train_seconds']
 clock_start = time.perf_counter()
 stopped_by = 0
 
@@ -453,16 +447,16 @@ for _number in (signal.SIGINT, signal.SIGTERM):
 iters = {}
 for name in stages:
     entry = stage_table[name]
-    iters[name] = min(entry['iters'], math.ceil(entry['epochs'] * windows.n_windows / batch_size) if entry['epochs'] else
-                      math.inf)
+    passes = math.ceil(entry['epochs'] * windows.n_windows / batch_size)
+    iters[name] = min(entry['iters'], passes) if passes else entry['iters']
 if finished and max_iters > state['config']['max_iters']:            # more was asked for since patience ran out
     finished, bad_evals = False, 0
 if state and stage_index == len(stages) - 1 and (iteration >= iters[stages[-1]] or finished):
     say(f"'{out_dir}' is already finished: {iteration} iterations, best validation nRMSE {best:.4f}")
     sys.exit(0)
 if master:
-    say(f"{'resuming' if state else 'fine-tuning ' + init_from + ' in' if weights else 'starting'} '{out_dir}' at iteration "
-        f'{iteration}')
+    what = 'resuming' if state else f'fine-tuning {init_from} in' if weights else 'starting'
+    say(f"{what} '{out_dir}' at iteration {iteration}")
     kept = []
     if state and os.path.exists(log_path):                           # rows after the checkpoint are trained again
         with open(log_path, newline='') as file:
@@ -486,7 +480,7 @@ if wandb_log and master:
         wandb.init(project=wandb_project, name=wandb_run_name or out_dir, config=config,
                    settings=wandb.Settings(init_timeout=30))
     except Exception as error:                                       # whatever it is, training goes on
-        say(f'wandb is off ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ""}); log.csv has it all')
+        say(f'wandb is off ({type(error).__name__}: {" ".join(str(error).split())[:80]}); log.csv has it all')
         wandb = None
 
 
@@ -498,12 +492,13 @@ def check_step(it, index, stats, event):
     if math.isfinite(loss) and math.isfinite(norm) and abs(loss) < 1e6:
         return loss, norm
     if master:
-        save_checkpoint(os.path.join(out_dir, 'nan_dump.pt'), {'index': index, 'iter': it, 'loss': loss, 'grad_norm': norm})
+        save_checkpoint(os.path.join(out_dir, 'nan_dump.pt'),
+                        {'index': index, 'iter': it, 'loss': loss, 'grad_norm': norm})
     rates = ', '.join(f'{o.param_groups[0]["lr"]:.2e}' for o in optimizers)
     rows = sorted({windows.rows[int(i) // windows.n_starts % len(windows.rows)] for i in index})
     raise UserError(f'iteration {it}: loss {loss}, gradient norm {norm} (learning rates {rates}; trajectories '
-                    f'{", ".join(map(str, rows[:8]))}{" ..." if len(rows) > 8 else ""}; batch in nan_dump.pt): lower the '
-                    f"learning rates or check the data; '{last_path}' is as it was last saved")
+                    f'{", ".join(map(str, rows[:8]))}{" ..." if len(rows) > 8 else ""}; batch in nan_dump.pt): lower '
+                    f"the learning rates or check the data; '{last_path}' is as it was last saved")
 
 
 # ---- the loop
@@ -614,7 +609,7 @@ while stage_index < len(stages):
         break
     stage_index, iteration, finished = stage_index + 1, 0, False     # the next stage starts afresh
 save(last_path)
-say(f'done: {iteration} iterations in {(train_seconds + spent()) / 60:.1f} minutes | best validation nRMSE {best:.4f} | '
-    f"python eval.py --ckpt {out_dir}")
+say(f'done: {iteration} iterations in {(train_seconds + spent()) / 60:.1f} minutes | best validation nRMSE {best:.4f} '
+    f'| python eval.py --ckpt {out_dir}')
 if ddp:
     dist.destroy_process_group()

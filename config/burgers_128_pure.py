@@ -1,4 +1,4 @@
-# The headline: 128 tokens of 128, pure transformer operator with standard attention, nu .001, 1024 points, one frame in.
+# The headline: 128 tokens of 128, pure operator, standard attention, nu .001, 1024 points, one frame in.
 #
 #     python train.py config/burgers_128_pure.py
 #     torchrun --standalone --nproc_per_node=4 train.py config/burgers_128_pure.py
@@ -9,7 +9,6 @@ nu = .001
 n_trajectories = 10000
 space_stride = 1                   # 1024 points in
 query_stride = 1
-early = 2.                         # as in burgers_cpu.py: the steep early frames decide a rollout
 arch = 'pure'
 attention = 'standard'
 patch_size = 8                     # 128 patches

@@ -9,7 +9,6 @@ nu = .001
 n_trajectories = 10000
 space_stride = 1                   # 1024 points in
 query_stride = 1
-early = 2.                         # as in burgers_cpu.py: the steep early frames decide a rollout
 arch = 'pure'
 attention = 'channel'
 patch_size = 8                     # 128 patches

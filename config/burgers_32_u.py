@@ -1,4 +1,4 @@
-# 32 tokens of 16, U-shaped, channel-separated attention, no inverse losses: the baseline of the 2 x 2 and of the token study.
+# 32 tokens of 16, U-shaped, channel-separated attention, no inverse losses: the baseline of the token study.
 #
 #     python train.py config/burgers_32_u.py
 #     torchrun --standalone --nproc_per_node=4 train.py config/burgers_32_u.py
@@ -9,7 +9,6 @@ nu = .001
 n_trajectories = 10000
 space_stride = 1                   # 1024 points in
 query_stride = 1
-early = 2.                         # as in burgers_cpu.py: the steep early frames decide a rollout
 arch = 'u'
 attention = 'channel'
 patch_size = 8                     # 128 patches, pooled to 32 tokens
