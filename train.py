@@ -231,8 +231,9 @@ elif init_from not in ('auto', 'scratch'):
 
 # a resumed run may change these; everything else would make it another experiment
 _free = {'out_dir', 'init_from', 'overwrite', 'force_data', 'eval_interval', 'eval_batches', 'log_interval',
-         'save_interval', 'max_iters', 'epochs', 'patience', 'learning_rate', 'muon_lr', 'data_dir', 'data_path', 'memory_gb', 'device',
-         'compile', 'dtype', 'wandb_log', 'wandb_project', 'wandb_run_name', 'checkpointing', 'deterministic'}
+         'save_interval', 'max_iters', 'epochs', 'patience', 'learning_rate', 'muon_lr', 'data_dir', 'data_path',
+         'memory_gb', 'device', 'compile', 'dtype', 'wandb_log', 'wandb_project', 'wandb_run_name', 'checkpointing',
+         'deterministic'}
 if state:
     _old = state['config']
     _changed = {k: (_old.get(k), json.loads(json.dumps(v))) for k, v in config.items()

@@ -743,7 +743,8 @@ def test_model_arguments_that_do_not_fit_the_weights_are_refused(tmp_path, saved
     refused(load, str(tmp_path))
 
 
-@pytest.mark.parametrize('error, shown', [(OSError(28, 'No space left on device'), UserError), (KeyError('x'), KeyError),
+@pytest.mark.parametrize('error, shown', [(OSError(28, 'No space left on device'), UserError),
+                                          (KeyError('x'), KeyError),
                                           (RuntimeError('unexpected pos 576 vs 534'), UserError)])
 def test_failed_save_keeps_the_old_file(tmp_path, saved, monkeypatch, error, shown):
     path = put(tmp_path / 'last.pt', saved[1])

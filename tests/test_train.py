@@ -82,8 +82,8 @@ def test_finished_run_is_left_alone(smoke, burgers_file):
 @pytest.mark.parametrize('extra', [[], ['--dtype=bfloat16', '--optimizer=adamw'], ['--memory_gb=0', '--input_frames=2'],
                                    ['--arch=u', '--attention=channel', '--checkpointing=true']])
 def test_killed_run_resumes_bit_equal(tmp_path, burgers_file, monkeypatch, extra):
-    common = [SMOKE, f'--data_path={burgers_file}', '--drop_path=.2', '--noise=.01', '--accumulation=2', '--max_iters=12',
-              '--save_interval=5', '--boost=1', *extra]
+    common = [SMOKE, f'--data_path={burgers_file}', '--drop_path=.2', '--noise=.01', '--accumulation=2',
+              '--max_iters=12', '--save_interval=5', '--boost=1', *extra]
     train_here(monkeypatch, *common, f'--out_dir={tmp_path}/whole')
     child = subprocess.Popen([sys.executable, os.path.join(ROOT, 'train.py'), *common, f'--out_dir={tmp_path}/killed'],
                              stdout=subprocess.PIPE, text=True, env=ENV)
@@ -187,10 +187,11 @@ def test_one_batch_over_fits(tmp_path, burgers_file, monkeypatch):
 
 
 BAD = [('--learning_rat=1', "unknown key 'learning_rat', did you mean 'learning_rate'?"),
-       ('--device=tpu', 'cpu'), ('--dtype=fp8', 'bfloat16'), ('--batch_size=0', 'batch_size=0'), ('--batch_size=-1', 'batch_size'),
-       ('--learning_rate=nan', 'finite'), ('--out_dir=', 'out_dir'), ('--n_head=3', 'n_head'), ('--data_path=nowhere.hdf5', 'nowhere'),
-       ('--stages=operater', 'operator'), ('--patch_size=3', 'does not divide'), ('--latent_tokens=5', 'does not divide'),
-       ('--unroll=60', '41'), ('--accumulation=3', 'multiple'), ('--init_from=nowhere', 'no checkpoint'), ('nofile.py', 'nofile.py')]
+       ('--device=tpu', 'cpu'), ('--dtype=fp8', 'bfloat16'), ('--batch_size=0', 'batch_size=0'),
+       ('--batch_size=-1', 'batch_size'), ('--learning_rate=nan', 'finite'), ('--out_dir=', 'out_dir'),
+       ('--n_head=3', 'n_head'), ('--data_path=nowhere.hdf5', 'nowhere'), ('--stages=operater', 'operator'),
+       ('--patch_size=3', 'does not divide'), ('--latent_tokens=5', 'does not divide'), ('--unroll=60', '41'),
+       ('--accumulation=3', 'multiple'), ('--init_from=nowhere', 'no checkpoint'), ('nofile.py', 'nofile.py')]
 
 
 @pytest.mark.parametrize('arg, says', BAD, ids=[b[0] for b in BAD])
@@ -217,7 +218,8 @@ def test_errors_of_the_script_itself(tmp_path, smoke, burgers_file):
     assert 'o' in error_line(run('--ckpt', 'o', script='eval.py', cwd=tmp_path, check=False))
 
 
-@pytest.mark.parametrize('change, says', [('--depth=3', 'depth: 2 there, 3 now'), ('--n_trajectories=10', 'n_trajectories')])
+@pytest.mark.parametrize('change, says', [('--depth=3', 'depth: 2 there, 3 now'),
+                                          ('--n_trajectories=10', 'n_trajectories')])
 def test_resume_with_another_configuration_is_refused(change, says, smoke, burgers_file, monkeypatch):
     with pytest.raises(ValueError, match=says):
         train_here(monkeypatch, SMOKE, f'--data_path={burgers_file}', f'--out_dir={smoke}/o', change)
@@ -236,8 +238,8 @@ def test_scratch_refuses_to_overwrite(smoke, burgers_file, monkeypatch):
 
 
 def test_fine_tuning_starts_from_weights(smoke, burgers_file, tmp_path, monkeypatch):
-    g = train_here(monkeypatch, SMOKE, f'--data_path={burgers_file}', f'--out_dir={tmp_path}/o', f'--init_from={smoke}/o',
-                   '--max_iters=1', '--learning_rate=1e-9', '--muon_lr=1e-9')
+    g = train_here(monkeypatch, SMOKE, f'--data_path={burgers_file}', f'--out_dir={tmp_path}/o',
+                   f'--init_from={smoke}/o', '--max_iters=1', '--learning_rate=1e-9', '--muon_lr=1e-9')
     old = torch.load(smoke / 'o' / 'best.pt', weights_only=True)['ema']
     assert all(torch.allclose(v, old[k], atol=1e-6) for k, v in g['model'].state_dict().items())
 
@@ -292,7 +294,8 @@ def test_patience_stops_early(tmp_path, burgers_file, monkeypatch):
 def test_sample_and_bench_run(smoke):
     run('--ckpt', 'o', script='sample.py', cwd=smoke)
     assert {'rollout.npz', 'rollout.png', 'rollout.gif'} <= set(os.listdir(smoke / 'o'))
-    run('--ckpt', 'o', '--random', '3', '--points', '.1', '.9', '--format', 'hdf5', '--out', 'r', script='sample.py', cwd=smoke)
+    run('--ckpt', 'o', '--random', '3', '--points', '.1', '.9', '--format', 'hdf5', '--out', 'r', script='sample.py',
+        cwd=smoke)
     assert os.listdir(smoke / 'r') == ['rollout.hdf5']
     run('speed', SMOKE, '--repeats', '2', '--json', 's.json', script='bench.py', cwd=smoke)
     found = json.load(open(smoke / 's.json'))[0]
