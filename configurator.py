@@ -46,6 +46,14 @@ def one_line_errors():
     sys.excepthook = _excepthook
 
 
+def say(text):
+    """Print a line at once. A closed pipe (`| head`) must not stop a long run: the rest goes nowhere."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 def _excepthook(kind, error, trace):
     if issubclass(kind, UserError):
         print(f'error: {error}', file=sys.stderr)

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 import solvers
-from configurator import UserError, one_line_errors
+from configurator import UserError, one_line_errors, say
 
 CHUNK_ROWS = 16                       # rows read at a time: 13 MB of a released file
 
@@ -124,10 +124,10 @@ def _check_layout(path, file, quiet):
     old = x[0] < 0
     if not quiet:
         if old:
-            print(f"data: '{path}' is of the old generation (x in (-1, 1)): it solves u_t + (u²)_x, without the "
+            say(f"data: '{path}' is of the old generation (x in (-1, 1)): it solves u_t + (u²)_x, without the "
                   '1/2 of the corrected files; figures on the two are not comparable')
         if tensor.dtype != np.float32:
-            print(f"data: '{path}' holds {tensor.dtype}, cast to float32")
+            say(f"data: '{path}' holds {tensor.dtype}, cast to float32")
     length = 2. if old else 1.
     return Source(path, 'burgers', ('u',), n, n_frames, float((t[-1] - t[0]) / (n_frames - 1)),
                   (x,), (-1. if old else 0.,), (length,), True, {'Nu': nu}, 'old' if old else 'new',
@@ -197,7 +197,7 @@ def find_or_make(dataset, data_dir, data_path, nu, n_trajectories, device='cpu')
     if os.path.exists(released):
         return [released]
     if not os.path.exists(path):
-        print(f"data: no '{released}' and no '{path}'", flush=True)
+        say(f"data: no '{released}' and no '{path}'")
         solvers.write_burgers(path, n_trajectories, nu, device='cuda' if device.startswith('cuda') else 'cpu')
     return [path]
 
@@ -221,7 +221,7 @@ class Windows:
         first = sources[0]
         n = min(n_trajectories, *(s.n for s in sources))
         if n < n_trajectories:
-            print(f'data: {n} trajectories are there, n_trajectories={n_trajectories} were asked for')
+            say(f'data: {n} trajectories are there, n_trajectories={n_trajectories} were asked for')
         self.n_trajectories = n
         for s in sources:
             if (s.n_frames, s.shape, s.generation) != (first.n_frames, first.shape, first.generation) \
@@ -269,7 +269,7 @@ class Windows:
         self.mean = float(total / count)
         self.std = float(np.sqrt(max(squares / count - self.mean ** 2, 0.)))
         if self.std < 1e-8:
-            print(f'data: the train fields are constant (std {self.std:.1e}); scaled by 1 instead')
+            say(f'data: the train fields are constant (std {self.std:.1e}); scaled by 1 instead')
             self.std = 1.
         self.identity = digest.hexdigest()
         self.u = torch.cat(kept) if self.in_memory else None            # (N, T, Xq, C)

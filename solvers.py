@@ -32,7 +32,7 @@ import h5py
 import numpy as np
 import torch
 
-from configurator import UserError, one_line_errors
+from configurator import UserError, one_line_errors, say
 
 FORMAT_VERSION = 1
 N_CELLS, N_FRAMES, DT_SAVE = 1024, 201, .01      # what PDEBench stores for 1D Burgers
@@ -180,7 +180,7 @@ def solver_device(device='auto'):
     if device == 'auto':
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
     if device == 'mps':
-        print('solvers: mps has no float64, solving on the cpu')
+        say('solvers: mps has no float64, solving on the cpu')
         device = 'cpu'
     if device.startswith('cuda') and not torch.cuda.is_available():
         raise UserError('device=cuda was asked for, but torch sees no CUDA device: use --device cpu')
@@ -207,8 +207,8 @@ def write_burgers(path, n, nu, seed=0, device='auto', batch_size=None):
     start, n_probe = time.perf_counter(), min(n, batch_size, 16)
     burgers(torch.from_numpy(burgers_initial(n_probe, seed=seed)).to(device), nu, t[:41]).cpu()
     seconds = (time.perf_counter() - start) / n_probe * 5 * n
-    print(f'solvers: making {path}: {n} trajectories of Burgers at nu {nu:g}, seed {seed}, on {device}: '
-          f'about {seconds / 60:.1f} minutes and {n_bytes / 1e9:.2f} GB', flush=True)
+    say(f'solvers: making {path}: {n} trajectories of Burgers at nu {nu:g}, seed {seed}, on {device}: '
+          f'about {seconds / 60:.1f} minutes and {n_bytes / 1e9:.2f} GB')
 
     temporary = f'{path}.tmp.{os.getpid()}'
     try:
@@ -228,8 +228,8 @@ def write_burgers(path, n, nu, seed=0, device='auto', batch_size=None):
                 now, done = time.perf_counter(), first + size
                 if now - last_print > 5 or done == n:
                     eta = (now - start) / done * (n - done)
-                    print(f'solvers: {done}/{n} {done / n:.0%} | {1e3 * (now - start) / done:.1f} ms a '
-                          f'trajectory | eta {eta:.0f}s', flush=True)
+                    say(f'solvers: {done}/{n} {done / n:.0%} | {1e3 * (now - start) / done:.1f} ms a '
+                          f'trajectory | eta {eta:.0f}s')
                     last_print = now
             file.attrs['complete'] = 1
         with open(temporary, 'rb') as file:

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+import configurator
 import data
 import losses
 from configurator import UserError, configure, one_line_errors
@@ -101,6 +102,7 @@ inverse_decoding_ramp = .2         # fraction of the iterations over which its w
 stages = ('operator',)             # trained in this order
 max_iters = 3000                   # iterations; 0 skips the stage
 epochs = 0.                        # if not 0: stop after so many passes over the windows, where that is earlier
+max_minutes = 0.                   # if not 0: train so long; schedules follow the clock, so runs are not bit-equal
 batch_size = 32                    # windows an iteration, over all processes
 accumulation = 1                   # micro-batches they are split into
 optimizer = 'muon'                 # muon (hidden matrices; AdamW for the rest) or adamw
@@ -128,7 +130,7 @@ config = configure(globals(), sys.argv[1:], __file__, _choices)
 globals().update(config)
 
 _may_be_zero = {'seed', 'boost', 'noise', 'halo', 'encoder_depth', 'decoder_depth', 'drop_path', 'log_clamp', 'beta2',
-                'unroll_switch', 'max_iters', 'epochs', 'weight_decay', 'grad_clip', 'warmup_iters', 'min_lr_ratio',
+                'unroll_switch', 'max_iters', 'epochs', 'max_minutes', 'weight_decay', 'grad_clip', 'warmup_iters', 'min_lr_ratio',
                 'ema_decay', 'patience', 'inverse_decoding_ramp', *(k for k in config if k.startswith('lambda_'))}
 for _key, _value in config.items():
     if isinstance(_value, (int, float)) and not isinstance(_value, bool) and _key != 'memory_gb':
@@ -137,6 +139,8 @@ for _key, _value in config.items():
 for _key in ('drop_path', 'ema_decay', 'beta2'):
     if config[_key] >= 1:
         raise UserError(f'{_key}={config[_key]} must be below 1')
+if max_minutes and int(os.environ.get('WORLD_SIZE', 1)) > 1:
+    raise UserError('max_minutes needs one process, since clocks differ: set max_iters instead')
 if unroll_start > unroll:
     raise UserError(f'unroll_start={unroll_start} is more than unroll={unroll}')
 if not out_dir or not stages or not depths or min(depths) < 1:
@@ -148,17 +152,7 @@ rank, world = (int(os.environ['RANK']), int(os.environ['WORLD_SIZE'])) if ddp el
 master = rank == 0
 if batch_size % (world * accumulation):
     raise UserError(f'batch_size={batch_size} must be a multiple of {world} processes x accumulation={accumulation}')
-
-
-def say(text):
-    """Print on the first process; a closed pipe must not stop a training."""
-    if master:
-        try:
-            print(text, flush=True)
-        except BrokenPipeError:
-            sys.stdout = open(os.devnull, 'w')
-
-
+say = configurator.say if master else lambda text: None
 if device == 'auto':
     device = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
 if device.startswith('cuda') and not torch.cuda.is_available():
@@ -231,7 +225,7 @@ elif init_from not in ('auto', 'scratch'):
 
 # a resumed run may change these; everything else would make it another experiment
 _free = {'out_dir', 'init_from', 'overwrite', 'force_data', 'eval_interval', 'eval_batches', 'log_interval',
-         'save_interval', 'max_iters', 'epochs', 'patience', 'learning_rate', 'muon_lr', 'data_dir', 'data_path',
+         'save_interval', 'max_iters', 'epochs', 'max_minutes', 'patience', 'learning_rate', 'muon_lr', 'data_dir', 'data_path',
          'memory_gb', 'device', 'compile', 'dtype', 'wandb_log', 'wandb_project', 'wandb_run_name', 'checkpointing',
          'deterministic'}
 if state:
@@ -394,12 +388,13 @@ if state:
     sampler = data.Sampler(windows.n_windows, batch_size, seed, **state['sampler'])
     for o, saved in zip(optimizers, state['optimizers']):
         o.load_state_dict(saved)
-_commit = subprocess.run(['git', 'rev-parse', 'HEAD'], capture_output=True, text=True,
-                         cwd=os.path.dirname(os.path.abspath(__file__)))
+_here = os.path.dirname(os.path.abspath(__file__))
+_commit = subprocess.run(['git', 'rev-parse', 'HEAD'], capture_output=True, text=True, cwd=_here).stdout.strip() \
+    if shutil.which('git') else ''
 environment = {'python': platform.python_version(), 'torch': str(torch.__version__), 'numpy': np.__version__,
                'platform': platform.platform(), 'device': torch.cuda.get_device_name(device) if device.type == 'cuda'
                else platform.processor() or platform.machine(), 'threads': torch.get_num_threads(), 'processes': world,
-               'commit': _commit.stdout.strip() if _commit.returncode == 0 else '', 'command': ' '.join(sys.argv)}
+               'commit': _commit, 'command': ' '.join(sys.argv)}
 
 
 def save(path, everything=True):
@@ -421,6 +416,12 @@ def peak_memory():
 
 def spent():
     return time.perf_counter() - clock_start
+
+
+def fraction_done(it, n_iters):
+    """Of the stage, 0 .. 1; its schedules follow it."""
+    by_clock = (train_seconds + spent()) / (60 * max_minutes) if max_minutes else 0.
+    return max(it / n_iters if n_iters else 1., by_clock)
 
 
 def log_row(**row):
@@ -452,7 +453,7 @@ for name in stages:
     iters[name] = min(entry['iters'], passes) if passes else entry['iters']
 if finished and max_iters > state['config']['max_iters']:            # more was asked for since patience ran out
     finished, bad_evals = False, 0
-if state and stage_index == len(stages) - 1 and (iteration >= iters[stages[-1]] or finished):
+if state and stage_index == len(stages) - 1 and (fraction_done(iteration, iters[stages[-1]]) >= 1 or finished):
     say(f"'{out_dir}' is already finished: {iteration} iterations, best validation nRMSE {best:.4f}")
     sys.exit(0)
 if master:
@@ -510,7 +511,7 @@ while stage_index < len(stages):
     pending, last_time, last_iter = [], time.perf_counter(), iteration
     while iteration < n_iters and not finished:
         # 1. learning rate, and all that is random, from the iteration alone
-        progress = iteration / n_iters
+        progress = fraction_done(iteration, n_iters)
         warm = min(1., (iteration + 1) / max(1, warmup_iters))
         decay = min_lr_ratio + (1 - min_lr_ratio) * .5 * (1 + math.cos(math.pi * progress))
         for o, lr in zip(optimizers, base_lr):
@@ -555,13 +556,13 @@ while stage_index < len(stages):
         iteration += 1
 
         # 4. validate, log, checkpoint
-        done = iteration == n_iters or stopped_by
-        evaluate, logs = iteration % eval_interval == 0 or iteration == n_iters, iteration % log_interval == 0
+        ended = fraction_done(iteration, n_iters) >= 1
+        evaluate, logs = iteration % eval_interval == 0 or ended, iteration % log_interval == 0
         if ddp:                                                      # all processes stop at the same iteration
             flag = torch.tensor([int(stopped_by)], device=device)
             dist.all_reduce(flag, dist.ReduceOp.MAX)
             stopped_by = int(flag)
-            done = iteration == n_iters or stopped_by
+        done = ended or stopped_by
         if evaluate or logs or done or iteration % save_interval == 0:
             while pending:                                           # never save what was not checked
                 check_step(*pending.pop(0))
@@ -572,8 +573,8 @@ while stage_index < len(stages):
                    **{k: float(v) for k, v in parts.items()}}
         if logs:
             mem = f' | mem {peak_memory():.1f}G' if device.type == 'cuda' else ''
-            eta = int(ms * (n_iters - iteration) / 1e3)
-            say(f'iter {iteration}/{n_iters} {iteration / n_iters:.0%} | loss {row["loss"]:.4f} | '
+            eta = int((60 * max_minutes - train_seconds - spent()) if max_minutes else ms * (n_iters - iteration) / 1e3)
+            say(f'iter {iteration}/{n_iters} {fraction_done(iteration, n_iters):.0%} | loss {row["loss"]:.4f} | '
                 + ' '.join(f'{k} {float(v):.4f}' for k, v in parts.items())
                 + f' | {ms:.1f} ms | {batch_size / ms:.2f}k samples/s{mem} | eta {eta // 60}m{eta % 60:02d}s')
         if iteration % save_interval == 0 and not done:

@@ -18,6 +18,8 @@ hidden_dim = 256
 encoder_dim = decoder_dim = 128
 depths = (2, 4, 2)
 n_head = 8
+mlp_ratio = 4.
+drop_path = .1
 batch_size = 48                    # 12 x accumulation 4 of the reference recipe, in one go
 accumulation = 1
 max_iters = 25 * 8000 * 38 // 48   # 25 epochs of 8000 trajectories x 38 windows

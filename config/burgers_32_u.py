@@ -19,6 +19,8 @@ encoder_dim = decoder_dim = 64
 depths = (1, 1, 1)
 group_size = 12
 n_head = 3                         # in a group
+mlp_ratio = 4.
+drop_path = .1
 lambda_inverse_encoding = 0.
 lambda_inverse_decoding = 0.
 batch_size = 48                    # 12 x accumulation 4 of the reference recipe, in one go

@@ -19,6 +19,8 @@ encoder_dim = decoder_dim = 64
 depths = (1, 1, 1)
 group_size = 12
 n_head = 3                         # in a group
+mlp_ratio = 4.
+drop_path = .1
 batch_size = 48                    # 12 x accumulation 4 of the reference recipe, in one go
 accumulation = 1
 max_iters = 25 * 8000 * 38 // 48   # 25 epochs of 8000 trajectories x 38 windows

@@ -4,6 +4,7 @@ import glob
 import json
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,6 +44,12 @@ def weights(folder, name='last.pt'):
 
 def equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture
+def copy(smoke, tmp_path):
+    """A copy of the finished smoke run, free to be resumed (a failed run in this process keeps its lock for a while)."""
+    return shutil.copytree(smoke / 'o', tmp_path / 'copy')
 
 
 def error_line(done):
@@ -220,21 +227,21 @@ def test_errors_of_the_script_itself(tmp_path, smoke, burgers_file):
 
 @pytest.mark.parametrize('change, says', [('--depth=3', 'depth: 2 there, 3 now'),
                                           ('--n_trajectories=10', 'n_trajectories')])
-def test_resume_with_another_configuration_is_refused(change, says, smoke, burgers_file, monkeypatch):
+def test_resume_with_another_configuration_is_refused(change, says, copy, burgers_file, monkeypatch):
     with pytest.raises(ValueError, match=says):
-        train_here(monkeypatch, SMOKE, f'--data_path={burgers_file}', f'--out_dir={smoke}/o', change)
+        train_here(monkeypatch, SMOKE, f'--data_path={burgers_file}', f'--out_dir={copy}', change)
 
 
-def test_changed_data_are_refused(smoke, burgers_file, tmp_path, monkeypatch):
+def test_changed_data_are_refused(copy, tmp_path, monkeypatch):
     import solvers
     other = solvers.write_burgers(str(tmp_path / 'other.hdf5'), 20, .01, seed=1)
     with pytest.raises(ValueError, match='force_data'):
-        train_here(monkeypatch, SMOKE, f'--data_path={other}', f'--out_dir={smoke}/o', '--max_iters=25')
+        train_here(monkeypatch, SMOKE, f'--data_path={other}', f'--out_dir={copy}', '--max_iters=25')
 
 
-def test_scratch_refuses_to_overwrite(smoke, burgers_file, monkeypatch):
+def test_scratch_refuses_to_overwrite(copy, burgers_file, monkeypatch):
     with pytest.raises(ValueError, match='overwrite'):
-        train_here(monkeypatch, SMOKE, f'--data_path={burgers_file}', f'--out_dir={smoke}/o', '--init_from=scratch')
+        train_here(monkeypatch, SMOKE, f'--data_path={burgers_file}', f'--out_dir={copy}', '--init_from=scratch')
 
 
 def test_fine_tuning_starts_from_weights(smoke, burgers_file, tmp_path, monkeypatch):
