@@ -5,7 +5,7 @@ Speed, measured.
     python bench.py speed config/burgers_128_pure.py config/burgers_128_u.py --dtype=bfloat16 --batch_size=64
     python bench.py speed config/burgers_cpu.py --json speed.json
 
-For each config: milliseconds an iteration and samples a second of the loop body of train.py itself, the share of
+For each config: milliseconds an iteration and samples a second of what train.py does in one (without accumulation), the share of
 encoder, operator, decoder, losses and optimiser in it (each timed alone, forward and backward, on the shapes it sees),
 peak memory, and milliseconds of a decoded rollout per trajectory at batch 1 and at a large batch. Times are medians;
 compare ratios within one run, since machines drift. --key=value overrides config keys as in train.py.
@@ -17,6 +17,7 @@ import json
 import os
 import resource
 import runpy
+import signal
 import statistics
 import subprocess
 import sys
@@ -51,6 +52,8 @@ def speed(config, overrides, repeats):
         with contextlib.redirect_stdout(io.StringIO()):
             here = os.path.dirname(os.path.abspath(__file__))
             g = runpy.run_path(os.path.join(here, 'train.py'), run_name='__main__')
+    for number in (signal.SIGINT, signal.SIGTERM):                   # train.py's handlers wait for a loop that has ended
+        signal.signal(number, signal.SIG_DFL)
     model, windows, device, cfg, batch = (g[k] for k in ('model', 'windows', 'device', 'cfg', 'batch_size'))
     k, frames = g['unroll'], g['input_frames']
     index = torch.arange(batch) % windows.n_windows

@@ -129,6 +129,8 @@ def _check_layout(path, file, quiet):
         if tensor.dtype != np.float32:
             say(f"data: '{path}' holds {tensor.dtype}, cast to float32")
     length = 2. if old else 1.
+    if abs(n_cells * dx.mean() - length) > .02 * length:
+        raise UserError(f"'{path}': x spans {n_cells * dx.mean():g}; expected (0, 1), or (-1, 1) of the old generation")
     return Source(path, 'burgers', ('u',), n, n_frames, float((t[-1] - t[0]) / (n_frames - 1)),
                   (x,), (-1. if old else 0.,), (length,), True, {'Nu': nu}, 'old' if old else 'new',
                   str(tensor.dtype))
@@ -183,27 +185,39 @@ def check_overlap(named_rows):
                                 f'{other[1]} ({other[0]}): the splits leak into each other')
 
 
-def find_or_make(dataset, data_dir, data_path, nu, n_trajectories, device='cpu'):
+def find_or_make(data_dir, data_path, nu, n_trajectories, device='cpu', before_making=lambda: None):
     """Paths of the files a config asks for. An explicit data_path must exist. Otherwise the released file, or the
-    built-in solver's file of that many trajectories, is looked for in data_dir, and made there if absent."""
+    built-in solver's file of that many trajectories, is looked for in data_dir, and made there if absent, after a call
+    of before_making()."""
     if data_path:
         paths = [data_path] if os.path.exists(data_path) else [p.strip() for p in data_path.split(',') if p.strip()]
         for path in paths:
             if not os.path.exists(path):
                 raise UserError(f"data_path '{path}' does not exist: leave data_path empty to have the data made")
         return paths
-    released = os.path.join(data_dir, f'1D_Burgers_Sols_Nu{nu:g}.hdf5')
+    released = os.path.join(data_dir, f'1D_Burgers_Sols_Nu{float(nu)}.hdf5')         # Nu0.001, Nu1.0
     path = solvers.burgers_path(data_dir, nu, n_trajectories)
     if os.path.exists(released):
         return [released]
     if not os.path.exists(path):
         say(f"data: no '{released}' and no '{path}'")
-        solvers.write_burgers(path, n_trajectories, nu, device='cuda' if device.startswith('cuda') else 'cpu')
+        before_making()
+        solvers.write_burgers(path, n_trajectories, nu, device=device)
     return [path]
 
 
 # ---------------------------------------------------------------------------------------------
 # training and validation windows
+
+def check_strides(n_cells, n_frames, time_stride, space_stride, query_stride, window):
+    """Raise UserError where the strides do not fit the cells, or a window of frames the trajectory."""
+    if n_cells % space_stride or space_stride % query_stride:
+        raise UserError(f'space_stride={space_stride} must divide the {n_cells} cells of the file, and '
+                        f'query_stride={query_stride} must divide space_stride')
+    if -(-n_frames // time_stride) < window:
+        raise UserError(f'{n_frames} frames at time_stride={time_stride} leave {-(-n_frames // time_stride)}, but a '
+                        f'window of input frames + unroll needs {window}')
+
 
 class Windows:
     """Windows of consecutive frames from the train rows of one or several files.
@@ -228,13 +242,8 @@ class Windows:
                     or abs(s.dt - first.dt) > 1e-9:
                 raise UserError(f"'{s.path}' and '{first.path}' differ in frames, grid, time step or generation")
         n_cells = first.shape[0]
-        if n_cells % space_stride or space_stride % query_stride:
-            raise UserError(f'space_stride={space_stride} must divide the {n_cells} cells of the file, and '
-                            f'query_stride={query_stride} must divide space_stride')
+        check_strides(n_cells, first.n_frames, time_stride, space_stride, query_stride, window)
         self.n_frames, self.n_points = -(-first.n_frames // time_stride), n_cells // query_stride
-        if self.n_frames < window:
-            raise UserError(f'{first.n_frames} frames at time_stride={time_stride} leave {self.n_frames}, but a '
-                            f'window of input frames + unroll needs {window}')
         self.rows, self.val_rows = split_rows(n, 'train'), split_rows(n, 'val')
         self.n_starts = self.n_frames - window + 1
         # start frames as n_starts U^early: more than 1 visits the early, steep frames more often than the late ones
@@ -250,8 +259,9 @@ class Windows:
             memory_gb = .5 * free / 1e9
         self.in_memory = n_bytes <= memory_gb * 1e9
         # one pass over the train rows: finite, statistics, identity, and the rows themselves where they fit
-        total, squares, count, digest = 0., 0., 0, hashlib.sha256()
-        kept, initial = [], []
+        total, squares, count, digest, filled, initial = 0., 0., 0, hashlib.sha256(), 0, []
+        self.u = torch.empty(self.n_files_rows, self.n_frames, self.n_points, len(first.fields), device=device) \
+            if self.in_memory else None                                 # (N, T, Xq, C)
         for s in sources:
             digest.update(repr((s.pde, s.n, s.n_frames, s.shape, s.params, s.generation)).encode())
             for start in range(self.rows.start, self.rows.stop, 256):
@@ -260,23 +270,25 @@ class Windows:
                 total, squares = total + u.sum(dtype=np.float64), squares + np.square(u, dtype=np.float64).sum()
                 count += u.size
                 digest.update(u[::max(1, len(part) // 8)].tobytes())
-                initial.append(u[:, :1])
+                initial.append(u[:, :1].copy())
                 if self.in_memory:
-                    kept.append(torch.from_numpy(u).to(device))
-        # each file repeats the initial conditions of the others, so compare within the first one
-        check_overlap({'train': (self.rows.start, np.concatenate(initial)[:len(self.rows)]),
-                       'val': (self.val_rows.start, val[0])})
+                    self.u[filled:filled + len(u)] = torch.from_numpy(u)
+                    filled += len(u)
+        # files of several nu repeat their initial conditions, but never across splits
+        check_overlap({'train': (self.rows.start, np.concatenate(initial)),
+                       'val': (self.val_rows.start, np.concatenate([v[:, :1] for v in val]))})
         self.mean = float(total / count)
         self.std = float(np.sqrt(max(squares / count - self.mean ** 2, 0.)))
         if self.std < 1e-8:
             say(f'data: the train fields are constant (std {self.std:.1e}); scaled by 1 instead')
             self.std = 1.
         self.identity = digest.hexdigest()
-        self.u = torch.cat(kept) if self.in_memory else None            # (N, T, Xq, C)
         self.files = None                                               # opened lazily, in this process
         params = [[p for p in s.params.values()] for s in sources]
         self.params = torch.tensor(params, dtype=torch.float32).repeat_interleave(len(self.rows), 0).to(device)
-        self.val_params = torch.tensor(params, dtype=torch.float32).repeat_interleave(len(self.val_rows), 0)
+        # validation rows of the files take turns, so that any first few of them cover all files
+        self.val = self.val.unflatten(0, (len(sources), -1)).transpose(0, 1).flatten(0, 1)
+        self.val_params = torch.tensor(params, dtype=torch.float32).repeat(len(self.val_rows), 1)
 
     def get(self, index, shift, boost, flip):
         """Gather windows `index` (B,) and apply exact symmetries of the PDE.
@@ -302,7 +314,7 @@ class Windows:
         point = send(((1 - 2 * flip)[:, None, None] * point) % self.n_points)
         u = torch.gather(u, 2, point[..., None].expand_as(u))
         u = u * send(sign)[:, None, None, None] + send(speed.float())[:, None, None, None]
-        return u.to(self.device, non_blocking=True), self.params[traj.to(self.device)]
+        return u.to(self.device, non_blocking=True), self.params[traj.to(self.device, non_blocking=True)]
 
     def _read(self, traj, start):
         if self.files is None:
@@ -344,8 +356,9 @@ class Sampler:
 
 def _free_memory():
     try:
-        return os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-    except (ValueError, OSError):                                       # not on this system (macOS)
+        with open('/proc/meminfo') as file:
+            return 1024 * next(int(line.split()[1]) for line in file if line.startswith('MemAvailable'))
+    except (OSError, StopIteration):                                    # not Linux
         return 8e9
 
 

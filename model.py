@@ -273,11 +273,14 @@ class ModelConfig:
             divides(self.n_head, self.group_size, 'n_head (heads in a group) must divide group_size')
         else:
             divides(self.n_head, self.hidden_dim, 'n_head must divide hidden_dim')
-        head_dim = (self.group_size if self.attention == 'channel' else self.hidden_dim) // self.n_head
-        if head_dim % 2 and head_dim > 1:
-            raise UserError(f'a head has {head_dim} features; rotary positions need an even number')
         divides(self.encoder_heads, self.encoder_dim, 'encoder heads must divide encoder_dim')
         divides(self.encoder_heads, self.decoder_dim, 'decoder heads must divide decoder_dim')
+        for name, width, heads in (('operator', self.group_size if self.attention == 'channel' else self.hidden_dim,
+                                    self.n_head), ('encoder', self.encoder_dim, self.encoder_heads),
+                                   ('decoder', self.decoder_dim, self.encoder_heads)):
+            if width // heads % 2:
+                raise UserError(f'a head of the {name} has {width // heads} features ({width} / {heads}); rotary positions '
+                                'need an even number')
         if self.arch == 'u':
             if len(self.depths) % 2 == 0:
                 raise UserError(f'depths={self.depths} needs an odd number of entries: down ..., bottleneck, up ...')
@@ -286,7 +289,7 @@ class ModelConfig:
 
     @property
     def encoder_heads(self):
-        return self.n_head if self.attention == 'standard' else 4
+        return 4                                                     # whatever the operator has
 
 
 # ---------------------------------------------------------------------------------------------
@@ -427,7 +430,8 @@ class AnyPointDecoder(nn.Module):
             else:
                 near = torch.gather(k, 1, at[..., None].expand(-1, -1, k.shape[-1]))
             h = h + near * basis[..., corner, :]
-        u = (self.linear(h) + self.mlp(h)).float()
+        with torch.autocast(h.device.type, enabled=False):           # the fields themselves in float32
+            u = self.linear(h.float()) + self.mlp(h.float())
         if self.cfg.log_clamp:
             u = u.sign() * self.cfg.log_clamp * torch.log1p(u.abs() / self.cfg.log_clamp)
         return u
@@ -722,9 +726,9 @@ class UPT(nn.Module):
 def resample(u, x, to, length=None):
     """Cubic (Catmull-Rom) interpolation along the last axis, from sorted points x (N,) to points `to` (M,);
     periodic with period `length` where one is given, clamped otherwise. (..., N) -> (..., M)"""
-    order = torch.argsort(x)
-    x, u = x[order].double(), u[..., order]
-    to, N = to.double(), len(x)
+    order, wide = torch.argsort(x), torch.float32 if x.device.type == 'mps' else torch.float64
+    x, u = x[order].to(wide), u[..., order]
+    to, N = to.to(wide), len(x)
     if length is not None:
         to = x[0] + (to - x[0]) % length
         near_end = (x[0] + length - to).abs() < 1e-6 * length        # rounding: the first point itself
@@ -737,7 +741,7 @@ def resample(u, x, to, length=None):
         to = to.clamp(x[0], x[-1])
     i = (torch.searchsorted(x, to + 1e-9, right=True) - 1).clamp(0, N - 1 if length is not None else N - 2)
     x0, x1, x2, x3 = (at(i + k) for k in (-1, 0, 1, 2))
-    y0, y1, y2, y3 = (values(i + k).double() for k in (-1, 0, 1, 2))
+    y0, y1, y2, y3 = (values(i + k).to(wide) for k in (-1, 0, 1, 2))
     h, s = x2 - x1, ((to - x1) / (x2 - x1)).clamp(0, 1)
     d1, d2 = (y2 - y0) / (x2 - x0) * h, (y3 - y1) / (x3 - x1) * h    # tangents, scaled to the interval
     a = 2 * s ** 3 - 3 * s ** 2

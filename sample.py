@@ -19,6 +19,7 @@ import torch
 import data
 import solvers
 from configurator import UserError, one_line_errors
+from eval import pick_device
 from model import build, find_checkpoint, load_checkpoint, resample
 
 
@@ -139,12 +140,16 @@ if __name__ == '__main__':
     parser.add_argument('--out', help='folder for the output (default: the run folder)')
     parser.add_argument('--format', choices=['npz', 'hdf5'], default='npz')
     parser.add_argument('--no_gif', action='store_true')
-    parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda', 'mps'])
+    parser.add_argument('--device', default='cpu', choices=['auto', 'cpu', 'cuda', 'mps'])
     args = parser.parse_args()
 
     file = find_checkpoint(args.ckpt)
     state = load_checkpoint(file)
-    model = build(state['model_args'], state['ema'], file).eval().to(args.device)
+    model = build(state['model_args'], state['ema'], file).eval().to(pick_device(args.device))
+    for name in ('nu', 'steps', 'resolution'):
+        value = getattr(args, name)
+        if value is not None and value <= 0:
+            raise UserError(f'--{name} {value} must be positive')
     cfg, config, n_in = model.cfg, state['config'], model.cfg.input_frames
     if len(cfg.grid) != 1:
         raise UserError('sample.py draws 1D models only; use model.load and rollout from Python for 2D')
@@ -180,12 +185,9 @@ if __name__ == '__main__':
                 raise UserError(f'the trained grid of {cfg.grid[0]} points does not divide {fine} cells')
             u0 = fine_u0[None, ::fine // cfg.grid[0], None].astype(np.float32)
             what = f'random initial condition {args.random}'
-    if steps < 1:
-        raise UserError(f'--steps {steps} must be at least 1')
     if truth is None and cfg.pde == 'burgers' and cfg.low == (0.,):
         if len(fine_u0) < fine and fine % len(fine_u0) == 0:         # refine, so that shocks stay sharp
-            grid = torch.arange(fine, dtype=torch.float64) / fine + .5 / fine
-            own = torch.arange(len(fine_u0), dtype=torch.float64) / len(fine_u0) + .5 / fine
+            grid, own = (model.grid(n)[:, 0].cpu() for n in (fine, len(fine_u0)))
             fine_u0 = resample(torch.from_numpy(fine_u0.astype(np.float64)), own, grid, 1.).numpy()
         truth = solvers.burgers(fine_u0[None], nu, np.arange(steps + 1) * cfg.dt)[..., None].float().numpy()
     n_out = args.resolution or (truth.shape[2] if truth is not None else cfg.grid[0])
@@ -196,14 +198,15 @@ if __name__ == '__main__':
     folder = args.out or (os.path.dirname(file) or '.')
     os.makedirs(folder, exist_ok=True)
     arrays = {'u': u, 'x': q[:, 0].numpy(), 't': t[1:], 'u0': u0}
+    true = None                                                      # where asked for, frame 0 included
     if truth is not None:
-        truth = truth[:, :steps + 1]
-        if not args.points and truth.shape[2] % n_out == 0:
-            arrays['truth'] = truth[:, 1:, ::truth.shape[2] // n_out]
-        else:                                                        # where asked for, by cubic interpolation
-            own = model.grid(truth.shape[2])[:, 0]
-            arrays['truth'] = resample(torch.from_numpy(truth).movedim(2, -1), own, q[:, 0], cfg.length[0]
-                                       ).movedim(-1, 2)[:, 1:].numpy()
+        true = truth[:, :steps + 1]
+        if not args.points and true.shape[2] % n_out == 0:
+            true = true[:, :, ::true.shape[2] // n_out]
+        else:
+            own = model.grid(true.shape[2])[:, 0]
+            true = resample(torch.from_numpy(true).movedim(2, -1), own, q[:, 0], cfg.length[0]).movedim(-1, 2).numpy()
+        arrays['truth'] = true[:, 1:]
     saved = os.path.join(folder, f'rollout.{args.format}')
     if args.format == 'npz':
         np.savez_compressed(saved, **arrays)
@@ -226,10 +229,7 @@ if __name__ == '__main__':
         raise SystemExit(0) from None
     first = model.decode(model.encode(torch.from_numpy(np.ascontiguousarray(u0[:1]))), q).detach().cpu().numpy()
     shown = np.concatenate([first, u[0]])[..., 0]                    # frame 0: what the decoder makes of the encoding
-    true = None
-    if 'truth' in arrays:
-        true = np.concatenate([truth[0, :1, ::truth.shape[2] // n_out], arrays['truth'][0]])[..., 0] \
-            if truth.shape[2] % n_out == 0 else None
+    true = true if true is None else true[0, ..., 0]
     title = f'{cfg.pde} ν = {nu:g}, {what}, latent {cfg.token_grid[0]} x {cfg.latent_dim}'
     x = q[:, 0].numpy()
     draw_rollout(os.path.join(folder, 'rollout.png'), x, t, shown, true, title)

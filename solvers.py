@@ -203,7 +203,8 @@ def write_burgers(path, n, nu, seed=0, device='auto', batch_size=None):
     free = shutil.disk_usage(os.path.dirname(path) or '.').free
     if free < n_bytes * 1.05:
         raise UserError(f'{path} needs {n_bytes / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free there')
-    burgers(burgers_initial(min(n, 2), seed=seed), nu, t[:3])       # warm up, then time a small batch
+    warm_up = torch.from_numpy(burgers_initial(min(n, 2), seed=seed)).to(device)
+    burgers(warm_up, nu, t[:3]).cpu()                               # then time a small batch
     start, n_probe = time.perf_counter(), min(n, batch_size, 16)
     burgers(torch.from_numpy(burgers_initial(n_probe, seed=seed)).to(device), nu, t[:41]).cpu()
     seconds = (time.perf_counter() - start) / n_probe * 5 * n

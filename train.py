@@ -31,6 +31,7 @@ import torch.distributed as dist
 import configurator
 import data
 import losses
+import solvers
 from configurator import UserError, configure, one_line_errors
 from model import (UPT, ModelConfig, build, find_checkpoint, load_checkpoint, model_args, save_checkpoint)
 
@@ -88,7 +89,7 @@ log_clamp = 0.                     # threshold of the output log-clamp; 0: none
 normalize_latent = True            # the operator ends in the encoder's normalisation
 # losses (losses.py), all means; 0 switches one off
 unroll = 4                         # latent steps a window, through all of which the gradient runs
-unroll_start = 4                   # latent steps a window in the beginning; below unroll, cheaper first steps
+unroll_start = 0                   # latent steps a window in the beginning; 0: as unroll
 unroll_switch = .5                 # fraction of the iterations at which unroll_start becomes unroll
 lambda_field = 1.                  # relative L2 of the decoded rollout
 lambda_latent = 10.                # advanced latents against encodings of the truth
@@ -130,7 +131,7 @@ config = configure(globals(), sys.argv[1:], __file__, _choices)
 globals().update(config)
 
 _may_be_zero = {'seed', 'boost', 'noise', 'halo', 'encoder_depth', 'decoder_depth', 'drop_path', 'log_clamp', 'beta2',
-                'unroll_switch', 'max_iters', 'epochs', 'max_minutes', 'weight_decay', 'grad_clip', 'warmup_iters', 'min_lr_ratio',
+                'unroll_start', 'unroll_switch', 'max_iters', 'epochs', 'max_minutes', 'weight_decay', 'grad_clip', 'warmup_iters', 'min_lr_ratio',
                 'ema_decay', 'patience', 'inverse_decoding_ramp', *(k for k in config if k.startswith('lambda_'))}
 for _key, _value in config.items():
     if isinstance(_value, (int, float)) and not isinstance(_value, bool) and _key != 'memory_gb':
@@ -141,6 +142,9 @@ for _key in ('drop_path', 'ema_decay', 'beta2'):
         raise UserError(f'{_key}={config[_key]} must be below 1')
 if max_minutes and int(os.environ.get('WORLD_SIZE', 1)) > 1:
     raise UserError('max_minutes needs one process, since clocks differ: set max_iters instead')
+if not (lambda_field or lambda_spectral or lambda_inverse_encoding):
+    raise UserError('nothing would train the decoder: lambda_field, lambda_spectral or lambda_inverse_encoding must be '
+                    'positive')
 if unroll_start > unroll:
     raise UserError(f'unroll_start={unroll_start} is more than unroll={unroll}')
 if not out_dir or not stages or not depths or min(depths) < 1:
@@ -157,15 +161,17 @@ if device == 'auto':
     device = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
 if device.startswith('cuda') and not torch.cuda.is_available():
     raise UserError(f'device={device}, but torch sees no CUDA device: use --device=cpu or --device=auto')
+if device.startswith('cuda'):                                        # cuda alone: this process's own, or the first
+    _index = int(device[5:] or os.environ.get('LOCAL_RANK', 0))
+    if _index >= torch.cuda.device_count():
+        raise UserError(f'device=cuda:{_index}, but torch sees {torch.cuda.device_count()} CUDA device(s)')
+    device = f'cuda:{_index}'
+    torch.cuda.set_device(_index)
+    torch.set_float32_matmul_precision('high')
 if device == 'mps' and not torch.backends.mps.is_available():
     raise UserError('device=mps, but torch sees no MPS device: use --device=cpu or --device=auto')
 if ddp:
-    if device == 'cuda':
-        device = f'cuda:{int(os.environ["LOCAL_RANK"])}'
     dist.init_process_group('nccl' if device.startswith('cuda') else 'gloo')
-if device.startswith('cuda'):
-    torch.cuda.set_device(device)
-    torch.set_float32_matmul_precision('high')
 device = torch.device(device)
 if deterministic:
     os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
@@ -218,10 +224,14 @@ elif init_from == 'auto' and _has_run:
 elif init_from == 'scratch' and _has_run and not overwrite:
     raise UserError(f"'{out_dir}' holds a run: --init_from=auto resumes it, --overwrite=true throws it away")
 elif init_from not in ('auto', 'scratch'):
-    if _has_run and not overwrite:
-        raise UserError(f"'{out_dir}' holds a run: choose another --out_dir for fine-tuning, or --overwrite=true")
     _file = find_checkpoint(init_from)
-    weights = load_checkpoint(_file)
+    if _has_run and not overwrite:                                   # this fine-tuning, stopped? then it goes on
+        state = load_checkpoint(last_path) if os.path.exists(last_path) else None
+        if state is None or state['config']['init_from'] != init_from:
+            raise UserError(f"'{out_dir}' holds another run: choose another --out_dir for fine-tuning, or "
+                            '--overwrite=true')
+    else:
+        weights = load_checkpoint(_file)
 
 # a resumed run may change these; everything else would make it another experiment
 _free = {'out_dir', 'init_from', 'overwrite', 'force_data', 'eval_interval', 'eval_batches', 'log_interval',
@@ -241,12 +251,23 @@ if state:
             say(f'note: {_k} changes from {_changed[_k][0]} to {_changed[_k][1]}')
 
 # ---- data
-if master:
-    paths = data.find_or_make(dataset, data_dir, data_path, nu, n_trajectories, str(device))
-if ddp:
+model_keys = {f.name: config[f.name] for f in fields(ModelConfig) if f.name in config}
+
+
+def check_fit(n_cells, n_frames):
+    """Raise UserError where the keys do not fit files of that size, before anything is made or read."""
+    data.check_strides(n_cells, n_frames, time_stride, space_stride, query_stride, input_frames + unroll)
+    ModelConfig(**model_keys, grid=(n_cells // space_stride,), token_grid=(latent_tokens,)).check()
+
+
+if ddp and not master:
     dist.barrier()                                                   # one process makes the file, the others wait
-    paths = data.find_or_make(dataset, data_dir, data_path, nu, n_trajectories, str(device))
+paths = data.find_or_make(data_dir, data_path, nu, n_trajectories, device.type,
+                          lambda: check_fit(solvers.N_CELLS, solvers.N_FRAMES))
+if ddp and master:
+    dist.barrier()
 sources = [data.open_source(p, quiet=not master) for p in paths]
+check_fit(sources[0].shape[0], sources[0].n_frames)
 windows = data.Windows(sources, n_trajectories, time_stride, space_stride, query_stride, input_frames + unroll, device,
                        memory_gb, early)
 say(f'data {", ".join(paths)} | {len(windows.rows) * len(paths)} train and {len(windows.val)} validation trajectories, '
@@ -260,7 +281,7 @@ if state and state['data']['identity'] != windows.identity and not force_data:
 torch.manual_seed(seed)
 source = sources[0]
 cfg = ModelConfig(                                                   # the keys of the same name, and what the data say
-    **{f.name: config[f.name] for f in fields(ModelConfig) if f.name in config}, fields=len(source.fields),
+    **model_keys, fields=len(source.fields),
     grid=(windows.n_points // windows.ratio,), token_grid=(latent_tokens,), low=source.low, length=source.length,
     first=tuple(float(axis[0]) for axis in source.x), periodic=source.periodic,
     boundary='periodic' if source.periodic else 'wall', pde=source.pde, params=tuple(source.params),
@@ -285,7 +306,7 @@ if state:
 if use_compile:
     for part in (model.encoder, model.operator, model.decoder):
         part.compile()                                               # in place: parameter names stay as they are
-wrapped = torch.nn.parallel.DistributedDataParallel(model) if ddp else model
+wrapped = torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=False) if ddp else model
 say(f'model {arch}, {attention} attention | {model.n_params():,} parameters: encoder '
     f'{sum(p.numel() for p in model.encoder.parameters()):,}, operator '
     f'{sum(p.numel() for p in [*model.operator.parameters(), *model.condition.parameters()]):,}, decoder '
@@ -342,7 +363,7 @@ def make_optimizers(module):
 
 def operator_losses(u, params, phase, progress, it):
     """Stage `operator`: encoder, operator and decoder together. u (B, window, Xq, C) normalised, on the query grid."""
-    k = unroll_start if progress < unroll_switch else unroll
+    k = unroll_start or unroll if progress < unroll_switch else unroll
     inverse = lambda_inverse_decoding > 0 and it % inverse_loss_frequency == 0
     u = u[:, :input_frames + k]
     seen = u[:, :, ::windows.ratio]
@@ -388,6 +409,9 @@ if state:
     sampler = data.Sampler(windows.n_windows, batch_size, seed, **state['sampler'])
     for o, saved in zip(optimizers, state['optimizers']):
         o.load_state_dict(saved)
+    if os.path.exists(best_path):                                    # written after last.pt, if the run was killed there
+        _best = load_checkpoint(best_path)
+        best = min(best, _best['best']) if _best['iter'] <= iteration else best
 _here = os.path.dirname(os.path.abspath(__file__))
 _commit = subprocess.run(['git', 'rev-parse', 'HEAD'], capture_output=True, text=True, cwd=_here).stdout.strip() \
     if shutil.which('git') else ''
@@ -433,14 +457,14 @@ def log_row(**row):
 log_columns = ['iter', 'stage', 'loss', 'field', 'latent', 'inverse_encoding', 'inverse_decoding', 'spectral',
                'latent_norm', 'grad_norm', 'learning_rate', 'val_nrmse', 'train_seconds']
 clock_start = time.perf_counter()
-stopped_by = 0
+signalled = stopped_by = 0                                           # of this process; agreed on by all of them
 
 
 def on_signal(number, _):
-    global stopped_by
-    if stopped_by:
+    global signalled
+    if signalled:
         os._exit(128 + number)                                       # the second one: at once
-    stopped_by = number
+    signalled = number
 
 
 for _number in (signal.SIGINT, signal.SIGTERM):
@@ -451,8 +475,8 @@ for name in stages:
     entry = stage_table[name]
     passes = math.ceil(entry['epochs'] * windows.n_windows / batch_size)
     iters[name] = min(entry['iters'], passes) if passes else entry['iters']
-if finished and max_iters > state['config']['max_iters']:            # more was asked for since patience ran out
-    finished, bad_evals = False, 0
+if finished and (max_iters, patience) != tuple(state['config'][k] for k in ('max_iters', 'patience')):
+    finished, bad_evals = False, 0                                   # more was asked for since patience ran out
 if state and stage_index == len(stages) - 1 and (fraction_done(iteration, iters[stages[-1]]) >= 1 or finished):
     say(f"'{out_dir}' is already finished: {iteration} iterations, best validation nRMSE {best:.4f}")
     sys.exit(0)
@@ -558,8 +582,9 @@ while stage_index < len(stages):
         # 4. validate, log, checkpoint
         ended = fraction_done(iteration, n_iters) >= 1
         evaluate, logs = iteration % eval_interval == 0 or ended, iteration % log_interval == 0
+        stopped_by = signalled
         if ddp:                                                      # all processes stop at the same iteration
-            flag = torch.tensor([int(stopped_by)], device=device)
+            flag = torch.tensor([stopped_by], device=device)
             dist.all_reduce(flag, dist.ReduceOp.MAX)
             stopped_by = int(flag)
         done = ended or stopped_by

@@ -22,7 +22,7 @@ mlp_ratio = 4.
 drop_path = .1
 batch_size = 48                    # 12 x accumulation 4 of the reference recipe, in one go
 accumulation = 1
-max_iters = 25 * 8000 * 38 // 48   # 25 epochs of 8000 trajectories x 38 windows
+max_iters = 25 * 8000 * 37 // 48   # 25 epochs of 8000 trajectories x 37 windows
 patience = 10
 eval_interval = save_interval = 2000
 log_interval = 100

@@ -16,8 +16,9 @@ latent_dim = hidden_dim = encoder_dim = decoder_dim = 96
 depth = 4
 n_head = 4
 batch_size = 16                    # 8: .110, 32: fewer steps in the same time
-unroll = unroll_start = 4          # in 60 s each: 2 .158, 3 .087, 4 .054, 6 .077
-max_iters = 3000
+unroll = 4                         # in 60 s each: 2 .158, 3 .087, 4 .054, 6 .077
+lambda_inverse_decoding = 0.       # 90 s, two seeds, test: .079 .082 with it, .049 .075 without (dev/LOG.md)
+max_iters = 2600
 warmup_iters = 100
 eval_interval = save_interval = 500
 log_interval = 100

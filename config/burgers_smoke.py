@@ -11,7 +11,7 @@ latent_tokens = 16
 latent_dim = 16
 hidden_dim = encoder_dim = decoder_dim = 32
 depth = 2
-unroll = unroll_start = 2
+unroll = 2
 max_iters = 20
 batch_size = 8
 warmup_iters = 5

@@ -341,7 +341,7 @@ def test_windows_of_two_files(tmp_path, memory_gb):
     expected = np.stack([v[row, s:s + 5:2] for v in u for row in range(4, 20) for s in (0, 2)])
     assert np.array_equal(got[..., 0], expected)
     assert np.allclose(params[:, 0], np.repeat([.01, .001], 32)) and np.allclose(w.val_params[:, 0],
-                                                                                 np.repeat([.01, .001], 2))
+                                                                                 np.tile([.01, .001], 2))
 
 
 def test_number_of_trajectories(path, capsys):
@@ -447,11 +447,11 @@ def test_sampler_order_follows_the_seed():
 def test_explicit_path_must_exist(tmp_path, path, monkeypatch):
     monkeypatch.setattr(solvers, 'write_burgers', lambda *a, **k: pytest.fail('the solver was called'))
     missing = str(tmp_path / 'missing.hdf5')
-    assert missing in refused(find_or_make, 'burgers', str(tmp_path), missing, .01, 4)
+    assert missing in refused(find_or_make, str(tmp_path), missing, .01, 4)
     write(path)
-    assert find_or_make('burgers', str(tmp_path), path, .01, 4) == [path]
-    assert find_or_make('burgers', str(tmp_path), f'{path}, {path}', .01, 4) == [path, path]
-    assert missing in refused(find_or_make, 'burgers', str(tmp_path), f'{path},{missing}', .01, 4)
+    assert find_or_make(str(tmp_path), path, .01, 4) == [path]
+    assert find_or_make(str(tmp_path), f'{path}, {path}', .01, 4) == [path, path]
+    assert missing in refused(find_or_make, str(tmp_path), f'{path},{missing}', .01, 4)
     assert not os.path.exists(missing)
 
 
@@ -459,8 +459,8 @@ def test_released_file_is_preferred_and_an_absent_one_is_made(tmp_path, monkeypa
     calls, folder = [], str(tmp_path)
     monkeypatch.setattr(solvers, 'write_burgers', lambda path, n, nu, **k: calls.append((path, n, nu)))
     made = solvers.burgers_path(folder, .01, 12)
-    assert find_or_make('burgers', folder, '', .01, 12) == [made] and calls == [(made, 12, .01)]
+    assert find_or_make(folder, '', .01, 12) == [made] and calls == [(made, 12, .01)]
     write(made)
-    assert find_or_make('burgers', folder, '', .01, 12) == [made] and len(calls) == 1
+    assert find_or_make(folder, '', .01, 12) == [made] and len(calls) == 1
     released = write(tmp_path / '1D_Burgers_Sols_Nu0.01.hdf5')
-    assert find_or_make('burgers', folder, '', .01, 12) == [released] and len(calls) == 1
+    assert find_or_make(folder, '', .01, 12) == [released] and len(calls) == 1

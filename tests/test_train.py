@@ -198,7 +198,9 @@ BAD = [('--learning_rat=1', "unknown key 'learning_rat', did you mean 'learning_
        ('--batch_size=-1', 'batch_size'), ('--learning_rate=nan', 'finite'), ('--out_dir=', 'out_dir'),
        ('--n_head=3', 'n_head'), ('--data_path=nowhere.hdf5', 'nowhere'), ('--stages=operater', 'operator'),
        ('--patch_size=3', 'does not divide'), ('--latent_tokens=5', 'does not divide'), ('--unroll=60', '41'),
-       ('--accumulation=3', 'multiple'), ('--init_from=nowhere', 'no checkpoint'), ('nofile.py', 'nofile.py')]
+       ('--accumulation=3', 'multiple'), ('--init_from=nowhere', 'no checkpoint'), ('nofile.py', 'nofile.py'),
+       ('--encoder_dim=12', 'even'), ('--space_stride=3', 'must divide'), ('--device=cuda:15', 'CUDA'),
+       ('--unroll_start=3', 'unroll=2')]
 
 
 @pytest.mark.parametrize('arg, says', BAD, ids=[b[0] for b in BAD])
