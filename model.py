@@ -565,11 +565,12 @@ class UPT(nn.Module):
 
     # ---- training: everything normalised, targets encoded once a window
 
-    def forward(self, u, q, dt, params, unroll, inverse_decoding=False):
+    def forward(self, u, q, dt, params, unroll, inverse_decoding=False, through_time=True, detach_target=True):
         """Everything the losses need of one batch of windows.
 
         u (B, input_frames + unroll, *grid, C) normalised, q (Q, d), dt (B,), params (B, P). `unroll` steps are
-        taken in latent space from the encoding of the first frames. Returns a dict of
+        taken in latent space from the encoding of the first frames; the gradient runs through all of them, or with
+        through_time=False through each one alone. Returns a dict of
             latent (B, K, S, D) advanced latents,         target (B, K, S, D) encodings of the true frames,
             field (B, K, Q, C) decoded advanced latents,  reconstruction (B, Q, C) of the first frame,
             cycle (B, S, D), once: E(D(z_1)), only with inverse_decoding.
@@ -577,12 +578,12 @@ class UPT(nn.Module):
         n_in, B = self.cfg.input_frames, u.shape[0]
         stack = lambda w: torch.cat(w.unbind(1), -1)                 # noqa: E731  frames become channels
         z0 = self.encoder(stack(u[:, :n_in]))
-        with torch.no_grad():                                        # targets carry no gradient
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not detach_target):
             later = [stack(u[:, k:k + n_in]) for k in range(1, unroll + 1)]
             target = self.encoder(torch.stack(later, 1).flatten(0, 1)).unflatten(0, (B, unroll))
         cond, z, latent = self.condition(dt, params), z0, []
         for _ in range(unroll):
-            z = self.operator(z, cond)
+            z = self.operator(z if through_time or not latent else z.detach(), cond)
             latent.append(z)
         latent = torch.stack(latent, 1)                              # (B, K, S, D)
         decoded = self.decoder(torch.cat([z0[:, None], latent], 1).flatten(0, 1), q)

@@ -91,6 +91,8 @@ normalize_latent = True            # the operator ends in the encoder's normalis
 unroll = 4                         # latent steps a window, through all of which the gradient runs
 unroll_start = 0                   # latent steps a window in the beginning; 0: as unroll
 unroll_switch = .5                 # fraction of the iterations at which unroll_start becomes unroll
+gradient_through_time = True       # false: every unrolled step is trained alone, on the input it met
+detach_target = True               # encodings of the truth carry no gradient in the latent loss
 lambda_field = 1.                  # relative L2 of the decoded rollout
 lambda_latent = 10.                # advanced latents against encodings of the truth
 lambda_inverse_encoding = .5       # D(E(u)) = u
@@ -373,7 +375,8 @@ def operator_losses(u, params, phase, progress, it):
                           seen[:, input_frames:]], 1)
     dt = torch.full((len(u),), cfg.dt, device=device)
     with autocast:
-        outputs = wrapped(seen, query_grid[phase::windows.ratio], dt, params, k, inverse)
+        outputs = wrapped(seen, query_grid[phase::windows.ratio], dt, params, k, inverse, gradient_through_time,
+                          detach_target)
     weights = {'field': lambda_field, 'latent': lambda_latent, 'inverse_encoding': lambda_inverse_encoding,
                'inverse_decoding': lambda_inverse_decoding * min(1., progress / max(inverse_decoding_ramp, 1e-9)),
                'spectral': lambda_spectral, 'latent_norm': lambda_latent_norm}

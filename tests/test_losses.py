@@ -210,3 +210,21 @@ def test_inverse_encoding_trains_encoder_and_decoder_alone(attention, input_fram
 def test_inverse_decoding_trains_everything(arch, input_frames):
     yes, no = reached({'inverse_decoding': 1.}, input_frames, arch=arch)
     assert yes.keys() == {'encoder', 'decoder', 'operator', 'condition'} and not no
+
+
+def test_gradient_through_time_and_into_the_target_are_switches():
+    torch.manual_seed(0)
+    model = UPT(ModelConfig(grid=(16,), patch_size=2, token_grid=(4,), encoder_dim=16, decoder_dim=16, hidden_dim=16,
+                            depth=1, n_head=2, halo=1))
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=.3)
+    u, q = torch.randn(3, 4, 16, 1), torch.rand(5, 1)
+
+    def grad(unroll, **switch):
+        model.zero_grad()
+        out = model(u[:, :1 + unroll], q, torch.full((3,), .05), torch.full((3, 1), .01), unroll, **switch)
+        latent_forward(out['latent'], out['target']).backward()
+        return model.encoder.stem.weight.grad.clone()
+    assert torch.equal(grad(1), grad(1, through_time=False))        # the first step always reaches the encoder
+    assert not torch.allclose(grad(3), grad(3, through_time=False))
+    assert not torch.allclose(grad(1), grad(1, detach_target=False))
