@@ -75,7 +75,7 @@ def open_source(path, quiet=False):
 
 def _unreadable(path, error):
     hint = ('another program is writing it; on a network disk try HDF5_USE_FILE_LOCKING=FALSE'
-            if 'lock' in str(error) else 'truncated or damaged: make or download it again')
+            if 'unable to lock' in str(error) else 'truncated or damaged: make or download it again')
     return UserError(f"cannot read '{path}' ({os.path.getsize(path)} bytes): {error}; {hint}")
 
 

@@ -128,7 +128,7 @@ deterministic = False              # torch.use_deterministic_algorithms
 _choices = {'dataset': ('burgers',), 'arch': ('pure', 'u'), 'attention': ('standard', 'channel'),
             'stages': ('operator',), 'optimizer': ('muon', 'adamw'), 'dtype': ('auto', 'float32', 'bfloat16'),
             'compile': ('auto', 'true', 'false'),
-            'device': ('auto', 'cpu', 'cuda', 'mps', *(f'cuda:{i}' for i in range(16)))}
+            'device': ('auto', 'cpu', 'cuda', 'mps', *(f'cuda:{i}' for i in range(8)))}
 config = configure(globals(), sys.argv[1:], __file__, _choices)
 globals().update(config)
 
