@@ -2,7 +2,9 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: setup demo test
+PY_GPU ?= python
+
+.PHONY: setup demo gpu test
 
 setup: .venv/.installed
 
@@ -17,6 +19,13 @@ demo: setup
 	$(PY) train.py config/burgers_cpu.py
 	$(PY) eval.py --ckpt out/burgers_cpu --json out/burgers_cpu/eval.json
 	$(PY) sample.py --ckpt out/burgers_cpu
+
+# every GPU figure of the README in one command, in the environment of `python`: train, evaluate, time
+gpu:
+	$(PY_GPU) train.py config/burgers_128_pure.py --device=cuda
+	$(PY_GPU) eval.py --ckpt out/burgers_128_pure --device cuda --json out/burgers_128_pure/eval.json
+	$(PY_GPU) eval.py --ckpt out/burgers_128_pure --device cuda --initial_step 10 --json out/burgers_128_pure/eval10.json
+	$(PY_GPU) bench.py speed config/burgers_128_pure.py --device=cuda
 
 test: setup
 	$(PY) -m pytest
