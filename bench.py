@@ -5,8 +5,8 @@ Speed, measured.
     python bench.py speed config/burgers_128_pure.py config/burgers_128_u.py --dtype=bfloat16 --batch_size=64
     python bench.py speed config/burgers_cpu.py --json speed.json
 
-For each config: milliseconds an iteration and samples a second of what train.py does in one (without accumulation), the share of
-encoder, operator, decoder, losses and optimiser in it (each timed alone, forward and backward, on the shapes it sees),
+For each config: milliseconds an iteration and samples a second of what train.py does in one (without
+accumulation), the share of encoder, operator, decoder, losses and optimiser in it (each timed alone, forward and backward, on the shapes it sees),
 peak memory, and milliseconds of a decoded rollout per trajectory at batch 1 and at a large batch. Times are medians;
 compare ratios within one run, since machines drift. --key=value overrides config keys as in train.py.
 """
@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import io
 import json
+import math
 import os
 import resource
 import runpy
@@ -52,7 +53,7 @@ def speed(config, overrides, repeats):
         with contextlib.redirect_stdout(io.StringIO()):
             here = os.path.dirname(os.path.abspath(__file__))
             g = runpy.run_path(os.path.join(here, 'train.py'), run_name='__main__')
-    for number in (signal.SIGINT, signal.SIGTERM):                   # train.py's handlers wait for a loop that has ended
+    for number in (signal.SIGINT, signal.SIGTERM):                   # train.py's handlers wait for a loop now ended
         signal.signal(number, signal.SIG_DFL)
     model, windows, device, cfg, batch = (g[k] for k in ('model', 'windows', 'device', 'cfg', 'batch_size'))
     k, frames = g['unroll'], g['input_frames']
@@ -60,24 +61,16 @@ def speed(config, overrides, repeats):
     zero = torch.zeros(batch, dtype=torch.long)
     model.train()
 
-    def losses_of(it):
+    def iteration():                                                 # number 1, which has no inverse decoding
         u, params = windows.get(index, zero, zero, zero)
-        return g['operator_losses']((u - windows.mean) / windows.std, params, 0, 1., it)[0]
-
-    def step():
+        g['operator_losses']((u - windows.mean) / windows.std, params, 0, 1., 1)[0].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
         for o in g['optimizers']:
             o.step()
             o.zero_grad()
-
-    def iteration():
-        losses_of(1).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
-        step()
         torch._foreach_lerp_(list(g['ema_model'].parameters()), [p.detach() for p in model.parameters()], .001)
 
-    for p in model.parameters():                                     # steps of size zero: weights stay sane
-        p.grad = torch.zeros_like(p)
-    for o in g['optimizers']:
+    for o in g['optimizers']:                                        # steps of size zero: weights stay sane
         o.param_groups[0]['lr'] = 0.
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats(device)
@@ -86,7 +79,7 @@ def speed(config, overrides, repeats):
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     u = torch.randn(batch, *cfg.grid, cfg.fields * frames, device=device)
     later = torch.randn(batch * k, *cfg.grid, cfg.fields * frames, device=device)
-    z = torch.randn(batch, *[len(model.encoder(u[:1])[0])], cfg.latent_dim, device=device)
+    z = torch.randn(batch, math.prod(cfg.token_grid), cfg.latent_dim, device=device)
     many = torch.randn(batch * (k + 1), *z.shape[1:], device=device, requires_grad=True)
     q = g['query_grid'][::windows.ratio]
     dt, params = torch.full((batch,), cfg.dt, device=device), windows.params[:1].expand(batch, -1)

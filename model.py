@@ -279,13 +279,22 @@ class ModelConfig:
                                     self.n_head), ('encoder', self.encoder_dim, self.encoder_heads),
                                    ('decoder', self.decoder_dim, self.encoder_heads)):
             if width // heads % 2:
-                raise UserError(f'a head of the {name} has {width // heads} features ({width} / {heads}); rotary positions '
-                                'need an even number')
+                raise UserError(f'a head of the {name} has {width // heads} features ({width} / {heads}); rotary '
+                                'positions need an even number')
         if self.arch == 'u':
             if len(self.depths) % 2 == 0:
                 raise UserError(f'depths={self.depths} needs an odd number of entries: down ..., bottleneck, up ...')
             for s in self.token_grid:
                 divides(2 ** (len(self.depths) // 2), s, 'the U shape must halve the latent tokens of an axis')
+
+    def first_token(self, points):
+        """Centre of the first token along each axis, as a fraction of the domain; `points`: grid points a token."""
+        return [(f - lo) / ln + (p - 1) / 2 / n
+                for f, lo, ln, p, n in zip(self.first, self.low, self.length, points, self.grid)]
+
+    @property
+    def points_per_token(self):
+        return [n // s for n, s in zip(self.grid, self.token_grid)]
 
     @property
     def encoder_heads(self):
@@ -311,9 +320,7 @@ class GridEncoder(nn.Module):
         self.stem = conv(cfg.fields * cfg.input_frames, dim, cfg.patch_size + 2 * cfg.halo, cfg.patch_size)
         self.patch_grid = tuple(n // cfg.patch_size for n in cfg.grid)
         spacing = [cfg.patch_size / n for n in cfg.grid]
-        first = [(f - lo) / ln + (cfg.patch_size - 1) / 2 / n
-                 for f, lo, ln, n in zip(cfg.first, cfg.low, cfg.length, cfg.grid)]
-        positions = token_positions(self.patch_grid, first, spacing)
+        positions = token_positions(self.patch_grid, cfg.first_token([cfg.patch_size] * d), spacing)
         if not cfg.periodic:                                         # walls: where a token is matters
             waves = torch.arange(1, dim // (2 * d) + 1) * math.pi
             angles = positions[..., None] * waves                    # (S, d, dim/2d)
@@ -377,12 +384,11 @@ class AnyPointDecoder(nn.Module):
         self.cfg, d, dim = cfg, len(cfg.grid), cfg.decoder_dim
         self.stem = nn.Linear(cfg.latent_dim, dim)
         h = [ln / n for ln, n in zip(cfg.length, cfg.grid)]
-        points = [n // s for n, s in zip(cfg.grid, cfg.token_grid)]  # grid points a token
         spacing = [ln / s for ln, s in zip(cfg.length, cfg.token_grid)]
-        first = [f + (p - 1) / 2 * dx for f, p, dx in zip(cfg.first, points, h)]
+        first = [f + (p - 1) / 2 * dx for f, p, dx in zip(cfg.first, cfg.points_per_token, h)]
         self.register_buffer('first', torch.tensor(first), persistent=False)
         self.register_buffer('spacing', torch.tensor(spacing), persistent=False)
-        positions = token_positions(cfg.token_grid, [(f - lo) / ln for f, lo, ln in zip(first, cfg.low, cfg.length)],
+        positions = token_positions(cfg.token_grid, cfg.first_token(cfg.points_per_token),
                                     [1 / s for s in cfg.token_grid])
         self.blocks = nn.ModuleList([Block(EncoderBlocks(cfg), dim, positions) for _ in range(cfg.decoder_depth)])
         self.coefficients = nn.Linear(dim, dim)
@@ -520,9 +526,7 @@ class Operator(nn.Module):
     def __init__(self, cfg):
         super().__init__()
         self.cfg = cfg
-        n = [g // s for g, s in zip(cfg.grid, cfg.token_grid)]
-        first = [(f - lo) / ln + (p - 1) / 2 / g
-                 for f, lo, ln, p, g in zip(cfg.first, cfg.low, cfg.length, n, cfg.grid)]
+        first = cfg.first_token(cfg.points_per_token)
         positions = token_positions(cfg.token_grid, first, [1 / s for s in cfg.token_grid])
         self.stem = nn.Linear(cfg.latent_dim, cfg.hidden_dim)
         self.core = PureOperator(cfg, positions) if cfg.arch == 'pure' else UShapedOperator(cfg, first)
@@ -697,8 +701,8 @@ class UPT(nn.Module):
             z = self.operator(z, cond)
             u = self.decode(z, points)
             out.append(u)
-            if reencode:
-                v = self.decode(z)
+            if reencode and len(out) < steps:
+                v = u.unflatten(1, self.cfg.grid) if points is self.points else self.decode(z)
                 if self.cfg.input_frames > 1:
                     if frames is None:
                         frames = self.on_grid(u0, grid)

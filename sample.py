@@ -19,7 +19,7 @@ import torch
 import data
 import solvers
 from configurator import UserError, one_line_errors
-from eval import pick_device
+from eval import given_frames, mean_nrmse, open_data, pick_device, time_stride
 from model import build, find_checkpoint, load_checkpoint, resample
 
 
@@ -150,7 +150,7 @@ if __name__ == '__main__':
         value = getattr(args, name)
         if value is not None and value <= 0:
             raise UserError(f'--{name} {value} must be positive')
-    cfg, config, n_in = model.cfg, state['config'], model.cfg.input_frames
+    cfg, n_in = model.cfg, model.cfg.input_frames
     if len(cfg.grid) != 1:
         raise UserError('sample.py draws 1D models only; use model.load and rollout from Python for 2D')
     if n_in > 1 and (args.initial or args.random is not None):
@@ -158,22 +158,20 @@ if __name__ == '__main__':
     nu = args.nu or cfg.default_params[0]
     fine = 1024                                                      # cells of the solver that gives the truth
     if args.random is None and not args.initial:
-        source = data.open_source(state['data']['paths'][0])
+        source = open_data(state, cfg, file)[0]
         rows = data.split_rows(state['data']['n_trajectories'], 'test')
         if not 0 <= args.index < len(rows):
             raise UserError(f'--index {args.index}: the test split has {len(rows)} trajectories')
-        stride = round(cfg.dt / source.dt)
         row = rows[args.index]
-        truth = data.read_rows(source, range(row, row + 1), stride)  # (1, T, X, C)
+        truth = data.read_rows(source, range(row, row + 1), time_stride(source, cfg))  # (1, T, X, C)
         steps = args.steps or truth.shape[1] - n_in
-        given, what = truth[:, :n_in], f'test trajectory {row}'
+        what = f'test trajectory {row}'
         nu = args.nu or source.params.get('Nu', nu)
+        space = slice(None, None, source.shape[0] // cfg.grid[0])
+        u0, fine_u0 = given_frames(model, truth[:, :, space], n_in), truth[0, n_in - 1, :, 0]
         truth = truth[:, n_in - 1:]
         if steps > truth.shape[1] - 1 or args.nu:                    # beyond what the file holds
             truth = None
-        space = slice(None, None, source.shape[0] // cfg.grid[0])
-        u0 = given[:, :, space] if n_in > 1 else given[:, 0, space]
-        fine_u0 = given[0, -1, :, 0]
     else:
         steps, truth = args.steps or 40, None
         if args.initial:
@@ -216,10 +214,8 @@ if __name__ == '__main__':
                 out[name] = array
     print(f'{what}, nu {nu:g}: {steps} steps of {cfg.dt:g} s, {args.rollout} rollout at {u.shape[2]} points -> {saved}')
     if 'truth' in arrays:
-        rms = lambda a: np.sqrt(np.square(a).mean(2))                # noqa: E731
-        y = arrays['truth']
-        error = np.mean(rms(u[:len(y)] - y) / np.maximum(rms(y), 1e-12))
-        print(f'nRMSE {error:.4f} (this trajectory, at these points)')
+        y = torch.from_numpy(arrays['truth'])
+        print(f'nRMSE {mean_nrmse(torch.from_numpy(u[:len(y)]), y):.4f} (this trajectory, at these points)')
     if args.points:
         raise SystemExit(0)
     try:

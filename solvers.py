@@ -209,7 +209,7 @@ def write_burgers(path, n, nu, seed=0, device='auto', batch_size=None):
     burgers(torch.from_numpy(burgers_initial(n_probe, seed=seed)).to(device), nu, t[:41]).cpu()
     seconds = (time.perf_counter() - start) / n_probe * 5 * n
     say(f'solvers: making {path}: {n} trajectories of Burgers at nu {nu:g}, seed {seed}, on {device}: '
-          f'about {seconds / 60:.1f} minutes and {n_bytes / 1e9:.2f} GB')
+        f'about {seconds / 60:.1f} minutes and {n_bytes / 1e9:.2f} GB')
 
     temporary = f'{path}.tmp.{os.getpid()}'
     try:
@@ -230,7 +230,7 @@ def write_burgers(path, n, nu, seed=0, device='auto', batch_size=None):
                 if now - last_print > 5 or done == n:
                     eta = (now - start) / done * (n - done)
                     say(f'solvers: {done}/{n} {done / n:.0%} | {1e3 * (now - start) / done:.1f} ms a '
-                          f'trajectory | eta {eta:.0f}s')
+                        f'trajectory | eta {eta:.0f}s')
                     last_print = now
             file.attrs['complete'] = 1
         with open(temporary, 'rb') as file:

@@ -33,6 +33,7 @@ import data
 import losses
 import solvers
 from configurator import UserError, configure, one_line_errors
+from eval import mean_nrmse, predict
 from model import (UPT, ModelConfig, build, find_checkpoint, load_checkpoint, model_args, save_checkpoint)
 
 one_line_errors()
@@ -133,8 +134,9 @@ config = configure(globals(), sys.argv[1:], __file__, _choices)
 globals().update(config)
 
 _may_be_zero = {'seed', 'boost', 'noise', 'halo', 'encoder_depth', 'decoder_depth', 'drop_path', 'log_clamp', 'beta2',
-                'unroll_start', 'unroll_switch', 'max_iters', 'epochs', 'max_minutes', 'weight_decay', 'grad_clip', 'warmup_iters', 'min_lr_ratio',
-                'ema_decay', 'patience', 'inverse_decoding_ramp', *(k for k in config if k.startswith('lambda_'))}
+                'unroll_start', 'unroll_switch', 'max_iters', 'epochs', 'max_minutes', 'weight_decay', 'grad_clip',
+                'warmup_iters', 'min_lr_ratio', 'ema_decay', 'patience', 'inverse_decoding_ramp',
+                *(k for k in config if k.startswith('lambda_'))}
 for _key, _value in config.items():
     if isinstance(_value, (int, float)) and not isinstance(_value, bool) and _key != 'memory_gb':
         if _value < 0 or _value == 0 and _key not in _may_be_zero:
@@ -142,8 +144,6 @@ for _key, _value in config.items():
 for _key in ('drop_path', 'ema_decay', 'beta2'):
     if config[_key] >= 1:
         raise UserError(f'{_key}={config[_key]} must be below 1')
-if max_minutes and int(os.environ.get('WORLD_SIZE', 1)) > 1:
-    raise UserError('max_minutes needs one process, since clocks differ: set max_iters instead')
 if not (lambda_field or lambda_spectral or lambda_inverse_encoding):
     raise UserError('nothing would train the decoder: lambda_field, lambda_spectral or lambda_inverse_encoding must be '
                     'positive')
@@ -156,6 +156,8 @@ if not out_dir or not stages or not depths or min(depths) < 1:
 ddp = int(os.environ.get('RANK', -1)) != -1
 rank, world = (int(os.environ['RANK']), int(os.environ['WORLD_SIZE'])) if ddp else (0, 1)
 master = rank == 0
+if max_minutes and world > 1:
+    raise UserError('max_minutes needs one process, since clocks differ: set max_iters instead')
 if batch_size % (world * accumulation):
     raise UserError(f'batch_size={batch_size} must be a multiple of {world} processes x accumulation={accumulation}')
 say = configurator.say if master else lambda text: None
@@ -237,9 +239,9 @@ elif init_from not in ('auto', 'scratch'):
 
 # a resumed run may change these; everything else would make it another experiment
 _free = {'out_dir', 'init_from', 'overwrite', 'force_data', 'eval_interval', 'eval_batches', 'log_interval',
-         'save_interval', 'max_iters', 'epochs', 'max_minutes', 'patience', 'learning_rate', 'muon_lr', 'data_dir', 'data_path',
-         'memory_gb', 'device', 'compile', 'dtype', 'wandb_log', 'wandb_project', 'wandb_run_name', 'checkpointing',
-         'deterministic'}
+         'save_interval', 'max_iters', 'epochs', 'max_minutes', 'patience', 'learning_rate', 'muon_lr', 'data_dir',
+         'data_path', 'memory_gb', 'device', 'compile', 'dtype', 'wandb_log', 'wandb_project', 'wandb_run_name',
+         'checkpointing', 'deterministic'}
 if state:
     _old = state['config']
     _changed = {k: (_old.get(k), json.loads(json.dumps(v))) for k, v in config.items()
@@ -387,19 +389,12 @@ stage_table = {'operator': {'losses': operator_losses, 'iters': max_iters, 'epoc
 query_grid = model.grid(windows.n_points).to(device)                 # all points where the field loss may be taken
 
 
-@torch.no_grad()
 def validate():
-    """nRMSE of whole latent rollouts of the averaged weights from the first frames, mean over validation trajectories.
-    Uses no random number."""
-    errors, n = [], min(len(windows.val), eval_batches * batch_size)
-    for start in range(0, n, batch_size):
-        y = windows.val[start:min(start + batch_size, n)].to(device)
-        given = {name: windows.val_params[start:start + len(y), i].to(device) for i, name in enumerate(cfg.params)}
-        u0 = y[:, 0] if input_frames == 1 else y[:, :input_frames]
-        p, y = ema_model.rollout(u0, y.shape[1] - input_frames, params=given), y[:, input_frames:]
-        rms = lambda a: a.square().mean(tuple(range(2, a.ndim - 1))).sqrt()  # noqa: E731  over space
-        errors.append(rms(p - y) / rms(y).clamp_min(1e-12))
-    return float(torch.cat(errors).mean())
+    """nRMSE of whole latent rollouts of the averaged weights from the first frames, as eval.py defines it, over the
+    first validation trajectories. Uses no random number."""
+    y = windows.val[:eval_batches * batch_size]
+    params = {name: windows.val_params[:len(y), i] for i, name in enumerate(cfg.params)}
+    return mean_nrmse(predict(ema_model, y, params, input_frames, batch_size), y[:, input_frames:])
 
 
 # ---- book-keeping
@@ -412,7 +407,7 @@ if state:
     sampler = data.Sampler(windows.n_windows, batch_size, seed, **state['sampler'])
     for o, saved in zip(optimizers, state['optimizers']):
         o.load_state_dict(saved)
-    if os.path.exists(best_path):                                    # written after last.pt, if the run was killed there
+    if os.path.exists(best_path):                                    # newer than last.pt, if killed between the two
         _best = load_checkpoint(best_path)
         best = min(best, _best['best']) if _best['iter'] <= iteration else best
 _here = os.path.dirname(os.path.abspath(__file__))
@@ -519,7 +514,7 @@ def check_step(it, index, stats, event):
         event.synchronize()
     loss, norm = stats.tolist()
     if math.isfinite(loss) and math.isfinite(norm) and abs(loss) < 1e6:
-        return loss, norm
+        return
     if master:
         save_checkpoint(os.path.join(out_dir, 'nan_dump.pt'),
                         {'index': index, 'iter': it, 'loss': loss, 'grad_norm': norm})
@@ -603,7 +598,7 @@ while stage_index < len(stages):
             mem = f' | mem {peak_memory():.1f}G' if device.type == 'cuda' else ''
             eta = int((60 * max_minutes - train_seconds - spent()) if max_minutes else ms * (n_iters - iteration) / 1e3)
             say(f'iter {iteration}/{n_iters} {fraction_done(iteration, n_iters):.0%} | loss {row["loss"]:.4f} | '
-                + ' '.join(f'{k} {float(v):.4f}' for k, v in parts.items())
+                + ' '.join(f'{k} {row[k]:.4f}' for k in parts)
                 + f' | {ms:.1f} ms | {batch_size / ms:.2f}k samples/s{mem} | eta {eta // 60}m{eta % 60:02d}s')
         if iteration % save_interval == 0 and not done:
             save(last_path)

@@ -518,7 +518,8 @@ def test_log_clamp(threshold):
     (dict(arch='u', depths=(1,) * 9), ['16', '8']), (dict(low=(0., 0.)), ['low']),
     (dict(token_grid=(4, 4)), ['token_grid']), (dict(d=2, token_grid=(4, 2)), []),
     (dict(encoder_dim=15), ['4', '15']), (dict(decoder_dim=15), ['4', '15']),
-        (dict(encoder_dim=12), ['even']), (dict(hidden_dim=6), ['even']), (dict(arch='v'), ['pure']), (dict(pde='x'), ['burgers'])])
+        (dict(encoder_dim=12), ['even']), (dict(hidden_dim=6), ['even']), (dict(arch='v'), ['pure']),
+        (dict(pde='x'), ['burgers'])])
 def test_config_arithmetic(change, words):
     change = dict(change)
     message = refused(UPT, config(change.pop('d', 1), **change))

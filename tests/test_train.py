@@ -48,7 +48,7 @@ def equal(a, b):
 
 @pytest.fixture
 def copy(smoke, tmp_path):
-    """A copy of the finished smoke run, free to be resumed (a failed run in this process keeps its lock for a while)."""
+    """A copy of the finished smoke run, to resume: a failed run in this process keeps its lock for a while."""
     return shutil.copytree(smoke / 'o', tmp_path / 'copy')
 
 
