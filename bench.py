@@ -6,9 +6,10 @@ Speed, measured.
     python bench.py speed config/burgers_cpu.py --json speed.json
 
 For each config: milliseconds an iteration and samples a second of what train.py does in one (without
-accumulation), the share of encoder, operator, decoder, losses and optimiser in it (each timed alone, forward and backward, on the shapes it sees),
-peak memory, and milliseconds of a decoded rollout per trajectory at batch 1 and at a large batch. Times are medians;
-compare ratios within one run, since machines drift. --key=value overrides config keys as in train.py.
+accumulation), the share of encoder, operator, decoder, losses and optimiser in it (each timed alone, forward and
+backward, on the shapes it sees), peak memory, and milliseconds of a decoded rollout per trajectory at batch 1 and at
+a large batch. Times are medians; compare ratios within one run, since machines drift. --key=value overrides config
+keys as in train.py.
 """
 import argparse
 import contextlib
