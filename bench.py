@@ -1,11 +1,17 @@
 """
-Speed, measured.
+Speed, and accuracy for the same minutes, measured.
 
+    python bench.py peers --minutes 5                                    # this model and its peers side by side
+    python bench.py peers --minutes 5 --nu .001 --seeds 2 --methods ours fno --json peers.json
     python bench.py speed                                                # config/burgers_cpu.py
     python bench.py speed config/burgers_128_pure.py config/burgers_128_u.py --dtype=bfloat16 --batch_size=64
     python bench.py speed config/burgers_cpu.py --json speed.json
 
-For each config: milliseconds an iteration and samples a second of what train.py does in one (without
+peers: every method trains for --minutes on the same data and device (compilation counts, making data does not), one
+after another, seed by seed, and is scored on the test split: whole rollouts from one frame, field space. fno comes from
+the package neuraloperator (pip install -r requirements-peers.txt). Writes a table, JSON and a picture.
+
+speed: for each config, milliseconds an iteration and samples a second of what train.py does in one (without
 accumulation), the share of encoder, operator, decoder, losses and optimiser in it (each timed alone, forward and
 backward, on the shapes it sees), peak memory, and milliseconds of a decoded rollout per trajectory at batch 1 and at
 a large batch. Times are medians; compare ratios within one run, since machines drift. --key=value overrides config
@@ -13,12 +19,16 @@ keys as in train.py.
 """
 import argparse
 import contextlib
+import copy
+import csv
 import io
 import json
 import math
 import os
+import platform
 import resource
 import runpy
+import shutil
 import signal
 import statistics
 import subprocess
@@ -27,8 +37,17 @@ import tempfile
 import time
 
 import torch
+import torch.nn as nn
+import torch.nn.functional as F
 
-from configurator import UserError, one_line_errors
+import data
+import losses
+from configurator import UserError, one_line_errors, say
+from eval import mean_nrmse, nrmse
+from model import load, resample
+from solvers import burgers
+
+HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 def median_ms(run, device, repeats):
@@ -46,16 +65,257 @@ def median_ms(run, device, repeats):
     return statistics.median(timed() for _ in range(repeats))
 
 
+# ---------------------------------------------------------------------------------------------
+# peers: networks that map a field (B, C, X) to the next one, trained as this project's model is
+
+class Residual(nn.Module):
+    """u -> u + net(u)"""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, u):
+        return u + self.net(u)
+
+
+def fno():
+    """Fourier neural operator (arXiv 2010.08895) of the package neuraloperator: 24 modes, 64 wide, 4 layers."""
+    try:
+        from neuralop.models import FNO
+    except ImportError as error:
+        raise UserError(f'the FNO comes from the package neuraloperator ({error}): pip install -r '
+                        'requirements-peers.txt, or leave it out with --methods') from error
+    return Residual(FNO(n_modes=(24,), in_channels=1, out_channels=1, hidden_channels=64, n_layers=4))
+
+
+class UNet(nn.Module):
+    """Convolutional U-Net in 1D: circular padding, group norm, GELU, four levels, skips by concatenation."""
+
+    def __init__(self, width=32, factors=(1, 2, 3, 4)):
+        super().__init__()
+        widths = [width * f for f in factors]
+        self.down = nn.ModuleList([self.pair(a, b) for a, b in zip([1, *widths], widths)])
+        self.up = nn.ModuleList([self.pair(a + b, b) for a, b in zip(widths[:0:-1], widths[-2::-1])])
+        self.head = nn.Conv1d(width, 1, 1)
+        nn.init.zeros_(self.head.weight)
+
+    @staticmethod
+    def pair(n_in, n_out):
+        layers = []
+        for n in (n_in, n_out):
+            layers += [nn.Conv1d(n, n_out, 3, padding=1, padding_mode='circular'), nn.GroupNorm(8, n_out), nn.GELU()]
+        return nn.Sequential(*layers)
+
+    def forward(self, u):
+        skips = []
+        for i, block in enumerate(self.down):
+            u = block(F.avg_pool1d(u, 2) if i else u)
+            skips.append(u)
+        for block, skip in zip(self.up, skips[-2::-1]):
+            u = block(torch.cat([F.interpolate(u, scale_factor=2), skip], 1))
+        return self.head(u)
+
+
+# name: network, peak learning rate of AdamW (the best of several, dev/LOG.md), in the moving frame?
+NETWORKS = {'fno': (fno, 6e-3, False), 'fno_frame': (fno, 6e-3, True), 'unet': (lambda: Residual(UNet()), 2e-3, False)}
+# this project's own models: changes to the config, rollout by re-encoding every step?
+OWN = {'ours': ([], False), 'reencoder': (['--lambda_latent=0', '--lambda_inverse_encoding=0',
+                                           '--lambda_inverse_decoding=0'], True)}
+METHODS = [*OWN, *NETWORKS]
+
+
+def roll_out(net, u0, steps, windows, frame):
+    """u0 (B, X, 1) in physical units -> (B, steps, X, 1). With frame, the mean is taken off and the result moved back by
+    Fourier interpolation."""
+    mean = u0.mean(1, keepdim=True) if frame else torch.zeros_like(u0[:, :1])
+    u, out = (u0 - mean).movedim(-1, 1) / windows.std, []
+    with torch.no_grad():
+        for _ in range(steps):
+            u = net(u)
+            out.append(u.movedim(1, -1))
+    out = torch.stack(out, 1) * windows.std
+    if frame:
+        source = windows.sources[0]
+        dt, k = source.dt * windows.time_stride / source.length[0], torch.arange(out.shape[2] // 2 + 1)
+        travelled = windows.frame * mean * dt * torch.arange(1, steps + 1)[:, None]           # (B, steps, 1)
+        phase = torch.exp(-2j * math.pi * k * travelled.cpu()).to(out.device)                 # (B, steps, X/2 + 1)
+        out = torch.fft.irfft(torch.fft.rfft(out[..., 0]) * phase, n=out.shape[2])[..., None] + mean[:, None]
+    return out
+
+
+def train_peer(make, lr, frame, windows, g, minutes, seed):
+    """Train a network for `minutes` with what this project's own model has: residual, relative loss with a spectral
+    term, shift and reflection, early frames more often, EMA, warm-up and cosine, clipping, the checkpoint that validates
+    best. One step a window: more were worse at equal time. Returns the network, iterations, [(seconds, nRMSE)]."""
+    torch.manual_seed(seed)
+    device, batch, start = g['device'], g['batch_size'], time.perf_counter()
+    net = make().to(device)
+    mean_net, best = copy.deepcopy(net).requires_grad_(False), (math.inf, None)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=lr, betas=(.9, .99), weight_decay=0.)
+    sampler, draw = data.Sampler(windows.n_windows, batch, seed), torch.Generator().manual_seed(seed)
+    curve, it, done, val = [], 0, 0., windows.val.to(device)
+    while done < 1:
+        done = (time.perf_counter() - start) / (60 * minutes)
+        for group in optimizer.param_groups:
+            group['lr'] = lr * min(1., (it + 1) / 100) * (.01 + .99 * .5 * (1 + math.cos(math.pi * min(1., done))))
+        index = sampler.next()
+        shift, flip = (torch.randint(0, n, (batch,), generator=draw) for n in (windows.n_points, 2))
+        boost = windows.still(index, flip) if frame else torch.zeros_like(shift)
+        u, _ = windows.get(index, shift, boost, flip)
+        u = u[:, :2, ::windows.ratio] / windows.std                  # (B, 2, X, 1)
+        lift = -windows.lift(boost).float().to(device)[:, None, None] / windows.std
+        p = net(u[:, 0].movedim(-1, 1)).movedim(1, -1)
+        loss = losses.relative_l2(p, u[:, 1], lift) + .05 * losses.spectral(p, u[:, 1], lift)
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.)
+        optimizer.step()
+        optimizer.zero_grad()
+        torch._foreach_lerp_(list(mean_net.parameters()), [p.detach() for p in net.parameters()],
+                             1 - min(.999, (1 + it) / (10 + it)))
+        it += 1
+        if done >= 1 or done * 8 >= len(curve) + 1:
+            p = roll_out(mean_net, val[:, 0], val.shape[1] - 1, windows, frame)
+            curve.append((time.perf_counter() - start, mean_nrmse(p.cpu(), windows.val[:, 1:])))
+            if curve[-1][1] < best[0]:
+                best = curve[-1][1], copy.deepcopy(mean_net)
+    return best[1] or mean_net, it, curve
+
+
+def train_own(config, overrides, minutes, seed, folder):
+    """Run train.py for `minutes`. Returns the model, iterations, [(seconds, nRMSE)] of the validation split."""
+    done = subprocess.run([sys.executable, os.path.join(HERE, 'train.py'), config, f'--out_dir={folder}',
+                           f'--max_minutes={minutes}', '--max_iters=1000000000', f'--seed={seed}',
+                           '--init_from=scratch', '--overwrite=true', *overrides], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise UserError(f'train.py stopped: {done.stdout.strip().splitlines()[-1:]}')
+    with open(os.path.join(folder, 'log.csv'), newline='') as file:
+        rows = list(csv.DictReader(file))
+    return (load(folder), int(rows[-1]['iter']),
+            [(float(r['train_seconds']), float(r['val_nrmse'])) for r in rows if r['val_nrmse']])
+
+
+def classical(u, nu, dt, length):
+    """The built-in solver on coarser and coarser grids from the same points: {cells: (nRMSE, ms a trajectory at batch
+    1)}; its result is interpolated to the points of u (N, T, X, 1)."""
+    out, X, t = {}, u.shape[2], [k * dt for k in range(u.shape[1])]
+    for cells in (X, X // 2, X // 4, X // 8):
+        u0 = u[:, 0, ::X // cells, 0]
+        p = burgers(u0.double(), nu, t)[:, 1:].cpu()                 # (N, steps, cells)
+        x = torch.arange(cells) / cells
+        p = resample(p, x, torch.arange(X) / X, 1.)[..., None]
+        ms = []
+        for row in u0[:10].double():
+            start = time.perf_counter()
+            burgers(row[None], nu, t)
+            ms.append(1e3 * (time.perf_counter() - start))
+        out[cells] = mean_nrmse(p, u[:, 1:]), statistics.median(ms)
+    return out
+
+
+def peers(config, overrides, minutes, seeds, methods):
+    """Train and score all methods; see the top of the file. Returns {method: entry}."""
+    folder = tempfile.mkdtemp(prefix='peers_')
+    g = start_training(config, [*overrides, '--max_iters=1'], folder)
+    windows, device = g['windows'], g['device']
+    if g['cfg'].fields != 1 or len(g['cfg'].grid) != 1 or len(windows.sources) != 1 or g['input_frames'] != 1:
+        raise UserError('the peers take one field on a line, one data file and one input frame')
+    source, nu = windows.sources[0], windows.sources[0].params['Nu']
+    y = torch.from_numpy(data.read_rows(source, data.split_rows(windows.n_trajectories, 'test'), g['time_stride'],
+                                        g['space_stride']))
+    steps, runs = y.shape[1] - 1, {m: [] for m in methods}
+    for seed in range(seeds):
+        for method in methods:
+            if method in OWN:
+                changes, reencode = OWN[method]
+                model, it, curve = train_own(config, [*overrides, *changes], minutes, seed, os.path.join(folder, method))
+                model.to(device)
+                n_params = model.n_params()
+                roll = lambda u0: model.rollout(u0, steps, reencode=reencode)  # noqa: E731, B023
+            else:
+                make, lr, frame = NETWORKS[method]
+                net, it, curve = train_peer(make, lr, frame, windows, g, minutes, seed)
+                n_params = sum(p.numel() * (1 + p.is_complex()) for p in net.parameters())
+                roll = lambda u0: roll_out(net, u0, steps, windows, frame)  # noqa: E731, B023
+            p, u0 = roll(y[:, 0].to(device)).cpu(), y[:, 0].to(device)
+            ms = median_ms(lambda: roll(u0), device, 3) / len(y)     # noqa: B023
+            runs[method].append({'seed': seed, 'nrmse': mean_nrmse(p, y[:, 1:]), 'seconds': curve[-1][0], 'iters': it,
+                                 'n_params': n_params, 'ms_per_trajectory': ms, 'validation': curve,
+                                 'per_step': nrmse(p.double(), y[:, 1:].double()).mean((0, 2)).tolist()})
+            r = runs[method][-1]
+            say(f'{method}, seed {seed}: {r["nrmse"]:.4f} in {r["seconds"]:.0f} s, {it} iterations')
+    out = {}
+    for method, found in runs.items():
+        mean = lambda key: sum(r[key] for r in found) / len(found)   # noqa: E731, B023
+        out[method] = {key: mean(key) for key in ('nrmse', 'seconds', 'n_params', 'iters', 'ms_per_trajectory')}
+        out[method].update(nrmse_seeds=[r['nrmse'] for r in found], ms_batch_size=len(y),
+                           per_step=[sum(v) / len(found) for v in zip(*(r['per_step'] for r in found))],
+                           validation=[r['validation'] for r in found])
+    out['persistence'] = {'nrmse': mean_nrmse(y[:, :1].expand_as(y[:, 1:]), y[:, 1:]), 'seconds': 0., 'n_params': 0,
+                          'iters': 0, 'ms_per_trajectory': 0.}
+    own = min((e['nrmse'] for m, e in out.items() if m in OWN), default=0.)
+    coarse = classical(y, nu, source.dt * g['time_stride'], source.length[0])
+    fits = [n for n in coarse if coarse[n][0] <= own] or [max(coarse)]
+    out['classical'] = {'nrmse': coarse[min(fits)][0], 'seconds': 0., 'n_params': 0, 'iters': 0, 'cells': min(fits),
+                        'ms_per_trajectory': coarse[min(fits)][1], 'ms_batch_size': 1,
+                        'all': {n: {'nrmse': e, 'ms_per_trajectory': ms} for n, (e, ms) in coarse.items()}}
+    shutil.rmtree(folder)
+    return out
+
+
+def peers_table(found, minutes, device):
+    print(f'{device}, {torch.get_num_threads()} threads, torch {torch.__version__}; {minutes:g} minutes a method and '
+          'seed; nRMSE of whole rollouts from one frame, test split')
+    print(f'{"method":<12}{"params":>10}{"iters":>8}{"seconds":>9}{"nRMSE":>9}  {"seeds":<24}{"steps 1, 10, 20, last":<32}'
+          f'{"ms/trajectory":>13}')
+    for method, r in found.items():
+        at = r.get('per_step', [])
+        at = ' '.join(f'{at[min(i, len(at) - 1)]:.4f}' for i in (0, 9, 19, len(at) - 1)) if at else ''
+        print(f'{method:<12}{int(r["n_params"]):>10,}{r["iters"]:>8.0f}{r["seconds"]:>9.0f}{r["nrmse"]:>9.4f}  '
+              f'{" ".join(f"{e:.4f}" for e in r.get("nrmse_seeds", [])):<24}{at:<32}{r["ms_per_trajectory"]:>13.2f}')
+    if 'cells' in found['classical']:
+        print(f'classical: solvers.py on {found["classical"]["cells"]} cells, batch 1; the others: all test trajectories '
+              'in one batch')
+    if 'ours' in found:
+        for m in NETWORKS:
+            if m in found:
+                print(f'nRMSE of ours / {m}: {found["ours"]["nrmse"] / found[m]["nrmse"]:.2f}')
+
+
+def peers_picture(found, path):
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+    figure, axes = plt.subplots(figsize=(6, 4))
+    for i, (method, r) in enumerate((m, r) for m, r in found.items() if 'validation' in r):
+        for curve, test in zip(r['validation'], r['nrmse_seeds']):
+            seconds, error = zip(*curve)
+            axes.plot(seconds, error, color=f'C{i}', label=method)
+            axes.plot(seconds[-1], test, 'o', color=f'C{i}')
+    handles = dict(zip(*axes.get_legend_handles_labels()[::-1]))
+    axes.legend(handles.values(), handles.keys())
+    axes.set(xlabel='seconds of training', ylabel='nRMSE (line: validation, dot: test)', yscale='log')
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+# ---------------------------------------------------------------------------------------------
+# speed
+
+def start_training(config, overrides, folder):
+    """Run train.py in this process for as long as the overrides say and return its globals."""
+    sys.argv = ['train.py', config, f'--out_dir={folder}/run', '--init_from=scratch', *overrides]
+    with contextlib.redirect_stdout(io.StringIO()):
+        g = runpy.run_path(os.path.join(HERE, 'train.py'), run_name='__main__')
+    for number in (signal.SIGINT, signal.SIGTERM):                   # train.py's handlers wait for a loop now ended
+        signal.signal(number, signal.SIG_DFL)
+    return g
+
+
 def speed(config, overrides, repeats):
     """Time one config. Runs train.py for two iterations on 40 trajectories, then times the pieces it leaves behind."""
     with tempfile.TemporaryDirectory() as folder:
-        sys.argv = ['train.py', config, f'--out_dir={folder}/run', '--n_trajectories=40', '--max_iters=2',
-                    '--init_from=scratch', f'--data_dir={folder}', *overrides]
-        with contextlib.redirect_stdout(io.StringIO()):
-            here = os.path.dirname(os.path.abspath(__file__))
-            g = runpy.run_path(os.path.join(here, 'train.py'), run_name='__main__')
-    for number in (signal.SIGINT, signal.SIGTERM):                   # train.py's handlers wait for a loop now ended
-        signal.signal(number, signal.SIG_DFL)
+        g = start_training(config, ['--n_trajectories=40', '--max_iters=2', f'--data_dir={folder}', *overrides], folder)
     model, windows, device, cfg, batch = (g[k] for k in ('model', 'windows', 'device', 'cfg', 'batch_size'))
     k, frames = g['unroll'], g['input_frames']
     index = torch.arange(batch) % windows.n_windows
@@ -64,7 +324,7 @@ def speed(config, overrides, repeats):
 
     def iteration():                                                 # number 1, which has no inverse decoding
         u, params = windows.get(index, zero, zero, zero)
-        g['operator_losses']((u - windows.mean) / windows.std, params, 0, 1., 1)[0].backward()
+        g['operator_losses']((u - model.mean) / model.std, params, zero.float().to(device), 0, 1., 1)[0].backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
         for o in g['optimizers']:
             o.step()
@@ -80,8 +340,8 @@ def speed(config, overrides, repeats):
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     u = torch.randn(batch, *cfg.grid, cfg.fields * frames, device=device)
     later = torch.randn(batch * k, *cfg.grid, cfg.fields * frames, device=device)
-    z = torch.randn(batch, math.prod(cfg.token_grid), cfg.latent_dim, device=device)
-    many = torch.randn(batch * (k + 1), *z.shape[1:], device=device, requires_grad=True)
+    z = torch.randn(batch, math.prod(cfg.token_grid), cfg.inner_dim, device=device)
+    many = torch.randn(batch * (k + (g['lambda_inverse_encoding'] > 0)), *z.shape[1:], device=device, requires_grad=True)
     q = g['query_grid'][::windows.ratio]
     dt, params = torch.full((batch,), cfg.dt, device=device), windows.params[:1].expand(batch, -1)
     condition = model.condition(dt, params).detach()
@@ -89,7 +349,9 @@ def speed(config, overrides, repeats):
 
     def encode():
         with g['autocast']:
-            model.encoder(u).sum().backward()
+            first = model.encoder(u)
+            if first.requires_grad:
+                first.sum().backward()
             with torch.no_grad():
                 model.encoder(later)
 
@@ -127,15 +389,32 @@ def speed(config, overrides, repeats):
 if __name__ == '__main__':
     one_line_errors()
     parser = argparse.ArgumentParser(description='Measure speed.')
-    parser.add_argument('command', choices=['speed'])
+    parser.add_argument('command', choices=['speed', 'peers'])
     parser.add_argument('configs', nargs='*', default=[], help='config files (default: config/burgers_cpu.py)')
     parser.add_argument('--repeats', type=int, default=20, help='timed calls of each piece')
     parser.add_argument('--json', help='file to write')
+    parser.add_argument('--minutes', type=float, default=5., help='peers: training time of each method and seed')
+    parser.add_argument('--nu', type=float, help='peers: viscosity (default: that of the config)')
+    parser.add_argument('--seeds', type=int, default=1, help='peers: number of seeds')
+    parser.add_argument('--methods', nargs='+', choices=METHODS, default=METHODS, help='peers: what to train')
+    parser.add_argument('--plot', help='peers: picture to write')
     args, overrides = parser.parse_known_args()
     wrong = [o for o in overrides if not (o.startswith('--') and '=' in o)]
     if wrong:
         raise UserError(f"'{wrong[0]}' is neither a config file nor --key=value")
-    configs = args.configs or ['config/burgers_cpu.py']
+    configs = args.configs or [os.path.join(HERE, 'config', 'burgers_cpu.py')]
+    if args.command == 'peers':
+        if args.minutes <= 0 or args.seeds < 1 or len(configs) > 1:
+            raise UserError('peers needs a positive --minutes, --seeds of at least 1 and one config at most')
+        found = peers(configs[0], overrides + ([f'--nu={args.nu}'] if args.nu else []), args.minutes, args.seeds,
+                      args.methods)
+        peers_table(found, args.minutes, platform.processor() or platform.machine())
+        if args.plot:
+            peers_picture(found, args.plot)
+        if args.json:
+            with open(args.json, 'w') as file:
+                json.dump(found, file, indent=1)
+        sys.exit(0)
     results = []
     for config in configs:
         if len(configs) == 1:

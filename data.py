@@ -258,6 +258,8 @@ class Windows:
             free = torch.cuda.mem_get_info()[0] if device.type == 'cuda' else _free_memory()
             memory_gb = .5 * free / 1e9
         self.in_memory = n_bytes <= memory_gb * 1e9
+        # speed of a field for a unit of its mean: 1 with the flux u²/2, 2 with the flux u²
+        self.frame = (2. if first.generation == 'old' else 1.) if first.periodic else 0.
         # one pass over the train rows: finite, statistics, identity, and the rows themselves where they fit
         total, squares, count, digest, filled, initial = 0., 0., 0, hashlib.sha256(), 0, []
         self.u = torch.empty(self.n_files_rows, self.n_frames, self.n_points, len(first.fields), device=device) \
@@ -274,6 +276,8 @@ class Windows:
                 if self.in_memory:
                     self.u[filled:filled + len(u)] = torch.from_numpy(u)
                     filled += len(u)
+        means = torch.from_numpy(np.concatenate(initial).mean((1, 2, 3), dtype=np.float64))
+        self.drift = (self.frame * means * self._cells_a_step()).round().long()  # (N,) cells a step
         # files of several nu repeat their initial conditions, but never across splits
         check_overlap({'train': (self.rows.start, np.concatenate(initial)),
                        'val': (self.val_rows.start, np.concatenate([v[:, :1] for v in val]))})
@@ -290,6 +294,19 @@ class Windows:
         self.val = self.val.unflatten(0, (len(sources), -1)).transpose(0, 1).flatten(0, 1)
         self.val_params = torch.tensor(params, dtype=torch.float32).repeat(len(self.val_rows), 1)
 
+    def _cells_a_step(self):
+        """Cells of the query grid that speed 1 covers in a step."""
+        source = self.sources[0]
+        return source.dt * self.time_stride * self.n_points / source.length[0]
+
+    def still(self, index, flip):
+        """The boosts (B,) of windows `index` that bring the mean flow to rest, to half a cell a step."""
+        return (2 * flip - 1) * self.drift[index // self.n_starts]
+
+    def lift(self, boost):
+        """What a Galilean boost (B,) in cells a step adds to the field (B,)."""
+        return boost / self._cells_a_step() / (self.frame or 1.)
+
     def get(self, index, shift, boost, flip):
         """Gather windows `index` (B,) and apply exact symmetries of the PDE.
 
@@ -299,9 +316,6 @@ class Windows:
         """
         traj, start = index // self.n_starts, self.starts[index % self.n_starts]
         frame = torch.arange(self.window)
-        source = self.sources[0]
-        speed = boost * (source.length[0] / self.n_points) / (source.dt * self.time_stride)
-        speed = speed / 2 if source.generation == 'old' else speed      # flux u²: a field that moves at c gains c/2
         sign = 1. - 2. * flip
         if self.in_memory:
             send = lambda a: a.to(self.device, non_blocking=True)       # noqa: E731
@@ -313,7 +327,7 @@ class Windows:
         point = torch.arange(self.n_points) - shift[:, None, None] - (boost[:, None] * frame)[..., None]
         point = send(((1 - 2 * flip)[:, None, None] * point) % self.n_points)
         u = torch.gather(u, 2, point[..., None].expand_as(u))
-        u = u * send(sign)[:, None, None, None] + send(speed.float())[:, None, None, None]
+        u = u * send(sign)[:, None, None, None] + send(self.lift(boost).float())[:, None, None, None]
         return u.to(self.device, non_blocking=True), self.params[traj.to(self.device, non_blocking=True)]
 
     def _read(self, traj, start):

@@ -199,10 +199,10 @@ def latent_norm_drift(model, u, params, initial_step, batch_size):
     first, last = 0., 0.
     for rows, own in batches(len(u), batch_size, params):
         z = model.encode(given_frames(model, u[rows], initial_step))
-        first += float(z.cpu().double().square().sum())
+        first += float(z[..., :model.cfg.inner_dim].cpu().double().square().sum())
         for _ in range(u.shape[1] - initial_step):
             z = model.step(z, own)
-        last += float(z.cpu().double().square().sum())
+        last += float(z[..., :model.cfg.inner_dim].cpu().double().square().sum())
     return math.sqrt(last / first) - 1 if math.isfinite(last) else math.nan
 
 

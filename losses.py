@@ -10,23 +10,26 @@ that was trained on encodings may be fed its own output, and a rollout needs no 
 import torch
 
 
-def relative_l2(p, y, dims=(-2, -1)):
-    """Mean over samples (and steps) of ‖p - y‖₂ / ‖y‖₂, the norms over `dims` (points and fields). Its gradient at
-    p = y is zero. p, y (..., Q, C)."""
-    norm = torch.linalg.vector_norm(y, dim=dims).clamp_min(1e-6)
+def relative_l2(p, y, lift=0.):
+    """Mean over samples (and steps) of ‖p - y‖₂ / ‖y + lift‖₂, the norms over points and fields. Its gradient at
+    p = y is zero. p, y (..., Q, C); lift: what a moving frame has taken off the field, to be broadcast to it."""
+    dims = (-2, -1)
+    norm = torch.linalg.vector_norm(y + lift, dim=dims).clamp_min(1e-6)
     return (torch.linalg.vector_norm(p - y, dim=dims) / norm).mean()
 
 
 def latent_forward(latent, target):
-    """mean |A(z_t) - E(u_{t+1})|², over batch, steps, tokens and features. latent, target (B, K, S, D)."""
-    return (latent - target).square().mean()
+    """mean |A(z_t) - E(u_{t+1})|² / var(E(u)), the means over batch, steps, tokens and features, the variance per
+    feature and then averaged, detached (it cannot be won by shrinking latents). latent, target (B, K, S, D)."""
+    variance = target.detach().var((0, 1, 2), correction=0).mean().clamp_min(1e-6)
+    return (latent - target).square().mean() / variance
 
 
-def inverse_encoding(reconstruction, u):
+def inverse_encoding(reconstruction, u, lift=0.):
     """Field space, the latent not advanced: |D(E(u_t), q) - u_t(q)|² relative to the sample's own mean square,
-    mean_b [ mean_q |·|² / mean_q |u|² ]: what was encoded can be decoded. Both (B, Q, C)."""
+    mean_b [ mean_q |·|² / mean_q |u + lift|² ]: what was encoded can be decoded. Both (B, Q, C); lift as above."""
     error = (reconstruction - u).square().mean((-2, -1))
-    return (error / u.square().mean((-2, -1)).clamp_min(1e-6)).mean()
+    return (error / (u + lift).square().mean((-2, -1)).clamp_min(1e-6)).mean()
 
 
 def inverse_decoding(cycle, latent):
@@ -37,11 +40,11 @@ def inverse_decoding(cycle, latent):
     return ((cycle - latent).square() / variance).mean()
 
 
-def spectral(p, y):
+def spectral(p, y, lift=0.):
     """Relative Sobolev (H1) error, a spectral loss that weighs wave number k by 1 + k²: mean over samples of
-    sqrt(Σ_k (1 + k²) |P_k - Y_k|² / Σ_k (1 + k²) |Y_k|²). p, y (..., Q, C) on a uniform periodic 1D grid; P, Y their
-    Fourier coefficients."""
-    difference, spectrum = torch.fft.rfft((p - y).float(), dim=-2), torch.fft.rfft(y.float(), dim=-2)
+    sqrt(Σ_k (1 + k²) |P_k - Y_k|² / Σ_k (1 + k²) |Y_k|²). p, y (..., Q, C) on a uniform periodic 1D grid; P, Y the
+    Fourier coefficients of p and y + lift."""
+    difference, spectrum = torch.fft.rfft((p - y).float(), dim=-2), torch.fft.rfft((y + lift).float(), dim=-2)
     k = torch.arange(spectrum.shape[-2], device=p.device)[:, None]
     weight = (1 + k ** 2).sqrt()
     norm = torch.linalg.vector_norm(weight * spectrum, dim=(-2, -1)).clamp_min(1e-6)
@@ -53,16 +56,19 @@ def latent_norm(latent):
     return (latent.square().mean((-2, -1)) - 1).square().mean()
 
 
-def bundle(outputs, u, weights):
+def bundle(outputs, u, weights, lift=None):
     """All losses that have a weight. outputs: the dict of UPT.forward; u (B, 1 + K, Q, C): the true field at the query
-    points, at the start and after each step; weights: {name: number or 0-d tensor}. Returns (total, {name: detached
-    value}); a term without a weight, or whose output is absent, is not computed."""
+    points, at the start and after each step; weights: {name: number or 0-d tensor}; lift (B,): what a moving frame has
+    taken off the fields, so that relative errors are those of the whole field. Returns (total, {name: detached value});
+    a term without a weight, or whose output is absent, is not computed."""
+    lift = u.new_zeros(len(u)) if lift is None else lift
+    one, all_ = lift[:, None, None], lift[:, None, None, None]
     terms = {
-        'field': lambda: relative_l2(outputs['field'], u[:, 1:]),
+        'field': lambda: relative_l2(outputs['field'], u[:, 1:], all_),
         'latent': lambda: latent_forward(outputs['latent'], outputs['target']),
-        'inverse_encoding': lambda: inverse_encoding(outputs['reconstruction'], u[:, 0]),
+        'inverse_encoding': lambda: inverse_encoding(outputs['reconstruction'], u[:, 0], one),
         'inverse_decoding': lambda: inverse_decoding(outputs['cycle'], outputs['latent'][:, 0]),
-        'spectral': lambda: spectral(outputs['field'], u[:, 1:]),
+        'spectral': lambda: spectral(outputs['field'], u[:, 1:], all_),
         'latent_norm': lambda: latent_norm(outputs['latent']),
     }
     total, parts = u.new_zeros(()), {}

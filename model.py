@@ -24,7 +24,7 @@ import torch.nn.functional as F
 
 from configurator import UserError
 
-FORMAT, FORMAT_VERSION = 'nanoupt', 1
+FORMAT, FORMAT_VERSION = 'nanoupt', 2
 MAX_POINTS, MAX_WIDTH, MAX_DEPTH = 2 ** 22, 2 ** 14, 2 ** 10       # no checkpoint may ask for more
 BOUNDARIES = ('periodic', 'wall', 'open')
 PDES = ('burgers', 'advection', 'diffusion-reaction', 'diffusion-sorption', 'shallow-water',
@@ -60,6 +60,29 @@ def split_tokens(x, grid, factor):
     return x.reshape(B, sx * sy, D // f ** 2)
 
 
+def patch_modes(shape, fields, dim):
+    """`dim` orthonormal cosine modes (DCT-II) of a patch of `shape` points and `fields` fields, the lowest frequencies
+    first; zero rows where dim is larger than their number. -> (dim, points x fields)"""
+    modes, frequency = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1)
+    for n in shape:
+        k = torch.arange(n, dtype=torch.float64)
+        one = torch.cos(math.pi * k[:, None] * (k + .5) / n) * (2 / n) ** .5     # (n, n)
+        one[0] /= 2 ** .5
+        modes, frequency = torch.kron(modes, one), (frequency[:, None] + k / n).flatten()
+    modes = torch.kron(modes[frequency.argsort(stable=True)], torch.eye(fields, dtype=torch.float64))[:dim]
+    return F.pad(modes, (0, 0, 0, dim - len(modes))).float()
+
+
+def interpolation_kernel(t, n):
+    """Weight of a grid point at distance t (in grid spacings): cubic convolution (Keys 1981), which is once
+    continuously differentiable and exact on quadratics; linear where a patch of n points is too short for it."""
+    t = t.abs()
+    if n < 4:
+        return (1 - t).clamp_min(0)
+    near, far = (1.5 * t - 2.5) * t * t + 1, ((-.5 * t + 2.5) * t - 4) * t + 2
+    return torch.where(t < 1, near, torch.where(t < 2, far, 0.))
+
+
 class RotaryPositions(nn.Module):
     """Rotary position embedding (arXiv 2104.09864) of queries and keys.
 
@@ -87,6 +110,13 @@ class RotaryPositions(nn.Module):
     def forward(self, x):
         """x (..., S, head_dim) -> the same shape; features i and i + head_dim/2 are rotated by their token's angle."""
         return torch.addcmul(x * self.cos.to(x.dtype), x.roll(self.half, -1), self.sin.to(x.dtype))
+
+
+def zero(layer):
+    """Start a linear layer at zero: what it adds grows from nothing."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 def ramp(top, n):
@@ -164,20 +194,23 @@ class ChannelAttention(nn.Module):
 # block
 
 class Block(nn.Module):
-    """Pre-norm transformer block. With a condition (B, cond_dim), both branches are scaled, shifted and gated
-    by it (adaptive layer norm, arXiv 2212.09748), starting from shift 0, scale 1 and gate 1."""
+    """Transformer block; its branches start at zero. With a condition (B, cond_dim), both are scaled, shifted and gated
+    by it (adaptive layer norm, arXiv 2212.09748), starting from shift 0, scale 1 and gate 1. Without `layer_norm` a
+    branch sees amplitudes as they are, which a step of a PDE that is not linear depends on."""
 
-    def __init__(self, cfg, dim, positions, cond_dim=0, drop_path=0.):
+    def __init__(self, cfg, dim, positions, cond_dim=0, drop_path=0., layer_norm=True):
         super().__init__()
         if cfg.attention == 'channel':
             self.attention = ChannelAttention(dim, cfg.n_head, cfg.group_size, positions, cfg.periodic)
         else:
             self.attention = StandardAttention(dim, cfg.n_head, positions, cfg.periodic)
-        affine = not cond_dim                                        # the condition scales already
-        self.norm1 = nn.LayerNorm(dim, elementwise_affine=affine, bias=False)
-        self.norm2 = nn.LayerNorm(dim, elementwise_affine=affine, bias=False)
+        norm = lambda: nn.LayerNorm(dim, elementwise_affine=not cond_dim, bias=False) if layer_norm else \
+            nn.Identity()                                            # noqa: E731   the condition scales already
+        self.norm1, self.norm2 = norm(), norm()
         self.mlp = nn.Sequential(nn.Linear(dim, int(cfg.mlp_ratio * dim)), nn.GELU(),
                                  nn.Linear(int(cfg.mlp_ratio * dim), dim))
+        for last in (self.attention.proj, self.mlp[2]):
+            zero(last)
         self.drop_path = drop_path
         self.modulation = nn.Linear(cond_dim, 6 * dim) if cond_dim else None
         if cond_dim:                                                 # shift 0; scale and gate 1
@@ -231,7 +264,8 @@ class ModelConfig:
     mlp_ratio: float = 2.
     drop_path: float = 0.
     cond_dim: int = 64
-    normalize_latent: bool = True          # the operator ends in the encoder's normalisation
+    layer_norm: bool = False               # in the operator's blocks
+    frame: float = 0.                      # speed of a moving frame per unit of the mean field; 0: none
     checkpointing: bool = False            # recompute the operator's blocks in the backward pass
     mean: tuple = (0.,)                    # of each field over the train part
     std: tuple = (1.,)
@@ -265,6 +299,10 @@ class ModelConfig:
             divides(self.patch_size, n, f'patch_size={self.patch_size} must divide the grid of {n} points')
             divides(s, n // self.patch_size,
                     f'latent tokens must divide the {n // self.patch_size} patches of an axis')
+        if self.frame and not (self.periodic and self.fields == d == self.input_frames == 1):
+            raise UserError('a moving frame (frame) needs one field, one axis, a periodic domain and one input frame')
+        if self.inner_dim < 1:
+            raise UserError(f'latent_dim={self.latent_dim} leaves nothing beside the two features of the moving frame')
         pools = {n // self.patch_size // s for n, s in zip(self.grid, self.token_grid)}
         if len(pools) > 1:
             raise UserError(f'every axis must be pooled alike, not by {sorted(pools)}')
@@ -293,6 +331,11 @@ class ModelConfig:
                 for f, lo, ln, p, n in zip(self.first, self.low, self.length, points, self.grid)]
 
     @property
+    def inner_dim(self):
+        """Features of a token that the networks see; a moving frame takes two more, mean and displacement."""
+        return self.latent_dim - 2 * bool(self.frame)
+
+    @property
     def points_per_token(self):
         return [n // s for n, s in zip(self.grid, self.token_grid)]
 
@@ -305,17 +348,20 @@ class ModelConfig:
 # encoder
 
 class GridEncoder(nn.Module):
-    """Fields on the trained grid -> normalised latent tokens.
+    """Fields on the trained grid -> latent tokens: z = M patch(u) + g(u).
 
-    Every field has its own stem (the rows of one convolution): a patch of patch_size points and a halo around
-    it become one token. `encoder_depth` blocks mix them; neighbouring tokens are merged where the patch grid is
-    larger than the latent one; a linear map to latent_dim ends in a layer norm without parameters, so that
-    latents have unit variance and no loss is won by shrinking them.
+    M are the cosine modes of the points of a token, the lowest latent_dim of them, and fixed: the decoder inverts it
+    from the first iteration on. The learned part g (none with encoder_dim=0) starts at zero: every field has its own stem (the rows of one
+    convolution), where a patch of patch_size points and a halo around it become one token; `encoder_depth` blocks mix
+    them; neighbouring tokens are merged where the patch grid is larger than the latent one.
     """
 
     def __init__(self, cfg):
         super().__init__()
         self.cfg, d, dim = cfg, len(cfg.grid), cfg.encoder_dim
+        self.register_buffer('modes', patch_modes(cfg.points_per_token, cfg.fields, cfg.inner_dim), persistent=False)
+        if not dim:
+            return
         conv = (nn.Conv1d, nn.Conv2d)[d - 1]
         self.stem = conv(cfg.fields * cfg.input_frames, dim, cfg.patch_size + 2 * cfg.halo, cfg.patch_size)
         self.patch_grid = tuple(n // cfg.patch_size for n in cfg.grid)
@@ -330,16 +376,22 @@ class GridEncoder(nn.Module):
         self.blocks = nn.ModuleList([Block(standard, dim, positions) for _ in range(cfg.encoder_depth)])
         self.pool = self.patch_grid[0] // cfg.token_grid[0]
         self.norm = nn.LayerNorm(dim, bias=False)
-        self.proj = nn.Linear(dim * self.pool ** d, cfg.latent_dim)
+        self.proj = nn.Linear(dim * self.pool ** d, cfg.inner_dim)
+        zero(self.proj)
 
     def forward(self, u):
-        """u (B, *grid, C input_frames), normalised -> (B, S, latent_dim)"""
-        d, halo = len(self.cfg.grid), self.cfg.halo
+        """u (B, *grid, C input_frames), normalised -> (B, S, latent_dim), float32"""
+        cfg, d, halo = self.cfg, len(self.cfg.grid), self.cfg.halo
+        last = u[..., -cfg.fields:].flatten(1, -2)                   # (B, N, C)
+        with torch.autocast(u.device.type, enabled=False):
+            z = merge_tokens(last.float(), cfg.grid, cfg.points_per_token[0]) @ self.modes.T
+        if not cfg.encoder_dim:
+            return z
         u = u.movedim(-1, 1)                                         # (B, C, *grid)
         if halo:
-            u = F.pad(u, (halo, halo) * d, mode='circular' if self.cfg.periodic else 'replicate')
+            u = F.pad(u, (halo, halo) * d, mode='circular' if cfg.periodic else 'replicate')
         x = self.stem(u).flatten(2).transpose(1, 2)                  # (B, S_patch, D)
-        if not self.cfg.periodic:
+        if not cfg.periodic:
             x = x + self.position
         x = F.gelu(x) if len(self.blocks) == 0 else x
         for block in self.blocks:
@@ -347,12 +399,7 @@ class GridEncoder(nn.Module):
         x = self.norm(x)
         if self.pool > 1:
             x = merge_tokens(x, self.patch_grid, self.pool)
-        return normalize(self.proj(x))
-
-
-def normalize(z):
-    """Layer norm over the features, without parameters, in float32."""
-    return F.layer_norm(z.float(), z.shape[-1:], eps=1e-8)
+        return z + self.proj(x).float()
 
 
 class EncoderBlocks:
@@ -369,11 +416,13 @@ class EncoderBlocks:
 class AnyPointDecoder(nn.Module):
     """(query points, latent) -> the fields there, on or off the grid, at a cost per point that is local.
 
-    Each token carries the coefficients of a local expansion in the offset o of the query from its centre
-    (in token spacings, -1 < o < 1), with a learned basis φ of sines and cosines of o. The expansions of the
-    2^d nearest tokens are blended by smooth weights w that sum to one, and a small MLP reads the fields:
+    The encoder's modes are inverted to the grid values of a token and interpolated, I(q; M^T z); what is learned is
+    added to that and starts at zero (nothing with decoder_dim=0). For it, each token carries the coefficients of a local expansion in the offset o
+    of the query from its centre (in token spacings, -1 < o < 1), with a learned basis φ of sines and cosines of o. The
+    expansions of the 2^d nearest tokens are blended by smooth weights w that sum to one, and a small MLP reads the
+    fields:
 
-        h(q) = Σ_corners w(o_c) φ(o_c) ⊙ K z_c,        u(q) = W h + MLP(h)
+        h(q) = Σ_corners w(o_c) φ(o_c) ⊙ K z_c,        u(q) = I(q; M^T z) + W h + MLP(h)
 
     The result is continuously differentiable in q, wraps on a periodic domain, and does not depend on which
     other points are asked for.
@@ -382,30 +431,35 @@ class AnyPointDecoder(nn.Module):
     def __init__(self, cfg):
         super().__init__()
         self.cfg, d, dim = cfg, len(cfg.grid), cfg.decoder_dim
-        self.stem = nn.Linear(cfg.latent_dim, dim)
+        self.register_buffer('modes', patch_modes(cfg.points_per_token, cfg.fields, cfg.inner_dim), persistent=False)
         h = [ln / n for ln, n in zip(cfg.length, cfg.grid)]
         spacing = [ln / s for ln, s in zip(cfg.length, cfg.token_grid)]
         first = [f + (p - 1) / 2 * dx for f, p, dx in zip(cfg.first, cfg.points_per_token, h)]
         self.register_buffer('first', torch.tensor(first), persistent=False)
         self.register_buffer('spacing', torch.tensor(spacing), persistent=False)
+        if not dim:
+            return
         positions = token_positions(cfg.token_grid, cfg.first_token(cfg.points_per_token),
                                     [1 / s for s in cfg.token_grid])
+        self.stem = nn.Linear(cfg.inner_dim, dim)
         self.blocks = nn.ModuleList([Block(EncoderBlocks(cfg), dim, positions) for _ in range(cfg.decoder_depth)])
         self.coefficients = nn.Linear(dim, dim)
         n_feature = 2 * cfg.n_wave * d + 1
         self.basis = nn.Sequential(nn.Linear(n_feature, dim), nn.GELU(), nn.Linear(dim, dim))
         self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, cfg.fields))
         self.linear = nn.Linear(dim, cfg.fields, bias=False)
+        zero(self.mlp[2])
+        zero(self.linear)
 
     def locate(self, q):
-        """Query points (..., Q, d) -> indices (..., Q, 2^d) of the nearest tokens, their weights, and the
-        features of the offsets (..., Q, 2^d, n_feature)."""
+        """Query points (..., Q, d) -> indices (..., Q, 2^d) of the nearest tokens, their weights, the features of
+        the offsets (..., Q, 2^d, n_feature), and the interpolation weights of their grid points (..., Q, 2^d, P^d)."""
         cfg, d = self.cfg, q.shape[-1]
         s = (q - self.first) / self.spacing                          # in token spacings
         left = s.floor()
         if not cfg.periodic:
             left = torch.minimum(left.clamp_min(0), left.new_tensor([max(0, n - 2) for n in cfg.token_grid]))
-        index, weight, offset = 0, 1., []
+        index, weight, offset, kernel = 0, 1., [], torch.ones(1, device=q.device)
         corners = torch.cartesian_prod(*[torch.arange(2, device=q.device)] * d).view(-1, d)  # (2^d, d)
         for axis, n in enumerate(cfg.token_grid):
             at = left[..., axis, None] + corners[:, axis]            # (..., Q, 2^d)
@@ -416,28 +470,37 @@ class AnyPointDecoder(nn.Module):
             at = at % n if cfg.periodic else at.clamp_max(n - 1)
             index = index * n + at.long()
             offset.append(o)
+            P = cfg.points_per_token[axis]
+            own = interpolation_kernel(o[..., None] * P + (P - 1) / 2 - torch.arange(P, device=q.device), P)
+            kernel = (kernel[..., None] * own[..., None, :]).flatten(-2)  # (..., Q, 2^d, P^axis)
         o = torch.stack(offset, -1)[..., None] * torch.arange(1, cfg.n_wave + 1, device=q.device) * math.pi
         features = torch.cat([torch.ones_like(o[..., :1, 0]), o.sin().flatten(-2), o.cos().flatten(-2)], -1)
-        return index, weight, features
+        return index, weight, features, kernel / kernel.sum((-2, -1), keepdim=True)
 
     def forward(self, z, q):
         """z (B, S, latent_dim), q (Q, d) or (B, Q, d) in physical coordinates -> (B, Q, C), normalised."""
-        index, weight, features = self.locate(q)
-        x = self.stem(z)
-        for block in self.blocks:
-            x = block(x)
-        k = self.coefficients(F.gelu(x))                             # (B, S, D)
-        basis = (self.basis(features) * weight[..., None]).to(k.dtype)  # (..., Q, 2^d, D)
-        h = 0.
-        for corner in range(index.shape[-1]):
+        index, weight, features, kernel = self.locate(q)
+        corners, learned = range(index.shape[-1]), self.cfg.decoder_dim > 0
+
+        def read(x, corner):                                         # rows of x (B, S, F) at the queries -> (B, Q, F)
             at = index[..., corner]
             if q.ndim == 2:                                          # the same points for the whole batch
-                near = k[:, at]                                      # (B, Q, D)
-            else:
-                near = torch.gather(k, 1, at[..., None].expand(-1, -1, k.shape[-1]))
-            h = h + near * basis[..., corner, :]
-        with torch.autocast(h.device.type, enabled=False):           # the fields themselves in float32
-            u = self.linear(h.float()) + self.mlp(h.float())
+                return x.index_select(1, at)
+            return x.gather(1, at[..., None].expand(-1, -1, x.shape[-1]))
+
+        if learned:
+            x = self.stem(z)
+            for block in self.blocks:
+                x = block(x)
+            k = self.coefficients(F.gelu(x))                         # (B, S, D)
+            basis = (self.basis(features) * weight[..., None]).to(k.dtype)  # (..., Q, 2^d, D)
+            h = sum(read(k, c) * basis[..., c, :] for c in corners)  # (B, Q, D)
+        with torch.autocast(z.device.type, enabled=False):           # the fields themselves in float32
+            values = z.float() @ self.modes                          # (B, S, P^d C)
+            u = sum((read(values, c).unflatten(-1, (-1, self.cfg.fields)) * kernel[..., c, :, None]).sum(-2)
+                    for c in corners)
+            if learned:
+                u = u + self.linear(h.float()) + self.mlp(h.float())
         if self.cfg.log_clamp:
             u = u.sign() * self.cfg.log_clamp * torch.log1p(u.abs() / self.cfg.log_clamp)
         return u
@@ -470,7 +533,8 @@ class PureOperator(nn.Module):
     def __init__(self, cfg, positions):
         super().__init__()
         rates = ramp(cfg.drop_path, cfg.depth)
-        self.blocks = nn.ModuleList([Block(cfg, cfg.hidden_dim, positions, cfg.cond_dim, rate) for rate in rates])
+        self.blocks = nn.ModuleList([Block(cfg, cfg.hidden_dim, positions, cfg.cond_dim, rate, cfg.layer_norm)
+                                     for rate in rates])
 
     def forward(self, x, cond, run):
         for block in self.blocks:
@@ -496,8 +560,8 @@ class UShapedOperator(nn.Module):
             self.grids.append(grid)
             positions.append(token_positions(grid, shift, [1 / n for n in grid]))
         levels = [*range(n_level), *range(n_level, -1, -1)]          # 0 .. bottom .. 0
-        self.stages = nn.ModuleList([nn.ModuleList([Block(cfg, dim, positions[level], cfg.cond_dim, next(rates))
-                                                    for _ in range(n)]) for level, n in zip(levels, cfg.depths)])
+        self.stages = nn.ModuleList([nn.ModuleList([Block(cfg, dim, positions[level], cfg.cond_dim, next(rates),
+                                                          cfg.layer_norm) for _ in range(n)]) for level, n in zip(levels, cfg.depths)])
         self.down = nn.ModuleList([nn.Linear(dim * 2 ** d, dim) for _ in range(n_level)])
         self.up = nn.ModuleList([nn.Linear(dim, dim * 2 ** d) for _ in range(n_level)])
         self.skip = nn.ModuleList([nn.Linear(dim, dim) for _ in range(n_level)])
@@ -520,26 +584,23 @@ class UShapedOperator(nn.Module):
 
 class Operator(nn.Module):
     """One step in latent space: A(z, c) = z + f(z, c). The last layer of f starts at zero, so an untrained
-    operator is the identity. With `normalize_latent` the sum is normalised as the encoder's output is, which
-    keeps long rollouts on the sphere where the decoder was trained."""
+    operator is the identity."""
 
     def __init__(self, cfg):
         super().__init__()
         self.cfg = cfg
         first = cfg.first_token(cfg.points_per_token)
         positions = token_positions(cfg.token_grid, first, [1 / s for s in cfg.token_grid])
-        self.stem = nn.Linear(cfg.latent_dim, cfg.hidden_dim)
+        self.stem = nn.Linear(cfg.inner_dim, cfg.hidden_dim)
         self.core = PureOperator(cfg, positions) if cfg.arch == 'pure' else UShapedOperator(cfg, first)
-        self.norm = nn.LayerNorm(cfg.hidden_dim, bias=False)
-        self.head = nn.Linear(cfg.hidden_dim, cfg.latent_dim)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.norm = nn.LayerNorm(cfg.hidden_dim, bias=False) if cfg.layer_norm else nn.Identity()
+        self.head = nn.Linear(cfg.hidden_dim, cfg.inner_dim)
+        zero(self.head)
 
     def forward(self, z, cond):
         """z (B, S, latent_dim), cond (B, cond_dim) -> the latent one step later."""
         run = self._recompute if self.cfg.checkpointing and self.training else lambda block, x, c: block(x, c)
-        f = self.head(self.norm(self.core(self.stem(z), cond, run))).float()
-        return normalize(z + f) if self.cfg.normalize_latent else z + f
+        return z + self.head(self.norm(self.core(self.stem(z), cond, run))).float()
 
     @staticmethod
     def _recompute(block, x, cond):
@@ -550,7 +611,13 @@ class Operator(nn.Module):
 # container
 
 class UPT(nn.Module):
-    """Encoder E, operator A and decoder D, with the normalisation of the data inside."""
+    """Encoder E, operator A and decoder D, with the normalisation of the data inside.
+
+    With `frame`, the mean m of a field is taken off and the rest is advanced in the frame that moves along at speed
+    frame * m (Galilean invariance of Burgers' equation, exact at any speed because the decoder reads at any point). Its
+    tokens then end in two features more, the same in all of them: m and the distance travelled. E, A and D
+    themselves, and the training, see fields without a mean only.
+    """
 
     def __init__(self, cfg):
         super().__init__()
@@ -569,14 +636,16 @@ class UPT(nn.Module):
 
     # ---- training: everything normalised, targets encoded once a window
 
-    def forward(self, u, q, dt, params, unroll, inverse_decoding=False, through_time=True, detach_target=True):
+    def forward(self, u, q, dt, params, unroll, inverse_encoding=True, inverse_decoding=False, through_time=True,
+                detach_target=True):
         """Everything the losses need of one batch of windows.
 
         u (B, input_frames + unroll, *grid, C) normalised, q (Q, d), dt (B,), params (B, P). `unroll` steps are
         taken in latent space from the encoding of the first frames; the gradient runs through all of them, or with
         through_time=False through each one alone. Returns a dict of
             latent (B, K, S, D) advanced latents,         target (B, K, S, D) encodings of the true frames,
-            field (B, K, Q, C) decoded advanced latents,  reconstruction (B, Q, C) of the first frame,
+            field (B, K, Q, C) decoded advanced latents,
+            reconstruction (B, Q, C) of the first frame, only with inverse_encoding,
             cycle (B, S, D), once: E(D(z_1)), only with inverse_decoding.
         """
         n_in, B = self.cfg.input_frames, u.shape[0]
@@ -590,9 +659,11 @@ class UPT(nn.Module):
             z = self.operator(z if through_time or not latent else z.detach(), cond)
             latent.append(z)
         latent = torch.stack(latent, 1)                              # (B, K, S, D)
-        decoded = self.decoder(torch.cat([z0[:, None], latent], 1).flatten(0, 1), q)
-        decoded = decoded.unflatten(0, (B, unroll + 1))              # (B, 1 + K, Q, C)
-        out = {'latent': latent, 'target': target, 'field': decoded[:, 1:], 'reconstruction': decoded[:, 0]}
+        seen = torch.cat([z0[:, None], latent], 1) if inverse_encoding else latent
+        field = self.decoder(seen.flatten(0, 1), q).unflatten(0, (B, -1))  # ((1 +) K, Q, C) a sample
+        out = {'latent': latent, 'target': target, 'field': field[:, -unroll:]}
+        if inverse_encoding:
+            out['reconstruction'] = field[:, 0]
         if inverse_decoding:
             v = self.decoder(latent[:, 0], self.points).unflatten(1, self.cfg.grid)
             out['cycle'] = self.encoder(torch.cat([*u[:, 1:n_in].unbind(1), v], -1))
@@ -622,8 +693,12 @@ class UPT(nn.Module):
         """u (B, *space, C), or (B, input_frames, *space, C) for several, on m.grid(*space) or on the 1D points
         `grid` (N, 1) -> latent (B, S, latent_dim). Other grids are resampled to the trained one by cubic
         interpolation, which leaves points that both share as they are. Raises UserError for a wrong shape."""
-        u = (self.on_grid(u, grid) - self.mean) / self.std
-        return self.encoder(torch.cat(u.unbind(1), -1))
+        u, frame = self.on_grid(u, grid), []
+        if self.cfg.frame:
+            mean = u.mean((1, 2))                                    # (B, 1)
+            u, frame = u - mean[:, None, None], [mean, torch.zeros_like(mean)]
+        z = self.encoder(torch.cat(((u - self.mean) / self.std).unbind(1), -1))
+        return torch.cat([z, *(f[:, None].expand(-1, z.shape[1], 1) for f in frame)], -1)
 
     def on_grid(self, u, grid=None):
         """u as encode takes it -> (B, input_frames, *grid, C) on the trained grid."""
@@ -652,7 +727,15 @@ class UPT(nn.Module):
 
     def step(self, z, params=None, dt=None):
         """One step of `dt` seconds (default: that of training) in latent space."""
-        return self.operator(z, self._condition(len(z), params, dt))
+        return self._advance(z, *self._condition(len(z), params, dt))
+
+    def _advance(self, z, cond, dt):
+        inner, frame = z.split([self.cfg.inner_dim, z.shape[-1] - self.cfg.inner_dim], -1)
+        inner = self.operator(inner, cond)
+        if not self.cfg.frame:
+            return inner
+        mean, travelled = frame.split(1, -1)
+        return torch.cat([inner, mean, travelled + self.cfg.frame * mean * dt[:, None, None]], -1)
 
     def decode(self, z, points=None):
         """z (B, S, latent_dim) -> the fields at points (Q, d) or (B, Q, d), (B, Q, C); without points, on the
@@ -672,11 +755,15 @@ class UPT(nn.Module):
         q = q.double() if q.device.type != 'mps' else q
         if not torch.isfinite(q).all():
             raise UserError('some query points are not finite')
+        lift = 0.
+        if self.cfg.frame:
+            z, lift, travelled = z.split([self.cfg.inner_dim, 1, 1], -1)
+            lift, q = lift[:, :1], q - travelled[:, :1].to(q.dtype)  # (B, 1, 1), (B, Q, 1)
         if self.cfg.periodic:
             q = low + (q - low) % length                             # x = 1 is x = 0
         elif (q < low).any() or (q > low + length).any():
             raise UserError(f'some query points lie outside the domain {self.cfg.low} + {self.cfg.length}')
-        return self.decoder(z, q.float()) * self.std + self.mean
+        return self.decoder(z, q.float()) * self.std + self.mean + lift
 
     @torch.no_grad()
     def rollout(self, u0, steps, points=None, params=None, dt=None, grid=None, reencode=False):
@@ -696,9 +783,9 @@ class UPT(nn.Module):
         elif points is None:
             space = tuple(u0.shape[-len(self.cfg.grid) - 1:-1])
             points = self.points if space == tuple(self.cfg.grid) else self.grid(*space)
-        cond, out, frames = self._condition(len(z), params, dt), [], None
+        (cond, dt), out, frames = self._condition(len(z), params, dt), [], None
         for _ in range(steps):
-            z = self.operator(z, cond)
+            z = self._advance(z, cond, dt)
             u = self.decode(z, points)
             out.append(u)
             if reencode and len(out) < steps:
@@ -713,6 +800,7 @@ class UPT(nn.Module):
         return u.unflatten(2, space) if space else u
 
     def _condition(self, B, params, dt):
+        """What the operator is told (B, cond_dim), and the time step (B,)."""
         cfg = self.cfg
         values = dict(zip(cfg.params, cfg.default_params))
         for name, value in (params or {}).items():
@@ -724,8 +812,8 @@ class UPT(nn.Module):
             if v.ndim > 1 or v.ndim == 1 and len(v) != B:
                 raise UserError(f'a parameter has shape {tuple(v.shape)}; expected one value or ({B},)')
             return v.expand(B)
-        return self.condition(one(cfg.dt if dt is None else dt),
-                              torch.stack([one(values[name]) for name in cfg.params], 1))
+        dt = one(cfg.dt if dt is None else dt)
+        return self.condition(dt, torch.stack([one(values[name]) for name in cfg.params], 1)), dt
 
 
 def resample(u, x, to, length=None):

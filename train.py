@@ -75,9 +75,9 @@ halo = 2                           # grid points of its neighbours that a patch 
 latent_tokens = 32                 # tokens of the latent
 latent_dim = 64                    # features of a token
 hidden_dim = 64                    # width of the operator
-encoder_dim = 64                   # width of the encoder
+encoder_dim = 64                   # width of the learned part of the encoder; 0: none
 encoder_depth = 1                  # blocks of the encoder
-decoder_dim = 64                   # width of the decoder
+decoder_dim = 64                   # width of the learned part of the decoder; 0: none
 decoder_depth = 0                  # blocks of the decoder
 depth = 4                          # blocks of the pure operator
 depths = (1, 2, 1)                 # blocks of the U-shaped operator: down ..., bottleneck, up ...
@@ -87,7 +87,8 @@ mlp_ratio = 2.                     # width of the MLP / width of the block
 drop_path = 0.                     # rate of the last block; ramps up from 0
 n_wave = 4                         # waves of the decoder's local basis
 log_clamp = 0.                     # threshold of the output log-clamp; 0: none
-normalize_latent = True            # the operator ends in the encoder's normalisation
+layer_norm = False                 # in the operator's blocks; without, they see amplitudes
+moving_frame = True                # advance fields without their mean, in the frame that moves along with it
 # losses (losses.py), all means; 0 switches one off
 unroll = 4                         # latent steps a window, through all of which the gradient runs
 unroll_start = 0                   # latent steps a window in the beginning; 0: as unroll
@@ -133,7 +134,7 @@ _choices = {'dataset': ('burgers',), 'arch': ('pure', 'u'), 'attention': ('stand
 config = configure(globals(), sys.argv[1:], __file__, _choices)
 globals().update(config)
 
-_may_be_zero = {'seed', 'boost', 'noise', 'halo', 'encoder_depth', 'decoder_depth', 'drop_path', 'log_clamp', 'beta2',
+_may_be_zero = {'encoder_dim', 'decoder_dim', 'seed', 'boost', 'noise', 'halo', 'encoder_depth', 'decoder_depth', 'drop_path', 'log_clamp', 'beta2',
                 'unroll_start', 'unroll_switch', 'max_iters', 'epochs', 'max_minutes', 'weight_decay', 'grad_clip',
                 'warmup_iters', 'min_lr_ratio', 'ema_decay', 'patience', 'inverse_decoding_ramp',
                 *(k for k in config if k.startswith('lambda_'))}
@@ -261,7 +262,8 @@ model_keys = {f.name: config[f.name] for f in fields(ModelConfig) if f.name in c
 def check_fit(n_cells, n_frames):
     """Raise UserError where the keys do not fit files of that size, before anything is made or read."""
     data.check_strides(n_cells, n_frames, time_stride, space_stride, query_stride, input_frames + unroll)
-    ModelConfig(**model_keys, grid=(n_cells // space_stride,), token_grid=(latent_tokens,)).check()
+    ModelConfig(**model_keys, grid=(n_cells // space_stride,), token_grid=(latent_tokens,),
+                frame=float(moving_frame)).check()
 
 
 if ddp and not master:
@@ -289,7 +291,8 @@ cfg = ModelConfig(                                                   # the keys 
     grid=(windows.n_points // windows.ratio,), token_grid=(latent_tokens,), low=source.low, length=source.length,
     first=tuple(float(axis[0]) for axis in source.x), periodic=source.periodic,
     boundary='periodic' if source.periodic else 'wall', pde=source.pde, params=tuple(source.params),
-    default_params=tuple(source.params.values()), dt=source.dt * time_stride, mean=(windows.mean,), std=(windows.std,))
+    default_params=tuple(source.params.values()), dt=source.dt * time_stride, mean=(0. if moving_frame else windows.mean,),
+    std=(windows.std,), frame=windows.frame * moving_frame)
 args = model_args(cfg)
 if state or weights:
     found = state or weights
@@ -299,7 +302,6 @@ if state or weights:
     if differ:
         raise UserError(f"the checkpoint's model is another one ({'; '.join(differ)})")
     args.update({k: found['model_args'][k] for k in ('mean', 'std')})  # what the weights are used to
-    (windows.mean,), (windows.std,) = args['mean'], args['std']
     model = build(args, found['model'] if state else found['ema'], last_path if state else _file)
 else:
     model = UPT(cfg)
@@ -365,8 +367,9 @@ def make_optimizers(module):
     return out + ([Muon(matrices, lr=muon_lr, weight_decay=weight_decay)] if matrices else [])
 
 
-def operator_losses(u, params, phase, progress, it):
-    """Stage `operator`: encoder, operator and decoder together. u (B, window, Xq, C) normalised, on the query grid."""
+def operator_losses(u, params, lift, phase, progress, it):
+    """Stage `operator`: encoder, operator and decoder together. u (B, window, Xq, C) normalised, on the query grid; lift
+    (B,): what the moving frame has taken off it."""
     k = unroll_start or unroll if progress < unroll_switch else unroll
     inverse = lambda_inverse_decoding > 0 and it % inverse_loss_frequency == 0
     u = u[:, :input_frames + k]
@@ -377,12 +380,12 @@ def operator_losses(u, params, phase, progress, it):
                           seen[:, input_frames:]], 1)
     dt = torch.full((len(u),), cfg.dt, device=device)
     with autocast:
-        outputs = wrapped(seen, query_grid[phase::windows.ratio], dt, params, k, inverse, gradient_through_time,
-                          detach_target)
+        outputs = wrapped(seen, query_grid[phase::windows.ratio], dt, params, k, lambda_inverse_encoding > 0, inverse,
+                          gradient_through_time, detach_target)
     weights = {'field': lambda_field, 'latent': lambda_latent, 'inverse_encoding': lambda_inverse_encoding,
                'inverse_decoding': lambda_inverse_decoding * min(1., progress / max(inverse_decoding_ramp, 1e-9)),
                'spectral': lambda_spectral, 'latent_norm': lambda_latent_norm}
-    return losses.bundle(outputs, u[:, input_frames - 1:, phase::windows.ratio], weights)
+    return losses.bundle(outputs, u[:, input_frames - 1:, phase::windows.ratio], weights, lift)
 
 
 stage_table = {'operator': {'losses': operator_losses, 'iters': max_iters, 'epochs': epochs}}
@@ -545,6 +548,7 @@ while stage_index < len(stages):
                                        * bool(on))
         shifts, flips = whole(0, windows.n_points, shift), whole(0, 2, flip)
         boosts = whole(-boost, boost + 1, boost) * windows.ratio
+        boosts = boosts + windows.still(index, flips) if moving_frame else boosts
         phase = int(torch.randint(windows.ratio, (1,), generator=draw))
 
         # 2. micro-batches: this process takes every world-th window of the global batch
@@ -552,10 +556,11 @@ while stage_index < len(stages):
         total, parts = 0., {}
         for micro in range(accumulation):
             u, params = windows.get(*(a[micro] for a in shards))
-            u = (u - windows.mean) / windows.std
+            u = (u - model.mean) / model.std
+            lift = -windows.lift(shards[2][micro]).float().to(device, non_blocking=True) / model.std
             if ddp:
                 wrapped.require_backward_grad_sync = micro == accumulation - 1
-            loss, found = stage_losses(u, params, phase, progress, iteration)
+            loss, found = stage_losses(u, params, lift, phase, progress, iteration)
             (loss / accumulation).backward()
             total = total + loss.detach() / accumulation
             for name, value in found.items():

@@ -403,6 +403,22 @@ def test_augmentation_is_an_exact_symmetry(resolved, shift, boost, flip):
     assert torch.allclose(u[0, 0, :, 0], first.roll(shift) + c, atol=1e-5)
 
 
+@pytest.mark.parametrize('x0, speed', [(0., 1.), (-1., 2.)])
+def test_still_brings_the_mean_flow_to_rest(path, x0, speed):
+    """To half a cell a step, for either flux; lift says what was added."""
+    u, length = fields(20, T=7, X=32), 1. if x0 == 0 else 2.
+    u += np.random.default_rng(0).uniform(-9, 9, (20, 1, 1)) - u.mean(2, keepdims=True)
+    w = windows(write(path, u, x=x0 + length * (np.arange(32) + .5) / 32), window=3)
+    index = torch.arange(w.n_windows)
+    for flip in (0, 1):
+        boost = w.still(index, torch.full_like(index, flip))
+        got, _ = w.get(index, torch.zeros_like(index), boost, torch.full_like(index, flip))
+        assert got.mean((1, 2, 3)).abs().max() <= .5 * length / 32 / (w.sources[0].dt * w.time_stride) / speed + 1e-5
+        own = torch.from_numpy(u[4:]).mean((1, 2))[index // w.n_starts] * (1 - 2 * flip)
+        assert torch.allclose(got.mean((1, 2, 3)), (own + w.lift(boost)).float(), atol=1e-3)
+        assert (boost.abs() > 1).any()
+
+
 def test_augmentation_is_per_sample(resolved):
     w = windows(resolved, 10, 5, 2, 1, 3)
     args = draw(w, 6)

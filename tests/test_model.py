@@ -13,7 +13,7 @@ import torch
 import model as module
 from configurator import UserError
 from model import (UPT, ChannelAttention, ModelConfig, StandardAttention, find_checkpoint, load, load_checkpoint,
-                   merge_tokens, model_args, resample, save_checkpoint, split_tokens, token_positions)
+                   interpolation_kernel, merge_tokens, model_args, patch_modes, resample, save_checkpoint, split_tokens, token_positions)
 
 CELLS = list(itertools.product(('pure', 'u'), ('standard', 'channel'), (1, 2)))
 cells = pytest.mark.parametrize('arch, attention, d', CELLS)
@@ -90,7 +90,7 @@ def test_shapes(arch, attention, d):
 @pytest.mark.parametrize('changes', [
     dict(token_grid=(4,)), dict(token_grid=(1,)), dict(encoder_depth=0), dict(encoder_depth=2, decoder_depth=2),
     dict(halo=0), dict(halo=4), dict(patch_size=1, token_grid=(16,)), dict(cond_dim=3), dict(n_wave=1),
-    dict(normalize_latent=False), dict(depth=1), dict(arch='u', depths=(2, 1, 1, 1, 3)), dict(arch='u', depths=(2,)),
+    dict(layer_norm=True), dict(encoder_dim=0), dict(encoder_dim=0, decoder_dim=0), dict(frame=1.), dict(depth=1), dict(arch='u', depths=(2, 1, 1, 1, 3)), dict(arch='u', depths=(2,)),
     dict(fields=3, mean=(0., 1., 2.), std=(1., 2., 3.)), dict(params=('a', 'b'), default_params=(1., 2.)),
     dict(periodic=False, boundary='wall'), dict(d=2, periodic=False, boundary='open'),
     dict(d=2, grid=(16, 32), token_grid=(2, 4), arch='u'), dict(d=2, token_grid=(2, 2), decoder_depth=1)])
@@ -110,12 +110,83 @@ def test_untrained_operator_is_the_identity(arch, attention, d):
     close(m.step(z, params={'Nu': .7}, dt=.3), z)
 
 
-def test_latents_are_normalised():
-    for m in (build(), build(2, arch='u')):
-        z = m.encode(field(m))
-        for a in (z, m.step(z)):
-            close(a.mean(-1), torch.zeros(a.shape[:2]))
-            close(a.square().mean(-1), torch.ones(a.shape[:2]), 1e-4)
+@cells
+def test_untrained_model_is_persistence(arch, attention, d):
+    m = build(d, scramble=False, arch=arch, attention=attention, latent_dim=4 ** d * 2, fields=2, mean=(0., 1.),
+              std=(1., 2.))
+    u = field(m)
+    close(m.decode(m.encode(u)), u)
+    close(m.rollout(u, 2), torch.stack([u, u], 1))
+
+
+@both
+def test_untrained_decoder_interpolates_to_third_order(d):
+    def error(n):
+        m = build(d, scramble=False, grid=(n,) * d, token_grid=(n // 4,) * d, first=(.5 / n,) * d, latent_dim=4 ** d)
+        wave = lambda x: torch.sin(2 * math.pi * x).prod(-1, keepdim=True)  # noqa: E731
+        z = m.encode(wave(m.grid()).view(1, *m.cfg.grid, 1))
+        return (m.decode(z, points(m)) - wave(points(m))).abs().max().item()
+    assert error(16) / error(32) > 6.5 and error(32) < 2e-3
+
+
+def test_small_latents_keep_the_lowest_modes():
+    m = build(scramble=False, latent_dim=2, n_head=2, encoder_dim=0, decoder_dim=0)
+    z = m.encode(field(m))
+    close(m.encode(m.decode(z)), z)
+    ramp = torch.linspace(-1, 1, 32).view(1, 8, 4)
+    coarse = ramp.mean(-1, keepdim=True).expand(1, 8, 4)               # of a token: the mean, and one cosine more
+    kept = m.decode(m.encode(ramp.reshape(1, 32, 1))).view(1, 8, 4)
+    close(kept.mean(-1), coarse[..., 0])
+    assert (kept - ramp).abs().max() < .1 * (coarse - ramp).abs().max() + 1e-6 or (kept - ramp).norm() < .2 * \
+        (coarse - ramp).norm()
+
+
+@pytest.mark.parametrize('shape, fields, dim', [((4,), 1, 4), ((4,), 1, 2), ((4,), 3, 20), ((2, 3), 2, 12), ((4, 4), 1, 5)])
+def test_patch_modes_are_orthonormal_and_start_with_the_means(shape, fields, dim):
+    modes = patch_modes(shape, fields, dim).double()
+    n = min(dim, math.prod(shape) * fields)
+    assert modes.shape == (dim, math.prod(shape) * fields) and not modes[n:].any()
+    assert torch.allclose(modes[:n] @ modes[:n].T, torch.eye(n, dtype=torch.float64), atol=1e-6)
+    for i in range(min(fields, dim)):
+        mean = torch.zeros(math.prod(shape), fields)
+        mean[:, i] = math.prod(shape) ** -.5
+        close(modes[i].float(), mean.flatten())
+
+
+def test_interpolation_kernel_is_exact_at_points_and_on_quadratics():
+    assert torch.equal(interpolation_kernel(torch.arange(-3., 4.), 4), torch.tensor([0., 0., 0., 1., 0., 0., 0.]))
+    x, j = torch.linspace(0, 1, 21, dtype=torch.float64), torch.arange(-1, 3, dtype=torch.float64)
+    w = interpolation_kernel(x[:, None] - j, 4)
+    for f in (torch.ones_like, lambda a: a, lambda a: a * a):
+        assert torch.allclose(w @ f(j), f(x))
+
+
+# ---------------------------------------------------------------------------------------------
+# the moving frame
+
+@pytest.mark.parametrize('speed', [1., 2.])
+@pytest.mark.parametrize('arch', ['pure', 'u'])
+def test_galilean_invariance(speed, arch):
+    """A field on top of a uniform flow c moves along at speed c, at any c: nothing else changes."""
+    m = build(frame=speed, arch=arch)
+    u, q, c, steps = field(m), points(m), torch.tensor([.3, -1.7, .01]).view(3, 1, 1), 3
+    still, z, zc = m.rollout(u, steps, points=q), m.encode(u), m.encode(u + c)
+    for k in range(steps):
+        z, zc = m.step(z), m.step(zc)
+        moved = q + speed * c * .05 * (k + 1)                          # (B, Q, 1)
+        close(m.decode(z, q), still[:, k])
+        close(m.decode(zc, moved), still[:, k] + c, 1e-4)
+    assert z.shape == zc.shape == (3, 8, 8)
+    mean = u.mean((1, 2))
+    close(z[:, :, -2], mean[:, None].expand(3, 8))                            # tokens end in mean and distance travelled
+    close(z[:, :, -1], speed * mean[:, None].expand(3, 8) * .15)
+    assert (m.rollout(u + c, 1, dt=.1) - m.rollout(u + c, 1)).abs().max() > .1
+
+
+@pytest.mark.parametrize('changes', [dict(d=2), dict(input_frames=2), dict(periodic=False, boundary='wall'),
+                                     dict(fields=2, mean=(0., 0.), std=(1., 1.)), dict(latent_dim=2)])
+def test_moving_frame_where_it_cannot_be(changes):
+    assert 'moving frame' in refused(build, frame=1., **changes)
 
 
 @both
