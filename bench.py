@@ -92,7 +92,7 @@ def fno():
 class UNet(nn.Module):
     """Convolutional U-Net in 1D: circular padding, group norm, GELU, four levels, skips by concatenation."""
 
-    def __init__(self, width=32, factors=(1, 2, 3, 4)):
+    def __init__(self, width=48, factors=(1, 2, 3, 4)):
         super().__init__()
         widths = [width * f for f in factors]
         self.down = nn.ModuleList([self.pair(a, b) for a, b in zip([1, *widths], widths)])
@@ -129,12 +129,13 @@ def roll_out(net, u0, steps, windows, frame):
     """u0 (B, X, 1) in physical units -> (B, steps, X, 1). With frame, the mean is taken off and the result moved back by
     Fourier interpolation."""
     mean = u0.mean(1, keepdim=True) if frame else torch.zeros_like(u0[:, :1])
-    u, out = (u0 - mean).movedim(-1, 1) / windows.std, []
+    std = windows.std_still if frame else windows.std
+    u, out = (u0 - mean).movedim(-1, 1) / std, []
     with torch.no_grad():
         for _ in range(steps):
             u = net(u)
             out.append(u.movedim(1, -1))
-    out = torch.stack(out, 1) * windows.std
+    out = torch.stack(out, 1) * std
     if frame:
         source = windows.sources[0]
         dt, k = source.dt * windows.time_stride / source.length[0], torch.arange(out.shape[2] // 2 + 1)
@@ -147,7 +148,8 @@ def roll_out(net, u0, steps, windows, frame):
 def train_peer(make, lr, frame, windows, g, minutes, seed):
     """Train a network for `minutes` with what this project's own model has: residual, relative loss with a spectral
     term, shift and reflection, early frames more often, EMA, warm-up and cosine, clipping, the checkpoint that validates
-    best. One step a window: more were worse at equal time. Returns the network, iterations, [(seconds, nRMSE)]."""
+    best. One step a window: more were worse at equal time. Validation is not counted. Returns the network, iterations,
+    [(seconds, nRMSE)]."""
     torch.manual_seed(seed)
     device, batch, start = g['device'], g['batch_size'], time.perf_counter()
     net = make().to(device)
@@ -155,6 +157,7 @@ def train_peer(make, lr, frame, windows, g, minutes, seed):
     optimizer = torch.optim.AdamW(net.parameters(), lr=lr, betas=(.9, .99), weight_decay=0.)
     sampler, draw = data.Sampler(windows.n_windows, batch, seed), torch.Generator().manual_seed(seed)
     curve, it, done, val = [], 0, 0., windows.val.to(device)
+    std = windows.std_still if frame else windows.std
     while done < 1:
         done = (time.perf_counter() - start) / (60 * minutes)
         for group in optimizer.param_groups:
@@ -163,8 +166,8 @@ def train_peer(make, lr, frame, windows, g, minutes, seed):
         shift, flip = (torch.randint(0, n, (batch,), generator=draw) for n in (windows.n_points, 2))
         boost = windows.still(index, flip) if frame else torch.zeros_like(shift)
         u, _ = windows.get(index, shift, boost, flip)
-        u = u[:, :2, ::windows.ratio] / windows.std                  # (B, 2, X, 1)
-        lift = -windows.lift(boost).float().to(device)[:, None, None] / windows.std
+        u = u[:, :2, ::windows.ratio] / std                  # (B, 2, X, 1)
+        lift = -windows.lift(boost).float().to(device)[:, None, None] / std
         p = net(u[:, 0].movedim(-1, 1)).movedim(1, -1)
         loss = losses.relative_l2(p, u[:, 1], lift) + .05 * losses.spectral(p, u[:, 1], lift)
         loss.backward()
@@ -175,10 +178,12 @@ def train_peer(make, lr, frame, windows, g, minutes, seed):
                              1 - min(.999, (1 + it) / (10 + it)))
         it += 1
         if done >= 1 or done * 8 >= len(curve) + 1:
+            paused = time.perf_counter()
             p = roll_out(mean_net, val[:, 0], val.shape[1] - 1, windows, frame)
-            curve.append((time.perf_counter() - start, mean_nrmse(p.cpu(), windows.val[:, 1:])))
+            curve.append((paused - start, mean_nrmse(p.cpu(), windows.val[:, 1:])))
             if curve[-1][1] < best[0]:
                 best = curve[-1][1], copy.deepcopy(mean_net)
+            start += time.perf_counter() - paused
     return best[1] or mean_net, it, curve
 
 

@@ -276,8 +276,6 @@ class Windows:
                 if self.in_memory:
                     self.u[filled:filled + len(u)] = torch.from_numpy(u)
                     filled += len(u)
-        means = torch.from_numpy(np.concatenate(initial).mean((1, 2, 3), dtype=np.float64))
-        self.drift = (self.frame * means * self._cells_a_step()).round().long()  # (N,) cells a step
         # files of several nu repeat their initial conditions, but never across splits
         check_overlap({'train': (self.rows.start, np.concatenate(initial)),
                        'val': (self.val_rows.start, np.concatenate([v[:, :1] for v in val]))})
@@ -286,6 +284,10 @@ class Windows:
         if self.std < 1e-8:
             say(f'data: the train fields are constant (std {self.std:.1e}); scaled by 1 instead')
             self.std = 1.
+        means = torch.from_numpy(np.concatenate(initial).mean((1, 2, 3), dtype=np.float64))
+        still = squares / count - float(np.mean(np.square(means.numpy())))
+        self.std_still = float(np.sqrt(still)) if still > 1e-16 else self.std  # without the mean of each trajectory
+        self.drift = (self.frame * means * self._cells_a_step()).round().long()  # (N,) cells a step
         self.identity = digest.hexdigest()
         self.files = None                                               # opened lazily, in this process
         params = [[p for p in s.params.values()] for s in sources]

@@ -336,6 +336,11 @@ class ModelConfig:
         return self.latent_dim - 2 * bool(self.frame)
 
     @property
+    def gain(self):
+        """Of the encoder's modes, so that latents have the mean square of the normalised field."""
+        return max(1., self.inner_dim / (math.prod(self.points_per_token) * self.fields)) ** .5
+
+    @property
     def points_per_token(self):
         return [n // s for n, s in zip(self.grid, self.token_grid)]
 
@@ -350,8 +355,8 @@ class ModelConfig:
 class GridEncoder(nn.Module):
     """Fields on the trained grid -> latent tokens: z = M patch(u) + g(u).
 
-    M are the cosine modes of the points of a token, the lowest latent_dim of them, and fixed: the decoder inverts it
-    from the first iteration on. The learned part g (none with encoder_dim=0) starts at zero: every field has its own stem (the rows of one
+    M are the cosine modes of the points of a token, the lowest latent_dim of them, fixed, and scaled to latents of the
+    field's mean square: the decoder inverts it from the first iteration on. The learned part g (none with encoder_dim=0) starts at zero: every field has its own stem (the rows of one
     convolution), where a patch of patch_size points and a halo around it become one token; `encoder_depth` blocks mix
     them; neighbouring tokens are merged where the patch grid is larger than the latent one.
     """
@@ -359,7 +364,8 @@ class GridEncoder(nn.Module):
     def __init__(self, cfg):
         super().__init__()
         self.cfg, d, dim = cfg, len(cfg.grid), cfg.encoder_dim
-        self.register_buffer('modes', patch_modes(cfg.points_per_token, cfg.fields, cfg.inner_dim), persistent=False)
+        self.register_buffer('modes', patch_modes(cfg.points_per_token, cfg.fields, cfg.inner_dim) * cfg.gain,
+                             persistent=False)
         if not dim:
             return
         conv = (nn.Conv1d, nn.Conv2d)[d - 1]
@@ -431,7 +437,8 @@ class AnyPointDecoder(nn.Module):
     def __init__(self, cfg):
         super().__init__()
         self.cfg, d, dim = cfg, len(cfg.grid), cfg.decoder_dim
-        self.register_buffer('modes', patch_modes(cfg.points_per_token, cfg.fields, cfg.inner_dim), persistent=False)
+        self.register_buffer('modes', patch_modes(cfg.points_per_token, cfg.fields, cfg.inner_dim) / cfg.gain,
+                             persistent=False)
         h = [ln / n for ln, n in zip(cfg.length, cfg.grid)]
         spacing = [ln / s for ln, s in zip(cfg.length, cfg.token_grid)]
         first = [f + (p - 1) / 2 * dx for f, p, dx in zip(cfg.first, cfg.points_per_token, h)]

@@ -15,7 +15,7 @@ patch_size = 8                     # 128 patches
 latent_tokens = 128
 latent_dim = 128
 hidden_dim = 256
-encoder_dim = decoder_dim = 128
+decoder_dim = 128                  # the encoder is its fixed part alone: learned ones cost accuracy (dev/LOG.md)
 depths = (2, 4, 2)
 group_size = 32
 n_head = 4                         # in a group

@@ -15,7 +15,7 @@ patch_size = 4                     # 256 patches
 latent_tokens = 256
 latent_dim = 192
 hidden_dim = 384
-encoder_dim = decoder_dim = 192
+decoder_dim = 192                  # the encoder is its fixed part alone: learned ones cost accuracy (dev/LOG.md)
 depth = 8
 n_head = 8
 mlp_ratio = 4.

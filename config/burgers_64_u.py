@@ -15,7 +15,7 @@ patch_size = 8                     # 128 patches, pooled to 64 tokens
 latent_tokens = 64
 latent_dim = 64
 hidden_dim = 128
-encoder_dim = decoder_dim = 64
+decoder_dim = 64                  # the encoder is its fixed part alone: learned ones cost accuracy (dev/LOG.md)
 depths = (2, 4, 2)
 group_size = 32
 n_head = 4                         # in a group
