@@ -4,7 +4,7 @@ PY := .venv/bin/python
 
 PY_GPU ?= python
 
-.PHONY: setup demo gpu test
+.PHONY: setup demo gpu peers test
 
 setup: .venv/.installed
 
@@ -26,6 +26,10 @@ gpu:
 	$(PY_GPU) eval.py --ckpt out/burgers_128_pure --device cuda --json out/burgers_128_pure/eval.json
 	$(PY_GPU) eval.py --ckpt out/burgers_128_pure --device cuda --initial_step 10 --json out/burgers_128_pure/eval10.json
 	$(PY_GPU) bench.py speed config/burgers_128_pure.py --device=cuda
+
+# what bench.py peers needs, into the same .venv
+peers: setup
+	$(PY) -m pip install -q --disable-pip-version-check -r requirements-peers.txt
 
 test: setup
 	$(PY) -m pytest

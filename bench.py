@@ -25,10 +25,8 @@ import io
 import json
 import math
 import os
-import platform
 import resource
 import runpy
-import shutil
 import signal
 import statistics
 import subprocess
@@ -80,13 +78,15 @@ class Residual(nn.Module):
 
 
 def fno():
-    """Fourier neural operator (arXiv 2010.08895) of the package neuraloperator: 24 modes, 64 wide, 4 layers."""
+    """Fourier neural operator (arXiv 2010.08895) of the package neuraloperator: wave numbers 0 to 24 (which it
+    counts as 48 modes), 64 wide, 4 layers, no coordinates as input, since they would break the translation symmetry."""
     try:
         from neuralop.models import FNO
     except ImportError as error:
         raise UserError(f'the FNO comes from the package neuraloperator ({error}): pip install -r '
                         'requirements-peers.txt, or leave it out with --methods') from error
-    return Residual(FNO(n_modes=(24,), in_channels=1, out_channels=1, hidden_channels=64, n_layers=4))
+    return Residual(FNO(n_modes=(48,), in_channels=1, out_channels=1, hidden_channels=64, n_layers=4,
+                        positional_embedding=None))
 
 
 class UNet(nn.Module):
@@ -121,13 +121,13 @@ class UNet(nn.Module):
 NETWORKS = {'fno': (fno, 6e-3, False), 'fno_frame': (fno, 6e-3, True), 'unet': (lambda: Residual(UNet()), 2e-3, False)}
 # this project's own models: changes to the config, rollout by re-encoding every step?
 OWN = {'ours': ([], False), 'reencoder': (['--lambda_latent=0', '--lambda_inverse_encoding=0',
-                                           '--lambda_inverse_decoding=0'], True)}
+                                           '--lambda_inverse_decoding=0', '--unroll=1', '--unroll_start=1'], True)}
 METHODS = [*OWN, *NETWORKS]
 
 
 def roll_out(net, u0, steps, windows, frame):
-    """u0 (B, X, 1) in physical units -> (B, steps, X, 1). With frame, the mean is taken off and the result moved back by
-    Fourier interpolation."""
+    """u0 (B, X, 1) in physical units -> (B, steps, X, 1). With frame, the mean is taken off and the result moved
+    back by Fourier interpolation."""
     mean = u0.mean(1, keepdim=True) if frame else torch.zeros_like(u0[:, :1])
     std = windows.std_still if frame else windows.std
     u, out = (u0 - mean).movedim(-1, 1) / std, []
@@ -139,16 +139,16 @@ def roll_out(net, u0, steps, windows, frame):
     if frame:
         source = windows.sources[0]
         dt, k = source.dt * windows.time_stride / source.length[0], torch.arange(out.shape[2] // 2 + 1)
-        travelled = windows.frame * mean * dt * torch.arange(1, steps + 1)[:, None]           # (B, steps, 1)
-        phase = torch.exp(-2j * math.pi * k * travelled.cpu()).to(out.device)                 # (B, steps, X/2 + 1)
+        travelled = windows.frame * mean.cpu() * dt * torch.arange(1, steps + 1)[:, None]     # (B, steps, 1)
+        phase = torch.exp(-2j * math.pi * k * travelled).to(out.device)                       # (B, steps, X/2 + 1)
         out = torch.fft.irfft(torch.fft.rfft(out[..., 0]) * phase, n=out.shape[2])[..., None] + mean[:, None]
     return out
 
 
 def train_peer(make, lr, frame, windows, g, minutes, seed):
     """Train a network for `minutes` with what this project's own model has: residual, relative loss with a spectral
-    term, shift and reflection, early frames more often, EMA, warm-up and cosine, clipping, the checkpoint that validates
-    best. One step a window: more were worse at equal time. Validation is not counted. Returns the network, iterations,
+    term, unrolled steps as in the config, shift and reflection, early frames more often, EMA, warm-up and cosine,
+    clipping, the checkpoint that validates best. Validation is not counted. Returns the network, iterations,
     [(seconds, nRMSE)]."""
     torch.manual_seed(seed)
     device, batch, start = g['device'], g['batch_size'], time.perf_counter()
@@ -166,10 +166,15 @@ def train_peer(make, lr, frame, windows, g, minutes, seed):
         shift, flip = (torch.randint(0, n, (batch,), generator=draw) for n in (windows.n_points, 2))
         boost = windows.still(index, flip) if frame else torch.zeros_like(shift)
         u, _ = windows.get(index, shift, boost, flip)
-        u = u[:, :2, ::windows.ratio] / std                  # (B, 2, X, 1)
-        lift = -windows.lift(boost).float().to(device)[:, None, None] / std
-        p = net(u[:, 0].movedim(-1, 1)).movedim(1, -1)
-        loss = losses.relative_l2(p, u[:, 1], lift) + .05 * losses.spectral(p, u[:, 1], lift)
+        k = g['unroll_start'] or g['unroll'] if done < g['unroll_switch'] else g['unroll']
+        u = u[:, :1 + k, ::windows.ratio] / std                      # (B, 1 + k, X, 1)
+        lift = -windows.lift(boost).float().to(device)[:, None, None, None] / std
+        v, p = u[:, 0].movedim(-1, 1), []
+        for _ in range(k):
+            v = net(v)
+            p.append(v.movedim(1, -1))
+        p = torch.stack(p, 1)
+        loss = losses.relative_l2(p, u[:, 1:], lift) + .05 * losses.spectral(p, u[:, 1:], lift)
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.)
         optimizer.step()
@@ -196,11 +201,11 @@ def train_own(config, overrides, minutes, seed, folder):
         raise UserError(f'train.py stopped: {done.stdout.strip().splitlines()[-1:]}')
     with open(os.path.join(folder, 'log.csv'), newline='') as file:
         rows = list(csv.DictReader(file))
-    return (load(folder), int(rows[-1]['iter']),
+    return (load(os.path.join(folder, 'last.pt')), int(rows[-1]['iter']),
             [(float(r['train_seconds']), float(r['val_nrmse'])) for r in rows if r['val_nrmse']])
 
 
-def classical(u, nu, dt, length):
+def classical(u, nu, dt):
     """The built-in solver on coarser and coarser grids from the same points: {cells: (nRMSE, ms a trajectory at batch
     1)}; its result is interpolated to the points of u (N, T, X, 1)."""
     out, X, t = {}, u.shape[2], [k * dt for k in range(u.shape[1])]
@@ -218,22 +223,23 @@ def classical(u, nu, dt, length):
     return out
 
 
-def peers(config, overrides, minutes, seeds, methods):
-    """Train and score all methods; see the top of the file. Returns {method: entry}."""
-    folder = tempfile.mkdtemp(prefix='peers_')
+def peers(config, overrides, minutes, seeds, methods, folder):
+    """Train and score all methods; see the top of the file. Returns ({method: entry}, device)."""
     g = start_training(config, [*overrides, '--max_iters=1'], folder)
     windows, device = g['windows'], g['device']
-    if g['cfg'].fields != 1 or len(g['cfg'].grid) != 1 or len(windows.sources) != 1 or g['input_frames'] != 1:
-        raise UserError('the peers take one field on a line, one data file and one input frame')
+    if len(windows.sources) != 1 or g['input_frames'] != 1 or windows.sources[0].generation != 'new':
+        raise UserError('the peers take one data file of the new generation and one input frame')
     source, nu = windows.sources[0], windows.sources[0].params['Nu']
     y = torch.from_numpy(data.read_rows(source, data.split_rows(windows.n_trajectories, 'test'), g['time_stride'],
                                         g['space_stride']))
     steps, runs = y.shape[1] - 1, {m: [] for m in methods}
+    coarse = classical(y, nu, source.dt * g['time_stride'])
     for seed in range(seeds):
         for method in methods:
             if method in OWN:
                 changes, reencode = OWN[method]
-                model, it, curve = train_own(config, [*overrides, *changes], minutes, seed, os.path.join(folder, method))
+                model, it, curve = train_own(config, [*overrides, *changes], minutes, seed,
+                                             os.path.join(folder, method))
                 model.to(device)
                 n_params = model.n_params()
                 roll = lambda u0: model.rollout(u0, steps, reencode=reencode)  # noqa: E731, B023
@@ -259,28 +265,26 @@ def peers(config, overrides, minutes, seeds, methods):
     out['persistence'] = {'nrmse': mean_nrmse(y[:, :1].expand_as(y[:, 1:]), y[:, 1:]), 'seconds': 0., 'n_params': 0,
                           'iters': 0, 'ms_per_trajectory': 0.}
     own = min((e['nrmse'] for m, e in out.items() if m in OWN), default=0.)
-    coarse = classical(y, nu, source.dt * g['time_stride'], source.length[0])
     fits = [n for n in coarse if coarse[n][0] <= own] or [max(coarse)]
     out['classical'] = {'nrmse': coarse[min(fits)][0], 'seconds': 0., 'n_params': 0, 'iters': 0, 'cells': min(fits),
                         'ms_per_trajectory': coarse[min(fits)][1], 'ms_batch_size': 1,
                         'all': {n: {'nrmse': e, 'ms_per_trajectory': ms} for n, (e, ms) in coarse.items()}}
-    shutil.rmtree(folder)
-    return out
+    return out, g['environment']['device']
 
 
 def peers_table(found, minutes, device):
     print(f'{device}, {torch.get_num_threads()} threads, torch {torch.__version__}; {minutes:g} minutes a method and '
           'seed; nRMSE of whole rollouts from one frame, test split')
-    print(f'{"method":<12}{"params":>10}{"iters":>8}{"seconds":>9}{"nRMSE":>9}  {"seeds":<24}{"steps 1, 10, 20, last":<32}'
-          f'{"ms/trajectory":>13}')
+    print(f'{"method":<12}{"params":>10}{"iters":>8}{"seconds":>9}{"nRMSE":>9}  {"seeds":<24}'
+          f'{"steps 1, 10, 20, last":<32}{"ms/trajectory":>13}')
     for method, r in found.items():
         at = r.get('per_step', [])
         at = ' '.join(f'{at[min(i, len(at) - 1)]:.4f}' for i in (0, 9, 19, len(at) - 1)) if at else ''
         print(f'{method:<12}{int(r["n_params"]):>10,}{r["iters"]:>8.0f}{r["seconds"]:>9.0f}{r["nrmse"]:>9.4f}  '
               f'{" ".join(f"{e:.4f}" for e in r.get("nrmse_seeds", [])):<24}{at:<32}{r["ms_per_trajectory"]:>13.2f}')
     if 'cells' in found['classical']:
-        print(f'classical: solvers.py on {found["classical"]["cells"]} cells, batch 1; the others: all test trajectories '
-              'in one batch')
+        print(f'classical: solvers.py on {found["classical"]["cells"]} cells, batch 1; the others: all test '
+              'trajectories in one batch')
     if 'ours' in found:
         for m in NETWORKS:
             if m in found:
@@ -346,7 +350,8 @@ def speed(config, overrides, repeats):
     u = torch.randn(batch, *cfg.grid, cfg.fields * frames, device=device)
     later = torch.randn(batch * k, *cfg.grid, cfg.fields * frames, device=device)
     z = torch.randn(batch, math.prod(cfg.token_grid), cfg.inner_dim, device=device)
-    many = torch.randn(batch * (k + (g['lambda_inverse_encoding'] > 0)), *z.shape[1:], device=device, requires_grad=True)
+    n_decoded = batch * (k + (g['lambda_inverse_encoding'] > 0))
+    many = torch.randn(n_decoded, *z.shape[1:], device=device, requires_grad=True)
     q = g['query_grid'][::windows.ratio]
     dt, params = torch.full((batch,), cfg.dt, device=device), windows.params[:1].expand(batch, -1)
     condition = model.condition(dt, params).detach()
@@ -393,17 +398,18 @@ def speed(config, overrides, repeats):
 
 if __name__ == '__main__':
     one_line_errors()
-    parser = argparse.ArgumentParser(description='Measure speed.')
+    parser = argparse.ArgumentParser(description='Measure speed, or accuracy beside peers.', allow_abbrev=False)
     parser.add_argument('command', choices=['speed', 'peers'])
     parser.add_argument('configs', nargs='*', default=[], help='config files (default: config/burgers_cpu.py)')
     parser.add_argument('--repeats', type=int, default=20, help='timed calls of each piece')
     parser.add_argument('--json', help='file to write')
     parser.add_argument('--minutes', type=float, default=5., help='peers: training time of each method and seed')
-    parser.add_argument('--nu', type=float, help='peers: viscosity (default: that of the config)')
+    parser.add_argument('--nu', type=float, help='viscosity (default: that of the config)')
     parser.add_argument('--seeds', type=int, default=1, help='peers: number of seeds')
     parser.add_argument('--methods', nargs='+', choices=METHODS, default=METHODS, help='peers: what to train')
     parser.add_argument('--plot', help='peers: picture to write')
     args, overrides = parser.parse_known_args()
+    overrides += [f'--nu={args.nu}'] if args.nu else []
     wrong = [o for o in overrides if not (o.startswith('--') and '=' in o)]
     if wrong:
         raise UserError(f"'{wrong[0]}' is neither a config file nor --key=value")
@@ -411,9 +417,12 @@ if __name__ == '__main__':
     if args.command == 'peers':
         if args.minutes <= 0 or args.seeds < 1 or len(configs) > 1:
             raise UserError('peers needs a positive --minutes, --seeds of at least 1 and one config at most')
-        found = peers(configs[0], overrides + ([f'--nu={args.nu}'] if args.nu else []), args.minutes, args.seeds,
-                      args.methods)
-        peers_table(found, args.minutes, platform.processor() or platform.machine())
+        for path in (args.json, args.plot):
+            if path and not os.path.isdir(os.path.dirname(path) or '.'):
+                raise UserError(f"no folder for '{path}'")
+        with tempfile.TemporaryDirectory() as folder:
+            found, device = peers(configs[0], overrides, args.minutes, args.seeds, args.methods, folder)
+        peers_table(found, args.minutes, device)
         if args.plot:
             peers_picture(found, args.plot)
         if args.json:

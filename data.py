@@ -313,7 +313,7 @@ class Windows:
         """Gather windows `index` (B,) and apply exact symmetries of the PDE.
 
         shift (B,): cells of the query grid by which the domain is rotated; boost (B,): Galilean boost in
-        cells a frame, u(x, t) -> u(x - ct, t) + c with c = boost dx/dt; flip (B,): u(x) -> -u(-x).
+        cells a frame, u(x, t) -> u(x - ct, t) + lift with c = boost dx/dt; flip (B,): u(x) -> -u(-x).
         All CPU integer tensors. Returns u (B, window, Xq, C) and params (B, P) on the device.
         """
         traj, start = index // self.n_starts, self.starts[index % self.n_starts]

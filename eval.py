@@ -18,9 +18,10 @@ import time
 
 import torch
 
+from checkpoint import find_checkpoint, load_checkpoint
 from configurator import UserError, one_line_errors
 from data import check_overlap, open_source, read_rows, split_rows
-from model import build, find_checkpoint, load_checkpoint, resample
+from model import build, resample
 
 BANDS = {'low': (0, 4), 'mid': (4, 12), 'high': (12, None)}     # wave numbers, PDEBench's
 MIN_CORRELATION = .8
@@ -203,7 +204,7 @@ def latent_norm_drift(model, u, params, initial_step, batch_size):
         for _ in range(u.shape[1] - initial_step):
             z = model.step(z, own)
         last += float(z[..., :model.cfg.inner_dim].cpu().double().square().sum())
-    return math.sqrt(last / first) - 1 if math.isfinite(last) else math.nan
+    return math.sqrt(last / first) - 1 if math.isfinite(last) and first else math.nan
 
 
 def ms_per_trajectory(model, u, params, initial_step, batch_size, reencode):

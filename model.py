@@ -9,22 +9,19 @@ field at any point. After the Universal Physics Transformer (UPT, arXiv 2402.123
     z = m.encode(u0); z = m.step(z); f = m.decode(z, q)
 
 Shapes: B batch, N grid points, S tokens, D width, C fields, Q query points, d = 1 or 2 space dimensions.
-Order of the file: small layers, attention, block, configuration, encoder, decoder, operators, container,
-checkpoints.
+Order of the file: small layers, attention, block, configuration, encoder, decoder, operators, container.
 """
 import json
 import math
-import os
-import zipfile
 from dataclasses import asdict, dataclass, fields
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from checkpoint import find_checkpoint, load_checkpoint
 from configurator import UserError
 
-FORMAT, FORMAT_VERSION = 'nanoupt', 2
 MAX_POINTS, MAX_WIDTH, MAX_DEPTH = 2 ** 22, 2 ** 14, 2 ** 10       # no checkpoint may ask for more
 BOUNDARIES = ('periodic', 'wall', 'open')
 PDES = ('burgers', 'advection', 'diffusion-reaction', 'diffusion-sorption', 'shallow-water',
@@ -300,7 +297,8 @@ class ModelConfig:
             divides(s, n // self.patch_size,
                     f'latent tokens must divide the {n // self.patch_size} patches of an axis')
         if self.frame and not (self.periodic and self.fields == d == self.input_frames == 1):
-            raise UserError('a moving frame (frame) needs one field, one axis, a periodic domain and one input frame')
+            raise UserError('a moving frame needs one field, one axis, a periodic domain and one input frame: '
+                            '--moving_frame=false')
         if self.inner_dim < 1:
             raise UserError(f'latent_dim={self.latent_dim} leaves nothing beside the two features of the moving frame')
         pools = {n // self.patch_size // s for n, s in zip(self.grid, self.token_grid)}
@@ -337,7 +335,7 @@ class ModelConfig:
 
     @property
     def gain(self):
-        """Of the encoder's modes, so that latents have the mean square of the normalised field."""
+        """Of the encoder's modes, so that latents with room for all of them have the field's mean square."""
         return max(1., self.inner_dim / (math.prod(self.points_per_token) * self.fields)) ** .5
 
     @property
@@ -355,10 +353,11 @@ class ModelConfig:
 class GridEncoder(nn.Module):
     """Fields on the trained grid -> latent tokens: z = M patch(u) + g(u).
 
-    M are the cosine modes of the points of a token, the lowest latent_dim of them, fixed, and scaled to latents of the
-    field's mean square: the decoder inverts it from the first iteration on. The learned part g (none with encoder_dim=0) starts at zero: every field has its own stem (the rows of one
-    convolution), where a patch of patch_size points and a halo around it become one token; `encoder_depth` blocks mix
-    them; neighbouring tokens are merged where the patch grid is larger than the latent one.
+    M are the cosine modes of the points of a token, as many of the lowest as a token has features, fixed, and scaled so
+    that latents with room for all have the field's mean square: the decoder inverts it from the first iteration on. The
+    learned part g (none with encoder_dim=0) starts at zero: every field has its own stem (the rows of one convolution),
+    where a patch of patch_size points and a halo around it become one token; `encoder_depth` blocks mix them;
+    neighbouring tokens are merged where the patch grid is larger than the latent one.
     """
 
     def __init__(self, cfg):
@@ -423,10 +422,10 @@ class AnyPointDecoder(nn.Module):
     """(query points, latent) -> the fields there, on or off the grid, at a cost per point that is local.
 
     The encoder's modes are inverted to the grid values of a token and interpolated, I(q; M^T z); what is learned is
-    added to that and starts at zero (nothing with decoder_dim=0). For it, each token carries the coefficients of a local expansion in the offset o
-    of the query from its centre (in token spacings, -1 < o < 1), with a learned basis φ of sines and cosines of o. The
-    expansions of the 2^d nearest tokens are blended by smooth weights w that sum to one, and a small MLP reads the
-    fields:
+    added to that and starts at zero (nothing with decoder_dim=0). For it, each token carries the coefficients of a
+    local expansion in the offset o of the query from its centre (in token spacings, -1 < o < 1), with a learned basis φ
+    of sines and cosines of o. The expansions of the 2^d nearest tokens are blended by smooth weights w that sum to one,
+    and a small MLP reads the fields:
 
         h(q) = Σ_corners w(o_c) φ(o_c) ⊙ K z_c,        u(q) = I(q; M^T z) + W h + MLP(h)
 
@@ -474,11 +473,12 @@ class AnyPointDecoder(nn.Module):
             near = s[..., axis, None] if cfg.periodic else s[..., axis, None].clamp(0, n - 1)  # up to the walls
             r = (1 - (near - at).abs()).clamp(0, 1)
             weight = weight * r * r * (3 - 2 * r)                    # smooth step: r and 1 - r sum to one
+            P = cfg.points_per_token[axis]
+            own = interpolation_kernel(o[..., None] * P + (P - 1) / 2 - torch.arange(P, device=q.device), P)
+            own = own if cfg.periodic else own * (at < n)[..., None]  # beyond the wall there is no token
             at = at % n if cfg.periodic else at.clamp_max(n - 1)
             index = index * n + at.long()
             offset.append(o)
-            P = cfg.points_per_token[axis]
-            own = interpolation_kernel(o[..., None] * P + (P - 1) / 2 - torch.arange(P, device=q.device), P)
             kernel = (kernel[..., None] * own[..., None, :]).flatten(-2)  # (..., Q, 2^d, P^axis)
         o = torch.stack(offset, -1)[..., None] * torch.arange(1, cfg.n_wave + 1, device=q.device) * math.pi
         features = torch.cat([torch.ones_like(o[..., :1, 0]), o.sin().flatten(-2), o.cos().flatten(-2)], -1)
@@ -567,8 +567,9 @@ class UShapedOperator(nn.Module):
             self.grids.append(grid)
             positions.append(token_positions(grid, shift, [1 / n for n in grid]))
         levels = [*range(n_level), *range(n_level, -1, -1)]          # 0 .. bottom .. 0
-        self.stages = nn.ModuleList([nn.ModuleList([Block(cfg, dim, positions[level], cfg.cond_dim, next(rates),
-                                                          cfg.layer_norm) for _ in range(n)]) for level, n in zip(levels, cfg.depths)])
+        block = lambda level: Block(cfg, dim, positions[level], cfg.cond_dim, next(rates), cfg.layer_norm)  # noqa: E731
+        self.stages = nn.ModuleList([nn.ModuleList([block(level) for _ in range(n)])
+                                     for level, n in zip(levels, cfg.depths)])
         self.down = nn.ModuleList([nn.Linear(dim * 2 ** d, dim) for _ in range(n_level)])
         self.up = nn.ModuleList([nn.Linear(dim, dim * 2 ** d) for _ in range(n_level)])
         self.skip = nn.ModuleList([nn.Linear(dim, dim) for _ in range(n_level)])
@@ -623,7 +624,7 @@ class UPT(nn.Module):
     With `frame`, the mean m of a field is taken off and the rest is advanced in the frame that moves along at speed
     frame * m (Galilean invariance of Burgers' equation, exact at any speed because the decoder reads at any point). Its
     tokens then end in two features more, the same in all of them: m and the distance travelled. E, A and D
-    themselves, and the training, see fields without a mean only.
+    themselves see fields without a mean (in training: of less than half a cell of the query grid a step).
     """
 
     def __init__(self, cfg):
@@ -758,14 +759,15 @@ class UPT(nn.Module):
                             f'(B, Q, {len(self.cfg.grid)})')
         if q.ndim == 3 and len(q) != len(z):
             raise UserError(f'points for {len(q)} samples, latents of {len(z)}')
-        low, length = q.new_tensor(self.cfg.low).double(), q.new_tensor(self.cfg.length).double()
-        q = q.double() if q.device.type != 'mps' else q
+        q = q.double() if q.device.type != 'mps' else q              # which has no float64
+        low, length = q.new_tensor(self.cfg.low), q.new_tensor(self.cfg.length)
         if not torch.isfinite(q).all():
             raise UserError('some query points are not finite')
         lift = 0.
         if self.cfg.frame:
             z, lift, travelled = z.split([self.cfg.inner_dim, 1, 1], -1)
-            lift, q = lift[:, :1], q - travelled[:, :1].to(q.dtype)  # (B, 1, 1), (B, Q, 1)
+            lift, travelled = lift[:, :1], travelled[:, :1].to(q.dtype)  # (B, 1, 1)
+            q = q - travelled.nan_to_num(0., 0., 0.)                 # (B, Q, 1); lift stays what it is
         if self.cfg.periodic:
             q = low + (q - low) % length                             # x = 1 is x = 0
         elif (q < low).any() or (q > low + length).any():
@@ -849,84 +851,7 @@ def resample(u, x, to, length=None):
 
 
 # ---------------------------------------------------------------------------------------------
-# checkpoints
-
-def save_checkpoint(path, state):
-    """Write `state` (tensors and JSON types) to `path`, complete or not at all: a temporary file in the same
-    directory is flushed to disk and renamed over the old one."""
-    temporary = path + '.tmp'
-    try:
-        with open(temporary, 'wb') as file:
-            torch.save({'format': FORMAT, 'version': FORMAT_VERSION, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        kept = 'the last good one is kept' if os.path.exists(path) else 'none was saved before'
-        raise UserError(f"could not save '{path}': {str(error).splitlines()[0]}; {kept}") from error
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-    folder = os.open(os.path.dirname(path) or '.', os.O_RDONLY)
-    try:
-        os.fsync(folder)                                             # the rename itself
-    finally:
-        os.close(folder)
-
-
-def find_checkpoint(path):
-    """A run directory or a file -> the file: best.pt, else last.pt. Raises UserError, naming what is there."""
-    if os.path.isdir(path):
-        for name in ('best.pt', 'last.pt'):
-            if os.path.isfile(os.path.join(path, name)):
-                return os.path.join(path, name)
-    elif os.path.isfile(path):
-        return path
-    folder = path if os.path.isdir(path) else os.path.dirname(path) or '.'
-    found = sorted(os.path.join(root, f) for root, _, files in os.walk(folder) for f in files if f.endswith('.pt'))
-    raise UserError(f"no checkpoint at '{path}'; " + (f'found: {", ".join(found[:8])}' if found else
-                    f"none under '{folder}' either: train one with python train.py config/burgers_cpu.py"))
-
-
-def load_checkpoint(path):
-    """Read and check a checkpoint; nothing in it is executed. Raises UserError for a file that is damaged
-    (checksums), of another program, of another version, or that holds weights which are not finite."""
-    damaged = f"'{path}' is damaged ({{}}): use best.pt or last.pt beside it, or train again"
-    with open(path, 'rb') as file:
-        head = file.read(4)
-    if head[:2] != b'PK':
-        kind = 'it is empty' if not head else 'it is no zip archive'
-        raise UserError(f"'{path}' is not a checkpoint of this project, or its beginning is lost: {kind}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if any(i.external_attr for i in archive.infolist()):     # torch writes none, and would read garbage
-                raise UserError(damaged.format('its directory was altered'))
-            if sum(i.file_size for i in archive.infolist()) > os.path.getsize(path):
-                raise UserError(damaged.format('it claims more bytes than it has'))
-            bad = archive.testzip()                                  # torch stores checksums, but checks none
-        if bad:
-            raise UserError(damaged.format(f'wrong checksum of {bad}'))
-        state = torch.load(path, map_location='cpu', weights_only=True)
-    except UserError:
-        raise
-    except Exception as error:                                       # a damaged archive can raise anything
-        reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
-        if 'weights_only' in str(error) or 'Weights only' in str(error):
-            raise UserError(f"'{path}' holds more than tensors and plain values: refused, not executed") from error
-        raise UserError(damaged.format(reason)) from error
-    if not isinstance(state, dict) or state.get('format') != FORMAT:
-        raise UserError(f"'{path}' is not a checkpoint of this project")
-    if state.get('version') != FORMAT_VERSION:
-        raise UserError(f"'{path}' was made by format version {state.get('version')}; expected {FORMAT_VERSION}")
-    for name in ('model', 'ema', 'model_args', 'config'):
-        if not isinstance(state.get(name), dict):
-            raise UserError(f"'{path}' lacks '{name}': it was not written by train.py")
-    for name in ('model', 'ema'):
-        for key, tensor in state[name].items():
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise UserError(f"'{path}': weight {name}.{key} is not finite: use an older checkpoint")
-    return state
-
+# from a checkpoint
 
 def build(model_args, weights, path):
     """A UPT from a checkpoint's arguments and weights; sizes are compared before anything is allocated."""

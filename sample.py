@@ -18,9 +18,10 @@ import torch
 
 import data
 import solvers
+from checkpoint import find_checkpoint, load_checkpoint
 from configurator import UserError, one_line_errors
 from eval import given_frames, mean_nrmse, open_data, pick_device, time_stride
-from model import build, find_checkpoint, load_checkpoint, resample
+from model import build, resample
 
 
 def read_initial(path, n_fields):

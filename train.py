@@ -32,9 +32,10 @@ import configurator
 import data
 import losses
 import solvers
+from checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from configurator import UserError, configure, one_line_errors
 from eval import mean_nrmse, predict
-from model import (UPT, ModelConfig, build, find_checkpoint, load_checkpoint, model_args, save_checkpoint)
+from model import UPT, ModelConfig, build, model_args
 
 one_line_errors()
 # -----------------------------------------------------------------------------
@@ -70,8 +71,8 @@ noise = 0.                         # noise on the input frames, relative to thei
 # model
 arch = 'pure'                      # pure or u
 attention = 'standard'             # standard or channel (channel-separated)
-patch_size = 4                     # grid points a patch
-halo = 2                           # grid points of its neighbours that a patch sees on each side
+patch_size = 4                     # grid points a patch of the learned encoder
+halo = 2                           # grid points of its neighbours that such a patch sees on each side
 latent_tokens = 32                 # tokens of the latent
 latent_dim = 64                    # features of a token
 hidden_dim = 64                    # width of the operator
@@ -88,7 +89,7 @@ drop_path = 0.                     # rate of the last block; ramps up from 0
 n_wave = 4                         # waves of the decoder's local basis
 log_clamp = 0.                     # threshold of the output log-clamp; 0: none
 layer_norm = False                 # in the operator's blocks; without, they see amplitudes
-moving_frame = True                # advance fields without their mean, in the frame that moves along with it
+moving_frame = True                # advance fields without their mean, in the frame that moves along (one input frame)
 # losses (losses.py), all means; 0 switches one off
 unroll = 2                         # latent steps a window, through all of which the gradient runs
 unroll_start = 1                   # latent steps a window in the beginning; 0: as unroll
@@ -98,7 +99,7 @@ detach_target = True               # encodings of the truth carry no gradient in
 lambda_field = 1.                  # relative L2 of the decoded rollout
 lambda_latent = 10.                # advanced latents against encodings of the truth
 lambda_inverse_encoding = 50.      # D(E(u)) = u; weak, a learned encoder drifts off its inverse (dev/LOG.md)
-lambda_inverse_decoding = .5       # E(D(z)) = z
+lambda_inverse_decoding = 0.       # E(D(z)) = z; did not help in any form tried (dev/LOG.md)
 lambda_spectral = .05              # relative L2 of the derivative
 lambda_latent_norm = 0.            # latents of unit size
 inverse_loss_frequency = 10        # inverse decoding on every so many-th batch
@@ -134,7 +135,8 @@ _choices = {'dataset': ('burgers',), 'arch': ('pure', 'u'), 'attention': ('stand
 config = configure(globals(), sys.argv[1:], __file__, _choices)
 globals().update(config)
 
-_may_be_zero = {'encoder_dim', 'decoder_dim', 'seed', 'boost', 'noise', 'halo', 'encoder_depth', 'decoder_depth', 'drop_path', 'log_clamp', 'beta2',
+_may_be_zero = {'encoder_dim', 'decoder_dim',
+                'seed', 'boost', 'noise', 'halo', 'encoder_depth', 'decoder_depth', 'drop_path', 'log_clamp', 'beta2',
                 'unroll_start', 'unroll_switch', 'max_iters', 'epochs', 'max_minutes', 'weight_decay', 'grad_clip',
                 'warmup_iters', 'min_lr_ratio', 'ema_decay', 'patience', 'inverse_decoding_ramp',
                 *(k for k in config if k.startswith('lambda_'))}
@@ -145,7 +147,7 @@ for _key, _value in config.items():
 for _key in ('drop_path', 'ema_decay', 'beta2'):
     if config[_key] >= 1:
         raise UserError(f'{_key}={config[_key]} must be below 1')
-if not (lambda_field or lambda_spectral or lambda_inverse_encoding):
+if decoder_dim and not (lambda_field or lambda_spectral or lambda_inverse_encoding):
     raise UserError('nothing would train the decoder: lambda_field, lambda_spectral or lambda_inverse_encoding must be '
                     'positive')
 if unroll_start > unroll:
@@ -172,7 +174,6 @@ if device.startswith('cuda'):                                        # cuda alon
         raise UserError(f'device=cuda:{_index}, but torch sees {torch.cuda.device_count()} CUDA device(s)')
     device = f'cuda:{_index}'
     torch.cuda.set_device(_index)
-    torch.set_float32_matmul_precision('high')
 if device == 'mps' and not torch.backends.mps.is_available():
     raise UserError('device=mps, but torch sees no MPS device: use --device=cpu or --device=auto')
 if ddp:
@@ -186,6 +187,8 @@ if dtype == 'auto':
     why_dtype = 'the GPU has it' if bf16 else 'bfloat16 was slower on CPUs'
 else:
     bf16, why_dtype = dtype == 'bfloat16', 'as asked'
+if device.type == 'cuda' and not bf16:
+    torch.set_float32_matmul_precision('high')                       # TF32; under autocast float32 is meant
 if compile == 'auto':
     use_compile = device.type == 'cuda' and torch.cuda.get_device_capability(device)[0] >= 7
     why_compile = 'CUDA' if use_compile else 'takes longer than it saves in a short run on this device'
@@ -193,6 +196,9 @@ else:
     use_compile, why_compile = compile == 'true', 'as asked'
 say(f'device {device} | dtype {"bfloat16" if bf16 else "float32"} ({why_dtype}) | '
     f'compile {str(use_compile).lower()} ({why_compile}) | {world} process(es), {torch.get_num_threads()} threads')
+if moving_frame and input_frames > 1:
+    moving_frame = False
+    say('moving_frame is off: it takes one input frame')
 autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 fast_bf16 = device.type == 'cuda' or (device.type == 'cpu' and torch.backends.mkldnn.is_available()
                                        and torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -291,8 +297,8 @@ cfg = ModelConfig(                                                   # the keys 
     grid=(windows.n_points // windows.ratio,), token_grid=(latent_tokens,), low=source.low, length=source.length,
     first=tuple(float(axis[0]) for axis in source.x), periodic=source.periodic,
     boundary='periodic' if source.periodic else 'wall', pde=source.pde, params=tuple(source.params),
-    default_params=tuple(source.params.values()), dt=source.dt * time_stride, mean=(0. if moving_frame else windows.mean,),
-    std=(windows.std_still if moving_frame else windows.std,), frame=windows.frame * moving_frame)
+    default_params=tuple(source.params.values()), dt=source.dt * time_stride, frame=windows.frame * moving_frame,
+    mean=(0. if moving_frame else windows.mean,), std=(windows.std_still if moving_frame else windows.std,))
 args = model_args(cfg)
 if state or weights:
     found = state or weights
@@ -368,8 +374,8 @@ def make_optimizers(module):
 
 
 def operator_losses(u, params, lift, phase, progress, it):
-    """Stage `operator`: encoder, operator and decoder together. u (B, window, Xq, C) normalised, on the query grid; lift
-    (B,): what the moving frame has taken off it."""
+    """Stage `operator`: encoder, operator and decoder together. u (B, window, Xq, C) normalised, on the query grid;
+    lift (B,): what the moving frame has taken off it."""
     k = unroll_start or unroll if progress < unroll_switch else unroll
     inverse = lambda_inverse_decoding > 0 and it % inverse_loss_frequency == 0
     u = u[:, :input_frames + k]
@@ -548,16 +554,16 @@ while stage_index < len(stages):
                                        * bool(on))
         shifts, flips = whole(0, windows.n_points, shift), whole(0, 2, flip)
         boosts = whole(-boost, boost + 1, boost) * windows.ratio
-        boosts = boosts + windows.still(index, flips) if moving_frame else boosts
+        stills = windows.still(index, flips) * moving_frame           # what the moving frame takes off
         phase = int(torch.randint(windows.ratio, (1,), generator=draw))
 
         # 2. micro-batches: this process takes every world-th window of the global batch
-        shards = [a[rank::world].chunk(accumulation) for a in (index, shifts, boosts, flips)]
+        shards = [a[rank::world].chunk(accumulation) for a in (index, shifts, boosts + stills, flips, stills)]
         total, parts = 0., {}
         for micro in range(accumulation):
-            u, params = windows.get(*(a[micro] for a in shards))
+            u, params = windows.get(*(a[micro] for a in shards[:4]))
             u = (u - model.mean) / model.std
-            lift = -windows.lift(shards[2][micro]).float().to(device, non_blocking=True) / model.std
+            lift = -windows.lift(shards[4][micro]).float().to(device, non_blocking=True) / model.std
             if ddp:
                 wrapped.require_backward_grad_sync = micro == accumulation - 1
             loss, found = stage_losses(u, params, lift, phase, progress, iteration)

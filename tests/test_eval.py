@@ -15,7 +15,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 import eval as ev
 from configurator import UserError
-from model import UPT, ModelConfig, build, load, load_checkpoint, model_args, save_checkpoint
+from checkpoint import load_checkpoint, save_checkpoint
+from model import UPT, ModelConfig, build, load, model_args
 from solvers import write_burgers
 
 torch.set_num_threads(1)

@@ -52,7 +52,8 @@ def test_formula_over_steps(name):
 def test_lift_makes_errors_relative_to_the_whole_field(name):
     p, y, lift = random(3, 8, 1), random(3, 8, 1, seed=1), random(3, 1, 1, seed=2)
     loss = PAIRS[name][0]
-    assert torch.allclose(loss(p, y, lift), loss(p + lift, y + lift)) and not torch.allclose(loss(p, y, lift), loss(p, y))
+    assert torch.allclose(loss(p, y, lift), loss(p + lift, y + lift))
+    assert not torch.allclose(loss(p, y, lift), loss(p, y))
 
 
 def test_latent_norm_formula():
@@ -149,7 +150,8 @@ def test_bundle_is_the_weighted_sum_of_its_parts():
     lift = random(2, seed=6)
     total, parts = bundle(out, u, weights, lift)
     one, every = lift[:, None, None], lift[:, None, None, None]
-    expected = {'field': relative_l2(out['field'], u[:, 1:], every), 'latent': latent_forward(out['latent'], out['target']),
+    expected = {'field': relative_l2(out['field'], u[:, 1:], every),
+                'latent': latent_forward(out['latent'], out['target']),
                 'inverse_encoding': inverse_encoding(out['reconstruction'], u[:, 0], one),
                 'inverse_decoding': inverse_decoding(out['cycle'], out['latent'][:, 0]),
                 'spectral': spectral(out['field'], u[:, 1:], every), 'latent_norm': latent_norm(out['latent'])}

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-import model as module
+import checkpoint
+from checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from configurator import UserError
-from model import (UPT, ChannelAttention, ModelConfig, StandardAttention, find_checkpoint, load, load_checkpoint,
-                   interpolation_kernel, merge_tokens, model_args, patch_modes, resample, save_checkpoint, split_tokens, token_positions)
+from model import (UPT, ChannelAttention, ModelConfig, StandardAttention, interpolation_kernel, load, merge_tokens,
+                   model_args, patch_modes, resample, split_tokens, token_positions)
 
 CELLS = list(itertools.product(('pure', 'u'), ('standard', 'channel'), (1, 2)))
 cells = pytest.mark.parametrize('arch, attention, d', CELLS)
@@ -90,7 +91,8 @@ def test_shapes(arch, attention, d):
 @pytest.mark.parametrize('changes', [
     dict(token_grid=(4,)), dict(token_grid=(1,)), dict(encoder_depth=0), dict(encoder_depth=2, decoder_depth=2),
     dict(halo=0), dict(halo=4), dict(patch_size=1, token_grid=(16,)), dict(cond_dim=3), dict(n_wave=1),
-    dict(layer_norm=True), dict(encoder_dim=0), dict(encoder_dim=0, decoder_dim=0), dict(frame=1.), dict(depth=1), dict(arch='u', depths=(2, 1, 1, 1, 3)), dict(arch='u', depths=(2,)),
+    dict(layer_norm=True), dict(encoder_dim=0), dict(encoder_dim=0, decoder_dim=0), dict(frame=1.),
+    dict(depth=1), dict(arch='u', depths=(2, 1, 1, 1, 3)), dict(arch='u', depths=(2,)),
     dict(fields=3, mean=(0., 1., 2.), std=(1., 2., 3.)), dict(params=('a', 'b'), default_params=(1., 2.)),
     dict(periodic=False, boundary='wall'), dict(d=2, periodic=False, boundary='open'),
     dict(d=2, grid=(16, 32), token_grid=(2, 4), arch='u'), dict(d=2, token_grid=(2, 2), decoder_depth=1)])
@@ -141,7 +143,8 @@ def test_small_latents_keep_the_lowest_modes():
         (coarse - ramp).norm()
 
 
-@pytest.mark.parametrize('shape, fields, dim', [((4,), 1, 4), ((4,), 1, 2), ((4,), 3, 20), ((2, 3), 2, 12), ((4, 4), 1, 5)])
+@pytest.mark.parametrize('shape, fields, dim', [((4,), 1, 4), ((4,), 1, 2), ((4,), 3, 20), ((2, 3), 2, 12),
+                                                ((4, 4), 1, 5)])
 def test_patch_modes_are_orthonormal_and_start_with_the_means(shape, fields, dim):
     modes = patch_modes(shape, fields, dim).double()
     n = min(dim, math.prod(shape) * fields)
@@ -178,7 +181,7 @@ def test_galilean_invariance(speed, arch):
         close(m.decode(zc, moved), still[:, k] + c, 1e-4)
     assert z.shape == zc.shape == (3, 8, 8)
     mean = u.mean((1, 2))
-    close(z[:, :, -2], mean[:, None].expand(3, 8))                            # tokens end in mean and distance travelled
+    close(z[:, :, -2], mean[:, None].expand(3, 8))      # tokens end in mean and distance travelled
     close(z[:, :, -1], speed * mean[:, None].expand(3, 8) * .15)
     assert (m.rollout(u + c, 1, dt=.1) - m.rollout(u + c, 1)).abs().max() > .1
 
@@ -805,7 +808,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, saved, which, value):
 def test_other_format_version_is_refused(tmp_path, saved, version):
     save_checkpoint(str(tmp_path / 'best.pt'), state_of(saved[0], version=version))
     message = refused(load, str(tmp_path))
-    assert str(version) in message and str(module.FORMAT_VERSION) in message
+    assert str(version) in message and str(checkpoint.FORMAT_VERSION) in message
 
 
 @pytest.mark.parametrize('change', [{'hidden_dim': 32}, {'depth': 3}, {'arch': 'u'}, {'latent_dim': 10 ** 9},

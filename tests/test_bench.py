@@ -1,0 +1,67 @@
+"""bench.py: the peers are trained, scored and tabled; what cannot be compared is refused."""
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import bench
+import data
+from solvers import burgers
+
+ROOT = os.path.dirname(os.path.abspath(bench.__file__))
+SMOKE = os.path.join(ROOT, 'config', 'burgers_smoke.py')
+
+
+def run(*args, cwd):
+    return subprocess.run([sys.executable, os.path.join(ROOT, 'bench.py'), *map(str, args)], cwd=cwd, text=True,
+                          env={**os.environ, 'OMP_NUM_THREADS': '1'}, capture_output=True, timeout=300)
+
+
+def test_peers(tmp_path, burgers_file):
+    done = run('peers', SMOKE, '--minutes', .02, '--seeds', 2, '--methods', 'ours', 'unet', '--json', 'p.json',
+               '--plot', 'p.png', f'--data_path={burgers_file}', cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / 'p.json').read_text())
+    assert set(found) == {'ours', 'unet', 'persistence', 'classical'} and (tmp_path / 'p.png').stat().st_size > 1000
+    for method in ('ours', 'unet'):
+        r = found[method]
+        assert {'nrmse', 'seconds', 'n_params', 'iters', 'ms_per_trajectory'} <= r.keys()
+        assert len(r['nrmse_seeds']) == 2 and r['nrmse'] == pytest.approx(sum(r['nrmse_seeds']) / 2)
+        assert len(r['per_step']) == 40 and r['nrmse'] == pytest.approx(sum(r['per_step']) / 40, rel=1e-4)
+        assert r['iters'] > 1 and r['n_params'] > 1e4 and r['seconds'] >= 1
+    assert 'nRMSE of ours / unet' in done.stdout
+    assert sorted(os.listdir(tmp_path)) == ['p.json', 'p.png']        # nothing of the runs is left behind
+
+
+@pytest.mark.parametrize('args, message', [(['--minutes', 0], '--minutes'), (['--json', 'no/p.json'], "'no/p.json'"),
+                                           (['--input_frames=2'], 'one input frame'),
+                                           (['--n_trajectorie=3'], 'n_trajectories')])
+def test_peers_refuse(tmp_path, burgers_file, args, message):
+    done = run('peers', SMOKE, f'--data_path={burgers_file}', '--methods', 'unet', *args, cwd=tmp_path)
+    assert done.returncode == 1 and message in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize('frame', [False, True])
+def test_peers_roll_out_in_either_frame(burgers_file, frame):
+    """A network that does nothing leaves the field where it is, or lets the mean flow carry it along."""
+    source = data.open_source(burgers_file, quiet=True)
+    windows = data.Windows([source], 20, 5, 8, 8, 2, torch.device('cpu'))
+    x = (torch.arange(128) / 128)[None, :, None]
+    u0 = 1.5 + torch.sin(2 * torch.pi * x) + .3 * torch.cos(6 * torch.pi * x)
+    p = bench.roll_out(torch.nn.Identity(), u0, 3, windows, frame)
+    for k in range(3):
+        y = x - 1.5 * .05 * (k + 1) * frame
+        expected = 1.5 + torch.sin(2 * torch.pi * y) + .3 * torch.cos(6 * torch.pi * y)
+        assert torch.allclose(p[:, k], expected, atol=1e-5)
+
+
+def test_classical_solver_converges_with_its_grid():
+    x = (torch.arange(128, dtype=torch.float64) + .5) / 128
+    u0 = torch.stack([torch.sin(2 * torch.pi * x), .5 + torch.cos(2 * torch.pi * x)])
+    u = burgers(u0, .05, [0., .05, .1]).cpu()[..., None].float()
+    found = bench.classical(u, .05, .05)
+    errors = [found[n][0] for n in (128, 64, 32, 16)]
+    assert errors == sorted(errors) and errors[0] < 1e-5 and errors[1] < 2e-2
