@@ -291,7 +291,8 @@ def test_ctrl_c_leaves_130(tmp_path):
         'import time\nfrom configurator import one_line_errors\none_line_errors()\n'
         "print('up', flush=True)\ntime.sleep(60)\n")
     p = subprocess.Popen([sys.executable, str(tmp_path / 'nap.py')], stdout=subprocess.PIPE,
-                         stderr=subprocess.PIPE, env=dict(os.environ, PYTHONPATH=ROOT))
+                         stderr=subprocess.PIPE, env=dict(os.environ, PYTHONPATH=ROOT),
+                         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # background jobs ignore it
     p.stdout.readline()
     p.send_signal(signal.SIGINT)
     _, err = p.communicate(timeout=60)
