@@ -3,28 +3,36 @@ Speed, and accuracy for the same minutes, measured.
 
     python bench.py peers --minutes 5                                    # this model and its peers side by side
     python bench.py peers --minutes 5 --nu .001 --seeds 2 --methods ours fno --json peers.json
-    python bench.py speed                                                # config/burgers_cpu.py
-    python bench.py speed config/burgers_128_pure.py config/burgers_128_u.py --dtype=bfloat16 --batch_size=64
-    python bench.py speed config/burgers_cpu.py --json speed.json
+    python bench.py study --minutes 2 --seeds 2                          # architecture x attention, numbers of tokens
+    python bench.py speed                                                # every config
+    python bench.py speed config/burgers_cpu.py --modes eager compiled bf16 --json speed.json
+    python bench.py speed config/burgers_cpu.py --against ../old         # the code of another worktree, in turns
 
 peers: every method trains for --minutes on the same data and device (compilation counts, making data does not), one
 after another, seed by seed, and is scored on the test split: whole rollouts from one frame, field space. fno comes from
 the package neuraloperator (pip install -r requirements-peers.txt). Writes a table, JSON and a picture.
 
-speed: for each config, milliseconds an iteration and samples a second of what train.py does in one (without
-accumulation), the share of encoder, operator, decoder, losses and optimiser in it (each timed alone, forward and
-backward, on the shapes it sees), peak memory, and milliseconds of a decoded rollout per trajectory at batch 1 and at
-a large batch. Times are medians; compare ratios within one run, since machines drift. --key=value overrides config
-keys as in train.py.
+study: pure or U-shaped x standard or channel-separated attention at the config's number of tokens, then other numbers of
+tokens, then the FNO, for every viscosity and seed. Every finished cell is a JSON file in --out and is not run again; a
+stopped one goes on. Ends with the table of what is there.
+
+speed: for each config and mode (eager, compiled, bf16, bf16_compiled; by default all on CUDA, eager elsewhere), each in a
+process of its own: milliseconds an iteration and samples a second of what train.py does in one (without accumulation),
+model FLOPs utilisation, the share of encoder, operator, decoder, losses and optimiser in it (each timed alone, forward
+and backward, on the shapes it sees), peak memory, and milliseconds of a decoded rollout per trajectory at batch 1 and at
+a large batch. With --against, iterations of train.py as it is run, here and in another worktree, in turns. Times are
+medians; compare ratios within one run, since machines drift. --key=value overrides config keys as in train.py.
 """
 import argparse
 import contextlib
 import copy
 import csv
+import glob
 import io
 import json
 import math
 import os
+import re
 import resource
 import runpy
 import signal
@@ -37,6 +45,8 @@ import time
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 import data
 import losses
@@ -145,8 +155,8 @@ def roll_out(net, u0, steps, windows, frame):
     return out
 
 
-def train_peer(make, lr, frame, windows, g, minutes, seed):
-    """Train a network for `minutes` with what this project's own model has: residual, relative loss with a spectral
+def train_peer(make, lr, frame, windows, g, budget, seed):
+    """Train a network for a budget {'minutes': ...} or {'iters': ...} with what this project's own model has: residual, relative loss with a spectral
     term, unrolled steps as in the config, shift and reflection, early frames more often, EMA, warm-up and cosine,
     clipping, the checkpoint that validates best. Validation is not counted. Returns the network, iterations,
     [(seconds, nRMSE)]."""
@@ -159,7 +169,7 @@ def train_peer(make, lr, frame, windows, g, minutes, seed):
     curve, it, done, val = [], 0, 0., windows.val.to(device)
     std = windows.std_still if frame else windows.std
     while done < 1:
-        done = (time.perf_counter() - start) / (60 * minutes)
+        done = (it + 1) / budget['iters'] if 'iters' in budget else (time.perf_counter() - start) / (60 * budget['minutes'])
         for group in optimizer.param_groups:
             group['lr'] = lr * min(1., (it + 1) / 100) * (.01 + .99 * .5 * (1 + math.cos(math.pi * min(1., done))))
         index = sampler.next()
@@ -192,11 +202,11 @@ def train_peer(make, lr, frame, windows, g, minutes, seed):
     return best[1] or mean_net, it, curve
 
 
-def train_own(config, overrides, minutes, seed, folder):
-    """Run train.py for `minutes`. Returns the model, iterations, [(seconds, nRMSE)] of the validation split."""
+def train_own(config, overrides, budget, seed, folder):
+    """Run train.py for a budget, or go on where it was stopped. Returns the model, iterations, [(seconds, nRMSE)] of the validation split."""
     done = subprocess.run([sys.executable, os.path.join(HERE, 'train.py'), config, f'--out_dir={folder}',
-                           f'--max_minutes={minutes}', '--max_iters=1000000000', f'--seed={seed}',
-                           '--init_from=scratch', '--overwrite=true', *overrides], stdout=subprocess.PIPE, text=True)
+                           f'--max_minutes={budget.get("minutes", 0)}', f'--seed={seed}',
+                           f'--max_iters={budget.get("iters", 10 ** 9)}', *overrides], stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise UserError(f'train.py stopped: {done.stdout.strip().splitlines()[-1:]}')
     with open(os.path.join(folder, 'log.csv'), newline='') as file:
@@ -223,38 +233,48 @@ def classical(u, nu, dt):
     return out
 
 
-def peers(config, overrides, minutes, seeds, methods, folder):
-    """Train and score all methods; see the top of the file. Returns ({method: entry}, device)."""
+def prepare(config, overrides, folder):
+    """What all methods share: the globals that train.py leaves for this config, and the test split (N, T, X, 1)."""
     g = start_training(config, [*overrides, '--max_iters=1'], folder)
-    windows, device = g['windows'], g['device']
+    windows = g['windows']
     if len(windows.sources) != 1 or g['input_frames'] != 1 or windows.sources[0].generation != 'new':
         raise UserError('the peers take one data file of the new generation and one input frame')
-    source, nu = windows.sources[0], windows.sources[0].params['Nu']
-    y = torch.from_numpy(data.read_rows(source, data.split_rows(windows.n_trajectories, 'test'), g['time_stride'],
-                                        g['space_stride']))
-    steps, runs = y.shape[1] - 1, {m: [] for m in methods}
-    coarse = classical(y, nu, source.dt * g['time_stride'])
+    return g, torch.from_numpy(data.read_rows(windows.sources[0], data.split_rows(windows.n_trajectories, 'test'),
+                                              g['time_stride'], g['space_stride']))
+
+
+def compete(method, config, overrides, budget, seed, folder, g, y):
+    """Train one method with one seed and score it on the test split y."""
+    windows, device, steps = g['windows'], g['device'], y.shape[1] - 1
+    if method in OWN:
+        changes, reencode = OWN[method]
+        model, it, curve = train_own(config, [*overrides, *changes], budget, seed, folder)
+        model.to(device)
+        n_params = model.n_params()
+        roll = lambda u0: model.rollout(u0, steps, reencode=reencode)  # noqa: E731
+    else:
+        make, lr, frame = NETWORKS[method]
+        net, it, curve = train_peer(make, lr, frame, windows, g, budget, seed)
+        n_params = sum(p.numel() * (1 + p.is_complex()) for p in net.parameters())
+        roll = lambda u0: roll_out(net, u0, steps, windows, frame)   # noqa: E731
+    u0 = y[:, 0].to(device)
+    p, ms = roll(u0).cpu(), median_ms(lambda: roll(u0), device, 3) / len(y)
+    found = {'seed': seed, 'nrmse': mean_nrmse(p, y[:, 1:]), 'seconds': curve[-1][0], 'iters': it,
+             'n_params': n_params, 'ms_per_trajectory': ms, 'validation': curve,
+             'per_step': nrmse(p.double(), y[:, 1:].double()).mean((0, 2)).tolist()}
+    say(f'{method}, seed {seed}: {found["nrmse"]:.4f} in {found["seconds"]:.0f} s, {it} iterations')
+    return found
+
+
+def peers(config, overrides, minutes, seeds, methods, folder):
+    """Train and score all methods; see the top of the file. Returns ({method: entry}, device)."""
+    g, y = prepare(config, overrides, folder)
+    source, runs = g['windows'].sources[0], {m: [] for m in methods}
+    coarse = classical(y, source.params['Nu'], source.dt * g['time_stride'])
     for seed in range(seeds):
         for method in methods:
-            if method in OWN:
-                changes, reencode = OWN[method]
-                model, it, curve = train_own(config, [*overrides, *changes], minutes, seed,
-                                             os.path.join(folder, method))
-                model.to(device)
-                n_params = model.n_params()
-                roll = lambda u0: model.rollout(u0, steps, reencode=reencode)  # noqa: E731, B023
-            else:
-                make, lr, frame = NETWORKS[method]
-                net, it, curve = train_peer(make, lr, frame, windows, g, minutes, seed)
-                n_params = sum(p.numel() * (1 + p.is_complex()) for p in net.parameters())
-                roll = lambda u0: roll_out(net, u0, steps, windows, frame)  # noqa: E731, B023
-            p, u0 = roll(y[:, 0].to(device)).cpu(), y[:, 0].to(device)
-            ms = median_ms(lambda: roll(u0), device, 3) / len(y)     # noqa: B023
-            runs[method].append({'seed': seed, 'nrmse': mean_nrmse(p, y[:, 1:]), 'seconds': curve[-1][0], 'iters': it,
-                                 'n_params': n_params, 'ms_per_trajectory': ms, 'validation': curve,
-                                 'per_step': nrmse(p.double(), y[:, 1:].double()).mean((0, 2)).tolist()})
-            r = runs[method][-1]
-            say(f'{method}, seed {seed}: {r["nrmse"]:.4f} in {r["seconds"]:.0f} s, {it} iterations')
+            runs[method].append(compete(method, config, overrides, {'minutes': minutes}, seed,
+                                        os.path.join(folder, f'{method}{seed}'), g, y))
     out = {}
     for method, found in runs.items():
         mean = lambda key: sum(r[key] for r in found) / len(found)   # noqa: E731, B023
@@ -309,6 +329,73 @@ def peers_picture(found, path):
 
 
 # ---------------------------------------------------------------------------------------------
+# study: architecture x attention, number of tokens
+
+def study_cells(g, tokens):
+    """{name: (method, overrides)} for one viscosity and seed, the most important first. g: a config's values."""
+    depth, width, points = g['depth'], g['hidden_dim'], g['cfg'].grid[0]
+    ends = max(1, depth // 4)
+    kinds = {'standard': [f'--n_head={g["n_head"]}'],
+             'channel': [f'--n_head={g["n_head"]}', f'--group_size={width // 4}']}
+    cells = {}
+    for arch in ('pure', 'u'):
+        for attention, keys in kinds.items():
+            cells[f'{arch}, {attention}'] = 'ours', [f'--arch={arch}', f'--attention={attention}', f'--depth={depth}',
+                                                     f'--depths={ends},{max(1, depth - 2 * ends)},{ends}', *keys]
+    for n in tokens:
+        each = max(1, points // n)                                   # grid points a token; the latent has room for all
+        if n != g['latent_tokens']:
+            cells[f'pure, standard, {n} tokens'] = 'ours', [
+                f'--latent_tokens={n}', f'--patch_size={min(g["patch_size"], each)}', f'--halo={min(g["halo"], each)}',
+                f'--latent_dim={max(g["latent_dim"], each + 2)}']
+    return {**cells, 'fno': ('fno', [])}
+
+
+def study(config, overrides, budget, seeds, nus, tokens, folder, part):
+    """Train and score the cells of the study that have no result in `folder` yet, one JSON file each."""
+    os.makedirs(folder, exist_ok=True)
+    what = {'config': os.path.basename(config), 'overrides': overrides, 'budget': budget}
+    for seed in range(seeds):
+        for nu in nus:
+            with tempfile.TemporaryDirectory() as scratch:
+                g, y = prepare(config, [*overrides, f'--nu={nu}'], scratch)
+            for i, (name, (method, changes)) in enumerate(study_cells(g, tokens).items()):
+                path = os.path.join(folder, f'{name}, nu {nu:g}, seed {seed}'.replace(', ', '-').replace(' ', '_'))
+                if i % part[1] != part[0]:
+                    continue
+                if os.path.exists(path + '.json'):
+                    with open(path + '.json') as file:
+                        if json.load(file)['what'] != what:
+                            raise UserError(f"'{path}.json' is of another study: choose another --out")
+                    continue
+                say(f'{name}, nu {nu:g}')
+                found = compete(method, config, [*overrides, f'--nu={nu}', *changes], budget, seed, path, g, y)
+                with open(path + '.tmp', 'w') as file:
+                    json.dump({'what': what, 'name': name, 'nu': nu, **found}, file, indent=1)
+                os.replace(path + '.tmp', path + '.json')
+
+
+def study_table(folder):
+    """Markdown: a row a cell, mean nRMSE and the range of its seeds. A range that meets the best row's is a tie."""
+    cells = {}
+    for path in sorted(glob.glob(os.path.join(folder, '*.json'))):
+        with open(path) as file:
+            r = json.load(file)
+        cells.setdefault(r['nu'], {}).setdefault(r['name'], []).append(r)
+    for nu, rows in sorted(cells.items()):
+        best = min(rows.values(), key=lambda runs: statistics.mean(r['nrmse'] for r in runs))
+        limit = max(r['nrmse'] for r in best)
+        print(f'| nu {nu:g} | parameters | iterations | ms an iteration | nRMSE | of seeds | |\n' + '|---' * 7 + '|')
+        for name, runs in sorted(rows.items(), key=lambda row: statistics.mean(r['nrmse'] for r in row[1])):
+            errors = [r['nrmse'] for r in runs]
+            print(f'| {name} | {runs[0]["n_params"]:,} | {statistics.mean(r["iters"] for r in runs):.0f} | '
+                  f'{statistics.mean(1e3 * r["seconds"] / r["iters"] for r in runs):.0f} | '
+                  f'{statistics.mean(errors):.4f} | {" ".join(f"{e:.4f}" for e in errors)} | '
+                  f'{"best" if runs is best else "tie" if min(errors) <= limit else ""} |')
+        print()
+
+
+# ---------------------------------------------------------------------------------------------
 # speed
 
 def start_training(config, overrides, folder):
@@ -321,27 +408,56 @@ def start_training(config, overrides, folder):
     return g
 
 
-def speed(config, overrides, repeats):
-    """Time one config. Runs train.py for two iterations on 40 trajectories, then times the pieces it leaves behind."""
+# name: dtype, compile
+MODES = {'eager': ('float32', 'false'), 'compiled': ('float32', 'true'),
+         'bf16': ('bfloat16', 'false'), 'bf16_compiled': ('bfloat16', 'true')}
+
+
+def matmul_rate(device, dtype, repeats):
+    """FLOP/s of a product of two large square matrices: what this device reaches at best in practice."""
+    n = 8192 if device.type == 'cuda' else 2048
+    a = torch.randn(n, n, device=device).to(dtype)
+    return 2 * n ** 3 / (median_ms(lambda: a @ a, device, min(repeats, 10)) / 1e3)
+
+
+def speed(config, mode, overrides, repeats):
+    """Time one config in one mode. Runs train.py for two iterations on 40 trajectories, then times the pieces it leaves
+    behind."""
+    dtype, compiled = MODES[mode]
     with tempfile.TemporaryDirectory() as folder:
-        g = start_training(config, ['--n_trajectories=40', '--max_iters=2', f'--data_dir={folder}', *overrides], folder)
+        g = start_training(config, ['--n_trajectories=40', '--max_iters=2', f'--data_dir={folder}', f'--dtype={dtype}',
+                                    f'--compile={compiled}', *overrides], folder)
     model, windows, device, cfg, batch = (g[k] for k in ('model', 'windows', 'device', 'cfg', 'batch_size'))
     k, frames = g['unroll'], g['input_frames']
     index = torch.arange(batch) % windows.n_windows
     zero = torch.zeros(batch, dtype=torch.long)
     model.train()
 
-    def iteration():                                                 # number 1, which has no inverse decoding
+    def batch_of_windows():
         u, params = windows.get(index, zero, zero, zero)
-        g['operator_losses']((u - model.mean) / model.std, params, zero.float().to(device), 0, 1., 1)[0].backward()
+        return (u - model.mean) / model.std, params
+
+    def iteration():                                                 # number 1, which has no inverse decoding
+        u, params = batch_of_windows()
+        g['operator_losses'](u, params, zero.float().to(device), 0, 1., 1)[0].backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
         for o in g['optimizers']:
             o.step()
             o.zero_grad()
         torch._foreach_lerp_(list(g['ema_model'].parameters()), [p.detach() for p in model.parameters()], .001)
 
+    def count():                                                     # FLOPs of the model, forward and backward
+        net = copy.deepcopy(g['ema_model']).requires_grad_(True).train()
+        u, params = batch_of_windows()
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            out = net(u[:, :, ::windows.ratio], g['query_grid'][::windows.ratio],
+                      torch.full((batch,), cfg.dt, device=device), params, k, g['lambda_inverse_encoding'] > 0)
+            sum(v.square().sum() for v in out.values()).backward()
+        return counter.get_total_flops()
+
     for o in g['optimizers']:                                        # steps of size zero: weights stay sane
         o.param_groups[0]['lr'] = 0.
+    flops = count()
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats(device)
     total = median_ms(iteration, device, repeats)
@@ -387,36 +503,92 @@ def speed(config, overrides, repeats):
     for size in (1, 256):
         u0 = torch.randn(size, *cfg.grid, cfg.fields, device=device) if frames == 1 else \
             torch.randn(size, frames, *cfg.grid, cfg.fields, device=device)
-        ms = median_ms(lambda u0=u0: g['ema_model'].rollout(u0, 40), device, max(3, repeats // 5))
+        ms = median_ms(lambda u0=u0: g['ema_model'].rollout(u0, 40), device, max(1, repeats // 5))
         rollout[str(size)] = ms / size
-    return {'config': config, 'device': g['environment']['device'], 'threads': torch.get_num_threads(),
-            'dtype': 'bfloat16' if g['bf16'] else 'float32', 'compile': g['use_compile'], 'n_params': model.n_params(),
-            'batch_size': batch, 'unroll': k, 'ms_per_iteration': total, 'samples_per_second': 1e3 * batch / total,
-            'memory_gb': memory, 'share': {name: ms / total for name, ms in parts.items()},
-            'rollout_ms_per_trajectory': rollout}
+    rate = matmul_rate(device, torch.bfloat16 if g['bf16'] else torch.float32, repeats)
+    return {'config': config, 'mode': mode, 'device': g['environment']['device'], 'threads': torch.get_num_threads(),
+            'n_params': model.n_params(), 'batch_size': batch, 'unroll': k, 'ms_per_iteration': total,
+            'samples_per_second': 1e3 * batch / total, 'flops_per_iteration': flops, 'matmul_flops_per_second': rate,
+            'utilisation': flops / (total / 1e3) / rate, 'memory_gb': memory,
+            'share': {name: ms / total for name, ms in parts.items()}, 'rollout_ms_per_trajectory': rollout}
+
+
+def speed_table(results, repeats):
+    r = results[0]
+    print(f'{r["device"]}, {r["threads"]} threads, torch {torch.__version__}, medians of {repeats}; use: model FLOPs / '
+          'those of a large matrix product in the same time')
+    names = list(r['share'])
+    print(f'{"config":<27}{"mode":<14}{"params":>10}{"batch":>6}{"unroll":>7}{"ms/iter":>9}{"samples/s":>10}{"use":>6}'
+          f'{"GB":>7} ' + ''.join(f'{n:>11}' for n in [*names[:-1], 'rest']) + f'{"rollout ms/trajectory, batch 1, 256":>37}')
+    for r in results:
+        print(f'{os.path.basename(r["config"]):<27}{r["mode"]:<14}{r["n_params"]:>10,}{r["batch_size"]:>6}'
+              f'{r["unroll"]:>7}{r["ms_per_iteration"]:>9.1f}{r["samples_per_second"]:>10.0f}{r["utilisation"]:>6.0%}'
+              f'{r["memory_gb"]:>7.2f} ' + ''.join(f'{share:>11.0%}' for share in r['share'].values())
+              + f'{r["rollout_ms_per_trajectory"]["1"]:>26.2f}, {r["rollout_ms_per_trajectory"]["256"]:>9.3f}')
+
+
+def against(config, other, overrides, rounds, iters=40):
+    """Milliseconds a training iteration of this code and of the code in the folder `other`, in turns on the same data:
+    {'here': [...], 'there': [...]}. The first tenth of the iterations is not counted."""
+    found = {'here': [], 'there': []}
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(2 * rounds):
+            name, code = (('here', HERE), ('there', other))[i % 2]
+            done = subprocess.run([sys.executable, 'train.py', os.path.join('config', os.path.basename(config)),
+                                   f'--out_dir={folder}/{i}', f'--data_dir={folder}', '--n_trajectories=100',
+                                   f'--max_iters={iters}', f'--log_interval={iters // 10}', '--eval_interval=1000000',
+                                   '--eval_batches=1', '--save_interval=1000000', '--patience=0', *overrides], cwd=code,
+                                  stdout=subprocess.PIPE, text=True)
+            if done.returncode:
+                raise UserError(f'train.py in {code} stopped: {done.stdout.strip().splitlines()[-1:]}')
+            with open(f'{folder}/{i}/log.csv', newline='') as file:
+                rows = list(csv.DictReader(file))
+            found[name].append(1e3 * (float(rows[-1]['train_seconds']) - float(rows[0]['train_seconds']))
+                               / (int(rows[-1]['iter']) - int(rows[0]['iter'])))
+    return found
 
 
 if __name__ == '__main__':
     one_line_errors()
     parser = argparse.ArgumentParser(description='Measure speed, or accuracy beside peers.', allow_abbrev=False)
-    parser.add_argument('command', choices=['speed', 'peers'])
-    parser.add_argument('configs', nargs='*', default=[], help='config files (default: config/burgers_cpu.py)')
+    parser.add_argument('command', choices=['speed', 'peers', 'study'])
+    parser.add_argument('configs', nargs='*', default=[],
+                        help='config files (default: peers config/burgers_cpu.py, speed every one)')
     parser.add_argument('--repeats', type=int, default=20, help='timed calls of each piece')
+    parser.add_argument('--modes', nargs='+', choices=MODES, help='speed: how to run')
+    parser.add_argument('--against', help='speed: folder with other code of this project to compare with')
+    parser.add_argument('--rounds', type=int, default=3, help='speed --against: runs of each')
     parser.add_argument('--json', help='file to write')
-    parser.add_argument('--minutes', type=float, default=5., help='peers: training time of each method and seed')
+    parser.add_argument('--minutes', type=float, default=5., help='peers, study: training time of each method and seed')
+    parser.add_argument('--iters', type=int, help='study: iterations of each cell, instead of --minutes')
     parser.add_argument('--nu', type=float, help='viscosity (default: that of the config)')
-    parser.add_argument('--seeds', type=int, default=1, help='peers: number of seeds')
+    parser.add_argument('--seeds', type=int, default=1, help='peers, study: number of seeds')
     parser.add_argument('--methods', nargs='+', choices=METHODS, default=METHODS, help='peers: what to train')
     parser.add_argument('--plot', help='peers: picture to write')
+    parser.add_argument('--out', default='out/study', help='study: folder of the results; finished cells are skipped')
+    parser.add_argument('--nus', type=float, nargs='+', default=[.001, .01], help='study: viscosities')
+    parser.add_argument('--tokens', type=int, nargs='+', default=[32, 64, 128, 256], help='study: numbers of tokens')
+    parser.add_argument('--part', default='0/1', help='study: i/n, every n-th cell from the i-th on; one process each')
     args, overrides = parser.parse_known_args()
     overrides += [f'--nu={args.nu}'] if args.nu else []
     wrong = [o for o in overrides if not (o.startswith('--') and '=' in o)]
     if wrong:
         raise UserError(f"'{wrong[0]}' is neither a config file nor --key=value")
-    configs = args.configs or [os.path.join(HERE, 'config', 'burgers_cpu.py')]
+    configs = args.configs or sorted(glob.glob(os.path.join(HERE, 'config', '*.py')))
+    if args.command != 'speed' and not args.configs:
+        configs = [os.path.join(HERE, 'config', 'burgers_cpu.py')]
+    if args.command != 'speed' and (args.minutes <= 0 or args.seeds < 1 or len(configs) > 1):
+        raise UserError(f'{args.command} needs a positive --minutes, --seeds of at least 1 and one config at most')
+    if args.command == 'study':
+        part = re.fullmatch(r'(\d+)/(\d+)', args.part)
+        if not part or int(part[1]) >= int(part[2]):
+            raise UserError(f"--part={args.part} is not i/n with i below n")
+        budget = {'iters': args.iters} if args.iters else {'minutes': args.minutes}
+        study(configs[0], overrides, budget, args.seeds, args.nus, args.tokens, args.out,
+              (int(part[1]), int(part[2])))
+        study_table(args.out)
+        sys.exit(0)
     if args.command == 'peers':
-        if args.minutes <= 0 or args.seeds < 1 or len(configs) > 1:
-            raise UserError('peers needs a positive --minutes, --seeds of at least 1 and one config at most')
         for path in (args.json, args.plot):
             if path and not os.path.isdir(os.path.dirname(path) or '.'):
                 raise UserError(f"no folder for '{path}'")
@@ -429,27 +601,28 @@ if __name__ == '__main__':
             with open(args.json, 'w') as file:
                 json.dump(found, file, indent=1)
         sys.exit(0)
-    results = []
-    for config in configs:
-        if len(configs) == 1:
-            results.append(speed(config, overrides, args.repeats))
-            continue
-        with tempfile.NamedTemporaryFile('r', suffix='.json') as file:  # a process each: memory is of one config alone
-            done = subprocess.run([sys.executable, __file__, 'speed', config, f'--repeats={args.repeats}',
-                                   f'--json={file.name}', *overrides], stdout=subprocess.DEVNULL)
-            if done.returncode:
-                sys.exit(done.returncode)
-            results += json.load(file)
-    r = results[0]
-    print(f'{r["device"]}, {r["threads"]} threads, torch {torch.__version__}, medians of {args.repeats}')
-    names = list(r['share'])
-    print(f'{"config":<28}{"params":>11}{"batch":>6}{"unroll":>7}{"ms/iter":>9}{"samples/s":>10}{"GB":>6}  '
-          + ''.join(f'{n:>12}' for n in [*names[:-1], 'rest']) + f'{"rollout ms/trajectory at batch 1, 256":>40}')
-    for r in results:
-        print(f'{os.path.basename(r["config"]):<28}{r["n_params"]:>11,}{r["batch_size"]:>6}{r["unroll"]:>7}'
-              f'{r["ms_per_iteration"]:>9.1f}{r["samples_per_second"]:>10.0f}{r["memory_gb"]:>6.2f}  '
-              + ''.join(f'{share:>12.0%}' for share in r['share'].values())
-              + f'{r["rollout_ms_per_trajectory"]["1"]:>28.2f}, {r["rollout_ms_per_trajectory"]["256"]:>10.3f}')
+    if args.against:
+        found = {c: against(c, args.against, overrides, args.rounds) for c in configs}
+        for config, ms in found.items():
+            here, there = (statistics.median(ms[k]) for k in ('here', 'there'))
+            print(f'{os.path.basename(config):<28} {here:.1f} ms an iteration here ({min(ms["here"]):.1f} to '
+                  f'{max(ms["here"]):.1f}), {there:.1f} there ({min(ms["there"]):.1f} to {max(ms["there"]):.1f}), '
+                  f'ratio {here / there:.2f}')
+    elif len(configs) * len(args.modes or ' ') == 1:
+        found = [speed(configs[0], (args.modes or ['eager'])[0], overrides, args.repeats)]
+        speed_table(found, args.repeats)
+    else:
+        found = []
+        for config in configs:                                       # a process each: memory is of that one alone
+            for mode in args.modes or (MODES if torch.cuda.is_available() else ['eager']):
+                with tempfile.NamedTemporaryFile('r', suffix='.json') as file:
+                    done = subprocess.run([sys.executable, __file__, 'speed', config, f'--repeats={args.repeats}',
+                                           '--modes', mode, f'--json={file.name}', *overrides],
+                                          stdout=subprocess.DEVNULL)
+                    if done.returncode:
+                        sys.exit(done.returncode)
+                    found += json.load(file)
+        speed_table(found, args.repeats)
     if args.json:
         with open(args.json, 'w') as file:
-            json.dump(results, file, indent=1)
+            json.dump(found, file, indent=1)
