@@ -20,12 +20,15 @@ demo: setup
 	$(PY) eval.py --ckpt out/burgers_cpu --json out/burgers_cpu/eval.json
 	$(PY) sample.py --ckpt out/burgers_cpu
 
-# every GPU figure of the README in one command, in the environment of `python`: train, evaluate, time
+# every GPU figure of the README in one command, in the environment of `python` (which needs requirements-peers.txt):
+# the headline trained and evaluated, peers at its size, all speeds, the study
 gpu:
 	$(PY_GPU) train.py config/burgers_128_pure.py --device=cuda
 	$(PY_GPU) eval.py --ckpt out/burgers_128_pure --device cuda --json out/burgers_128_pure/eval.json
 	$(PY_GPU) eval.py --ckpt out/burgers_128_pure --device cuda --initial_step 10 --json out/burgers_128_pure/eval10.json
-	$(PY_GPU) bench.py speed config/burgers_128_pure.py --device=cuda
+	$(PY_GPU) bench.py peers config/burgers_128_pure.py --device=cuda --minutes 20 --seeds 2 --json out/peers.json
+	$(PY_GPU) bench.py speed --device=cuda --batch_size=256 --json out/speed.json
+	$(PY_GPU) bench.py study config/burgers_128_pure.py --device=cuda --minutes 20 --seeds 2
 
 # what bench.py peers needs, into the same .venv
 peers: setup

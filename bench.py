@@ -87,15 +87,16 @@ class Residual(nn.Module):
         return u + self.net(u)
 
 
-def fno():
-    """Fourier neural operator (arXiv 2010.08895) of the package neuraloperator: wave numbers 0 to 24 (which it
-    counts as 48 modes), 64 wide, 4 layers, no coordinates as input, since they would break the translation symmetry."""
+def fno(points):
+    """Fourier neural operator (arXiv 2010.08895) of the package neuraloperator: three eighths of the wave numbers of the
+    grid (0 to 24 on 128 points, which it counts as 48 modes), 64 wide, 4 layers, no coordinates as input, since they
+    would break the translation symmetry."""
     try:
         from neuralop.models import FNO
     except ImportError as error:
         raise UserError(f'the FNO comes from the package neuraloperator ({error}): pip install -r '
                         'requirements-peers.txt, or leave it out with --methods') from error
-    return Residual(FNO(n_modes=(48,), in_channels=1, out_channels=1, hidden_channels=64, n_layers=4,
+    return Residual(FNO(n_modes=(3 * points // 8,), in_channels=1, out_channels=1, hidden_channels=64, n_layers=4,
                         positional_embedding=None))
 
 
@@ -127,8 +128,8 @@ class UNet(nn.Module):
         return self.head(u)
 
 
-# name: network, peak learning rate of AdamW (the best of several, dev/LOG.md), in the moving frame?
-NETWORKS = {'fno': (fno, 6e-3, False), 'fno_frame': (fno, 6e-3, True), 'unet': (lambda: Residual(UNet()), 2e-3, False)}
+# name: network for so many points, peak learning rate of AdamW (the best of several, dev/LOG.md), in the moving frame?
+NETWORKS = {'fno': (fno, 6e-3, False), 'fno_frame': (fno, 6e-3, True), 'unet': (lambda points: Residual(UNet()), 2e-3, False)}
 # this project's own models: changes to the config, rollout by re-encoding every step?
 OWN = {'ours': ([], False), 'reencoder': (['--lambda_latent=0', '--lambda_inverse_encoding=0',
                                            '--lambda_inverse_decoding=0', '--unroll=1', '--unroll_start=1'], True)}
@@ -162,7 +163,7 @@ def train_peer(make, lr, frame, windows, g, budget, seed):
     [(seconds, nRMSE)]."""
     torch.manual_seed(seed)
     device, batch, start = g['device'], g['batch_size'], time.perf_counter()
-    net = make().to(device)
+    net = make(windows.n_points // windows.ratio).to(device)
     mean_net, best = copy.deepcopy(net).requires_grad_(False), (math.inf, None)
     optimizer = torch.optim.AdamW(net.parameters(), lr=lr, betas=(.9, .99), weight_decay=0.)
     sampler, draw = data.Sampler(windows.n_windows, batch, seed), torch.Generator().manual_seed(seed)
@@ -351,7 +352,7 @@ def study_cells(g, tokens):
     return {**cells, 'fno': ('fno', [])}
 
 
-def study(config, overrides, budget, seeds, nus, tokens, folder, part):
+def study(config, overrides, budget, seeds, nus, tokens, methods, folder, part):
     """Train and score the cells of the study that have no result in `folder` yet, one JSON file each."""
     os.makedirs(folder, exist_ok=True)
     what = {'config': os.path.basename(config), 'overrides': overrides, 'budget': budget}
@@ -359,9 +360,11 @@ def study(config, overrides, budget, seeds, nus, tokens, folder, part):
         for nu in nus:
             with tempfile.TemporaryDirectory() as scratch:
                 g, y = prepare(config, [*overrides, f'--nu={nu}'], scratch)
+            if g['windows'].sources[0].params['Nu'] != nu:
+                raise UserError(f"'{g['paths'][0]}' is not of nu {nu:g}: leave data_path out, or give its --nus")
             for i, (name, (method, changes)) in enumerate(study_cells(g, tokens).items()):
                 path = os.path.join(folder, f'{name}, nu {nu:g}, seed {seed}'.replace(', ', '-').replace(' ', '_'))
-                if i % part[1] != part[0]:
+                if i % part[1] != part[0] or method not in methods:
                     continue
                 if os.path.exists(path + '.json'):
                     with open(path + '.json') as file:
@@ -563,7 +566,8 @@ if __name__ == '__main__':
     parser.add_argument('--iters', type=int, help='study: iterations of each cell, instead of --minutes')
     parser.add_argument('--nu', type=float, help='viscosity (default: that of the config)')
     parser.add_argument('--seeds', type=int, default=1, help='peers, study: number of seeds')
-    parser.add_argument('--methods', nargs='+', choices=METHODS, default=METHODS, help='peers: what to train')
+    parser.add_argument('--methods', nargs='+', choices=METHODS, default=METHODS,
+                        help='peers, study: what to train')
     parser.add_argument('--plot', help='peers: picture to write')
     parser.add_argument('--out', default='out/study', help='study: folder of the results; finished cells are skipped')
     parser.add_argument('--nus', type=float, nargs='+', default=[.001, .01], help='study: viscosities')
@@ -584,7 +588,7 @@ if __name__ == '__main__':
         if not part or int(part[1]) >= int(part[2]):
             raise UserError(f"--part={args.part} is not i/n with i below n")
         budget = {'iters': args.iters} if args.iters else {'minutes': args.minutes}
-        study(configs[0], overrides, budget, args.seeds, args.nus, args.tokens, args.out,
+        study(configs[0], overrides, budget, args.seeds, args.nus, args.tokens, args.methods, args.out,
               (int(part[1]), int(part[2])))
         study_table(args.out)
         sys.exit(0)

@@ -36,6 +36,52 @@ def test_peers(tmp_path, burgers_file):
     assert sorted(os.listdir(tmp_path)) == ['p.json', 'p.png']        # nothing of the runs is left behind
 
 
+def test_study_runs_what_is_missing_and_tables_what_is_there(tmp_path, burgers_file):
+    args = ['study', SMOKE, '--iters', 2, '--nus', .01, '--tokens', 8, '--methods', 'ours', '--out', 's',
+            f'--data_path={burgers_file}']
+    done = run(*args, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    files = sorted(f for f in os.listdir(tmp_path / 's') if f.endswith('.json'))
+    found = {json.loads((tmp_path / 's' / f).read_text())['name']: f for f in files}
+    assert set(found) == {'pure, standard', 'pure, channel', 'u, standard', 'u, channel', 'pure, standard, 8 tokens'}
+    rows = [line for line in done.stdout.splitlines() if line.startswith(('| pure', '| u'))]
+    assert len(rows) == 5 and '| best |' in rows[0]
+    lost = found['u, channel']
+    before = {f: (tmp_path / 's' / f).read_text() for f in files}
+    os.remove(tmp_path / 's' / lost)                                 # as if stopped before the result was written
+    again = run(*args, cwd=tmp_path)
+    assert again.returncode == 0 and [s for s in again.stdout.splitlines() if s.startswith('ours')] == \
+        [s for s in done.stdout.splitlines() if s.startswith('ours')][3:4]
+    for f in files:
+        then, now = json.loads(before[f]), json.loads((tmp_path / 's' / f).read_text())
+        assert (f == lost or before[f] == (tmp_path / 's' / f).read_text()) and then['nrmse'] == now['nrmse']
+    other = run(*[3 if a == 2 else a for a in args], cwd=tmp_path)
+    assert other.returncode == 1 and 'another study' in other.stderr
+    wrong = run(*[.1 if a == .01 else a for a in args], cwd=tmp_path)
+    assert wrong.returncode == 1 and 'is not of nu 0.1' in wrong.stderr
+
+
+def test_speed_counts_the_flops_of_the_blocks(tmp_path, burgers_file):
+    """By hand, forward: 24 D² a token and block in the linear layers and 4 S D in the attention; twice that backward."""
+    done = run('speed', SMOKE, '--repeats', 2, '--modes', 'eager', 'bf16', '--json', 's.json', '--encoder_dim=0',
+               '--decoder_dim=0', '--lambda_inverse_encoding=0', f'--data_path={burgers_file}', cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / 's.json').read_text())
+    assert [r['mode'] for r in found] == ['eager', 'bf16']
+    B, K, S, D, depth = 8, 2, 16, 32, 2
+    blocks = 3 * B * K * S * depth * (24 * D ** 2 + 4 * S * D)
+    for r in found:
+        assert blocks < r['flops_per_iteration'] < 1.2 * blocks and 0 < r['utilisation'] < 1
+
+
+def test_speed_against_another_tree(tmp_path, burgers_file):
+    done = run('speed', SMOKE, '--against', ROOT, '--rounds', 1, f'--data_path={burgers_file}', '--json', 's.json',
+               cwd=tmp_path)
+    assert done.returncode == 0 and 'ratio' in done.stdout, done.stderr
+    ms = json.loads((tmp_path / 's.json').read_text())[SMOKE]
+    assert len(ms['here']) == len(ms['there']) == 1 and min(*ms['here'], *ms['there']) > 0
+
+
 @pytest.mark.parametrize('args, message', [(['--minutes', 0], '--minutes'), (['--json', 'no/p.json'], "'no/p.json'"),
                                            (['--input_frames=2'], 'one input frame'),
                                            (['--n_trajectorie=3'], 'n_trajectories')])
