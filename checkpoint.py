@@ -4,6 +4,8 @@ Checkpoints: written complete or not at all, read with every byte checked, and n
     save_checkpoint(path, {'model': ..., ...})    # tensors and JSON types; atomic
     state = load_checkpoint(find_checkpoint('out/burgers_cpu'))
 """
+import contextlib
+import io
 import os
 import zipfile
 
@@ -14,19 +16,20 @@ from configurator import UserError
 FORMAT, FORMAT_VERSION = 'nanoupt', 2
 
 
-def save_checkpoint(path, state):
-    """Write `state` (tensors and JSON types) to `path`, complete or not at all: a temporary file in the same
-    directory is flushed to disk and renamed over the old one."""
+@contextlib.contextmanager
+def whole_file(path, mode='w', **options):
+    """A file open for writing that takes its name complete or not at all: a temporary file in the same directory is
+    flushed to disk and renamed over the old one. Raises UserError where the disk is full or may not be written."""
     temporary = path + '.tmp'
     try:
-        with open(temporary, 'wb') as file:
-            torch.save({'format': FORMAT, 'version': FORMAT_VERSION, **state}, file)
+        with open(temporary, mode, **options) as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         kept = 'the last good one is kept' if os.path.exists(path) else 'none was saved before'
-        raise UserError(f"could not save '{path}': {str(error).splitlines()[0]}; {kept}") from error
+        raise UserError(f"could not save '{path}': {error.strerror}; {kept}") from error
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
@@ -35,6 +38,14 @@ def save_checkpoint(path, state):
         os.fsync(folder)                                             # the rename itself
     finally:
         os.close(folder)
+
+
+def save_checkpoint(path, state):
+    """Write `state` (tensors and JSON types) to `path`, complete or not at all."""
+    content = io.BytesIO()                                           # torch.save itself has no words for a full disk
+    torch.save({'format': FORMAT, 'version': FORMAT_VERSION, **state}, content)
+    with whole_file(path, 'wb') as file:
+        file.write(content.getbuffer())
 
 
 def find_checkpoint(path):
@@ -55,8 +66,11 @@ def load_checkpoint(path):
     """Read and check a checkpoint; nothing in it is executed. Raises UserError for a file that is damaged
     (checksums), of another program, of another version, or that holds weights which are not finite."""
     damaged = f"'{path}' is damaged ({{}}): use best.pt or last.pt beside it, or train again"
-    with open(path, 'rb') as file:
-        head = file.read(4)
+    try:
+        with open(path, 'rb') as file:
+            head = file.read(4)
+    except OSError as error:
+        raise UserError(f"cannot read '{path}': {error.strerror}") from error
     if head[:2] != b'PK':
         kind = 'it is empty' if not head else 'it is no zip archive'
         raise UserError(f"'{path}' is not a checkpoint of this project, or its beginning is lost: {kind}")
@@ -86,6 +100,8 @@ def load_checkpoint(path):
             raise UserError(f"'{path}' lacks '{name}': it was not written by train.py")
     for name in ('model', 'ema'):
         for key, tensor in state[name].items():
+            if tensor.numel() * tensor.element_size() > os.path.getsize(path):       # repeated without being stored
+                raise UserError(f"'{path}': {name}.{key} claims {tuple(tensor.shape)} values, more than the file holds")
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise UserError(f"'{path}': weight {name}.{key} is not finite: use an older checkpoint")
     return state

@@ -18,6 +18,7 @@ command line is executed; a misspelt key or a bad value is a UserError before an
 import ast
 import copy
 import difflib
+import errno
 import glob
 import io
 import json
@@ -30,6 +31,7 @@ import traceback
 import types
 
 _KEY_TYPES = (int, float, bool, str, tuple, list, type(None))
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)  # full, or not ours
 
 
 # --- errors ------------------------------------------------------------------
@@ -47,17 +49,19 @@ def one_line_errors():
 
 
 def say(text):
-    """Print a line at once. A closed pipe (`| head`) must not stop a long run: the rest goes nowhere."""
+    """Print a line at once. A closed pipe (`| head`), a lost terminal or a full disk under the redirected output must
+    not stop a long run: the rest goes nowhere."""
     try:
         print(text, flush=True)
-    except BrokenPipeError:
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _excepthook(kind, error, trace):
     if issubclass(kind, UserError):
         print(f'error: {error}', file=sys.stderr)
-    elif kind.__name__ == 'OutOfMemoryError':  # torch's; by name, to do without torch
+    elif kind.__name__ == 'OutOfMemoryError' or issubclass(kind, MemoryError) or "can't allocate memory" in str(error):
+        # torch's on a GPU (by name, to do without torch), numpy's, torch's on a CPU
         what = '. '.join(' '.join(str(error).split()).split('. ')[:2]).rstrip('.')  # two sentences
         print(f'error: {what}: lower batch_size, raise accumulation, set checkpointing=True, '
               'in that order', file=sys.stderr)
@@ -65,6 +69,9 @@ def _excepthook(kind, error, trace):
         sys.exit(130)
     elif issubclass(kind, BrokenPipeError):  # `| head`; the flush at exit must not raise it again
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    elif issubclass(kind, OSError) and error.errno in _DISK:
+        what = f"cannot write '{error.filename}'" if error.filename else 'cannot write a file'
+        print(f'error: {what}: {os.strerror(error.errno)}: free some space, or choose another folder', file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 

@@ -194,6 +194,8 @@ def find_or_make(data_dir, data_path, nu, n_trajectories, device='cpu', before_m
         for path in paths:
             if not os.path.exists(path):
                 raise UserError(f"data_path '{path}' does not exist: leave data_path empty to have the data made")
+        if not paths:
+            raise UserError(f"data_path='{data_path}' names no file")
         return paths
     released = os.path.join(data_dir, f'1D_Burgers_Sols_Nu{float(nu)}.hdf5')         # Nu0.001, Nu1.0
     path = solvers.burgers_path(data_dir, nu, n_trajectories)
@@ -333,14 +335,18 @@ class Windows:
         return u.to(self.device, non_blocking=True), self.params[traj.to(self.device, non_blocking=True)]
 
     def _read(self, traj, start):
-        if self.files is None:
-            self.files = [h5py.File(s.path, 'r') for s in self.sources]
         out = np.empty((len(traj), self.window, self.n_points, 1), np.float32)
-        for i, (row, first) in enumerate(zip(traj, start)):
-            file, row = self.files[row // len(self.rows)], self.rows[row % len(self.rows)]
-            frames = slice(first * self.time_stride, (first + self.window - 1) * self.time_stride + 1,
-                           self.time_stride)
-            out[i, ..., 0] = file['tensor'][row, frames][:, ::self.query_stride]
+        source = self.sources[0]
+        try:
+            if self.files is None:
+                self.files = [h5py.File(s.path, 'r') for s in self.sources]
+            for i, (row, first) in enumerate(zip(traj, start)):
+                which, row = row // len(self.rows), self.rows[row % len(self.rows)]
+                source, frames = self.sources[which], slice(
+                    first * self.time_stride, (first + self.window - 1) * self.time_stride + 1, self.time_stride)
+                out[i, ..., 0] = self.files[which]['tensor'][row, frames][:, ::self.query_stride]
+        except OSError as error:                                        # it was whole when the training began
+            raise _unreadable(source.path, error) from error
         return out
 
 
@@ -358,8 +364,8 @@ class Sampler:
         if self.order is None:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
             self.order = torch.randperm(self.n_windows, generator=generator)
-            while len(self.order) < self.batch_size:                    # tiny sets: repeat
-                self.order = torch.cat([self.order, self.order])
+            if len(self.order) < self.batch_size:                       # tiny sets: repeat
+                self.order = self.order.repeat(-(-self.batch_size // self.n_windows))
         index = self.order[self.cursor:self.cursor + self.batch_size]
         self.cursor += self.batch_size
         if self.cursor + self.batch_size > len(self.order):

@@ -18,7 +18,7 @@ import time
 
 import torch
 
-from checkpoint import find_checkpoint, load_checkpoint
+from checkpoint import find_checkpoint, load_checkpoint, whole_file
 from configurator import UserError, one_line_errors
 from data import check_overlap, open_source, read_rows, split_rows
 from model import build, resample
@@ -442,7 +442,7 @@ def main(argv=None):
                                    device, args.batch_size) for path in args.ckpt]
     print('\n' + table(results), flush=True)
     if args.json:
-        with open(args.json, 'w') as out:
+        with whole_file(args.json) as out:
             json.dump(results[0] if len(results) == 1 else results, out, indent=1, allow_nan=False)
     return results
 

@@ -24,6 +24,7 @@ precision suffices; a block is then one small matrix product with a shared Gauss
 import argparse
 import math
 import os
+import platform
 import shutil
 import sys
 import time
@@ -198,7 +199,10 @@ def write_burgers(path, n, nu, seed=0, device='auto', batch_size=None):
     device = solver_device(device)
     batch_size = min(n, batch_size or (256 if device.startswith('cuda') else 32))
     t = np.arange(N_FRAMES) * DT_SAVE
-    os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+    try:
+        os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder of '{path}': {error.strerror}") from error
     n_bytes = n * N_FRAMES * N_CELLS * 4
     free = shutil.disk_usage(os.path.dirname(path) or '.').free
     if free < n_bytes * 1.05:
@@ -211,7 +215,7 @@ def write_burgers(path, n, nu, seed=0, device='auto', batch_size=None):
     say(f'solvers: making {path}: {n} trajectories of Burgers at nu {nu:g}, seed {seed}, on {device}: '
         f'about {seconds / 60:.1f} minutes and {n_bytes / 1e9:.2f} GB')
 
-    temporary = f'{path}.tmp.{os.getpid()}'
+    temporary = f'{path}.tmp.{platform.node()}.{os.getpid()}'       # of this process alone: others may make it, too
     try:
         with h5py.File(temporary, 'w', libver='v110') as file:      # checksums the metadata, too
             file.attrs.update({'Nu': nu, 'seed': seed, 'pde': 'burgers', 'format_version': FORMAT_VERSION,
@@ -236,6 +240,8 @@ def write_burgers(path, n, nu, seed=0, device='auto', batch_size=None):
         with open(temporary, 'rb') as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"could not write '{path}': {os.strerror(error.errno) if error.errno else error}") from error
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)

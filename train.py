@@ -32,7 +32,7 @@ import configurator
 import data
 import losses
 import solvers
-from checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from checkpoint import find_checkpoint, load_checkpoint, save_checkpoint, whole_file
 from configurator import UserError, configure, one_line_errors
 from eval import mean_nrmse, predict
 from model import UPT, ModelConfig, build, model_args
@@ -152,6 +152,12 @@ if decoder_dim and not (lambda_field or lambda_spectral or lambda_inverse_encodi
                     'positive')
 if unroll_start > unroll:
     raise UserError(f'unroll_start={unroll_start} is more than unroll={unroll}')
+if seed >= 2 ** 32:
+    raise UserError(f'seed={seed} must be below {2 ** 32}')
+if mlp_ratio * min(d for d in (hidden_dim, encoder_dim, decoder_dim) if d) < 1:
+    raise UserError(f'mlp_ratio={mlp_ratio} leaves no features between the two layers of an MLP')
+if len(set(stages)) < len(stages):
+    raise UserError(f'stages={",".join(stages)} names a stage twice')
 if not out_dir or not stages or not depths or min(depths) < 1:
     raise UserError('out_dir, stages and depths must not be empty, and every entry of depths at least 1')
 
@@ -209,17 +215,16 @@ if master:
     try:
         os.makedirs(out_dir, exist_ok=True)
         lock = open(os.path.join(out_dir, 'lock'), 'a+')
-    except OSError as error:
-        raise UserError(f"out_dir '{out_dir}' cannot be written ({error.strerror}): choose another one") from error
-    try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        lock.truncate(0)
+        lock.write(f'process {os.getpid()} on {platform.node()}')
+        lock.flush()
+    except BlockingIOError:
         lock.seek(0)
         raise UserError(f"another training ({lock.read().strip()}) is writing to '{out_dir}': wait for it, or choose "
                         'another --out_dir') from None
-    lock.truncate(0)
-    lock.write(f'process {os.getpid()} on {platform.node()}')
-    lock.flush()
+    except OSError as error:
+        raise UserError(f"out_dir '{out_dir}' cannot be written ({error.strerror}): choose another one") from error
 _has_run = any(os.path.exists(p) for p in (last_path, best_path))
 state, weights = None, None
 if init_from == 'auto' and os.path.exists(last_path):
@@ -457,8 +462,11 @@ def fraction_done(it, n_iters):
 
 def log_row(**row):
     """One row of log.csv, flushed."""
-    with open(log_path, 'a', newline='') as file:
-        csv.DictWriter(file, log_columns, restval='').writerow(row)
+    try:
+        with open(log_path, 'a', newline='') as file:
+            csv.DictWriter(file, log_columns, restval='').writerow(row)
+    except OSError as error:
+        raise UserError(f"could not write '{log_path}': {error.strerror}; last.pt is as it was last saved") from error
 
 
 log_columns = ['iter', 'stage', 'loss', 'field', 'latent', 'inverse_encoding', 'inverse_decoding', 'spectral',
@@ -469,7 +477,7 @@ signalled = stopped_by = 0                                           # of this p
 
 def on_signal(number, _):
     global signalled
-    if signalled:
+    if signalled and not ddp:                                        # torchrun sends each one again, and waits 30 s
         os._exit(128 + number)                                       # the second one: at once
     signalled = number
 
@@ -493,18 +501,18 @@ if master:
     kept = []
     if state and os.path.exists(log_path):                           # rows after the checkpoint are trained again
         with open(log_path, newline='') as file:
-            kept = [r for r in csv.DictReader(file) if r['iter'].isdigit() and int(r['iter']) <= iteration]
+            kept = [r for r in csv.DictReader(file) if (r.get('iter') or '').isdigit() and None not in r.values()
+                    and int(r['iter']) <= iteration]
     elif not state:
         for stale in (last_path, best_path):
             if os.path.exists(stale):
                 os.remove(stale)
-    with open(log_path + '.tmp', 'w', newline='') as file:
+    with whole_file(log_path, newline='') as file:
         writer = csv.DictWriter(file, log_columns, restval='', extrasaction='ignore')
         writer.writeheader()
         writer.writerows(kept)
-    os.replace(log_path + '.tmp', log_path)
     for name, content in (('config.json', config), ('env.json', environment)):
-        with open(os.path.join(out_dir, name), 'w') as file:
+        with whole_file(os.path.join(out_dir, name)) as file:
             json.dump(content, file, indent=1)
 wandb = None
 if wandb_log and master:
@@ -611,8 +619,6 @@ while stage_index < len(stages):
             say(f'iter {iteration}/{n_iters} {fraction_done(iteration, n_iters):.0%} | loss {row["loss"]:.4f} | '
                 + ' '.join(f'{k} {row[k]:.4f}' for k in parts)
                 + f' | {ms:.1f} ms | {batch_size / ms:.2f}k samples/s{mem} | eta {eta // 60}m{eta % 60:02d}s')
-        if iteration % save_interval == 0 and not done:
-            save(last_path)
         if evaluate and master:
             row['val_nrmse'] = validate()
             say(f'iter {iteration}/{n_iters} | validation nRMSE {row["val_nrmse"]:.4f} (latent rollout)')
@@ -637,6 +643,8 @@ while stage_index < len(stages):
                     wandb = None
         if done or finished:
             break
+        if iteration % save_interval == 0:                           # after best.pt and log.csv: last.pt knows of them
+            save(last_path)
     if stopped_by:
         save(last_path)
         say(f"stopped by signal {stopped_by} at iteration {iteration}, saved '{last_path}': the same command continues")
