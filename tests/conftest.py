@@ -1,17 +1,155 @@
-"""Shared by the tests: one thread, and one small file made by the built-in solver."""
+"""Shared by the tests: one thread, a small file made by the built-in solver, and train.py run in four ways: as a user
+does, in this process, in a child that can be killed, and as two processes."""
+import multiprocessing
 import os
+import runpy
+import shutil
+import signal
+import socket
+import subprocess
 import sys
+import time
+import traceback
 
 import pytest
 import torch
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
 from solvers import write_burgers
 
 torch.set_num_threads(1)
+SMOKE = os.path.join(ROOT, 'config', 'burgers_smoke.py')
+ENV = {**os.environ, 'OMP_NUM_THREADS': '1'}
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @pytest.fixture(scope='session')
 def burgers_file(tmp_path_factory):
     """Path of a PDEBench-layout file of 20 trajectories at nu .01."""
     return write_burgers(str(tmp_path_factory.mktemp('burgers') / 'nu0.01.hdf5'), 20, .01, device='cpu')
+
+
+def run(*args, script='train.py', cwd, check=True, env=None):
+    """Run a script in a process of its own, as a user does. -> CompletedProcess"""
+    done = subprocess.run([sys.executable, os.path.join(ROOT, script), *map(str, args)], cwd=cwd, env=env or ENV,
+                          capture_output=True, text=True, timeout=300)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def train_here(monkeypatch, *args):
+    """Run train.py in this process, which saves the import of torch. -> its globals"""
+    monkeypatch.setattr(sys, 'argv', ['train.py', *map(str, args)])
+    handlers = [signal.getsignal(s) for s in SIGNALS]
+    hook = sys.excepthook
+    try:
+        found = runpy.run_path(os.path.join(ROOT, 'train.py'), run_name='__main__')
+        found['lock'].close()
+        return found
+    except BaseException as error:                                   # let go of the folder, as a process that ends
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if 'lock' in frame.f_globals:
+                frame.f_globals['lock'].close()
+        raise
+    finally:
+        sys.excepthook = hook
+        for number, handler in zip(SIGNALS, handlers):
+            signal.signal(number, handler)
+
+
+# A child is forked from a server that has imported torch and nothing else: 3 s less than a new interpreter, and unlike
+# a fork of this process sound after CUDA or autograd have been used here.
+SERVER = multiprocessing.get_context('forkserver')
+SERVER.set_forkserver_preload(['torch', 'torch.distributed', 'torch.optim', 'h5py', 'pytest'])
+
+
+class Child:
+    """train.py in a child process: start, signal, wait. before: functions that the child calls first (picklable)."""
+
+    def __init__(self, folder, *args, before=(), env={}):
+        os.makedirs(folder, exist_ok=True)
+        self.out, self.err = (os.path.join(folder, f'{name}{time.monotonic_ns()}') for name in ('stdout', 'stderr'))
+        self.process = SERVER.Process(target=_train, args=(self.out, self.err, [*map(str, args)], before, env))
+        self.process.start()
+        self.pid = self.process.pid
+
+    def text(self, stream='out'):
+        path = getattr(self, stream)
+        return open(path).read() if os.path.exists(path) else ''
+
+    def wait_for(self, there):
+        """Until there() is true. False if the child ended first."""
+        while not there():
+            if not self.process.is_alive():
+                return there()
+            time.sleep(.002)
+        return True
+
+    def wait(self, timeout=120):
+        """-> the exit status, as subprocess has it"""
+        self.process.join(timeout)
+        assert not self.process.is_alive(), self.text() + self.text('err')
+        return self.process.exitcode
+
+    def error_line(self):
+        """The one line on stderr of a run that failed."""
+        assert self.wait() == 1, self.text() + self.text('err')
+        return error_line(self.text('err'))
+
+
+def _train(out, err, args, before, env):
+    for path, stream in ((out, 1), (err, 2)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
+    os.environ.update(env)
+    sys.argv = ['train.py', *args]
+    try:
+        for call in before:
+            call()
+        runpy.run_path(os.path.join(ROOT, 'train.py'), run_name='__main__')
+    except SystemExit:
+        raise
+    except BaseException:                                            # what the interpreter does
+        sys.excepthook(*sys.exc_info())
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def two_processes(folder, *args, before=()):
+    """Two children as a launcher starts them. -> [Child]"""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    env = {'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}
+    return [Child(folder, *args, before=before, env={**env, 'RANK': str(rank), 'LOCAL_RANK': str(rank)})
+            for rank in range(2)]
+
+
+def error_line(text):
+    """The one line that `text`, a stderr, must be."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith('error: '), text
+    return lines[0]
+
+
+def weights(folder, name='last.pt'):
+    state = torch.load(os.path.join(folder, name), weights_only=True)
+    return {f'{part}.{k}': v for part in ('model', 'ema') for k, v in state[part].items()}
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(scope='session')
+def smoke(tmp_path_factory, burgers_file):
+    """A finished smoke run and its folder."""
+    folder = tmp_path_factory.mktemp('a b é')                        # a space and an accent in the path
+    run(SMOKE, f'--data_path={burgers_file}', '--out_dir=o', cwd=folder)
+    return folder
+
+
+@pytest.fixture
+def copy(smoke, tmp_path):
+    """A copy of the finished smoke run, to resume."""
+    return shutil.copytree(smoke / 'o', tmp_path / 'copy')

@@ -1,16 +1,12 @@
 """model.py: shapes, symmetries, attention against its definition, gradients, resampling, checkpoints."""
-import io
 import itertools
 import math
 import os
-import pickle
-import random
 
 import numpy as np
 import pytest
 import torch
 
-import checkpoint
 from checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from configurator import UserError
 from model import (UPT, ChannelAttention, ModelConfig, StandardAttention, interpolation_kernel, load, merge_tokens,
@@ -721,128 +717,3 @@ def test_load_takes_the_best_and_the_averaged_weights(tmp_path, saved):
     weights = m.state_dict()
     for ema, shift in ((True, 1), (False, 0)):
         assert all(torch.equal(v, weights[k] + shift) for k, v in load(str(tmp_path), ema=ema).state_dict().items())
-
-
-def test_missing_checkpoint_lists_what_is_there(tmp_path, saved):
-    assert 'train.py' in refused(load, str(tmp_path))
-    put(tmp_path / 'old.pt', saved[1])
-    assert 'old.pt' in refused(load, str(tmp_path)) and 'old.pt' in refused(load, str(tmp_path / 'best.pt'))
-    refused(load, str(tmp_path / 'no' / 'such' / 'folder'))
-
-
-@pytest.mark.parametrize('size', [0, 1, 2, 100, .5, -1])
-def test_truncated_checkpoint(tmp_path, saved, size):
-    content = saved[1]
-    n = int(size * len(content)) if isinstance(size, float) else size
-    path = put(tmp_path / 'best.pt', content[:n])
-    assert path in refused(load, path)
-
-
-@pytest.mark.parametrize('part', ['anywhere', 'directory'])
-def test_a_flipped_bit_is_refused_or_harmless(tmp_path, saved, part):
-    m, content = saved
-    rng, n_refused = random.Random(0), 0
-    for _ in range(20):
-        broken = bytearray(content)
-        place = rng.randrange(len(broken)) if part == 'anywhere' else len(broken) - 1 - rng.randrange(1500)
-        broken[place] ^= 1 << rng.randrange(8)
-        path = put(tmp_path / 'best.pt', broken)
-        try:
-            state = load_checkpoint(path)
-        except UserError as error:
-            assert path in str(error)
-            n_refused += 1
-        else:
-            assert state['model_args'] == model_args(m.cfg)
-            assert all(torch.equal(v, state['model'][k]) for k, v in m.state_dict().items())
-    assert n_refused > 0
-
-
-class Attack:
-    def __init__(self, target):
-        self.target = target
-
-    def __reduce__(self):
-        return open, (self.target, 'w')
-
-
-def test_foreign_files_are_refused(tmp_path, saved):
-    m, _ = saved
-    assert 'not a checkpoint of this project' in refused(load, put(tmp_path / 'a.pt', b'<html><body>404</body></html>'))
-    torch.save({'model': m.state_dict()}, tmp_path / 'b.pt')
-    assert 'not a checkpoint of this project' in refused(load, str(tmp_path / 'b.pt'))
-    torch.save(torch.zeros(3), tmp_path / 'c.pt')
-    assert 'not a checkpoint of this project' in refused(load, str(tmp_path / 'c.pt'))
-    refused(load, put(tmp_path / 'd.pt', b'PK\x03\x04' + bytes(200)))
-
-
-@pytest.mark.parametrize('form', ['checkpoint', 'bare', 'legacy'])
-def test_code_in_a_checkpoint_is_not_executed(tmp_path, saved, form):
-    target, path = str(tmp_path / 'PWNED'), str(tmp_path / 'best.pt')
-    if form == 'checkpoint':
-        save_checkpoint(path, state_of(saved[0], config=Attack(target)))
-        assert 'not executed' in refused(load, path)
-    elif form == 'bare':
-        refused(load, put(path, pickle.dumps(Attack(target))))
-    else:
-        buffer = io.BytesIO()
-        torch.save({'format': 'nanoupt', 'version': 1, 'a': Attack(target)}, buffer,
-                   _use_new_zipfile_serialization=False)
-        refused(load, put(path, buffer.getvalue()))
-    assert not os.path.exists(target)
-
-
-@pytest.mark.parametrize('value', [float('nan'), float('inf')])
-@pytest.mark.parametrize('which', ['model', 'ema'])
-def test_weights_that_are_not_finite_are_refused(tmp_path, saved, which, value):
-    state = state_of(saved[0])
-    state[which] = {k: v.clone() for k, v in state[which].items()}
-    name = list(state[which])[3]
-    state[which][name].view(-1)[0] = value
-    save_checkpoint(str(tmp_path / 'best.pt'), state)
-    message = refused(load, str(tmp_path))
-    assert name in message and 'not finite' in message
-
-
-@pytest.mark.parametrize('version', [0, 99, None])
-def test_other_format_version_is_refused(tmp_path, saved, version):
-    save_checkpoint(str(tmp_path / 'best.pt'), state_of(saved[0], version=version))
-    message = refused(load, str(tmp_path))
-    assert str(version) in message and str(checkpoint.FORMAT_VERSION) in message
-
-
-@pytest.mark.parametrize('change', [{'hidden_dim': 32}, {'depth': 3}, {'arch': 'u'}, {'latent_dim': 10 ** 9},
-                                    {'n_layer': 2}, {'patch_size': 5}, {'n_head': 3}])
-def test_model_arguments_that_do_not_fit_the_weights_are_refused(tmp_path, saved, change):
-    m, _ = saved
-    save_checkpoint(str(tmp_path / 'best.pt'), state_of(m, model_args={**model_args(m.cfg), **change}))
-    refused(load, str(tmp_path))
-
-
-@pytest.mark.parametrize('error, shown', [(OSError(28, 'No space left on device'), UserError),
-                                          (KeyError('x'), KeyError),
-                                          (RuntimeError('unexpected pos 576 vs 534'), UserError)])
-def test_failed_save_keeps_the_old_file(tmp_path, saved, monkeypatch, error, shown):
-    path = put(tmp_path / 'last.pt', saved[1])
-
-    def fail(state, file):
-        file.write(b'half of it')
-        raise error
-    monkeypatch.setattr(torch, 'save', fail)
-    with pytest.raises(shown):
-        save_checkpoint(path, state_of(saved[0]))
-    monkeypatch.undo()
-    assert os.listdir(tmp_path) == ['last.pt'] and load(path)
-
-
-def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path, saved, monkeypatch):
-    path = put(tmp_path / 'last.pt', saved[1])
-
-    def look(new, old):
-        assert old == path and open(path, 'rb').read() == saved[1]
-        assert load_checkpoint(new)['iter'] == 8        # complete before it takes the name
-        raise OSError(5, 'stop here')
-    monkeypatch.setattr(os, 'replace', look)
-    refused(save_checkpoint, path, state_of(saved[0], iter=8))
-    monkeypatch.undo()
-    assert os.listdir(tmp_path) == ['last.pt'] and load_checkpoint(path)['iter'] == 7

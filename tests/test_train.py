@@ -1,70 +1,15 @@
-"""train.py as a user runs it: end to end, resume, every config, every user error in one line."""
+"""train.py as a user runs it: end to end, two processes, every config. Its faults: test_faults.py."""
 import csv
 import glob
 import json
 import os
-import runpy
-import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-SMOKE = os.path.join(ROOT, 'config', 'burgers_smoke.py')
-ENV = {**os.environ, 'OMP_NUM_THREADS': '1'}
-
-
-def run(*args, script='train.py', cwd, check=True, env=None):
-    """Run a script in a process of its own. -> CompletedProcess"""
-    done = subprocess.run([sys.executable, os.path.join(ROOT, script), *map(str, args)], cwd=cwd, env=env or ENV,
-                          capture_output=True, text=True, timeout=300)
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
-def train_here(monkeypatch, *args):
-    """Run train.py in this process, which saves the import of torch. -> its globals"""
-    monkeypatch.setattr(sys, 'argv', ['train.py', *map(str, args)])
-    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
-    try:
-        return runpy.run_path(os.path.join(ROOT, 'train.py'), run_name='__main__')
-    finally:
-        for number, handler in zip((signal.SIGINT, signal.SIGTERM), handlers):
-            signal.signal(number, handler)
-
-
-def weights(folder, name='last.pt'):
-    state = torch.load(os.path.join(folder, name), weights_only=True)
-    return {f'{part}.{k}': v for part in ('model', 'ema') for k, v in state[part].items()}
-
-
-def equal(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
-@pytest.fixture
-def copy(smoke, tmp_path):
-    """A copy of the finished smoke run, to resume: a failed run in this process keeps its lock for a while."""
-    return shutil.copytree(smoke / 'o', tmp_path / 'copy')
-
-
-def error_line(done):
-    """The one line on stderr of a failed run."""
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    assert done.returncode in (1, 2) and len(lines) == 1 and lines[0].startswith('error: '), done.stderr
-    return lines[0]
-
-
-@pytest.fixture(scope='module')
-def smoke(tmp_path_factory, burgers_file):
-    """A finished smoke run and its folder."""
-    folder = tmp_path_factory.mktemp('a b é')                        # a space and an accent in the path
-    run(SMOKE, f'--data_path={burgers_file}', '--out_dir=o', cwd=folder)
-    return folder
+from conftest import ENV, ROOT, SMOKE, run, train_here, weights
 
 
 def test_smoke_run_leaves_a_folder_that_describes_itself(smoke):
@@ -77,60 +22,6 @@ def test_smoke_run_leaves_a_folder_that_describes_itself(smoke):
     assert {'model', 'ema', 'config', 'iter', 'stage'} <= state.keys() and state['iter'] == 20
     assert json.loads(json.dumps(state['config'])) == state['config']
     assert json.load(open(smoke / 'o' / 'env.json'))['command'].endswith('--out_dir=o')
-
-
-def test_finished_run_is_left_alone(smoke, burgers_file):
-    before = {f: os.path.getmtime(smoke / 'o' / f) for f in ('last.pt', 'best.pt', 'log.csv')}
-    done = run(SMOKE, f'--data_path={burgers_file}', '--out_dir=o', cwd=smoke)
-    assert 'already finished' in done.stdout
-    assert before == {f: os.path.getmtime(smoke / 'o' / f) for f in before}
-
-
-@pytest.mark.parametrize('extra', [[], ['--dtype=bfloat16', '--optimizer=adamw'], ['--memory_gb=0', '--input_frames=2'],
-                                   ['--arch=u', '--attention=channel', '--checkpointing=true']])
-def test_killed_run_resumes_bit_equal(tmp_path, burgers_file, monkeypatch, extra):
-    common = [SMOKE, f'--data_path={burgers_file}', '--drop_path=.2', '--noise=.01', '--accumulation=2',
-              '--max_iters=12', '--save_interval=5', '--boost=1', *extra]
-    train_here(monkeypatch, *common, f'--out_dir={tmp_path}/whole')
-    child = subprocess.Popen([sys.executable, os.path.join(ROOT, 'train.py'), *common, f'--out_dir={tmp_path}/killed'],
-                             stdout=subprocess.PIPE, text=True, env=ENV)
-    while not os.path.exists(tmp_path / 'killed' / 'last.pt'):
-        assert child.poll() is None
-        time.sleep(.005)
-    child.kill()
-    child.wait()
-    assert torch.load(tmp_path / 'killed' / 'last.pt', weights_only=True)['iter'] < 12
-    train_here(monkeypatch, *common, f'--out_dir={tmp_path}/killed')
-    assert equal(weights(tmp_path / 'whole'), weights(tmp_path / 'killed'))
-    assert equal(weights(tmp_path / 'whole', 'best.pt'), weights(tmp_path / 'killed', 'best.pt'))
-    with open(tmp_path / 'killed' / 'log.csv') as file:
-        iters = [int(r['iter']) for r in csv.DictReader(file)]
-    assert iters == sorted(set(iters))
-
-
-@pytest.mark.parametrize('number, code', [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_signal_saves_and_the_same_command_continues(tmp_path, burgers_file, monkeypatch, number, code):
-    common = [SMOKE, f'--data_path={burgers_file}', '--save_interval=1000', '--log_interval=1', '--max_iters=60',
-              '--eval_interval=1000']
-    child = subprocess.Popen([sys.executable, os.path.join(ROOT, 'train.py'), *common, f'--out_dir={tmp_path}/o'],
-                             stdout=subprocess.PIPE, text=True, env=ENV)
-    for line in child.stdout:
-        if line.startswith('iter 3/'):
-            child.send_signal(number)
-            break
-    rest = child.communicate()[0]
-    assert child.returncode == code and 'the same command continues' in rest
-    state = torch.load(tmp_path / 'o' / 'last.pt', weights_only=True)
-    assert 3 <= state['iter'] < 60
-    train_here(monkeypatch, *common, f'--out_dir={tmp_path}/o')
-    train_here(monkeypatch, *common, f'--out_dir={tmp_path}/whole')
-    assert equal(weights(tmp_path / 'o'), weights(tmp_path / 'whole'))
-
-
-def test_closed_pipe_does_not_stop_a_training(tmp_path, burgers_file):
-    command = f'"{sys.executable}" "{ROOT}/train.py" "{SMOKE}" --data_path="{burgers_file}" --out_dir=o | head -1'
-    subprocess.run(command, shell=True, cwd=tmp_path, env=ENV, check=True, stdout=subprocess.DEVNULL)
-    assert torch.load(tmp_path / 'o' / 'last.pt', weights_only=True)['iter'] == 20
 
 
 def test_two_processes_train_as_one(tmp_path, burgers_file):
@@ -193,106 +84,11 @@ def test_one_batch_over_fits(tmp_path, burgers_file, monkeypatch):
     assert field[-1] < .12, (field, g['windows'].n_windows)
 
 
-BAD = [('--learning_rat=1', "unknown key 'learning_rat', did you mean 'learning_rate'?"),
-       ('--device=tpu', 'cpu'), ('--dtype=fp8', 'bfloat16'), ('--batch_size=0', 'batch_size=0'),
-       ('--batch_size=-1', 'batch_size'), ('--learning_rate=nan', 'finite'), ('--out_dir=', 'out_dir'),
-       ('--n_head=3', 'n_head'), ('--data_path=nowhere.hdf5', 'nowhere'), ('--stages=operater', 'operator'),
-       ('--patch_size=3', 'does not divide'), ('--latent_tokens=5', 'does not divide'), ('--unroll=60', '41'),
-       ('--accumulation=3', 'multiple'), ('--init_from=nowhere', 'no checkpoint'), ('nofile.py', 'nofile.py'),
-       ('--encoder_dim=12', 'even'), ('--space_stride=3', 'must divide'), ('--device=cuda:7', 'CUDA'),
-       ('--unroll_start=3', 'unroll=2')]
-
-
-@pytest.mark.parametrize('arg, says', BAD, ids=[b[0] for b in BAD])
-def test_bad_input_is_one_line(arg, says, tmp_path, burgers_file, monkeypatch):
-    from configurator import UserError
-    given = [] if arg.startswith('--data_path') else [f'--data_path={burgers_file}']
-    with pytest.raises(Exception) as caught:
-        train_here(monkeypatch, SMOKE, *given, f'--out_dir={tmp_path}/o', arg)
-    assert caught.type.__name__ == UserError.__name__ and says in str(caught.value) and '\n' not in str(caught.value)
-
-
-def test_errors_of_the_script_itself(tmp_path, smoke, burgers_file):
-    typo = tmp_path / 'typo.py'
-    typo.write_text('learning_rat = 1.\n')
-    assert "did you mean 'learning_rate'" in error_line(run(typo, cwd=tmp_path, check=False))
-    broken = tmp_path / 'broken.hdf5'
-    broken.write_bytes(open(burgers_file, 'rb').read()[:100_000])
-    line = error_line(run(SMOKE, f'--data_path={broken}', cwd=tmp_path, check=False))
-    assert 'broken.hdf5' in line and 'truncated' in line and 'LOCKING' not in line
-    os.makedirs(tmp_path / 'o')
-    data = open(smoke / 'o' / 'last.pt', 'rb').read()
-    (tmp_path / 'o' / 'last.pt').write_bytes(data[:len(data) // 2])
-    line = error_line(run(SMOKE, f'--data_path={burgers_file}', '--out_dir=o', cwd=tmp_path, check=False))
-    assert 'last.pt' in line
-    assert 'o' in error_line(run('--ckpt', 'o', script='eval.py', cwd=tmp_path, check=False))
-
-
-@pytest.mark.parametrize('change, says', [('--depth=3', 'depth: 2 there, 3 now'),
-                                          ('--n_trajectories=10', 'n_trajectories')])
-def test_resume_with_another_configuration_is_refused(change, says, copy, burgers_file, monkeypatch):
-    with pytest.raises(ValueError, match=says):
-        train_here(monkeypatch, SMOKE, f'--data_path={burgers_file}', f'--out_dir={copy}', change)
-
-
-def test_changed_data_are_refused(copy, tmp_path, monkeypatch):
-    import solvers
-    other = solvers.write_burgers(str(tmp_path / 'other.hdf5'), 20, .01, seed=1)
-    with pytest.raises(ValueError, match='force_data'):
-        train_here(monkeypatch, SMOKE, f'--data_path={other}', f'--out_dir={copy}', '--max_iters=25')
-
-
-def test_scratch_refuses_to_overwrite(copy, burgers_file, monkeypatch):
-    with pytest.raises(ValueError, match='overwrite'):
-        train_here(monkeypatch, SMOKE, f'--data_path={burgers_file}', f'--out_dir={copy}', '--init_from=scratch')
-
-
 def test_fine_tuning_starts_from_weights(smoke, burgers_file, tmp_path, monkeypatch):
     g = train_here(monkeypatch, SMOKE, f'--data_path={burgers_file}', f'--out_dir={tmp_path}/o',
                    f'--init_from={smoke}/o', '--max_iters=1', '--learning_rate=1e-9', '--muon_lr=1e-9')
     old = torch.load(smoke / 'o' / 'best.pt', weights_only=True)['ema']
     assert all(torch.allclose(v, old[k], atol=1e-6) for k, v in g['model'].state_dict().items())
-
-
-def test_second_training_in_one_folder_is_refused(tmp_path, burgers_file, monkeypatch):
-    import fcntl
-    os.makedirs(tmp_path / 'o')
-    with open(tmp_path / 'o' / 'lock', 'w') as lock:                 # what another process would hold
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match='another training'):
-            train_here(monkeypatch, SMOKE, f'--data_path={burgers_file}', f'--out_dir={tmp_path}/o')
-
-
-def test_nan_in_a_batch_stops_before_the_weights(tmp_path, burgers_file, monkeypatch):
-    import losses
-    whole = losses.bundle
-
-    def poisoned(*args, calls=[0]):
-        calls[0] += 1
-        total, parts = whole(*args)
-        return (total * float('nan') if calls[0] == 13 else total), parts
-    monkeypatch.setattr(losses, 'bundle', poisoned)
-    with pytest.raises(ValueError, match='iteration 12: loss nan.*trajectories'):
-        train_here(monkeypatch, SMOKE, f'--data_path={burgers_file}', f'--out_dir={tmp_path}/o')
-    state = torch.load(tmp_path / 'o' / 'last.pt', weights_only=True)
-    assert state['iter'] == 10 and all(torch.isfinite(v).all() for v in state['model'].values())
-    assert os.path.exists(tmp_path / 'o' / 'nan_dump.pt')
-
-
-def test_test_rows_are_never_read(tmp_path, burgers_file, monkeypatch):
-    import data
-    read = set()
-    whole = data.read_rows
-    monkeypatch.setattr(data, 'read_rows', lambda s, rows, *a, **k: read.update(rows) or whole(s, rows, *a, **k))
-    train_here(monkeypatch, SMOKE, f'--data_path={burgers_file}', f'--out_dir={tmp_path}/o', '--max_iters=2')
-    assert read == set(range(2, 20))                                 # of 20 rows the first 2 are the test part
-
-
-def test_wandb_cannot_stop_a_run(tmp_path, burgers_file, monkeypatch):
-    monkeypatch.setitem(sys.modules, 'wandb', None)                  # import fails
-    g = train_here(monkeypatch, SMOKE, f'--data_path={burgers_file}', f'--out_dir={tmp_path}/o', '--max_iters=2',
-                   '--wandb_log=true')
-    assert g['iteration'] == 2
 
 
 def test_patience_stops_early(tmp_path, burgers_file, monkeypatch):

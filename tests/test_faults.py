@@ -1,0 +1,851 @@
+"""
+Faults: what train.py and its checkpoints do when something goes wrong. Children are killed at random (seeded) moments;
+the long versions run with pytest -m slow.
+
+fault                                               test (in this file where no other is named)
+--------------------------------------------------  ------------------------------------------------------------------
+kill -9 at any moment, save included; rerun         test_killed_at_random_moments (3 here, 50 slow)
+exception while a checkpoint is written             test_failed_save_keeps_the_old_file, test_the_old_file_stays_...
+disk full: checkpoint, log.csv, config.json, data   test_full_disk, test_full_disk_under_the_log,
+                                                    test_full_disk_while_data_are_made
+folder or data folder that may not be written       test_read_only_folders
+checkpoint truncated, one bit flipped               test_truncated_checkpoint, test_a_flipped_bit_...
+another file, missing, other version, not finite    test_foreign_files_..., test_missing_..., test_other_format_...,
+                                                    test_weights_that_are_not_finite_are_refused
+code or hostile sizes in a checkpoint               test_code_in_a_checkpoint_..., test_hostile_sizes_...
+checkpoint of another architecture                  test_resume_with_another_configuration_..., test_model_arguments_...
+checkpoint of DDP, torch.compile, a GPU             test_two_processes_resume_bit_equal, test_compiled_..., test_gpu_...
+N iterations against k and N - k, bit for bit       test_resume_is_bit_equal, test_two_processes_resume_bit_equal
+rerun of a finished run; damaged last.pt            test_finished_run_is_left_alone, test_damaged_last_names_...
+data that changed between run and resume            test_changed_data_are_refused
+two trainings in one folder                         test_second_training_in_one_folder_is_refused
+log.csv after a resume                              test_resume_is_bit_equal, test_a_torn_log_is_mended
+HDF5 truncated, rotten, incomplete, wrong layout,   test_data.py::test_truncated_file, ::test_a_flipped_byte_...,
+  NaN, constant, few, other types, links, sizes       ::test_wrong_layout_..., ::test_values_that_are_not_finite_..., ...
+data file that breaks while it is trained on        test_data_that_break_during_the_training
+generator killed, two at once, reader meanwhile     test_killed_generator_..., test_two_generators_..., test_reader_...
+larger than memory                                  test_lazy_data_train_the_same_weights, test_data.py::test_memory_...
+train, validation and test overlap                  test_data.py::test_overlap_..., test_eval.py::test_test_rows_that_...
+test rows read or leaking into statistics           test_test_rows_are_never_read, test_test_rows_change_nothing
+NaN in the loss, in a gradient alone, in the data   test_not_finite_stops_before_the_weights, test_nan_in_the_data_...
+learning rate of 1000                               test_divergence_is_stopped_and_best_is_kept
+bfloat16                                            test_bfloat16_stays_close_to_float32
+rollout that blows up in evaluation                 test_eval.py::test_blow_up_at_a_known_step, ::test_a_model_that_...
+config: typos, types, values, files, cross-fields   test_accepted_values, test_refused_values, test_configurator.py
+SIGTERM, SIGINT, twice, with two processes          test_signals_at_random_moments (2 x 2 here, 2 x 10 slow),
+                                                    test_second_signal_..., test_two_processes_resume_bit_equal
+device absent; out of memory                        test_refused_values, test_out_of_memory_..., test_configurator.py
+wandb missing, unreachable, dying                   test_wandb_changes_nothing
+closed or full stdout; no matplotlib                test_lost_stdout_..., test_sample_without_matplotlib
+odd paths, another cwd, read-only HOME              conftest.py::smoke, test_read_only_home
+metrics: given frames, closed forms, uneven batch   test_eval.py::test_given_frames_..., ::test_uneven_batches,
+                                                    test_metrics.py
+every parameter matters; evaluation leaves no trace test_model.py::test_every_parameter_..., test_eval.py::..._no_trace
+"""
+import contextlib
+import csv
+import ctypes
+import fcntl
+import io
+import json
+import os
+import pickle
+import random
+import re
+import resource
+import runpy
+import shutil
+import signal
+import sys
+import time
+from functools import partial
+
+import h5py
+import pytest
+import torch
+
+import checkpoint
+import configurator
+import data
+import losses
+import solvers
+from checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from configurator import UserError
+from conftest import ROOT, SERVER, SMOKE, Child, equal, error_line, run, train_here, two_processes, weights
+from model import UPT, ModelConfig, load, model_args
+
+STOCHASTIC = ['--drop_path=.2', '--noise=.01', '--boost=1']         # everything that draws random numbers
+
+
+def slow(value):
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
+def rows_of(folder):
+    """log.csv without the clock."""
+    with open(os.path.join(folder, 'log.csv'), newline='') as file:
+        return [{k: v for k, v in row.items() if k != 'train_seconds'} for row in csv.DictReader(file)]
+
+
+def same_run(a, b):
+    """Two run folders hold the same weights, best weights and log, and the log goes forward."""
+    for name in ('last.pt', 'best.pt'):
+        assert equal(weights(a, name), weights(b, name)), name
+    assert rows_of(a) == rows_of(b)
+    iters = [int(row['iter']) for row in rows_of(b)]
+    assert iters == sorted(set(iters))
+
+
+def content(folder):
+    return {name: open(os.path.join(folder, name), 'rb').read() for name in ('last.pt', 'best.pt')}
+
+
+def refused(call, *args):
+    with pytest.raises(Exception) as caught:
+        call(*args)
+    assert isinstance(caught.value, UserError), caught.value
+    assert '\n' not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def train(monkeypatch, burgers_file):
+    """The smoke config in this process, on the CPU: train(folder, '--key=value', ...) -> globals of train.py"""
+    def _train(folder, *args):
+        return train_here(monkeypatch, SMOKE, f'--data_path={burgers_file}', '--device=cpu', f'--out_dir={folder}',
+                          *args)
+    return _train
+
+
+@pytest.fixture
+def child(tmp_path, burgers_file):
+    """The same in a process that can be killed."""
+    def _child(folder, *args, **options):
+        return Child(tmp_path / 'streams', SMOKE, f'--data_path={burgers_file}', '--device=cpu', f'--out_dir={folder}',
+                     *args, **options)
+    return _child
+
+
+# ---------------------------------------------------------------------------------------------
+# what happens in a child before train.py: functions that can be sent there
+
+def stop_at(call, how):
+    """how() at a call of Sampler.next."""
+    whole, calls = data.Sampler.next, []
+
+    def count(self):
+        calls.append(0)
+        if len(calls) == call:
+            how()
+        return whole(self)
+    data.Sampler.next = count
+
+
+def power_cut():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def limit_files(n_bytes):
+    """Nothing can be written beyond n_bytes of a file: what a full disk does. Python ignores SIGXFSZ."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+def only_with_permission():
+    """Even root may then write only where the permissions say so (it loses CAP_DAC_OVERRIDE)."""
+    if os.geteuid() == 0:
+        libc, header, sets = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+        assert libc.capget(header, sets) == 0
+        sets[0], sets[1] = sets[0] & ~2, sets[1] & ~2                # effective, permitted
+        assert libc.capset(header, sets) == 0
+
+
+def stdout_to(kind):
+    if kind == 'closed pipe':
+        read, write = os.pipe()
+        os.close(read)
+    else:
+        write = os.open('/dev/full', os.O_WRONLY)
+    os.dup2(write, 1)
+
+
+# ---------------------------------------------------------------------------------------------
+# killed, resumed
+
+@pytest.fixture(scope='module')
+def random_run(tmp_path_factory, burgers_file):
+    """An uninterrupted run that draws random numbers, saved at every iteration: (arguments, folder, seconds)."""
+    folder = tmp_path_factory.mktemp('whole')
+    args = [*STOCHASTIC, '--save_interval=1', '--log_interval=1', '--eval_interval=4', '--max_iters=24']
+    whole = Child(folder, SMOKE, f'--data_path={burgers_file}', '--device=cpu', f'--out_dir={folder}/o', *args)
+    assert whole.wait_for(lambda: os.path.exists(folder / 'o' / 'log.csv'))
+    start = time.monotonic()
+    assert whole.wait() == 0, whole.text('err')
+    return args, folder / 'o', time.monotonic() - start
+
+
+@pytest.mark.parametrize('n', [3, slow(50)])
+def test_killed_at_random_moments(n, random_run, train, child, tmp_path):
+    args, whole, seconds = random_run
+    rng, midway, done = random.Random(n), 0, 0
+    while done < n:
+        folder = tmp_path / f'killed{done}'
+        victim = child(folder, *args)
+        assert victim.wait_for(lambda: os.path.exists(folder / 'log.csv')), victim.text('err')
+        time.sleep(rng.uniform(0, .9 * seconds))
+        victim.process.kill()
+        if victim.wait() != -signal.SIGKILL:                         # too late, it had ended
+            shutil.rmtree(folder)
+            continue
+        done += 1
+        if os.path.exists(folder / 'last.pt'):
+            last, logged = load_checkpoint(str(folder / 'last.pt'))['iter'], rows_of(folder)
+            assert not logged or int(logged[-1]['iter']) - last <= 1         # no more than a save interval is lost
+            midway += last < 24
+        train(folder, *args)
+        same_run(whole, folder)
+        assert not [name for name in os.listdir(folder) if name.endswith('.tmp')]
+        shutil.rmtree(folder)
+    assert midway > n / 2
+
+
+@pytest.mark.parametrize('number, code', [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize('n', [2, slow(10)])
+def test_signals_at_random_moments(n, number, code, random_run, train, child, tmp_path):
+    args, whole, seconds = random_run
+    args = [*args, '--save_interval=1000']                           # so that it is the signal that saves
+    rng, done = random.Random(n + number), 0
+    while done < n:
+        folder = tmp_path / f'stopped{done}'
+        victim = child(folder, *args)
+        assert victim.wait_for(lambda: 'iter 1/' in victim.text()), victim.text('err')
+        time.sleep(rng.uniform(0, .5 * seconds))
+        os.kill(victim.pid, number)
+        if victim.wait() == 0:                                       # too late, it had ended
+            continue
+        assert victim.process.exitcode == code and 'the same command continues' in victim.text(), victim.text('err')
+        assert victim.text('err') == ''
+        assert 1 <= load_checkpoint(str(folder / 'last.pt'))['iter'] <= 24
+        train(folder, *args) if load_checkpoint(str(folder / 'last.pt'))['iter'] < 24 else None
+        same_run(whole, folder)
+        done += 1
+
+
+def test_second_signal_ends_at_once(child, copy):
+    before = content(copy)
+    victim = child(copy, '--max_iters=30', before=[partial(stop_at, 3, partial(time.sleep, 60))])
+    assert victim.wait_for(lambda: 'resuming' in victim.text())
+    time.sleep(.5)
+    os.kill(victim.pid, signal.SIGTERM)
+    time.sleep(.2)
+    assert victim.process.is_alive()                                 # the first one waits for the step to end
+    os.kill(victim.pid, signal.SIGTERM)
+    assert victim.wait(5) == 143 and content(copy) == before
+
+
+@pytest.mark.parametrize('extra', [
+    ['--accumulation=2'], ['--optimizer=adamw', '--dtype=bfloat16'], ['--dtype=bfloat16', '--ema_decay=0'],
+    ['--memory_gb=0', '--input_frames=2'], ['--arch=u', '--attention=channel', '--checkpointing=true'],
+    ['--optimizer=adamw', '--memory_gb=0', '--accumulation=4'], ['--lambda_inverse_decoding=1', '--weight_decay=.1'],
+    ['--batch_size=500']], ids=' '.join)
+def test_resume_is_bit_equal(extra, train, tmp_path, monkeypatch, capsys):
+    """Cut off at the 8th iteration, which is 7 after the start and 2 after last.pt."""
+    args = [*STOCHASTIC, '--max_iters=12', '--save_interval=5', '--log_interval=1', '--eval_interval=3', *extra]
+    if '--batch_size=500' in extra:                                  # an epoch and a half of windows
+        args += ['--max_iters=3', '--save_interval=2', '--eval_interval=1', '--latent_dim=4']
+    train(tmp_path / 'whole', *args)
+    with monkeypatch.context() as patch:
+        at = 3 if '--batch_size=500' in extra else 8
+        patch.setattr(data.Sampler, 'next', data.Sampler.next)       # to be put back
+        stop_at(at, partial(exec, 'raise RuntimeError("power cut")'))
+        with pytest.raises(RuntimeError, match='power cut'):
+            train(tmp_path / 'cut', *args)
+    assert load_checkpoint(str(tmp_path / 'cut' / 'last.pt'))['iter'] == (2 if at == 3 else 5)
+    capsys.readouterr()
+    train(tmp_path / 'cut', *args)
+    same_run(tmp_path / 'whole', tmp_path / 'cut')
+    out = capsys.readouterr().out
+    assert 'resuming' in out
+    etas = [60 * int(m) + int(s) for m, s in re.findall(r'eta (\d+)m(\d+)s', out)]
+    assert etas and max(etas) < 120 and etas[-1] == 0
+    with open(tmp_path / 'cut' / 'log.csv') as file:
+        seconds = [float(row['train_seconds']) for row in csv.DictReader(file)]
+    assert seconds == sorted(seconds) and seconds[-1] < 120
+
+
+def test_patience_survives_a_resume(train, tmp_path, monkeypatch):
+    """Cut off between a validation without progress and the next checkpoint but one."""
+    args = ['--eval_interval=1', '--patience=4', '--save_interval=1', '--learning_rate=1e-12', '--muon_lr=1e-12',
+            '--max_iters=50']
+    assert train(tmp_path / 'whole', *args)['iteration'] < 20
+    with monkeypatch.context() as patch:
+        patch.setattr(data.Sampler, 'next', data.Sampler.next)
+        stop_at(4, partial(exec, 'raise RuntimeError("power cut")'))
+        with pytest.raises(RuntimeError):
+            train(tmp_path / 'cut', *args)
+    train(tmp_path / 'cut', *args)
+    same_run(tmp_path / 'whole', tmp_path / 'cut')
+
+
+def test_two_processes_resume_bit_equal(tmp_path, burgers_file):
+    """Stopped as a launcher stops them, which sends the signal once more; then without power; against a whole run."""
+    def start(folder, **options):
+        return two_processes(tmp_path / 'streams', SMOKE, f'--data_path={burgers_file}', '--device=cpu', *STOCHASTIC,
+                             f'--out_dir={tmp_path / folder}', '--max_iters=14', '--save_interval=5',
+                             '--eval_interval=7', '--log_interval=1', '--accumulation=2', **options)
+    pair = start('cut')
+    assert pair[0].wait_for(lambda: 'iter 2/' in pair[0].text()), pair[0].text('err')
+    for number in (signal.SIGTERM, signal.SIGTERM):
+        for process in pair:
+            os.kill(process.pid, number)
+        time.sleep(.01)
+    assert [p.wait() for p in pair] == [143, 143], pair[0].text('err')
+    stopped = load_checkpoint(str(tmp_path / 'cut' / 'last.pt'))['iter']
+    assert 2 <= stopped < 14
+    pair = start('cut', before=[partial(stop_at, max(1, 9 - stopped), power_cut)])
+    assert [p.wait() for p in pair] == [-9, -9]
+    assert load_checkpoint(str(tmp_path / 'cut' / 'last.pt'))['iter'] in (5, stopped)
+    for folder in ('cut', 'whole'):
+        assert [p.wait() for p in start(folder)] == [0, 0]
+    same_run(tmp_path / 'whole', tmp_path / 'cut')
+    load(str(tmp_path / 'whole'))                                    # one process reads what two have written
+
+
+def test_finished_run_is_left_alone(copy, train, capsys):
+    names = ('last.pt', 'best.pt', 'log.csv', 'config.json')
+    before = {name: os.stat(copy / name).st_mtime_ns for name in names}
+    with pytest.raises(SystemExit) as done:
+        train(copy)
+    assert done.value.code == 0 and 'already finished' in capsys.readouterr().out
+    assert before == {name: os.stat(copy / name).st_mtime_ns for name in names}
+
+
+@pytest.mark.parametrize('change, says', [('--depth=3', 'depth: 2 there, 3 now'),
+                                          ('--n_trajectories=10', 'n_trajectories')])
+def test_resume_with_another_configuration_is_refused(change, says, copy, train):
+    assert says in refused(train, copy, change)
+
+
+def test_another_learning_rate_is_noted(copy, train, capsys):
+    train(copy, '--max_iters=21', '--learning_rate=1e-4')
+    assert 'learning_rate changes from 0.001 to 0.0001' in capsys.readouterr().out
+
+
+def test_changed_data_are_refused(copy, tmp_path, train):
+    other = solvers.write_burgers(str(tmp_path / 'other.hdf5'), 20, .01, seed=1)
+    message = refused(train, copy, f'--data_path={other}', '--max_iters=21')
+    assert 'force_data' in message
+    train(copy, f'--data_path={other}', '--max_iters=21', '--force_data=true')
+
+
+def test_scratch_refuses_to_overwrite(copy, train):
+    assert 'overwrite' in refused(train, copy, '--init_from=scratch')
+
+
+def test_second_training_in_one_folder_is_refused(tmp_path, train):
+    os.makedirs(tmp_path / 'o')
+    with open(tmp_path / 'o' / 'lock', 'w') as lock:                 # what another process would hold
+        lock.write('process 7 on far-away')
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert 'another training (process 7 on far-away)' in refused(train, tmp_path / 'o')
+    train(tmp_path / 'o', '--max_iters=1')                           # a dead process holds nothing
+
+
+def test_damaged_last_names_the_way_on(copy, train):
+    before = bytearray((copy / 'last.pt').read_bytes())
+    before[len(before) // 2] ^= 1
+    (copy / 'last.pt').write_bytes(before)
+    message = refused(train, copy, '--max_iters=25')
+    found = re.search(r'python train.py ... (--out_dir=\S+) (--init_from=\S+)', message)
+    assert 'last.pt' in message and found, message
+    g = train(copy, '--max_iters=1', *found.groups())                # the later out_dir counts
+    assert g['out_dir'] == f'{copy}_2' and (copy / 'last.pt').read_bytes() == before
+
+
+def test_a_torn_log_is_mended(copy, train):
+    with open(copy / 'log.csv', 'a') as file:
+        file.write('1')                                              # the beginning of row 15, or 10, or 1 ...
+    train(copy, '--max_iters=25')
+    assert [int(row['iter']) for row in rows_of(copy)] == [5, 10, 15, 20, 25]
+
+
+# ---------------------------------------------------------------------------------------------
+# disks
+
+@pytest.mark.parametrize('n_bytes, file', [(1500, 'config.json'), (20_000, 'last.pt')])
+def test_full_disk(n_bytes, file, child, copy):
+    before = content(copy)
+    line = child(copy, '--max_iters=30', '--save_interval=3', before=[partial(limit_files, n_bytes)]).error_line()
+    assert f"could not save '{copy}/{file}': File too large; the last good one is kept" in line
+    assert content(copy) == before and not [name for name in os.listdir(copy) if name.endswith('.tmp')]
+
+
+def test_full_disk_under_the_log(child, copy):
+    size, before = os.path.getsize(copy / 'log.csv'), content(copy)
+    line = child(copy, '--max_iters=30', '--save_interval=1000', before=[
+        partial(stop_at, 3, partial(limit_files, size + 10))]).error_line()
+    assert 'log.csv' in line and 'File too large' in line and content(copy) == before
+
+
+def test_full_disk_while_data_are_made(tmp_path, child):
+    line = child(tmp_path / 'o', '--data_path=', f'--data_dir={tmp_path}/d', '--n_trajectories=3',
+                 before=[partial(limit_files, 500_000)]).error_line()
+    assert 'N3.hdf5' in line and 'File too large' in line and os.listdir(tmp_path / 'd') == []
+
+
+def test_read_only_folders(tmp_path, child, copy):
+    before = content(copy)
+    os.makedirs(tmp_path / 'locked')
+    for folder in (copy, tmp_path / 'locked'):
+        os.chmod(folder, 0o555)
+    try:
+        for folder in (copy, tmp_path / 'locked' / 'o'):
+            done = child(folder, '--max_iters=25', before=[only_with_permission])
+            line = done.error_line()
+            assert str(folder) in line and 'Permission denied' in line and 'iter 2' not in done.text()
+        assert content(copy) == before
+        line = child(tmp_path / 'o', '--data_path=', f'--data_dir={tmp_path}/locked', '--n_trajectories=3',
+                     before=[only_with_permission]).error_line()
+        assert 'locked' in line and 'Permission denied' in line and os.listdir(tmp_path / 'locked') == []
+    finally:
+        for folder in (copy, tmp_path / 'locked'):
+            os.chmod(folder, 0o755)
+
+
+def test_read_only_home(tmp_path, child):
+    os.makedirs(tmp_path / 'home', 0o555)
+    done = child(tmp_path / 'o', '--max_iters=1', before=[only_with_permission], env={'HOME': str(tmp_path / 'home')})
+    assert done.wait() == 0 and os.listdir(tmp_path / 'home') == [], done.text('err')
+
+
+# ---------------------------------------------------------------------------------------------
+# checkpoint files
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+    """A model and the bytes of its checkpoint."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        m = UPT(ModelConfig(grid=(32,), first=(.5 / 32,), patch_size=4, token_grid=(8,), latent_dim=8, encoder_dim=16,
+                            decoder_dim=16, hidden_dim=16, depth=2, n_head=2, group_size=8, cond_dim=8))
+    path = str(tmp_path_factory.mktemp('saved') / 'best.pt')
+    save_checkpoint(path, state_of(m))
+    with open(path, 'rb') as file:
+        return m, file.read()
+
+
+def state_of(m, **changes):
+    return {'model': m.state_dict(), 'ema': m.state_dict(), 'model_args': model_args(m.cfg), 'iter': 7,
+            'config': {'a': [1, 'b']}, 'stage': 'operator', **changes}
+
+
+def put(path, content):
+    with open(path, 'wb') as file:
+        file.write(content)
+    return str(path)
+
+
+def test_missing_checkpoint_lists_what_is_there(tmp_path, saved):
+    assert 'train.py' in refused(load, str(tmp_path))
+    put(tmp_path / 'old.pt', saved[1])
+    assert 'old.pt' in refused(load, str(tmp_path)) and 'old.pt' in refused(load, str(tmp_path / 'best.pt'))
+    refused(load, str(tmp_path / 'no' / 'such' / 'folder'))
+    refused(load_checkpoint, str(tmp_path))
+
+
+@pytest.mark.parametrize('size', [0, 1, 2, 100, .5, -1])
+def test_truncated_checkpoint(tmp_path, saved, size):
+    n = int(size * len(saved[1])) if isinstance(size, float) else size
+    path = put(tmp_path / 'best.pt', saved[1][:n])
+    assert path in refused(load, path)
+
+
+@pytest.mark.parametrize('part', ['anywhere', 'directory'])
+def test_a_flipped_bit_is_refused_or_harmless(tmp_path, saved, part):
+    m, content = saved
+    rng, n_refused = random.Random(0), 0
+    for _ in range(40):
+        broken = bytearray(content)
+        place = rng.randrange(len(broken)) if part == 'anywhere' else len(broken) - 1 - rng.randrange(1500)
+        broken[place] ^= 1 << rng.randrange(8)
+        path = put(tmp_path / 'best.pt', broken)
+        try:
+            state = load_checkpoint(path)
+        except UserError as error:
+            assert path in str(error)
+            n_refused += 1
+        else:
+            assert state['model_args'] == model_args(m.cfg)
+            for part_of in ('model', 'ema'):
+                assert equal(state[part_of], m.state_dict())
+    assert n_refused > 20
+
+
+class Attack:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return open, (self.target, 'w')
+
+
+def test_foreign_files_are_refused(tmp_path, saved):
+    m, _ = saved
+    assert 'not a checkpoint of this project' in refused(load, put(tmp_path / 'a.pt', b'<html><body>404</body></html>'))
+    torch.save({'model': m.state_dict()}, tmp_path / 'b.pt')
+    assert 'not a checkpoint of this project' in refused(load, str(tmp_path / 'b.pt'))
+    torch.save(torch.zeros(3), tmp_path / 'c.pt')
+    assert 'not a checkpoint of this project' in refused(load, str(tmp_path / 'c.pt'))
+    refused(load, put(tmp_path / 'd.pt', b'PK\x03\x04' + bytes(200)))
+
+
+@pytest.mark.parametrize('form', ['checkpoint', 'bare', 'legacy'])
+def test_code_in_a_checkpoint_is_not_executed(tmp_path, saved, form):
+    target, path = str(tmp_path / 'PWNED'), str(tmp_path / 'best.pt')
+    if form == 'checkpoint':
+        save_checkpoint(path, state_of(saved[0], config=Attack(target)))
+        assert 'not executed' in refused(load, path)
+    elif form == 'bare':
+        refused(load, put(path, pickle.dumps(Attack(target))))
+    else:
+        buffer = io.BytesIO()
+        torch.save({'format': 'nanoupt', 'version': 1, 'a': Attack(target)}, buffer,
+                   _use_new_zipfile_serialization=False)
+        refused(load, put(path, buffer.getvalue()))
+    assert not os.path.exists(target)
+
+
+def test_hostile_sizes_in_a_checkpoint_are_refused(tmp_path, saved):
+    """One stored number that claims to be 4 TB of them must not be touched."""
+    m, _ = saved
+    for which in ('model', 'ema'):
+        state = state_of(m)
+        state[which] = {**state[which], 'operator.head.weight': torch.zeros(1).expand(10 ** 6, 10 ** 6)}
+        save_checkpoint(str(tmp_path / 'best.pt'), state)
+        assert '(1000000, 1000000)' in refused(load, str(tmp_path))
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+@pytest.mark.parametrize('which', ['model', 'ema'])
+def test_weights_that_are_not_finite_are_refused(tmp_path, saved, which, value):
+    state = state_of(saved[0])
+    state[which] = {k: v.clone() for k, v in state[which].items()}
+    name = list(state[which])[3]
+    state[which][name].view(-1)[0] = value
+    save_checkpoint(str(tmp_path / 'best.pt'), state)
+    message = refused(load, str(tmp_path))
+    assert name in message and 'not finite' in message
+
+
+@pytest.mark.parametrize('version', [0, 99, None])
+def test_other_format_version_is_refused(tmp_path, saved, version):
+    save_checkpoint(str(tmp_path / 'best.pt'), state_of(saved[0], version=version))
+    message = refused(load, str(tmp_path))
+    assert str(version) in message and str(checkpoint.FORMAT_VERSION) in message
+
+
+@pytest.mark.parametrize('change', [{'hidden_dim': 32}, {'depth': 3}, {'arch': 'u'}, {'latent_dim': 10 ** 9},
+                                    {'n_layer': 2}, {'patch_size': 5}, {'n_head': 3}])
+def test_model_arguments_that_do_not_fit_the_weights_are_refused(tmp_path, saved, change):
+    m, _ = saved
+    save_checkpoint(str(tmp_path / 'best.pt'), state_of(m, model_args={**model_args(m.cfg), **change}))
+    refused(load, str(tmp_path))
+
+
+@pytest.mark.parametrize('where', ['torch.save', 'os.fsync'])
+@pytest.mark.parametrize('error, shown', [(OSError(28, 'No space left on device'), UserError), (KeyError('x'), KeyError)])
+def test_failed_save_keeps_the_old_file(tmp_path, saved, monkeypatch, where, error, shown):
+    path = put(tmp_path / 'last.pt', saved[1])
+
+    def fail(*_):
+        raise error
+    monkeypatch.setattr(where, fail)
+    with pytest.raises(OSError if where == 'torch.save' and shown is UserError else shown):
+        save_checkpoint(path, state_of(saved[0]))
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == ['last.pt'] and load(path)
+
+
+def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path, saved, monkeypatch):
+    path = put(tmp_path / 'last.pt', saved[1])
+
+    def look(new, old):
+        assert old == path and open(path, 'rb').read() == saved[1]
+        assert load_checkpoint(new)['iter'] == 8                     # complete before it takes the name
+        raise OSError(5, 'stop here')
+    monkeypatch.setattr(os, 'replace', look)
+    refused(save_checkpoint, path, state_of(saved[0], iter=8))
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == ['last.pt'] and load_checkpoint(path)['iter'] == 7
+
+
+def test_compiled_parts_keep_the_names_of_their_parameters(saved):
+    again = UPT(saved[0].cfg)
+    for part in (again.encoder, again.operator, again.decoder):
+        part.compile()
+    assert again.state_dict().keys() == saved[0].state_dict().keys()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_gpu_checkpoint_goes_on_on_a_cpu(tmp_path, train):
+    train(tmp_path / 'o', '--device=cuda', '--dtype=bfloat16', '--compile=false', '--max_iters=2')
+    g = train(tmp_path / 'o', '--max_iters=4', '--dtype=float32')
+    assert g['iteration'] == 4 and all(v.device.type == 'cpu' for v in weights(tmp_path / 'o').values())
+
+
+# ---------------------------------------------------------------------------------------------
+# numbers
+
+@pytest.mark.parametrize('kind, says', [('loss', 'loss nan'), ('gradient', r'loss [\d.]+, gradient norm nan'),
+                                        ('infinite gradient', r'loss [\d.]+, gradient norm (inf|nan)')])
+def test_not_finite_stops_before_the_weights(kind, says, tmp_path, train, monkeypatch):
+    whole = losses.bundle
+
+    def poisoned(*args, calls=[]):
+        calls.append(0)
+        total, parts = whole(*args)
+        if len(calls) == 13 and kind == 'loss':
+            total = total * float('nan')
+        elif len(calls) == 13:
+            total.register_hook(lambda g: g * float('nan' if kind == 'gradient' else 'inf'))
+        return total, parts
+    monkeypatch.setattr(losses, 'bundle', poisoned)
+    message = refused(train, tmp_path / 'o')
+    assert re.search(rf'iteration 12: {says}.*trajectories \d', message), message
+    for name in ('last.pt', 'best.pt'):
+        assert load_checkpoint(str(tmp_path / 'o' / name))['iter'] == 10         # which checks that all are finite
+    dump = torch.load(tmp_path / 'o' / 'nan_dump.pt', weights_only=True)
+    assert dump['iter'] == 12 and len(dump['index']) == 8
+    monkeypatch.undo()
+
+
+def test_nan_in_the_data_is_refused(tmp_path, train, burgers_file):
+    shutil.copy(burgers_file, tmp_path / 'nan.hdf5')
+    with h5py.File(tmp_path / 'nan.hdf5', 'a') as file:
+        file['tensor'][5, 100] = float('nan')
+    message = refused(train, tmp_path / 'o', f'--data_path={tmp_path}/nan.hdf5')
+    assert 'trajectory 5, frame 20' in message and 'not finite' in message       # of the frames read, every 5th
+
+
+def test_divergence_is_stopped_and_best_is_kept(copy, train):
+    before = content(copy)
+    message = refused(train, copy, '--max_iters=40', '--learning_rate=1e3')
+    assert re.search(r'iteration \d+: loss', message) and 'learning rates' in message
+    assert content(copy) == before
+
+
+def test_bfloat16_stays_close_to_float32(tmp_path, train):
+    for dtype in ('float32', 'bfloat16'):
+        train(tmp_path / dtype, f'--dtype={dtype}')
+    a, b = (float(rows_of(tmp_path / dtype)[-1]['val_nrmse']) for dtype in ('float32', 'bfloat16'))
+    assert abs(a - b) < .05 * a and a != b
+
+
+# ---------------------------------------------------------------------------------------------
+# data
+
+def test_test_rows_are_never_read(tmp_path, train, monkeypatch):
+    read, whole = set(), data.read_rows
+    monkeypatch.setattr(data, 'read_rows', lambda s, rows, *a, **k: read.update(rows) or whole(s, rows, *a, **k))
+    train(tmp_path / 'o', '--max_iters=2')
+    assert read == set(range(2, 20))                                 # of 20 rows the first 2 are the test part
+
+
+@pytest.mark.parametrize('memory_gb', [0, 1])
+def test_test_rows_change_nothing(memory_gb, tmp_path, train, burgers_file):
+    shutil.copy(burgers_file, tmp_path / 'b.hdf5')
+    with h5py.File(tmp_path / 'b.hdf5', 'a') as file:
+        file['tensor'][:2] *= 1000
+    a, b = (train(tmp_path / name, '--max_iters=3', f'--memory_gb={memory_gb}', f'--data_path={path}')
+            for name, path in (('a', burgers_file), ('b', tmp_path / 'b.hdf5')))
+    assert (a['windows'].mean, a['windows'].std) == (b['windows'].mean, b['windows'].std)
+    same_run(tmp_path / 'a', tmp_path / 'b')
+
+
+def test_lazy_data_train_the_same_weights(tmp_path, train):
+    for gb in (0, 1):
+        g = train(tmp_path / str(gb), '--max_iters=3', f'--memory_gb={gb}', *STOCHASTIC)
+        assert g['windows'].in_memory == bool(gb)
+    same_run(tmp_path / '0', tmp_path / '1')
+
+
+def test_data_that_break_during_the_training(tmp_path, train, burgers_file, monkeypatch):
+    path = shutil.copy(burgers_file, tmp_path / 'b.hdf5')
+    with monkeypatch.context() as patch:
+        patch.setattr(data.Sampler, 'next', data.Sampler.next)
+        stop_at(1, partial(os.truncate, path, 5_000_000))
+        message = refused(train, tmp_path / 'o', f'--data_path={path}', '--memory_gb=0')
+    assert 'b.hdf5' in message and '5000000 bytes' in message and 'truncated or damaged' in message
+
+
+def make(path, barrier=None, wait=0):
+    """Make a small file; `wait` seconds in each call of the solver."""
+    if barrier:
+        barrier.wait()
+    if wait:
+        whole = solvers.burgers
+        solvers.burgers = lambda *args: (time.sleep(wait), whole(*args))[1]
+    torch.set_num_threads(1)
+    solvers.write_burgers(path, 3, .01, device='cpu', batch_size=1)
+
+
+def test_killed_generator_leaves_no_file(tmp_path):
+    path = str(tmp_path / 'a.hdf5')
+    victim = SERVER.Process(target=make, args=(path, None, 1))
+    victim.start()
+    while not os.listdir(tmp_path):
+        assert victim.is_alive()
+        time.sleep(.01)
+    victim.kill()
+    victim.join()
+    assert not os.path.exists(path)
+    make(path)
+    assert data.inspect(path)['trajectories'] == 3
+
+
+def test_two_generators_at_once_make_a_whole_file(tmp_path):
+    path, barrier = str(tmp_path / 'a.hdf5'), SERVER.Barrier(2)
+    both = [SERVER.Process(target=make, args=(path, barrier)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+        assert process.exitcode == 0
+    assert data.inspect(path)['trajectories'] == 3 and os.listdir(tmp_path) == ['a.hdf5']
+
+
+def test_reader_sees_the_old_file_while_a_new_one_is_written(tmp_path, burgers_file, monkeypatch):
+    path, whole, seen = shutil.copy(burgers_file, tmp_path / 'a.hdf5'), solvers.burgers, []
+    before = data.inspect(path)
+
+    def look(*args):
+        seen.append(data.inspect(path) == before)
+        return whole(*args)
+    monkeypatch.setattr(solvers, 'burgers', look)
+    solvers.write_burgers(path, 3, .01, device='cpu')
+    assert len(seen) == 3 and all(seen) and data.inspect(path)['trajectories'] == 3
+
+
+# ---------------------------------------------------------------------------------------------
+# configuration
+
+@pytest.mark.parametrize('arg, key, value', [
+    ('--learning_rate=1', 'learning_rate', 1.), ('--muon-lr=1e-3', 'muon_lr', 1e-3),
+    ('--save_interval=1e4', 'save_interval', 10000), ('--shift=false', 'shift', False),
+    ('--wandb_run_name=123', 'wandb_run_name', '123'), ('--wandb_project=a=b', 'wandb_project', 'a=b'),
+    ('--compile=False', 'compile', 'false'), ('--depths=1,1,1', 'depths', (1, 1, 1)), ('--grad_clip=0', 'grad_clip', 0.),
+    ('--n_trajectories=3', 'n_trajectories', 3), ('--batch_size=1', 'batch_size', 1)])
+def test_accepted_values(arg, key, value, tmp_path, train):
+    g = train(tmp_path / 'o', '--max_iters=1', arg)
+    assert g['iteration'] == 1 and g['config'][key] == value and type(g['config'][key]) is type(value)
+    found = json.load(open(tmp_path / 'o' / 'config.json'))[key]
+    assert found == (list(value) if isinstance(value, tuple) else value)
+
+
+@pytest.mark.parametrize('args, says', [
+    ('--learning_rat=1', "unknown key 'learning_rat', did you mean 'learning_rate'?"), ('nofile.py', 'nofile.py'),
+    ('--device=tpu', "device='tpu' is not one of auto, cpu"), ('--dtype=fp8', "dtype='fp8' is not one of auto, float32"),
+    ('--batch_size=0', 'batch_size=0 must be positive'), ('--batch_size=-1', 'batch_size=-1 must be positive'),
+    ('--batch_size=1.5', 'must be a whole number'), ('--learning_rate=nan', "learning_rate='nan' must be finite"),
+    ('--noise=-1', 'noise=-1.0 must be at least 0'), ('--drop_path=1', 'drop_path=1.0 must be below 1'),
+    ('--seed=1e20', 'seed=100000000000000000000 must be below 4294967296'), ('--out_dir=', 'out_dir'),
+    ('--stages=operater', "has 'operater', which is not one of operator"), ('--stages=operator,operator', 'twice'),
+    ('--depths=0,1', 'depths'), ('--arch=u --depths=1,1', 'depths=(1, 1) needs an odd number'),
+    ('--n_head=3', 'n_head must divide hidden_dim: 3 does not divide 32'), ('--encoder_dim=12', 'even'),
+    ('--attention=channel --group_size=7', '7 does not divide 32'), ('--mlp_ratio=1e-9', 'mlp_ratio=1e-09'),
+    ('--patch_size=3', 'does not divide'), ('--latent_tokens=5', 'does not divide'), ('--halo=1000', 'halo=1000'),
+    ('--space_stride=3', 'must divide'), ('--space_stride=2048', 'space_stride=2048 must divide the 1024 cells'),
+    ('--query_stride=3', 'query_stride=3 must divide space_stride'), ('--unroll=60', 'leave 41'),
+    ('--time_stride=200', '201 frames at time_stride=200 leave 2'), ('--unroll_start=3', 'unroll=2'),
+    ('--n_trajectories=2', '2 trajectories cannot be split'), ('--accumulation=3', 'multiple of 1 processes x'),
+    ('--lambda_field=0 --lambda_spectral=0 --lambda_inverse_encoding=0', 'nothing would train the decoder'),
+    ('--init_from=nowhere', 'no checkpoint'), ('--data_path=nowhere.hdf5', "data_path 'nowhere.hdf5' does not exist"),
+    ('--data_path=,', 'names no file'), (f'--data_path={ROOT}', 'is a directory'), ('--device=cuda:7', 'CUDA'),
+    (f'--out_dir={SMOKE}', 'cannot be written'), ('--out_dir=/proc/no', "out_dir '/proc/no' cannot be written")])
+def test_refused_values(args, says, tmp_path, train):
+    with pytest.raises(Exception) as caught:
+        train(tmp_path / 'o', *args.split())
+    assert isinstance(caught.value, UserError), caught.value
+    assert says in str(caught.value) and '\n' not in str(caught.value)
+    assert not os.path.exists(tmp_path / 'o' / 'log.csv')            # before any work
+
+
+def test_errors_of_the_script_itself(tmp_path, child, burgers_file):
+    (tmp_path / 'typo.py').write_text('learning_rat = 1.\n')
+    done = run('typo.py', cwd=tmp_path, check=False)
+    assert done.returncode == 1 and "did you mean 'learning_rate'" in error_line(done.stderr)
+    (tmp_path / 'broken.hdf5').write_bytes(open(burgers_file, 'rb').read()[:100_000])
+    line = child(tmp_path / 'o', f'--data_path={tmp_path}/broken.hdf5').error_line()
+    assert 'broken.hdf5' in line and 'truncated' in line and 'LOCKING' not in line
+
+
+# ---------------------------------------------------------------------------------------------
+# the system
+
+def test_out_of_memory_names_the_knobs(tmp_path, child):
+    """On a CPU: more bytes than any address space has."""
+    line = child(tmp_path / 'o', '--batch_size=1000000000000000').error_line()
+    assert "can't allocate memory" in line and 'lower batch_size, raise accumulation' in line
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_out_of_memory_of_a_gpu_names_the_knobs(tmp_path, child):
+    line = child(tmp_path / 'o', '--device=cuda', '--compile=false', '--batch_size=30000000').error_line()
+    assert 'lower batch_size, raise accumulation' in line
+
+
+@pytest.mark.parametrize('memory', [MemoryError('Unable to allocate 8 TiB'), RuntimeError("x: can't allocate memory")])
+def test_out_of_memory_of_a_cpu_is_one_line(memory, capsys):
+    configurator._excepthook(type(memory), memory, None)
+    assert 'lower batch_size' in error_line(capsys.readouterr().err)
+
+
+class Wandb:
+    """Fails where it is told to."""
+
+    def __init__(self, fails):
+        self.fails, self.logged = fails, 0
+
+    def Settings(self, **_):
+        return None
+
+    def init(self, **_):
+        torch.rand(3)                                                # whatever it does to random states
+        if self.fails == 'init':
+            raise ConnectionError('no route\nto host')
+
+    def log(self, *_, **__):
+        self.logged += 1
+        if self.fails == 'log' and self.logged == 2:
+            raise BrokenPipeError
+
+
+@pytest.mark.parametrize('fails', ['import', 'init', 'log', 'nothing'])
+def test_wandb_changes_nothing(fails, tmp_path, train, monkeypatch, capsys):
+    wandb = None if fails == 'import' else Wandb(fails)
+    monkeypatch.setitem(sys.modules, 'wandb', wandb)
+    args = ['--max_iters=4', '--log_interval=1', '--eval_interval=2', *STOCHASTIC]
+    train(tmp_path / 'with', *args, '--wandb_log=true')
+    assert ('log.csv has it all' in capsys.readouterr().out) == (fails != 'nothing')
+    assert fails in ('import', 'init') or wandb.logged == (2 if fails == 'log' else 4)
+    train(tmp_path / 'without', *args)
+    same_run(tmp_path / 'with', tmp_path / 'without')
+
+
+@pytest.mark.parametrize('kind', ['closed pipe', 'full disk'])
+def test_lost_stdout_does_not_stop_a_training(kind, tmp_path, child):
+    done = child(tmp_path / 'o', before=[partial(stdout_to, kind)])
+    assert done.wait() == 0 and done.text('err') == ''
+    assert load_checkpoint(str(tmp_path / 'o' / 'last.pt'))['iter'] == 20
+
+
+def test_sample_without_matplotlib(copy, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, 'matplotlib', None)             # import fails
+    monkeypatch.setattr(sys, 'argv', ['sample.py', '--ckpt', str(copy)])
+    with contextlib.suppress(SystemExit):
+        runpy.run_path(os.path.join(ROOT, 'sample.py'), run_name='__main__')
+    assert 'pip install matplotlib' in capsys.readouterr().out and os.path.exists(copy / 'rollout.npz')
+
+
+def test_find_checkpoint_prefers_the_best(copy):
+    assert find_checkpoint(str(copy)) == str(copy / 'best.pt')
