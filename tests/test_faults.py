@@ -221,6 +221,8 @@ def test_signals_at_random_moments(n, number, code, random_run, train, child, tm
         time.sleep(rng.uniform(0, .5 * seconds))
         os.kill(victim.pid, number)
         if victim.wait() == 0:                                       # too late, it had ended
+            assert 'done: 16 iterations' in victim.text()
+            shutil.rmtree(folder)
             continue
         assert victim.process.exitcode == code and 'the same command continues' in victim.text(), victim.text('err')
         assert victim.text('err') == ''
