@@ -50,6 +50,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import data
 import losses
+from checkpoint import whole_file
 from configurator import UserError, one_line_errors, say
 from eval import mean_nrmse, nrmse
 from model import load, resample
@@ -373,9 +374,8 @@ def study(config, overrides, budget, seeds, nus, tokens, methods, folder, part):
                     continue
                 say(f'{name}, nu {nu:g}')
                 found = compete(method, config, [*overrides, f'--nu={nu}', *changes], budget, seed, path, g, y)
-                with open(path + '.tmp', 'w') as file:
+                with whole_file(path + '.json') as file:
                     json.dump({'what': what, 'name': name, 'nu': nu, **found}, file, indent=1)
-                os.replace(path + '.tmp', path + '.json')
 
 
 def study_table(folder):

@@ -70,8 +70,8 @@ def _excepthook(kind, error, trace):
     elif issubclass(kind, BrokenPipeError):  # `| head`; the flush at exit must not raise it again
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     elif issubclass(kind, OSError) and error.errno in _DISK:
-        what = f"cannot write '{error.filename}'" if error.filename else 'cannot write a file'
-        print(f'error: {what}: {os.strerror(error.errno)}: free some space, or choose another folder', file=sys.stderr)
+        print(f"error: {error.filename or 'a file'}: {os.strerror(error.errno)}: free some space, or choose another "
+              'folder', file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 
