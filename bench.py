@@ -12,15 +12,15 @@ peers: every method trains for --minutes on the same data and device (compilatio
 after another, seed by seed, and is scored on the test split: whole rollouts from one frame, field space. fno comes from
 the package neuraloperator (pip install -r requirements-peers.txt). Writes a table, JSON and a picture.
 
-study: pure or U-shaped x standard or channel-separated attention at the config's number of tokens, then other numbers of
-tokens, then the FNO, for every viscosity and seed. Every finished cell is a JSON file in --out and is not run again; a
-stopped one goes on. Ends with the table of what is there.
+study: pure or U-shaped x standard or channel-separated attention at the config's number of tokens, then other numbers
+of tokens, then the FNO, for every viscosity and seed. Every finished cell is a JSON file in --out and is not run again;
+a stopped one goes on. Ends with the table of what is there.
 
-speed: for each config and mode (eager, compiled, bf16, bf16_compiled; by default all on CUDA, eager elsewhere), each in a
-process of its own: milliseconds an iteration and samples a second of what train.py does in one (without accumulation),
+speed: for each config and mode (eager, compiled, bf16, bf16_compiled; by default all on CUDA, eager elsewhere), each in
+a process of its own: milliseconds an iteration and samples a second of what train.py does in one (no accumulation),
 model FLOPs utilisation, the share of encoder, operator, decoder, losses and optimiser in it (each timed alone, forward
-and backward, on the shapes it sees), peak memory, and milliseconds of a decoded rollout per trajectory at batch 1 and at
-a large batch. With --against, iterations of train.py as it is run, here and in another worktree, in turns. Times are
+and backward, on the shapes it sees), peak memory, and milliseconds of a decoded rollout per trajectory at batch 1 and
+at a large batch. With --against, iterations of train.py as it is run, here and in another worktree, in turns. Times are
 medians; compare ratios within one run, since machines drift. --key=value overrides config keys as in train.py.
 """
 import argparse
@@ -89,9 +89,9 @@ class Residual(nn.Module):
 
 
 def fno(points):
-    """Fourier neural operator (arXiv 2010.08895) of the package neuraloperator: three eighths of the wave numbers of the
-    grid (0 to 24 on 128 points, which it counts as 48 modes), 64 wide, 4 layers, no coordinates as input, since they
-    would break the translation symmetry."""
+    """Fourier neural operator (arXiv 2010.08895) of the package neuraloperator: three eighths of the wave numbers of
+    the grid (0 to 24 on 128 points, which it counts as 48 modes), 64 wide, 4 layers, no coordinates as input, since
+    they would break the translation symmetry."""
     try:
         from neuralop.models import FNO
     except ImportError as error:
@@ -130,7 +130,8 @@ class UNet(nn.Module):
 
 
 # name: network for so many points, peak learning rate of AdamW (the best of several, dev/LOG.md), in the moving frame?
-NETWORKS = {'fno': (fno, 6e-3, False), 'fno_frame': (fno, 6e-3, True), 'unet': (lambda points: Residual(UNet()), 2e-3, False)}
+NETWORKS = {'fno': (fno, 6e-3, False), 'fno_frame': (fno, 6e-3, True),
+            'unet': (lambda points: Residual(UNet()), 2e-3, False)}
 # this project's own models: changes to the config, rollout by re-encoding every step?
 OWN = {'ours': ([], False), 'reencoder': (['--lambda_latent=0', '--lambda_inverse_encoding=0',
                                            '--lambda_inverse_decoding=0', '--unroll=1', '--unroll_start=1'], True)}
@@ -158,10 +159,10 @@ def roll_out(net, u0, steps, windows, frame):
 
 
 def train_peer(make, lr, frame, windows, g, budget, seed):
-    """Train a network for a budget {'minutes': ...} or {'iters': ...} with what this project's own model has: residual, relative loss with a spectral
-    term, unrolled steps as in the config, shift and reflection, early frames more often, EMA, warm-up and cosine,
-    clipping, the checkpoint that validates best. Validation is not counted. Returns the network, iterations,
-    [(seconds, nRMSE)]."""
+    """Train a network for a budget {'minutes': ...} or {'iters': ...} with what this project's own model has: residual,
+    relative loss with a spectral term, unrolled steps as in the config, shift and reflection, early frames more often,
+    EMA, warm-up and cosine, clipping, the checkpoint that validates best. Validation is not counted. Returns the
+    network, iterations, [(seconds, nRMSE)]."""
     torch.manual_seed(seed)
     device, batch, start = g['device'], g['batch_size'], time.perf_counter()
     net = make(windows.n_points // windows.ratio).to(device)
@@ -171,7 +172,8 @@ def train_peer(make, lr, frame, windows, g, budget, seed):
     curve, it, done, val = [], 0, 0., windows.val.to(device)
     std = windows.std_still if frame else windows.std
     while done < 1:
-        done = (it + 1) / budget['iters'] if 'iters' in budget else (time.perf_counter() - start) / (60 * budget['minutes'])
+        done = (it + 1) / budget['iters'] if 'iters' in budget else \
+            (time.perf_counter() - start) / (60 * budget['minutes'])
         for group in optimizer.param_groups:
             group['lr'] = lr * min(1., (it + 1) / 100) * (.01 + .99 * .5 * (1 + math.cos(math.pi * min(1., done))))
         index = sampler.next()
@@ -205,10 +207,12 @@ def train_peer(make, lr, frame, windows, g, budget, seed):
 
 
 def train_own(config, overrides, budget, seed, folder):
-    """Run train.py for a budget, or go on where it was stopped. Returns the model, iterations, [(seconds, nRMSE)] of the validation split."""
+    """Run train.py for a budget, or go on where it was stopped. Returns the model, iterations, [(seconds, nRMSE)] of
+    the validation split."""
     done = subprocess.run([sys.executable, os.path.join(HERE, 'train.py'), config, f'--out_dir={folder}',
                            f'--max_minutes={budget.get("minutes", 0)}', f'--seed={seed}',
-                           f'--max_iters={budget.get("iters", 10 ** 9)}', *overrides], stdout=subprocess.PIPE, text=True)
+                           f'--max_iters={budget.get("iters", 10 ** 9)}', *overrides], text=True,
+                          stdout=subprocess.PIPE)
     if done.returncode:
         raise UserError(f'train.py stopped: {done.stdout.strip().splitlines()[-1:]}')
     with open(os.path.join(folder, 'log.csv'), newline='') as file:
@@ -503,7 +507,7 @@ def speed(config, mode, overrides, repeats):
     parts['optimiser'] = median_ms(lambda: [o.step() for o in g['optimizers']], device, repeats)
     parts['losses and the rest'] = max(0., total - sum(parts.values()))
     rollout = {}
-    for size in (1, 256):
+    for size in (1, 256 if device.type == 'cuda' else 32):
         u0 = torch.randn(size, *cfg.grid, cfg.fields, device=device) if frames == 1 else \
             torch.randn(size, frames, *cfg.grid, cfg.fields, device=device)
         ms = median_ms(lambda u0=u0: g['ema_model'].rollout(u0, 40), device, max(1, repeats // 5))
@@ -521,13 +525,15 @@ def speed_table(results, repeats):
     print(f'{r["device"]}, {r["threads"]} threads, torch {torch.__version__}, medians of {repeats}; use: model FLOPs / '
           'those of a large matrix product in the same time')
     names = list(r['share'])
+    large = list(r['rollout_ms_per_trajectory'])[1]
     print(f'{"config":<27}{"mode":<14}{"params":>10}{"batch":>6}{"unroll":>7}{"ms/iter":>9}{"samples/s":>10}{"use":>6}'
-          f'{"GB":>7} ' + ''.join(f'{n:>11}' for n in [*names[:-1], 'rest']) + f'{"rollout ms/trajectory, batch 1, 256":>37}')
+          f'{"GB":>7} ' + ''.join(f'{n:>11}' for n in [*names[:-1], 'rest'])
+          + f'rollout ms/trajectory at batch 1, {large}'.rjust(40))
     for r in results:
         print(f'{os.path.basename(r["config"]):<27}{r["mode"]:<14}{r["n_params"]:>10,}{r["batch_size"]:>6}'
               f'{r["unroll"]:>7}{r["ms_per_iteration"]:>9.1f}{r["samples_per_second"]:>10.0f}{r["utilisation"]:>6.0%}'
               f'{r["memory_gb"]:>7.2f} ' + ''.join(f'{share:>11.0%}' for share in r['share'].values())
-              + f'{r["rollout_ms_per_trajectory"]["1"]:>26.2f}, {r["rollout_ms_per_trajectory"]["256"]:>9.3f}')
+              + '{:>29.2f}, {:>9.3f}'.format(*r['rollout_ms_per_trajectory'].values()))
 
 
 def against(config, other, overrides, rounds, iters=40):

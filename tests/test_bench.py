@@ -62,7 +62,7 @@ def test_study_runs_what_is_missing_and_tables_what_is_there(tmp_path, burgers_f
 
 
 def test_speed_counts_the_flops_of_the_blocks(tmp_path, burgers_file):
-    """By hand, forward: 24 D² a token and block in the linear layers and 4 S D in the attention; twice that backward."""
+    """By hand, forward: 24 D² a token and block in the linear layers, 4 S D in the attention; twice that backward."""
     done = run('speed', SMOKE, '--repeats', 2, '--modes', 'eager', 'bf16', '--json', 's.json', '--encoder_dim=0',
                '--decoder_dim=0', '--lambda_inverse_encoding=0', f'--data_path={burgers_file}', cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -21,11 +21,11 @@ data that changed between run and resume            test_changed_data_are_refuse
 two trainings in one folder                         test_second_training_in_one_folder_is_refused
 log.csv after a resume                              test_resume_is_bit_equal, test_a_torn_log_is_mended
 HDF5 truncated, rotten, incomplete, wrong layout,   test_data.py::test_truncated_file, ::test_a_flipped_byte_...,
-  NaN, constant, few, other types, links, sizes       ::test_wrong_layout_..., ::test_values_that_are_not_finite_..., ...
+  NaN, constant, few, other types, links, sizes       ::test_wrong_layout_..., ::test_values_that_are_not_..., ...
 data file that breaks while it is trained on        test_data_that_break_during_the_training
 generator killed, two at once, reader meanwhile     test_killed_generator_..., test_two_generators_..., test_reader_...
 larger than memory                                  test_lazy_data_train_the_same_weights, test_data.py::test_memory_...
-train, validation and test overlap                  test_data.py::test_overlap_..., test_eval.py::test_test_rows_that_...
+train, validation and test overlap                  test_data.py::test_overlap_..., test_eval.py::test_test_rows_...
 test rows read or leaking into statistics           test_test_rows_are_never_read, test_test_rows_change_nothing
 NaN in the loss, in a gradient alone, in the data   test_not_finite_stops_before_the_weights, test_nan_in_the_data_...
 learning rate of 1000                               test_divergence_is_stopped_and_best_is_kept
@@ -556,7 +556,8 @@ def test_model_arguments_that_do_not_fit_the_weights_are_refused(tmp_path, saved
 
 
 @pytest.mark.parametrize('where', ['torch.save', 'os.fsync'])
-@pytest.mark.parametrize('error, shown', [(OSError(28, 'No space left on device'), UserError), (KeyError('x'), KeyError)])
+@pytest.mark.parametrize('error, shown', [(OSError(28, 'No space left on device'), UserError),
+                                          (KeyError('x'), KeyError)])
 def test_failed_save_keeps_the_old_file(tmp_path, saved, monkeypatch, where, error, shown):
     path = put(tmp_path / 'last.pt', saved[1])
 
@@ -737,7 +738,8 @@ def test_reader_sees_the_old_file_while_a_new_one_is_written(tmp_path, burgers_f
     ('--learning_rate=1', 'learning_rate', 1.), ('--muon-lr=1e-3', 'muon_lr', 1e-3),
     ('--save_interval=1e4', 'save_interval', 10000), ('--shift=false', 'shift', False),
     ('--wandb_run_name=123', 'wandb_run_name', '123'), ('--wandb_project=a=b', 'wandb_project', 'a=b'),
-    ('--compile=False', 'compile', 'false'), ('--depths=1,1,1', 'depths', (1, 1, 1)), ('--grad_clip=0', 'grad_clip', 0.),
+    ('--compile=False', 'compile', 'false'), ('--depths=1,1,1', 'depths', (1, 1, 1)),
+    ('--grad_clip=0', 'grad_clip', 0.),
     ('--n_trajectories=3', 'n_trajectories', 3), ('--batch_size=1', 'batch_size', 1)])
 def test_accepted_values(arg, key, value, tmp_path, train):
     g = train(tmp_path / 'o', '--max_iters=1', arg)
@@ -748,7 +750,8 @@ def test_accepted_values(arg, key, value, tmp_path, train):
 
 @pytest.mark.parametrize('args, says', [
     ('--learning_rat=1', "unknown key 'learning_rat', did you mean 'learning_rate'?"), ('nofile.py', 'nofile.py'),
-    ('--device=tpu', "device='tpu' is not one of auto, cpu"), ('--dtype=fp8', "dtype='fp8' is not one of auto, float32"),
+    ('--device=tpu', "device='tpu' is not one of auto, cpu"),
+    ('--dtype=fp8', "dtype='fp8' is not one of auto, float32"),
     ('--batch_size=0', 'batch_size=0 must be positive'), ('--batch_size=-1', 'batch_size=-1 must be positive'),
     ('--batch_size=1.5', 'must be a whole number'), ('--learning_rate=nan', "learning_rate='nan' must be finite"),
     ('--noise=-1', 'noise=-1.0 must be at least 0'), ('--drop_path=1', 'drop_path=1.0 must be below 1'),
