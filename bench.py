@@ -61,13 +61,13 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 def median_ms(run, device, repeats):
     """Median wall-clock of run() in milliseconds, after three calls that are not counted."""
+    wait = (lambda: None) if device.type == 'cpu' else torch.accelerator.synchronize
+
     def timed():
-        if device.type == 'cuda':
-            torch.cuda.synchronize(device)
+        wait()
         start = time.perf_counter()
         run()
-        if device.type == 'cuda':
-            torch.cuda.synchronize(device)
+        wait()
         return 1e3 * (time.perf_counter() - start)
     for _ in range(3):
         timed()
@@ -164,13 +164,14 @@ def train_peer(make, lr, frame, windows, g, budget, seed):
     EMA, warm-up and cosine, clipping, the checkpoint that validates best. Validation is not counted. Returns the
     network, iterations, [(seconds, nRMSE)]."""
     torch.manual_seed(seed)
-    device, batch, start = g['device'], g['batch_size'], time.perf_counter()
+    device, batch = g['device'], g['batch_size']
     net = make(windows.n_points // windows.ratio).to(device)
     mean_net, best = copy.deepcopy(net).requires_grad_(False), (math.inf, None)
     optimizer = torch.optim.AdamW(net.parameters(), lr=lr, betas=(.9, .99), weight_decay=0.)
     sampler, draw = data.Sampler(windows.n_windows, batch, seed), torch.Generator().manual_seed(seed)
     curve, it, done, val = [], 0, 0., windows.val.to(device)
     std = windows.std_still if frame else windows.std
+    start = time.perf_counter()
     while done < 1:
         done = (it + 1) / budget['iters'] if 'iters' in budget else \
             (time.perf_counter() - start) / (60 * budget['minutes'])
@@ -211,10 +212,10 @@ def train_own(config, overrides, budget, seed, folder):
     the validation split."""
     done = subprocess.run([sys.executable, os.path.join(HERE, 'train.py'), config, f'--out_dir={folder}',
                            f'--max_minutes={budget.get("minutes", 0)}', f'--seed={seed}',
-                           f'--max_iters={budget.get("iters", 10 ** 9)}', *overrides], text=True,
-                          stdout=subprocess.PIPE)
+                           f'--max_iters={budget.get("iters", 10 ** 9)}', '--patience=0', *overrides],
+                          stdout=subprocess.DEVNULL)
     if done.returncode:
-        raise UserError(f'train.py stopped: {done.stdout.strip().splitlines()[-1:]}')
+        raise UserError(f'train.py stopped with exit code {done.returncode}')
     with open(os.path.join(folder, 'log.csv'), newline='') as file:
         rows = list(csv.DictReader(file))
     return (load(os.path.join(folder, 'last.pt')), int(rows[-1]['iter']),
@@ -245,6 +246,7 @@ def prepare(config, overrides, folder):
     windows = g['windows']
     if len(windows.sources) != 1 or g['input_frames'] != 1 or windows.sources[0].generation != 'new':
         raise UserError('the peers take one data file of the new generation and one input frame')
+    torch.set_float32_matmul_precision('high')                       # TF32 for the peers, who have no autocast
     return g, torch.from_numpy(data.read_rows(windows.sources[0], data.split_rows(windows.n_trajectories, 'test'),
                                               g['time_stride'], g['space_stride']))
 
@@ -275,6 +277,8 @@ def compete(method, config, overrides, budget, seed, folder, g, y):
 def peers(config, overrides, minutes, seeds, methods, folder):
     """Train and score all methods; see the top of the file. Returns ({method: entry}, device)."""
     g, y = prepare(config, overrides, folder)
+    for method in set(methods) & set(NETWORKS):
+        NETWORKS[method][0](y.shape[2])                              # is its package there?
     source, runs = g['windows'].sources[0], {m: [] for m in methods}
     coarse = classical(y, source.params['Nu'], source.dt * g['time_stride'])
     for seed in range(seeds):
@@ -349,23 +353,27 @@ def study_cells(g, tokens):
             cells[f'{arch}, {attention}'] = 'ours', [f'--arch={arch}', f'--attention={attention}', f'--depth={depth}',
                                                      f'--depths={ends},{max(1, depth - 2 * ends)},{ends}', *keys]
     for n in tokens:
+        if n < 1 or points % n:
+            raise UserError(f'--tokens: {n} does not divide the {points} points of the grid')
         each = max(1, points // n)                                   # grid points a token; the latent has room for all
         if n != g['latent_tokens']:
             cells[f'pure, standard, {n} tokens'] = 'ours', [
-                f'--latent_tokens={n}', f'--patch_size={min(g["patch_size"], each)}', f'--halo={min(g["halo"], each)}',
-                f'--latent_dim={max(g["latent_dim"], each + 2)}']
+                *cells['pure, standard'][1], f'--latent_tokens={n}', f'--patch_size={min(g["patch_size"], each)}',
+                f'--halo={min(g["halo"], each)}', f'--latent_dim={max(g["latent_dim"], each + 2)}']
     return {**cells, 'fno': ('fno', [])}
 
 
 def study(config, overrides, budget, seeds, nus, tokens, methods, folder, part):
     """Train and score the cells of the study that have no result in `folder` yet, one JSON file each."""
     os.makedirs(folder, exist_ok=True)
-    what = {'config': os.path.basename(config), 'overrides': overrides, 'budget': budget}
+    what, shared = {'config': os.path.basename(config), 'overrides': overrides, 'budget': budget}, {}
     for seed in range(seeds):
         for nu in nus:
-            with tempfile.TemporaryDirectory() as scratch:
-                g, y = prepare(config, [*overrides, f'--nu={nu}'], scratch)
-            if g['windows'].sources[0].params['Nu'] != nu:
+            if nu not in shared:
+                with tempfile.TemporaryDirectory() as scratch:
+                    shared[nu] = prepare(config, [*overrides, f'--nu={nu}'], scratch)
+            g, y = shared[nu]
+            if not math.isclose(g['windows'].sources[0].params['Nu'], nu, rel_tol=1e-6):
                 raise UserError(f"'{g['paths'][0]}' is not of nu {nu:g}: leave data_path out, or give its --nus")
             for i, (name, (method, changes)) in enumerate(study_cells(g, tokens).items()):
                 path = os.path.join(folder, f'{name}, nu {nu:g}, seed {seed}'.replace(', ', '-').replace(' ', '_'))
@@ -407,11 +415,12 @@ def study_table(folder):
 
 def start_training(config, overrides, folder):
     """Run train.py in this process for as long as the overrides say and return its globals."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     sys.argv = ['train.py', config, f'--out_dir={folder}/run', '--init_from=scratch', *overrides]
     with contextlib.redirect_stdout(io.StringIO()):
         g = runpy.run_path(os.path.join(HERE, 'train.py'), run_name='__main__')
-    for number in (signal.SIGINT, signal.SIGTERM):                   # train.py's handlers wait for a loop now ended
-        signal.signal(number, signal.SIG_DFL)
+    for number, handler in handlers.items():                         # train.py's wait for a loop now ended
+        signal.signal(number, handler)
     return g
 
 
@@ -454,13 +463,13 @@ def speed(config, mode, overrides, repeats):
         torch._foreach_lerp_(list(g['ema_model'].parameters()), [p.detach() for p in model.parameters()], .001)
 
     def count():                                                     # FLOPs of the model, forward and backward
-        net = copy.deepcopy(g['ema_model']).requires_grad_(True).train()
-        u, params = batch_of_windows()
+        net, n = copy.deepcopy(g['ema_model']).requires_grad_(True).train(), min(batch, 4)
+        u, params = (a[:n] for a in batch_of_windows())
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             out = net(u[:, :, ::windows.ratio], g['query_grid'][::windows.ratio],
-                      torch.full((batch,), cfg.dt, device=device), params, k, g['lambda_inverse_encoding'] > 0)
+                      torch.full((n,), cfg.dt, device=device), params, k, g['lambda_inverse_encoding'] > 0)
             sum(v.square().sum() for v in out.values()).backward()
-        return counter.get_total_flops()
+        return counter.get_total_flops() * batch // n
 
     for o in g['optimizers']:                                        # steps of size zero: weights stay sane
         o.param_groups[0]['lr'] = 0.
@@ -469,7 +478,7 @@ def speed(config, mode, overrides, repeats):
         torch.cuda.reset_peak_memory_stats(device)
     total = median_ms(iteration, device, repeats)
     memory = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == 'cuda' else \
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == 'darwin' else 1e6)
     u = torch.randn(batch, *cfg.grid, cfg.fields * frames, device=device)
     later = torch.randn(batch * k, *cfg.grid, cfg.fields * frames, device=device)
     z = torch.randn(batch, math.prod(cfg.token_grid), cfg.inner_dim, device=device)
@@ -507,10 +516,12 @@ def speed(config, mode, overrides, repeats):
     parts['optimiser'] = median_ms(lambda: [o.step() for o in g['optimizers']], device, repeats)
     parts['losses and the rest'] = max(0., total - sum(parts.values()))
     rollout = {}
+    model.eval()
     for size in (1, 256 if device.type == 'cuda' else 32):
         u0 = torch.randn(size, *cfg.grid, cfg.fields, device=device) if frames == 1 else \
             torch.randn(size, frames, *cfg.grid, cfg.fields, device=device)
-        ms = median_ms(lambda u0=u0: g['ema_model'].rollout(u0, 40), device, max(1, repeats // 5))
+        with g['autocast']:
+            ms = median_ms(lambda u0=u0: model.rollout(u0, 40), device, max(1, repeats // 5))
         rollout[str(size)] = ms / size
     rate = matmul_rate(device, torch.bfloat16 if g['bf16'] else torch.float32, repeats)
     return {'config': config, 'mode': mode, 'device': g['environment']['device'], 'threads': torch.get_num_threads(),
@@ -537,19 +548,22 @@ def speed_table(results, repeats):
 
 
 def against(config, other, overrides, rounds, iters=40):
-    """Milliseconds a training iteration of this code and of the code in the folder `other`, in turns on the same data:
-    {'here': [...], 'there': [...]}. The first tenth of the iterations is not counted."""
+    """Milliseconds a training iteration of this code and of the code in the folder `other`, in turns (here, there,
+    there, here ...) on the same data: {'here': [...], 'there': [...]}. Each has its own config of that name and runs
+    through the whole of its schedule; the first tenth of the iterations is not counted."""
+    if not os.path.exists(os.path.join(other, 'train.py')):
+        raise UserError(f"no train.py in '{other}'")
     found = {'here': [], 'there': []}
     with tempfile.TemporaryDirectory() as folder:
         for i in range(2 * rounds):
-            name, code = (('here', HERE), ('there', other))[i % 2]
+            name, code = (('here', HERE), ('there', other))[(i + i // 2) % 2]
             done = subprocess.run([sys.executable, 'train.py', os.path.join('config', os.path.basename(config)),
                                    f'--out_dir={folder}/{i}', f'--data_dir={folder}', '--n_trajectories=100',
                                    f'--max_iters={iters}', f'--log_interval={iters // 10}', '--eval_interval=1000000',
                                    '--eval_batches=1', '--save_interval=1000000', '--patience=0', *overrides], cwd=code,
-                                  stdout=subprocess.PIPE, text=True)
+                                  stdout=subprocess.DEVNULL)
             if done.returncode:
-                raise UserError(f'train.py in {code} stopped: {done.stdout.strip().splitlines()[-1:]}')
+                raise UserError(f"train.py in '{code}' stopped with exit code {done.returncode}")
             with open(f'{folder}/{i}/log.csv', newline='') as file:
                 rows = list(csv.DictReader(file))
             found[name].append(1e3 * (float(rows[-1]['train_seconds']) - float(rows[0]['train_seconds']))
@@ -575,12 +589,17 @@ if __name__ == '__main__':
     parser.add_argument('--methods', nargs='+', choices=METHODS, default=METHODS,
                         help='peers, study: what to train')
     parser.add_argument('--plot', help='peers: picture to write')
-    parser.add_argument('--out', default='out/study', help='study: folder of the results; finished cells are skipped')
+    parser.add_argument('--out', help='study: folder of the results (default: out/study_CONFIG_BUDGET); finished cells '
+                        'are skipped')
     parser.add_argument('--nus', type=float, nargs='+', default=[.001, .01], help='study: viscosities')
     parser.add_argument('--tokens', type=int, nargs='+', default=[32, 64, 128, 256], help='study: numbers of tokens')
-    parser.add_argument('--part', default='0/1', help='study: i/n, every n-th cell from the i-th on; one process each')
-    args, overrides = parser.parse_known_args()
-    overrides += [f'--nu={args.nu}'] if args.nu else []
+    parser.add_argument('--part', default='0/1', help='study: i/n, every n-th cell from the i-th on: one process a '
+                        'part, each on a device of its own')
+    args, overrides = parser.parse_known_intermixed_args()
+    if args.nu and args.command == 'study':
+        args.nus = [args.nu]
+    elif args.nu:
+        overrides.append(f'--nu={args.nu}')
     wrong = [o for o in overrides if not (o.startswith('--') and '=' in o)]
     if wrong:
         raise UserError(f"'{wrong[0]}' is neither a config file nor --key=value")
@@ -594,9 +613,10 @@ if __name__ == '__main__':
         if not part or int(part[1]) >= int(part[2]):
             raise UserError(f"--part={args.part} is not i/n with i below n")
         budget = {'iters': args.iters} if args.iters else {'minutes': args.minutes}
-        study(configs[0], overrides, budget, args.seeds, args.nus, args.tokens, args.methods, args.out,
+        out = args.out or 'out/study_{}_{:g}{}'.format(os.path.basename(configs[0])[:-3], *budget.values(), *budget)
+        study(configs[0], overrides, budget, args.seeds, args.nus, args.tokens, args.methods, out,
               (int(part[1]), int(part[2])))
-        study_table(args.out)
+        study_table(out)
         sys.exit(0)
     if args.command == 'peers':
         for path in (args.json, args.plot):
@@ -611,6 +631,7 @@ if __name__ == '__main__':
             with open(args.json, 'w') as file:
                 json.dump(found, file, indent=1)
         sys.exit(0)
+    modes = args.modes or (list(MODES) if torch.cuda.is_available() and '--device=cpu' not in overrides else ['eager'])
     if args.against:
         found = {c: against(c, args.against, overrides, args.rounds) for c in configs}
         for config, ms in found.items():
@@ -618,20 +639,23 @@ if __name__ == '__main__':
             print(f'{os.path.basename(config):<28} {here:.1f} ms an iteration here ({min(ms["here"]):.1f} to '
                   f'{max(ms["here"]):.1f}), {there:.1f} there ({min(ms["there"]):.1f} to {max(ms["there"]):.1f}), '
                   f'ratio {here / there:.2f}')
-    elif len(configs) * len(args.modes or ' ') == 1:
-        found = [speed(configs[0], (args.modes or ['eager'])[0], overrides, args.repeats)]
+    elif len(configs) * len(modes) == 1:
+        found = [speed(configs[0], modes[0], overrides, args.repeats)]
         speed_table(found, args.repeats)
     else:
         found = []
         for config in configs:                                       # a process each: memory is of that one alone
-            for mode in args.modes or (MODES if torch.cuda.is_available() else ['eager']):
+            for mode in modes:
                 with tempfile.NamedTemporaryFile('r', suffix='.json') as file:
                     done = subprocess.run([sys.executable, __file__, 'speed', config, f'--repeats={args.repeats}',
                                            '--modes', mode, f'--json={file.name}', *overrides],
                                           stdout=subprocess.DEVNULL)
                     if done.returncode:
-                        sys.exit(done.returncode)
-                    found += json.load(file)
+                        say(f'{config}, {mode}: stopped with exit code {done.returncode}; the others go on')
+                    else:
+                        found += json.load(file)
+        if not found:
+            sys.exit(1)
         speed_table(found, args.repeats)
     if args.json:
         with open(args.json, 'w') as file:

@@ -514,6 +514,8 @@ if master:
     for name, content in (('config.json', config), ('env.json', environment)):
         with whole_file(os.path.join(out_dir, name)) as file:
             json.dump(content, file, indent=1)
+    if not state:                                                    # killed before the first save_interval? here
+        save(last_path)
 wandb = None
 if wandb_log and master:
     try:
