@@ -290,6 +290,21 @@ def test_patience_survives_a_resume(train, tmp_path, monkeypatch):
     same_run(tmp_path / 'whole', tmp_path / 'cut')
 
 
+def test_cut_before_the_first_checkpoint(train, tmp_path, monkeypatch):
+    """When best.pt is there already, and last.pt is that of the start."""
+    args = [*STOCHASTIC, '--max_iters=6', '--save_interval=1000', '--eval_interval=2', '--log_interval=1']
+    train(tmp_path / 'whole', *args)
+    with monkeypatch.context() as patch:
+        patch.setattr(data.Sampler, 'next', data.Sampler.next)
+        stop_at(4, partial(exec, 'raise RuntimeError("power cut")'))
+        with pytest.raises(RuntimeError):
+            train(tmp_path / 'cut', *args)
+    assert {'best.pt', 'last.pt'} <= set(os.listdir(tmp_path / 'cut'))
+    assert load_checkpoint(str(tmp_path / 'cut' / 'last.pt'))['iter'] == 0
+    train(tmp_path / 'cut', *args)
+    same_run(tmp_path / 'whole', tmp_path / 'cut')
+
+
 def test_two_processes_resume_bit_equal(tmp_path, burgers_file):
     """Stopped as a launcher stops them, which sends the signal once more; then without power; against a whole run."""
     def start(folder, **options):
