@@ -59,6 +59,13 @@ from solvers import burgers
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
+def write_json(path, content):
+    """Complete or not at all; nothing where no path is given."""
+    if path:
+        with whole_file(path) as file:
+            json.dump(content, file, indent=1)
+
+
 def median_ms(run, device, repeats):
     """Median wall-clock of run() in milliseconds, after three calls that are not counted."""
     wait = (lambda: None) if device.type == 'cpu' else torch.accelerator.synchronize
@@ -207,17 +214,21 @@ def train_peer(make, lr, frame, windows, g, budget, seed):
     return best[1] or mean_net, it, curve
 
 
+def run_training(code, config, folder, *args):
+    """Run train.py of the folder `code` in a process of its own, into `folder`. Returns the rows of its log.csv."""
+    done = subprocess.run([sys.executable, os.path.join(code, 'train.py'), config, f'--out_dir={folder}',
+                           '--patience=0', *args], stdout=subprocess.DEVNULL)
+    if done.returncode:
+        raise UserError(f"train.py in '{code}' stopped with exit code {done.returncode}")
+    with open(os.path.join(folder, 'log.csv'), newline='') as file:
+        return list(csv.DictReader(file))
+
+
 def train_own(config, overrides, budget, seed, folder):
     """Run train.py for a budget, or go on where it was stopped. Returns the model, iterations, [(seconds, nRMSE)] of
     the validation split."""
-    done = subprocess.run([sys.executable, os.path.join(HERE, 'train.py'), config, f'--out_dir={folder}',
-                           f'--max_minutes={budget.get("minutes", 0)}', f'--seed={seed}',
-                           f'--max_iters={budget.get("iters", 10 ** 9)}', '--patience=0', *overrides],
-                          stdout=subprocess.DEVNULL)
-    if done.returncode:
-        raise UserError(f'train.py stopped with exit code {done.returncode}')
-    with open(os.path.join(folder, 'log.csv'), newline='') as file:
-        rows = list(csv.DictReader(file))
+    rows = run_training(HERE, config, folder, f'--max_minutes={budget.get("minutes", 0)}',
+                        f'--max_iters={budget.get("iters", 10 ** 9)}', f'--seed={seed}', *overrides)
     return (load(os.path.join(folder, 'last.pt')), int(rows[-1]['iter']),
             [(float(r['train_seconds']), float(r['val_nrmse'])) for r in rows if r['val_nrmse']])
 
@@ -386,8 +397,7 @@ def study(config, overrides, budget, seeds, nus, tokens, methods, folder, part):
                     continue
                 say(f'{name}, nu {nu:g}')
                 found = compete(method, config, [*overrides, f'--nu={nu}', *changes], budget, seed, path, g, y)
-                with whole_file(path + '.json') as file:
-                    json.dump({'what': what, 'name': name, 'nu': nu, **found}, file, indent=1)
+                write_json(path + '.json', {'what': what, 'name': name, 'nu': nu, **found})
 
 
 def study_table(folder):
@@ -557,15 +567,10 @@ def against(config, other, overrides, rounds, iters=40):
     with tempfile.TemporaryDirectory() as folder:
         for i in range(2 * rounds):
             name, code = (('here', HERE), ('there', other))[(i + i // 2) % 2]
-            done = subprocess.run([sys.executable, 'train.py', os.path.join('config', os.path.basename(config)),
-                                   f'--out_dir={folder}/{i}', f'--data_dir={folder}', '--n_trajectories=100',
-                                   f'--max_iters={iters}', f'--log_interval={iters // 10}', '--eval_interval=1000000',
-                                   '--eval_batches=1', '--save_interval=1000000', '--patience=0', *overrides], cwd=code,
-                                  stdout=subprocess.DEVNULL)
-            if done.returncode:
-                raise UserError(f"train.py in '{code}' stopped with exit code {done.returncode}")
-            with open(f'{folder}/{i}/log.csv', newline='') as file:
-                rows = list(csv.DictReader(file))
+            rows = run_training(code, os.path.join(code, 'config', os.path.basename(config)), f'{folder}/{i}',
+                                f'--data_dir={folder}', '--n_trajectories=100', f'--max_iters={iters}',
+                                f'--log_interval={iters // 10}', '--eval_interval=1000000', '--eval_batches=1',
+                                '--save_interval=1000000', *overrides)
             found[name].append(1e3 * (float(rows[-1]['train_seconds']) - float(rows[0]['train_seconds']))
                                / (int(rows[-1]['iter']) - int(rows[0]['iter'])))
     return found
@@ -627,9 +632,7 @@ if __name__ == '__main__':
         peers_table(found, args.minutes, device)
         if args.plot:
             peers_picture(found, args.plot)
-        if args.json:
-            with open(args.json, 'w') as file:
-                json.dump(found, file, indent=1)
+        write_json(args.json, found)
         sys.exit(0)
     modes = args.modes or (list(MODES) if torch.cuda.is_available() and '--device=cpu' not in overrides else ['eager'])
     if args.against:
@@ -646,17 +649,16 @@ if __name__ == '__main__':
         found = []
         for config in configs:                                       # a process each: memory is of that one alone
             for mode in modes:
-                with tempfile.NamedTemporaryFile('r', suffix='.json') as file:
+                with tempfile.TemporaryDirectory() as folder:
+                    path = os.path.join(folder, 'one.json')
                     done = subprocess.run([sys.executable, __file__, 'speed', config, f'--repeats={args.repeats}',
-                                           '--modes', mode, f'--json={file.name}', *overrides],
-                                          stdout=subprocess.DEVNULL)
+                                           '--modes', mode, f'--json={path}', *overrides], stdout=subprocess.DEVNULL)
                     if done.returncode:
                         say(f'{config}, {mode}: stopped with exit code {done.returncode}; the others go on')
-                    else:
+                        continue
+                    with open(path) as file:
                         found += json.load(file)
         if not found:
             sys.exit(1)
         speed_table(found, args.repeats)
-    if args.json:
-        with open(args.json, 'w') as file:
-            json.dump(found, file, indent=1)
+    write_json(args.json, found)
