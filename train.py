@@ -136,8 +136,8 @@ config = configure(globals(), sys.argv[1:], __file__, _choices)
 globals().update(config)
 
 _may_be_zero = {'seed', 'boost', 'noise', 'halo', 'encoder_dim', 'encoder_depth', 'decoder_dim', 'decoder_depth',
-                'drop_path', 'log_clamp', 'beta2', 'unroll_start', 'unroll_switch', 'max_iters', 'epochs', 'max_minutes',
-                'weight_decay', 'grad_clip', 'warmup_iters', 'min_lr_ratio', 'ema_decay', 'patience',
+                'drop_path', 'log_clamp', 'beta2', 'unroll_start', 'unroll_switch', 'max_iters', 'epochs',
+                'max_minutes', 'weight_decay', 'grad_clip', 'warmup_iters', 'min_lr_ratio', 'ema_decay', 'patience',
                 'inverse_decoding_ramp',
                 *(k for k in config if k.startswith('lambda_'))}
 for _key, _value in config.items():
