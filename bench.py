@@ -285,8 +285,9 @@ def compete(method, config, overrides, budget, seed, folder, g, y):
     return found
 
 
-def peers(config, overrides, minutes, seeds, methods, folder):
-    """Train and score all methods; see the top of the file. Returns ({method: entry}, device)."""
+def peers(config, overrides, minutes, seeds, methods, folder, json_path=None):
+    """Train and score all methods; see the top of the file. Returns ({method: entry}, device). What there is so far is
+    written to json_path after every run."""
     g, y = prepare(config, overrides, folder)
     for method in set(methods) & set(NETWORKS):
         NETWORKS[method][0](y.shape[2])                              # is its package there?
@@ -296,6 +297,13 @@ def peers(config, overrides, minutes, seeds, methods, folder):
         for method in methods:
             runs[method].append(compete(method, config, overrides, {'minutes': minutes}, seed,
                                         os.path.join(folder, f'{method}{seed}'), g, y))
+            found = peers_summary({m: r for m, r in runs.items() if r}, y, coarse)
+            write_json(json_path, found)
+    return found, g['environment']['device']
+
+
+def peers_summary(runs, y, coarse):
+    """{method: entry}: means over the seeds so far, and the baselines."""
     out = {}
     for method, found in runs.items():
         mean = lambda key: sum(r[key] for r in found) / len(found)   # noqa: E731, B023
@@ -310,7 +318,7 @@ def peers(config, overrides, minutes, seeds, methods, folder):
     out['classical'] = {'nrmse': coarse[min(fits)][0], 'seconds': 0., 'n_params': 0, 'iters': 0, 'cells': min(fits),
                         'ms_per_trajectory': coarse[min(fits)][1], 'ms_batch_size': 1,
                         'all': {n: {'nrmse': e, 'ms_per_trajectory': ms} for n, (e, ms) in coarse.items()}}
-    return out, g['environment']['device']
+    return out
 
 
 def peers_table(found, minutes, device):
@@ -370,7 +378,8 @@ def study_cells(g, tokens):
         if n != g['latent_tokens']:
             cells[f'pure, standard, {n} tokens'] = 'ours', [
                 *cells['pure, standard'][1], f'--latent_tokens={n}', f'--patch_size={min(g["patch_size"], each)}',
-                f'--halo={min(g["halo"], each)}', f'--latent_dim={max(g["latent_dim"], each + 2)}']
+                f'--halo={min(g["halo"], each)}', f'--latent_dim={max(g["latent_dim"], each + 2)}',
+                f'--token_shift={min(g["token_shift"], each - 1)}']
     return {**cells, 'fno': ('fno', [])}
 
 
@@ -474,10 +483,12 @@ def speed(config, mode, overrides, repeats):
 
     def count():                                                     # FLOPs of the model, forward and backward
         net, n = copy.deepcopy(g['ema_model']).requires_grad_(True).train(), min(batch, 4)
+        net.cfg.checkpointing = False                                # recomputation is not the model's work
         u, params = (a[:n] for a in batch_of_windows())
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             out = net(u[:, :, ::windows.ratio], g['query_grid'][::windows.ratio],
-                      torch.full((n,), cfg.dt, device=device), params, k, g['lambda_inverse_encoding'] > 0)
+                      torch.full((n,), cfg.dt, device=device), params, k, g['lambda_inverse_encoding'] > 0,
+                      targets=g['lambda_latent'] > 0)
             sum(v.square().sum() for v in out.values()).backward()
         return counter.get_total_flops() * batch // n
 
@@ -504,8 +515,9 @@ def speed(config, mode, overrides, repeats):
             first = model.encoder(u)
             if first.requires_grad:
                 first.sum().backward()
-            with torch.no_grad():
-                model.encoder(later)
+            if g['lambda_latent']:
+                with torch.no_grad():
+                    model.encoder(later)
 
     def advance():
         with g['autocast']:
@@ -578,6 +590,7 @@ def against(config, other, overrides, rounds, iters=40):
 
 if __name__ == '__main__':
     one_line_errors()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # takes a train.py that it runs along
     parser = argparse.ArgumentParser(description='Measure speed, or accuracy beside peers.', allow_abbrev=False)
     parser.add_argument('command', choices=['speed', 'peers', 'study'])
     parser.add_argument('configs', nargs='*', default=[],
@@ -628,11 +641,10 @@ if __name__ == '__main__':
             if path and not os.path.isdir(os.path.dirname(path) or '.'):
                 raise UserError(f"no folder for '{path}'")
         with tempfile.TemporaryDirectory() as folder:
-            found, device = peers(configs[0], overrides, args.minutes, args.seeds, args.methods, folder)
+            found, device = peers(configs[0], overrides, args.minutes, args.seeds, args.methods, folder, args.json)
         peers_table(found, args.minutes, device)
         if args.plot:
             peers_picture(found, args.plot)
-        write_json(args.json, found)
         sys.exit(0)
     modes = args.modes or (list(MODES) if torch.cuda.is_available() and '--device=cpu' not in overrides else ['eager'])
     if args.against:

@@ -311,12 +311,12 @@ class Windows:
         """What a Galilean boost (B,) in cells a step adds to the field (B,)."""
         return boost / self._cells_a_step() / (self.frame or 1.)
 
-    def get(self, index, shift, boost, flip):
+    def get(self, index, shift, boost, flip, drag=0):
         """Gather windows `index` (B,) and apply exact symmetries of the PDE.
 
         shift (B,): cells of the query grid by which the domain is rotated; boost (B,): Galilean boost in
         cells a frame, u(x, t) -> u(x - ct, t) + lift with c = boost dx/dt; flip (B,): u(x) -> -u(-x).
-        All CPU integer tensors. Returns u (B, window, Xq, C) and params (B, P) on the device.
+        All CPU integer tensors. drag: cells by which the points themselves move on every frame. Returns u (B, window, Xq, C) and params (B, P) on the device.
         """
         traj, start = index // self.n_starts, self.starts[index % self.n_starts]
         frame = torch.arange(self.window)
@@ -327,8 +327,8 @@ class Windows:
         else:
             send = lambda a: a                                          # noqa: E731
             u = torch.from_numpy(self._read(traj.tolist(), start.tolist()))
-        # (B, window, Xq): point i of frame k comes from point ±(i - shift - boost k)
-        point = torch.arange(self.n_points) - shift[:, None, None] - (boost[:, None] * frame)[..., None]
+        # (B, window, Xq): point i of frame k comes from point ±(i - shift - boost k + drag k)
+        point = torch.arange(self.n_points) - shift[:, None, None] - ((boost[:, None] - drag) * frame)[..., None]
         point = send(((1 - 2 * flip)[:, None, None] * point) % self.n_points)
         u = torch.gather(u, 2, point[..., None].expand_as(u))
         u = u * send(sign)[:, None, None, None] + send(self.lift(boost).float())[:, None, None, None]

@@ -263,6 +263,7 @@ class ModelConfig:
     cond_dim: int = 64
     layer_norm: bool = False               # in the operator's blocks
     frame: float = 0.                      # speed of a moving frame per unit of the mean field; 0: none
+    token_shift: int = 0                   # grid points by which the tokens move on in it every step
     checkpointing: bool = False            # recompute the operator's blocks in the backward pass
     mean: tuple = (0.,)                    # of each field over the train part
     std: tuple = (1.,)
@@ -299,8 +300,14 @@ class ModelConfig:
         if self.frame and not (self.periodic and self.fields == d == self.input_frames == 1):
             raise UserError('a moving frame needs one field, one axis, a periodic domain and one input frame: '
                             '--moving_frame=false')
+        if self.token_shift and not self.frame:
+            raise UserError(f'token_shift={self.token_shift} needs a moving frame: --token_shift=0')
         if self.inner_dim < 1:
             raise UserError(f'latent_dim={self.latent_dim} leaves nothing beside the two features of the moving frame')
+        if not 0 <= self.token_shift < self.points_per_token[0] or \
+                self.token_shift and self.inner_dim < self.points_per_token[0]:
+            raise UserError(f'token_shift={self.token_shift} must be below the {self.points_per_token[0]} grid points of a '
+                            f'token, and a token hold them all (latent_dim={self.latent_dim})')
         pools = {n // self.patch_size // s for n, s in zip(self.grid, self.token_grid)}
         if len(pools) > 1:
             raise UserError(f'every axis must be pooled alike, not by {sorted(pools)}')
@@ -592,7 +599,12 @@ class UShapedOperator(nn.Module):
 
 class Operator(nn.Module):
     """One step in latent space: A(z, c) = z + f(z, c). The last layer of f starts at zero, so an untrained
-    operator is the identity."""
+    operator is the identity.
+
+    With `token_shift`, the tokens then move on by so many grid points: a linear map of every token and its right
+    neighbour, exact for the fixed part of encoder and decoder. A rollout whose tokens stay where they are on the field
+    repeats the same errors at every step, and they add up; from changing positions they differ and average out.
+    """
 
     def __init__(self, cfg):
         super().__init__()
@@ -604,11 +616,20 @@ class Operator(nn.Module):
         self.norm = nn.LayerNorm(cfg.hidden_dim, bias=False) if cfg.layer_norm else nn.Identity()
         self.head = nn.Linear(cfg.hidden_dim, cfg.inner_dim)
         zero(self.head)
+        if cfg.token_shift:
+            modes = patch_modes(cfg.points_per_token, cfg.fields, cfg.inner_dim)      # (D, P), orthonormal columns
+            values = torch.block_diag(modes, modes)[:, cfg.token_shift:][:, :modes.shape[1]]  # (2 D, P) at the new place
+            stays = torch.eye(cfg.inner_dim) - modes @ modes.T       # features beyond the grid values
+            self.register_buffer('shift', values @ modes.T + F.pad(stays, (0, 0, 0, cfg.inner_dim)), persistent=False)
 
     def forward(self, z, cond):
         """z (B, S, latent_dim), cond (B, cond_dim) -> the latent one step later."""
         run = self._recompute if self.cfg.checkpointing and self.training else lambda block, x, c: block(x, c)
-        return z + self.head(self.norm(self.core(self.stem(z), cond, run))).float()
+        z = z + self.head(self.norm(self.core(self.stem(z), cond, run))).float()
+        if self.cfg.token_shift:
+            with torch.autocast(z.device.type, enabled=False):
+                z = torch.cat([z, z.roll(-1, 1)], -1) @ self.shift
+        return z
 
     @staticmethod
     def _recompute(block, x, cond):
@@ -645,13 +666,14 @@ class UPT(nn.Module):
     # ---- training: everything normalised, targets encoded once a window
 
     def forward(self, u, q, dt, params, unroll, inverse_encoding=True, inverse_decoding=False, through_time=True,
-                detach_target=True):
+                detach_target=True, targets=True):
         """Everything the losses need of one batch of windows.
 
         u (B, input_frames + unroll, *grid, C) normalised, q (Q, d), dt (B,), params (B, P). `unroll` steps are
         taken in latent space from the encoding of the first frames; the gradient runs through all of them, or with
         through_time=False through each one alone. Returns a dict of
-            latent (B, K, S, D) advanced latents,         target (B, K, S, D) encodings of the true frames,
+            latent (B, K, S, D) advanced latents,
+            target (B, K, S, D) encodings of the true frames, only with targets,
             field (B, K, Q, C) decoded advanced latents,
             reconstruction (B, Q, C) of the first frame, only with inverse_encoding,
             cycle (B, S, D), once: E(D(z_1)), only with inverse_decoding.
@@ -659,9 +681,6 @@ class UPT(nn.Module):
         n_in, B = self.cfg.input_frames, u.shape[0]
         stack = lambda w: torch.cat(w.unbind(1), -1)                 # noqa: E731  frames become channels
         z0 = self.encoder(stack(u[:, :n_in]))
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not detach_target):
-            later = [stack(u[:, k:k + n_in]) for k in range(1, unroll + 1)]
-            target = self.encoder(torch.stack(later, 1).flatten(0, 1)).unflatten(0, (B, unroll))
         cond, z, latent = self.condition(dt, params), z0, []
         for _ in range(unroll):
             z = self.operator(z if through_time or not latent else z.detach(), cond)
@@ -669,7 +688,11 @@ class UPT(nn.Module):
         latent = torch.stack(latent, 1)                              # (B, K, S, D)
         seen = torch.cat([z0[:, None], latent], 1) if inverse_encoding else latent
         field = self.decoder(seen.flatten(0, 1), q).unflatten(0, (B, -1))  # ((1 +) K, Q, C) a sample
-        out = {'latent': latent, 'target': target, 'field': field[:, -unroll:]}
+        out = {'latent': latent, 'field': field[:, -unroll:]}
+        if targets:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not detach_target):
+                later = [stack(u[:, k:k + n_in]) for k in range(1, unroll + 1)]
+                out['target'] = self.encoder(torch.stack(later, 1).flatten(0, 1)).unflatten(0, (B, unroll))
         if inverse_encoding:
             out['reconstruction'] = field[:, 0]
         if inverse_decoding:
@@ -743,7 +766,8 @@ class UPT(nn.Module):
         if not self.cfg.frame:
             return inner
         mean, travelled = frame.split(1, -1)
-        return torch.cat([inner, mean, travelled + self.cfg.frame * mean * dt[:, None, None]], -1)
+        travelled = travelled + self.cfg.frame * mean * dt[:, None, None]
+        return torch.cat([inner, mean, travelled + self.cfg.token_shift * self.cfg.length[0] / self.cfg.grid[0]], -1)
 
     def decode(self, z, points=None):
         """z (B, S, latent_dim) -> the fields at points (Q, d) or (B, Q, d), (B, Q, C); without points, on the

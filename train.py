@@ -90,6 +90,7 @@ n_wave = 4                         # waves of the decoder's local basis
 log_clamp = 0.                     # threshold of the output log-clamp; 0: none
 layer_norm = False                 # in the operator's blocks; without, they see amplitudes
 moving_frame = True                # advance fields without their mean, in the frame that moves along (one input frame)
+token_shift = 0                    # grid points by which tokens move on in that frame every step: errors average out
 # losses (losses.py), all means; 0 switches one off
 unroll = 2                         # latent steps a window, through all of which the gradient runs
 unroll_start = 1                   # latent steps a window in the beginning; 0: as unroll
@@ -136,7 +137,7 @@ config = configure(globals(), sys.argv[1:], __file__, _choices)
 globals().update(config)
 
 _may_be_zero = {'seed', 'boost', 'noise', 'halo', 'encoder_dim', 'encoder_depth', 'decoder_dim', 'decoder_depth',
-                'drop_path', 'log_clamp', 'beta2', 'unroll_start', 'unroll_switch', 'max_iters', 'epochs',
+                'drop_path', 'log_clamp', 'token_shift', 'beta2', 'unroll_start', 'unroll_switch', 'max_iters', 'epochs',
                 'max_minutes', 'weight_decay', 'grad_clip', 'warmup_iters', 'min_lr_ratio', 'ema_decay', 'patience',
                 'inverse_decoding_ramp',
                 *(k for k in config if k.startswith('lambda_'))}
@@ -268,6 +269,7 @@ if state:
 
 # ---- data
 model_keys = {f.name: config[f.name] for f in fields(ModelConfig) if f.name in config}
+model_keys['token_shift'] *= moving_frame
 
 
 def check_fit(n_cells, n_frames):
@@ -392,7 +394,7 @@ def operator_losses(u, params, lift, phase, progress, it):
     dt = torch.full((len(u),), cfg.dt, device=device)
     with autocast:
         outputs = wrapped(seen, query_grid[phase::windows.ratio], dt, params, k, lambda_inverse_encoding > 0, inverse,
-                          gradient_through_time, detach_target)
+                          gradient_through_time, detach_target, lambda_latent > 0)
     weights = {'field': lambda_field, 'latent': lambda_latent, 'inverse_encoding': lambda_inverse_encoding,
                'inverse_decoding': lambda_inverse_decoding * min(1., progress / max(inverse_decoding_ramp, 1e-9)),
                'spectral': lambda_spectral, 'latent_norm': lambda_latent_norm}
@@ -571,7 +573,7 @@ while stage_index < len(stages):
         shards = [a[rank::world].chunk(accumulation) for a in (index, shifts, boosts + stills, flips, stills)]
         total, parts = 0., {}
         for micro in range(accumulation):
-            u, params = windows.get(*(a[micro] for a in shards[:4]))
+            u, params = windows.get(*(a[micro] for a in shards[:4]), drag=cfg.token_shift * windows.ratio)
             u = (u - model.mean) / model.std
             lift = -windows.lift(shards[4][micro]).float().to(device, non_blocking=True) / model.std
             if ddp:

@@ -14,6 +14,7 @@ attention = 'channel'
 patch_size = 8                     # 128 patches
 latent_tokens = 128
 latent_dim = 128
+token_shift = 3                    # of a token's 8 points: from changing positions errors average out (dev/LOG.md)
 hidden_dim = 256
 decoder_dim = 128                  # the encoder is its fixed part alone: learned ones cost accuracy (dev/LOG.md)
 depths = (2, 4, 2)

@@ -14,6 +14,7 @@ attention = 'standard'
 patch_size = 4                     # 256 patches
 latent_tokens = 256
 latent_dim = 192
+token_shift = 1                    # of a token's 4 points: from changing positions errors average out (dev/LOG.md)
 hidden_dim = 384
 decoder_dim = 192                  # the encoder is its fixed part alone: learned ones cost accuracy (dev/LOG.md)
 depth = 8

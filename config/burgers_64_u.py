@@ -14,6 +14,7 @@ attention = 'channel'
 patch_size = 8                     # 128 patches, pooled to 64 tokens
 latent_tokens = 64
 latent_dim = 64
+token_shift = 5                    # of a token's 16 points: from changing positions errors average out (dev/LOG.md)
 hidden_dim = 128
 decoder_dim = 64                  # the encoder is its fixed part alone: learned ones cost accuracy (dev/LOG.md)
 depths = (2, 4, 2)

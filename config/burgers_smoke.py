@@ -9,6 +9,7 @@ space_stride = 16                  # 64 points
 query_stride = 8
 latent_tokens = 16
 latent_dim = 16
+token_shift = 1
 hidden_dim = encoder_dim = decoder_dim = 32
 depth = 2
 unroll = 2

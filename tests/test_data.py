@@ -403,6 +403,16 @@ def test_augmentation_is_an_exact_symmetry(resolved, shift, boost, flip):
     assert torch.allclose(u[0, 0, :, 0], first.roll(shift) + c, atol=1e-5)
 
 
+@pytest.mark.parametrize('memory_gb', [0., 100.])
+def test_drag_moves_the_points_on(path, memory_gb):
+    w = windows(write(path, fields(20, T=7, X=32)), window=3, memory_gb=memory_gb)
+    index, shift, boost, flip = torch.tensor([[0, 7], [3, 30], [0, -5], [0, 1]])
+    plain, _ = w.get(index, shift, boost, flip)
+    moved, _ = w.get(index, shift, boost, flip, drag=6)
+    for k in range(3):
+        assert torch.equal(moved[:, k], plain[:, k].roll(-6 * k, 1))
+
+
 @pytest.mark.parametrize('x0, speed', [(0., 1.), (-1., 2.)])
 def test_still_brings_the_mean_flow_to_rest(path, x0, speed):
     """To half a cell a step, for either flux; lift says what was added."""

@@ -164,10 +164,10 @@ def test_interpolation_kernel_is_exact_at_points_and_on_quadratics():
 # the moving frame
 
 @pytest.mark.parametrize('speed', [1., 2.])
-@pytest.mark.parametrize('arch', ['pure', 'u'])
-def test_galilean_invariance(speed, arch):
+@pytest.mark.parametrize('arch, token_shift', [('pure', 0), ('pure', 3), ('u', 0)])
+def test_galilean_invariance(speed, arch, token_shift):
     """A field on top of a uniform flow c moves along at speed c, at any c: nothing else changes."""
-    m = build(frame=speed, arch=arch)
+    m = build(frame=speed, arch=arch, token_shift=token_shift)
     u, q, c, steps = field(m), points(m), torch.tensor([.3, -1.7, .01]).view(3, 1, 1), 3
     still, z, zc = m.rollout(u, steps, points=q), m.encode(u), m.encode(u + c)
     for k in range(steps):
@@ -178,8 +178,39 @@ def test_galilean_invariance(speed, arch):
     assert z.shape == zc.shape == (3, 8, 8)
     mean = u.mean((1, 2))
     close(z[:, :, -2], mean[:, None].expand(3, 8))      # tokens end in mean and distance travelled
-    close(z[:, :, -1], speed * mean[:, None].expand(3, 8) * .15)
+    close(z[:, :, -1], speed * mean[:, None].expand(3, 8) * .15 + 3 * token_shift / 32)
     assert (m.rollout(u + c, 1, dt=.1) - m.rollout(u + c, 1)).abs().max() > .1
+
+
+@pytest.mark.parametrize('latent_dim', [6, 9])
+@pytest.mark.parametrize('encoder_dim, decoder_dim', [(0, 0), (16, 0)])
+def test_tokens_that_move_on_hold_the_same_field(latent_dim, encoder_dim, decoder_dim):
+    """Around the domain: what is decoded stays where it is, and features beyond the grid values stay the token's."""
+    m = build(scramble=False, frame=1., token_shift=3, latent_dim=latent_dim, encoder_dim=encoder_dim,
+              decoder_dim=decoder_dim)
+    u = field(m) - field(m).mean(1, keepdim=True)
+    z = start = m.encode(u)
+    z[..., 4:-2] = torch.arange(8.)[:, None]
+    for k in range(1, 33):
+        z = m.step(z)
+        close(m.decode(z)[..., 0], u[..., 0])
+        close(z[..., :4], m.encode(u.roll(-3 * k, 1))[..., :4])
+        assert torch.allclose(z[..., 4:-2], start[..., 4:-2], atol=1e-5)
+    close(z[..., :4], start[..., :4])
+    for token_shift in (-1, 4):
+        assert 'token_shift' in refused(build, frame=1., token_shift=token_shift)
+    assert 'moving frame' in refused(build, token_shift=1)
+    assert 'latent_dim' in refused(build, frame=1., token_shift=1, latent_dim=5)
+
+
+def test_a_still_field_is_no_loss_to_tokens_that_move_on():
+    """The windows of data.py, whose points move along, are what such tokens are trained on."""
+    m = build(scramble=False, frame=1., token_shift=3)
+    u, q = field(m), m.grid()
+    seen = torch.stack([u.roll(-3 * k, 1) for k in range(3)], 1)
+    out = m(seen, q, torch.full((3,), .05), torch.full((3, 1), .01), 2)
+    close(out['latent'], out['target'])
+    close(out['field'], seen[:, 1:])
 
 
 @pytest.mark.parametrize('changes', [dict(d=2), dict(input_frames=2), dict(periodic=False, boundary='wall'),
