@@ -1,8 +1,11 @@
 """bench.py: the peers are trained, scored and tabled; what cannot be compared is refused."""
+import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -59,6 +62,24 @@ def test_study_runs_what_is_missing_and_tables_what_is_there(tmp_path, burgers_f
     assert other.returncode == 1 and 'another study' in other.stderr
     wrong = run(*[.1 if a == .01 else a for a in args], cwd=tmp_path)
     assert wrong.returncode == 1 and 'is not of nu 0.1' in wrong.stderr
+
+
+def test_a_terminated_bench_takes_its_training_along(tmp_path, burgers_file):
+    log = tmp_path / 's' / 'pure-standard-nu_0.01-seed_0' / 'log.csv'
+    bench_py = subprocess.Popen([sys.executable, os.path.join(ROOT, 'bench.py'), 'study', SMOKE, '--minutes', '5', '--nus',
+                                 '.01', '--methods', 'ours', '--tokens', '16', '--out', str(tmp_path / 's'),
+                                 f'--data_path={burgers_file}'], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 120
+        while not log.exists():
+            assert bench_py.poll() is None and time.monotonic() < end
+            time.sleep(.1)
+        bench_py.send_signal(signal.SIGTERM)
+        assert bench_py.wait(60) == 128 + signal.SIGTERM
+        with open(log.with_name('lock')) as lock:                    # which a training holds as long as it lives
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        bench_py.kill()
 
 
 def test_speed_counts_the_flops_of_the_blocks(tmp_path, burgers_file):
