@@ -316,7 +316,8 @@ class Windows:
 
         shift (B,): cells of the query grid by which the domain is rotated; boost (B,): Galilean boost in
         cells a frame, u(x, t) -> u(x - ct, t) + lift with c = boost dx/dt; flip (B,): u(x) -> -u(-x).
-        All CPU integer tensors. drag: cells by which the points themselves move on every frame. Returns u (B, window, Xq, C) and params (B, P) on the device.
+        All CPU integer tensors. drag: cells by which the points themselves move on every frame.
+        Returns u (B, window, Xq, C) and params (B, P) on the device.
         """
         traj, start = index // self.n_starts, self.starts[index % self.n_starts]
         frame = torch.arange(self.window)

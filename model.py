@@ -23,6 +23,7 @@ from checkpoint import find_checkpoint, load_checkpoint
 from configurator import UserError
 
 MAX_POINTS, MAX_WIDTH, MAX_DEPTH = 2 ** 22, 2 ** 14, 2 ** 10       # no checkpoint may ask for more
+ENCODER_HEADS = 4                                                    # of encoder and decoder, whatever the operator has
 BOUNDARIES = ('periodic', 'wall', 'open')
 PDES = ('burgers', 'advection', 'diffusion-reaction', 'diffusion-sorption', 'shallow-water',
         'compressible-navier-stokes', 'incompressible-navier-stokes', 'darcy')
@@ -300,14 +301,12 @@ class ModelConfig:
         if self.frame and not (self.periodic and self.fields == d == self.input_frames == 1):
             raise UserError('a moving frame needs one field, one axis, a periodic domain and one input frame: '
                             '--moving_frame=false')
-        if self.token_shift and not self.frame:
-            raise UserError(f'token_shift={self.token_shift} needs a moving frame: --token_shift=0')
         if self.inner_dim < 1:
             raise UserError(f'latent_dim={self.latent_dim} leaves nothing beside the two features of the moving frame')
-        if not 0 <= self.token_shift < self.points_per_token[0] or \
-                self.token_shift and self.inner_dim < self.points_per_token[0]:
-            raise UserError(f'token_shift={self.token_shift} must be below the {self.points_per_token[0]} grid points of a '
-                            f'token, and a token hold them all (latent_dim={self.latent_dim})')
+        shift, points = self.token_shift, self.points_per_token[0]
+        if shift and not (self.frame and 0 < shift < points <= self.inner_dim):
+            raise UserError(f'token_shift={shift} needs a moving frame, more points a token ({points}), and room for them '
+                            f'in latent_dim={self.latent_dim}: --token_shift=0')
         pools = {n // self.patch_size // s for n, s in zip(self.grid, self.token_grid)}
         if len(pools) > 1:
             raise UserError(f'every axis must be pooled alike, not by {sorted(pools)}')
@@ -316,11 +315,11 @@ class ModelConfig:
             divides(self.n_head, self.group_size, 'n_head (heads in a group) must divide group_size')
         else:
             divides(self.n_head, self.hidden_dim, 'n_head must divide hidden_dim')
-        divides(self.encoder_heads, self.encoder_dim, 'encoder heads must divide encoder_dim')
-        divides(self.encoder_heads, self.decoder_dim, 'decoder heads must divide decoder_dim')
+        divides(ENCODER_HEADS, self.encoder_dim, 'encoder heads must divide encoder_dim')
+        divides(ENCODER_HEADS, self.decoder_dim, 'decoder heads must divide decoder_dim')
         for name, width, heads in (('operator', self.group_size if self.attention == 'channel' else self.hidden_dim,
-                                    self.n_head), ('encoder', self.encoder_dim, self.encoder_heads),
-                                   ('decoder', self.decoder_dim, self.encoder_heads)):
+                                    self.n_head), ('encoder', self.encoder_dim, ENCODER_HEADS),
+                                   ('decoder', self.decoder_dim, ENCODER_HEADS)):
             if width // heads % 2:
                 raise UserError(f'a head of the {name} has {width // heads} features ({width} / {heads}); rotary '
                                 'positions need an even number')
@@ -348,10 +347,6 @@ class ModelConfig:
     @property
     def points_per_token(self):
         return [n // s for n, s in zip(self.grid, self.token_grid)]
-
-    @property
-    def encoder_heads(self):
-        return 4                                                     # whatever the operator has
 
 
 # ---------------------------------------------------------------------------------------------
@@ -418,7 +413,7 @@ class EncoderBlocks:
     """What Block reads of a ModelConfig, for encoder and decoder: always standard attention."""
 
     def __init__(self, cfg):
-        self.attention, self.n_head, self.periodic = 'standard', cfg.encoder_heads, cfg.periodic
+        self.attention, self.n_head, self.periodic = 'standard', ENCODER_HEADS, cfg.periodic
         self.mlp_ratio = cfg.mlp_ratio
 
 
@@ -601,9 +596,8 @@ class Operator(nn.Module):
     """One step in latent space: A(z, c) = z + f(z, c). The last layer of f starts at zero, so an untrained
     operator is the identity.
 
-    With `token_shift`, the tokens then move on by so many grid points: a linear map of every token and its right
-    neighbour, exact for the fixed part of encoder and decoder. A rollout whose tokens stay where they are on the field
-    repeats the same errors at every step, and they add up; from changing positions they differ and average out.
+    With `token_shift`, the tokens then move on by so many grid points: a linear map of a token and its right neighbour,
+    exact for the fixed part of encoder and decoder. At rest on the field, they would repeat the same errors every step.
     """
 
     def __init__(self, cfg):
@@ -618,9 +612,9 @@ class Operator(nn.Module):
         zero(self.head)
         if cfg.token_shift:
             modes = patch_modes(cfg.points_per_token, cfg.fields, cfg.inner_dim)      # (D, P), orthonormal columns
-            values = torch.block_diag(modes, modes)[:, cfg.token_shift:][:, :modes.shape[1]]  # (2 D, P) at the new place
+            pair = torch.block_diag(modes, modes)[:, cfg.token_shift:][:, :modes.shape[1]]  # (2 D, P), at the new place
             stays = torch.eye(cfg.inner_dim) - modes @ modes.T       # features beyond the grid values
-            self.register_buffer('shift', values @ modes.T + F.pad(stays, (0, 0, 0, cfg.inner_dim)), persistent=False)
+            self.register_buffer('shift', pair @ modes.T + F.pad(stays, (0, 0, 0, cfg.inner_dim)), persistent=False)
 
     def forward(self, z, cond):
         """z (B, S, latent_dim), cond (B, cond_dim) -> the latent one step later."""
@@ -672,9 +666,8 @@ class UPT(nn.Module):
         u (B, input_frames + unroll, *grid, C) normalised, q (Q, d), dt (B,), params (B, P). `unroll` steps are
         taken in latent space from the encoding of the first frames; the gradient runs through all of them, or with
         through_time=False through each one alone. Returns a dict of
-            latent (B, K, S, D) advanced latents,
+            latent (B, K, S, D) advanced latents,         field (B, K, Q, C) the same, decoded,
             target (B, K, S, D) encodings of the true frames, only with targets,
-            field (B, K, Q, C) decoded advanced latents,
             reconstruction (B, Q, C) of the first frame, only with inverse_encoding,
             cycle (B, S, D), once: E(D(z_1)), only with inverse_decoding.
         """
@@ -898,8 +891,7 @@ def build(model_args, weights, path):
 
 def load(path, device='cpu', ema=True):
     """The model of a run directory (best weights) or checkpoint file, ready for use."""
-    file = find_checkpoint(path)
-    state = load_checkpoint(file)
+    state = load_checkpoint(file := find_checkpoint(path))
     return build(state['model_args'], state['ema' if ema else 'model'], file).to(device).eval()
 
 

@@ -90,7 +90,7 @@ n_wave = 4                         # waves of the decoder's local basis
 log_clamp = 0.                     # threshold of the output log-clamp; 0: none
 layer_norm = False                 # in the operator's blocks; without, they see amplitudes
 moving_frame = True                # advance fields without their mean, in the frame that moves along (one input frame)
-token_shift = 0                    # grid points by which tokens move on in that frame every step: errors average out
+token_shift = 0                    # grid points by which tokens move on in that frame each step: errors average out
 # losses (losses.py), all means; 0 switches one off
 unroll = 2                         # latent steps a window, through all of which the gradient runs
 unroll_start = 1                   # latent steps a window in the beginning; 0: as unroll
@@ -137,9 +137,9 @@ config = configure(globals(), sys.argv[1:], __file__, _choices)
 globals().update(config)
 
 _may_be_zero = {'seed', 'boost', 'noise', 'halo', 'encoder_dim', 'encoder_depth', 'decoder_dim', 'decoder_depth',
-                'drop_path', 'log_clamp', 'token_shift', 'beta2', 'unroll_start', 'unroll_switch', 'max_iters', 'epochs',
+                'drop_path', 'log_clamp', 'beta2', 'unroll_start', 'unroll_switch', 'max_iters', 'epochs',
                 'max_minutes', 'weight_decay', 'grad_clip', 'warmup_iters', 'min_lr_ratio', 'ema_decay', 'patience',
-                'inverse_decoding_ramp',
+                'inverse_decoding_ramp', 'token_shift',
                 *(k for k in config if k.startswith('lambda_'))}
 for _key, _value in config.items():
     if isinstance(_value, (int, float)) and not isinstance(_value, bool) and _key != 'memory_gb':

@@ -66,9 +66,9 @@ def test_study_runs_what_is_missing_and_tables_what_is_there(tmp_path, burgers_f
 
 def test_a_terminated_bench_takes_its_training_along(tmp_path, burgers_file):
     log = tmp_path / 's' / 'pure-standard-nu_0.01-seed_0' / 'log.csv'
-    bench_py = subprocess.Popen([sys.executable, os.path.join(ROOT, 'bench.py'), 'study', SMOKE, '--minutes', '5', '--nus',
-                                 '.01', '--methods', 'ours', '--tokens', '16', '--out', str(tmp_path / 's'),
-                                 f'--data_path={burgers_file}'], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    args = 'study', SMOKE, '--minutes=5', '--nus=.01', '--tokens=16', '--out=s', f'--data_path={burgers_file}'
+    bench_py = subprocess.Popen([sys.executable, os.path.join(ROOT, 'bench.py'), *args], cwd=tmp_path,
+                                stdout=subprocess.DEVNULL)
     try:
         end = time.monotonic() + 120
         while not log.exists():
