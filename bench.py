@@ -167,10 +167,11 @@ def roll_out(net, u0, steps, windows, frame):
 
 def train_peer(make, lr, frame, windows, g, budget, seed):
     """Train a network for a budget {'minutes': ...} or {'iters': ...} with what this project's own model has: residual,
-    relative loss with a spectral term, unrolled steps as in the config, shift and reflection, early frames more often,
-    EMA, warm-up and cosine, clipping, the checkpoint that validates best. Validation is not counted. Returns the
-    network, iterations, [(seconds, nRMSE)]."""
+    relative loss with a spectral term, shift and reflection, early frames more often, EMA, warm-up and cosine, clipping,
+    the checkpoint that validates best; and one unrolled step at first, two in the last third. TF32 where there is any.
+    Validation is not counted. Returns the network, iterations, [(seconds, nRMSE)]."""
     torch.manual_seed(seed)
+    torch.set_float32_matmul_precision('high')
     device, batch = g['device'], g['batch_size']
     net = make(windows.n_points // windows.ratio).to(device)
     mean_net, best = copy.deepcopy(net).requires_grad_(False), (math.inf, None)
@@ -188,7 +189,7 @@ def train_peer(make, lr, frame, windows, g, budget, seed):
         shift, flip = (torch.randint(0, n, (batch,), generator=draw) for n in (windows.n_points, 2))
         boost = windows.still(index, flip) if frame else torch.zeros_like(shift)
         u, _ = windows.get(index, shift, boost, flip)
-        k = g['unroll_start'] or g['unroll'] if done < g['unroll_switch'] else g['unroll']
+        k = 1 if done < .7 else 2
         u = u[:, :1 + k, ::windows.ratio] / std                      # (B, 1 + k, X, 1)
         lift = -windows.lift(boost).float().to(device)[:, None, None, None] / std
         v, p = u[:, 0].movedim(-1, 1), []
@@ -211,15 +212,21 @@ def train_peer(make, lr, frame, windows, g, budget, seed):
             if curve[-1][1] < best[0]:
                 best = curve[-1][1], copy.deepcopy(mean_net)
             start += time.perf_counter() - paused
+    torch.set_float32_matmul_precision('highest')                    # all are scored in float32
     return best[1] or mean_net, it, curve
 
 
 def run_training(code, config, folder, *args):
     """Run train.py of the folder `code` in a process of its own, into `folder`. Returns the rows of its log.csv."""
-    done = subprocess.run([sys.executable, os.path.join(code, 'train.py'), config, f'--out_dir={folder}',
-                           '--patience=0', *args], stdout=subprocess.DEVNULL)
-    if done.returncode:
-        raise UserError(f"train.py in '{code}' stopped with exit code {done.returncode}")
+    with subprocess.Popen([sys.executable, os.path.join(code, 'train.py'), config, f'--out_dir={folder}',
+                           '--patience=0', *args], stdout=subprocess.DEVNULL) as child:
+        try:
+            child.wait()
+        except BaseException:                                        # stopped here: there too, and it saves
+            child.terminate()
+            raise
+    if child.returncode:
+        raise UserError(f"train.py in '{code}' stopped with exit code {child.returncode}")
     with open(os.path.join(folder, 'log.csv'), newline='') as file:
         return list(csv.DictReader(file))
 
@@ -253,11 +260,10 @@ def classical(u, nu, dt):
 
 def prepare(config, overrides, folder):
     """What all methods share: the globals that train.py leaves for this config, and the test split (N, T, X, 1)."""
-    g = start_training(config, [*overrides, '--max_iters=1'], folder)
+    g = start_training(config, [*overrides, '--max_iters=1', '--unroll=2', '--unroll_start=1'], folder)  # the peers' steps
     windows = g['windows']
     if len(windows.sources) != 1 or g['input_frames'] != 1 or windows.sources[0].generation != 'new':
         raise UserError('the peers take one data file of the new generation and one input frame')
-    torch.set_float32_matmul_precision('high')                       # TF32 for the peers, who have no autocast
     return g, torch.from_numpy(data.read_rows(windows.sources[0], data.split_rows(windows.n_trajectories, 'test'),
                                               g['time_stride'], g['space_stride']))
 
@@ -361,7 +367,8 @@ def peers_picture(found, path):
 # study: architecture x attention, number of tokens
 
 def study_cells(g, tokens):
-    """{name: (method, overrides)} for one viscosity and seed, the most important first. g: a config's values."""
+    """{name: (method, overrides)} for one viscosity and seed, the most important first. g: a config's values. Tokens of
+    fewer grid points than its token_shift move on by all but one of them."""
     depth, width, points = g['depth'], g['hidden_dim'], g['cfg'].grid[0]
     ends = max(1, depth // 4)
     kinds = {'standard': [f'--n_head={g["n_head"]}'],
@@ -386,7 +393,9 @@ def study_cells(g, tokens):
 def study(config, overrides, budget, seeds, nus, tokens, methods, folder, part):
     """Train and score the cells of the study that have no result in `folder` yet, one JSON file each."""
     os.makedirs(folder, exist_ok=True)
-    what, shared = {'config': os.path.basename(config), 'overrides': overrides, 'budget': budget}, {}
+    keys = {k: v for k, v in runpy.run_path(config).items() if not k.startswith('_')}
+    what = json.loads(json.dumps({'config': keys, 'overrides': overrides, 'budget': budget}))
+    shared = {}
     for seed in range(seeds):
         for nu in nus:
             if nu not in shared:

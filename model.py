@@ -638,8 +638,8 @@ class UPT(nn.Module):
 
     With `frame`, the mean m of a field is taken off and the rest is advanced in the frame that moves along at speed
     frame * m (Galilean invariance of Burgers' equation, exact at any speed because the decoder reads at any point). Its
-    tokens then end in two features more, the same in all of them: m and the distance travelled. E, A and D
-    themselves see fields without a mean (in training: of less than half a cell of the query grid a step).
+    tokens then end in two features more, the same in all of them: m and the distance travelled, by the frame and by the
+    tokens in it. E, A and D themselves see fields without a mean (in training: of less than half a cell of the query grid a step).
     """
 
     def __init__(self, cfg):
@@ -663,9 +663,9 @@ class UPT(nn.Module):
                 detach_target=True, targets=True):
         """Everything the losses need of one batch of windows.
 
-        u (B, input_frames + unroll, *grid, C) normalised, q (Q, d), dt (B,), params (B, P). `unroll` steps are
-        taken in latent space from the encoding of the first frames; the gradient runs through all of them, or with
-        through_time=False through each one alone. Returns a dict of
+        u (B, input_frames + unroll, *grid, C) normalised, frame k at points moved on by k token_shift (`drag` of data.py);
+        q (Q, d), dt (B,), params (B, P). `unroll` steps are taken in latent space from the encoding of the first frames,
+        the gradient through all of them, or with through_time=False through each one alone. Returns a dict of
             latent (B, K, S, D) advanced latents,         field (B, K, Q, C) the same, decoded,
             target (B, K, S, D) encodings of the true frames, only with targets,
             reconstruction (B, Q, C) of the first frame, only with inverse_encoding,

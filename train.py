@@ -194,8 +194,6 @@ if dtype == 'auto':
     why_dtype = 'the GPU has it' if bf16 else 'bfloat16 was slower on CPUs'
 else:
     bf16, why_dtype = dtype == 'bfloat16', 'as asked'
-if device.type == 'cuda' and not bf16:
-    torch.set_float32_matmul_precision('high')                       # TF32; under autocast float32 is meant
 if compile == 'auto':
     use_compile = device.type == 'cuda' and torch.cuda.get_device_capability(device)[0] >= 7
     why_compile = 'CUDA' if use_compile else 'takes longer than it saves in a short run on this device'
@@ -206,6 +204,9 @@ say(f'device {device} | dtype {"bfloat16" if bf16 else "float32"} ({why_dtype}) 
 if moving_frame and input_frames > 1:
     moving_frame = False
     say('moving_frame is off: it takes one input frame')
+if token_shift and not moving_frame:
+    token_shift = 0
+    say('token_shift is off: it takes a moving frame')
 autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 fast_bf16 = device.type == 'cuda' or (device.type == 'cpu' and torch.backends.mkldnn.is_available()
                                        and torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -269,7 +270,7 @@ if state:
 
 # ---- data
 model_keys = {f.name: config[f.name] for f in fields(ModelConfig) if f.name in config}
-model_keys['token_shift'] *= moving_frame
+model_keys['token_shift'] = token_shift                              # moving_frame may have switched it off
 
 
 def check_fit(n_cells, n_frames):
@@ -311,7 +312,7 @@ if state or weights:
     found = state or weights
     differ = [f'{k}: {found["model_args"].get(k)!r} there, {v!r} now' for k, v in args.items()
               if found['model_args'].get(k) != v
-              and k not in ('checkpointing', 'mean', 'std', 'default_params', 'drop_path')]
+              and k not in ('checkpointing', 'mean', 'std', 'default_params', 'drop_path', 'token_shift')]
     if differ:
         raise UserError(f"the checkpoint's model is another one ({'; '.join(differ)})")
     args.update({k: found['model_args'][k] for k in ('mean', 'std')})  # what the weights are used to

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import h5py
+import numpy as np
 import pytest
 import torch
 
@@ -42,6 +44,21 @@ def test_two_processes_train_as_one(tmp_path, burgers_file):
 
 
 CONFIGS = sorted(os.path.basename(p) for p in glob.glob(os.path.join(ROOT, 'config', '*.py')))
+
+
+def test_windows_move_on_with_the_tokens(tmp_path, monkeypatch):
+    """Fields that stand still: to an untrained model, which is persistence, all its latents are right, and stay so."""
+    x = (np.arange(1024) + .5) / 1024
+    u = np.sin(2 * np.pi * (x + np.arange(20)[:, None] / 20))[:, None] * np.ones((201, 1))
+    path = tmp_path / 'still.hdf5'
+    with h5py.File(path, 'w') as file:
+        file['tensor'], file['x-coordinate'] = u.astype(np.float32), x.astype(np.float32)
+        file['t-coordinate'], file.attrs['Nu'] = (np.arange(202) * .01).astype(np.float32), .01
+    train_here(monkeypatch, SMOKE, f'--data_path={path}', f'--out_dir={tmp_path}/o', '--max_iters=1', '--log_interval=1',
+               '--unroll_start=2')
+    with open(tmp_path / 'o' / 'log.csv') as file:
+        row = next(csv.DictReader(file))
+    assert float(row['latent']) < 1e-10 and float(row['field']) < 1e-3
 
 
 @pytest.mark.parametrize('name', CONFIGS)
