@@ -85,14 +85,15 @@ def median_ms(run, device, repeats):
 # peers: networks that map a field (B, C, X) to the next one, trained as this project's model is
 
 class Residual(nn.Module):
-    """u -> u + net(u)"""
+    """u -> u + net(u), its mean taken off: what is conserved stays so, as with this project's `conserve`."""
 
     def __init__(self, net):
         super().__init__()
         self.net = net
 
     def forward(self, u):
-        return u + self.net(u)
+        change = self.net(u)
+        return u + change - change.mean(-1, keepdim=True)
 
 
 def fno(points):
@@ -167,9 +168,9 @@ def roll_out(net, u0, steps, windows, frame):
 
 def train_peer(make, lr, frame, windows, g, budget, seed):
     """Train a network for a budget {'minutes': ...} or {'iters': ...} with what this project's own model has: residual,
-    relative loss with a spectral term, shift and reflection, early frames more often, EMA, warm-up and cosine, clipping,
-    the checkpoint that validates best; and one unrolled step at first, two in the last third. TF32 where there is any.
-    Validation is not counted. Returns the network, iterations, [(seconds, nRMSE)]."""
+    conservation, relative loss with a spectral term, shift and reflection, early frames more often, EMA, warm-up and
+    cosine, clipping, the checkpoint that validates best; and one step at first, two in the last third. TF32 where there
+    is any. Validation is not counted. Returns the network, iterations, [(seconds, nRMSE)]."""
     torch.manual_seed(seed)
     torch.set_float32_matmul_precision('high')
     device, batch = g['device'], g['batch_size']
@@ -260,7 +261,7 @@ def classical(u, nu, dt):
 
 def prepare(config, overrides, folder):
     """What all methods share: the globals that train.py leaves for this config, and the test split (N, T, X, 1)."""
-    g = start_training(config, [*overrides, '--max_iters=1', '--unroll=2', '--unroll_start=1'], folder)  # the peers' steps
+    g = start_training(config, [*overrides, '--max_iters=1', '--unroll_start=1', '--unroll=2'], folder)  # as train_peer
     windows = g['windows']
     if len(windows.sources) != 1 or g['input_frames'] != 1 or windows.sources[0].generation != 'new':
         raise UserError('the peers take one data file of the new generation and one input frame')

@@ -11,6 +11,7 @@ field at any point. After the Universal Physics Transformer (UPT, arXiv 2402.123
 Shapes: B batch, N grid points, S tokens, D width, C fields, Q query points, d = 1 or 2 space dimensions.
 Order of the file: small layers, attention, block, configuration, encoder, decoder, operators, container.
 """
+import functools
 import json
 import math
 from dataclasses import asdict, dataclass, fields
@@ -95,10 +96,8 @@ class RotaryPositions(nn.Module):
         angles = torch.zeros(S, n_pair)
         for axis in range(d):
             index = range(axis, n_pair, d)                           # pairs take turns over the axes
-            n_token = max(2, round(S ** (1 / d)))
-            top = max(1., n_token / 4)                               # finest: four tokens a wave
-            for rank, i in enumerate(index):
-                wave = top ** (rank / max(1, len(index) - 1))
+            for rank, i in enumerate(index):                         # the finest: four tokens a wave
+                wave = max(1., round(S ** (1 / d)) / 4) ** (rank / max(1, len(index) - 1))
                 wave = round(wave) if periodic else wave / 2
                 angles[:, i] = 2 * math.pi * wave * positions[:, axis]
         self.half = n_pair
@@ -263,6 +262,7 @@ class ModelConfig:
     drop_path: float = 0.
     cond_dim: int = 64
     layer_norm: bool = False               # in the operator's blocks
+    conserve: bool = False                 # a step keeps the integral of the fields
     frame: float = 0.                      # speed of a moving frame per unit of the mean field; 0: none
     token_shift: int = 0                   # grid points by which the tokens move on in it every step
     checkpointing: bool = False            # recompute the operator's blocks in the backward pass
@@ -305,8 +305,8 @@ class ModelConfig:
             raise UserError(f'latent_dim={self.latent_dim} leaves nothing beside the two features of the moving frame')
         shift, points = self.token_shift, self.points_per_token[0]
         if shift and not (self.frame and 0 < shift < points <= self.inner_dim):
-            raise UserError(f'token_shift={shift} needs a moving frame, more points a token ({points}), and room for them '
-                            f'in latent_dim={self.latent_dim}: --token_shift=0')
+            raise UserError(f'token_shift={shift} needs a moving frame, more points a token ({points}), and room for '
+                            f'them in latent_dim={self.latent_dim}: --token_shift=0')
         pools = {n // self.patch_size // s for n, s in zip(self.grid, self.token_grid)}
         if len(pools) > 1:
             raise UserError(f'every axis must be pooled alike, not by {sorted(pools)}')
@@ -379,8 +379,7 @@ class GridEncoder(nn.Module):
             angles = positions[..., None] * waves                    # (S, d, dim/2d)
             table = torch.cat([angles.sin(), angles.cos()], -1).flatten(1)
             self.register_buffer('position', F.pad(table, (0, dim - table.shape[1])), persistent=False)
-        standard = EncoderBlocks(cfg)
-        self.blocks = nn.ModuleList([Block(standard, dim, positions) for _ in range(cfg.encoder_depth)])
+        self.blocks = nn.ModuleList([Block(EncoderBlocks(cfg), dim, positions) for _ in range(cfg.encoder_depth)])
         self.pool = self.patch_grid[0] // cfg.token_grid[0]
         self.norm = nn.LayerNorm(dim, bias=False)
         self.proj = nn.Linear(dim * self.pool ** d, cfg.inner_dim)
@@ -598,6 +597,8 @@ class Operator(nn.Module):
 
     With `token_shift`, the tokens then move on by so many grid points: a linear map of a token and its right neighbour,
     exact for the fixed part of encoder and decoder. At rest on the field, they would repeat the same errors every step.
+    With `conserve`, the integral of a field stays, exactly so for that fixed part: the first features are the means
+    of a token, and the mean of f over all tokens is taken off them.
     """
 
     def __init__(self, cfg):
@@ -610,6 +611,7 @@ class Operator(nn.Module):
         self.norm = nn.LayerNorm(cfg.hidden_dim, bias=False) if cfg.layer_norm else nn.Identity()
         self.head = nn.Linear(cfg.hidden_dim, cfg.inner_dim)
         zero(self.head)
+        self.register_buffer('is_mean', (torch.arange(cfg.inner_dim) < cfg.fields).float(), persistent=False)
         if cfg.token_shift:
             modes = patch_modes(cfg.points_per_token, cfg.fields, cfg.inner_dim)      # (D, P), orthonormal columns
             pair = torch.block_diag(modes, modes)[:, cfg.token_shift:][:, :modes.shape[1]]  # (2 D, P), at the new place
@@ -618,16 +620,14 @@ class Operator(nn.Module):
 
     def forward(self, z, cond):
         """z (B, S, latent_dim), cond (B, cond_dim) -> the latent one step later."""
-        run = self._recompute if self.cfg.checkpointing and self.training else lambda block, x, c: block(x, c)
-        z = z + self.head(self.norm(self.core(self.stem(z), cond, run))).float()
+        run = functools.partial(torch.utils.checkpoint.checkpoint, use_reentrant=False) \
+            if self.cfg.checkpointing and self.training else lambda block, x, c: block(x, c)
+        f = self.head(self.norm(self.core(self.stem(z), cond, run))).float()
+        z = z + (f - self.is_mean * f.mean(1, keepdim=True) if self.cfg.conserve else f)
         if self.cfg.token_shift:
             with torch.autocast(z.device.type, enabled=False):
                 z = torch.cat([z, z.roll(-1, 1)], -1) @ self.shift
         return z
-
-    @staticmethod
-    def _recompute(block, x, cond):
-        return torch.utils.checkpoint.checkpoint(block, x, cond, use_reentrant=False)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -638,8 +638,8 @@ class UPT(nn.Module):
 
     With `frame`, the mean m of a field is taken off and the rest is advanced in the frame that moves along at speed
     frame * m (Galilean invariance of Burgers' equation, exact at any speed because the decoder reads at any point). Its
-    tokens then end in two features more, the same in all of them: m and the distance travelled, by the frame and by the
-    tokens in it. E, A and D themselves see fields without a mean (in training: of less than half a cell of the query grid a step).
+    tokens then end in two features more, the same in all: m and the distance travelled by the frame and in it. E, A
+    and D see fields without a mean (in training: of less than half a cell of the query grid a step).
     """
 
     def __init__(self, cfg):
@@ -663,9 +663,9 @@ class UPT(nn.Module):
                 detach_target=True, targets=True):
         """Everything the losses need of one batch of windows.
 
-        u (B, input_frames + unroll, *grid, C) normalised, frame k at points moved on by k token_shift (`drag` of data.py);
-        q (Q, d), dt (B,), params (B, P). `unroll` steps are taken in latent space from the encoding of the first frames,
-        the gradient through all of them, or with through_time=False through each one alone. Returns a dict of
+        u (B, input_frames + unroll, *grid, C) normalised, frame k at points moved on by k token_shift (data.py's drag),
+        q (Q, d), dt (B,), params (B, P). `unroll` steps are taken in latent space from the encoding of the first ones;
+        the gradient runs through all, or with through_time=False through each one alone. Returns a dict of
             latent (B, K, S, D) advanced latents,         field (B, K, Q, C) the same, decoded,
             target (B, K, S, D) encodings of the true frames, only with targets,
             reconstruction (B, Q, C) of the first frame, only with inverse_encoding,

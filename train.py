@@ -90,6 +90,7 @@ n_wave = 4                         # waves of the decoder's local basis
 log_clamp = 0.                     # threshold of the output log-clamp; 0: none
 layer_norm = False                 # in the operator's blocks; without, they see amplitudes
 moving_frame = True                # advance fields without their mean, in the frame that moves along (one input frame)
+conserve = True                    # a step keeps the integral of the field (Burgers does)
 token_shift = 0                    # grid points by which tokens move on in that frame each step: errors average out
 # losses (losses.py), all means; 0 switches one off
 unroll = 2                         # latent steps a window, through all of which the gradient runs

@@ -182,6 +182,19 @@ def test_galilean_invariance(speed, arch, token_shift):
     assert (m.rollout(u + c, 1, dt=.1) - m.rollout(u + c, 1)).abs().max() > .1
 
 
+@cells
+@pytest.mark.parametrize('changes', [dict(), dict(fields=2, mean=(1., -1.), std=(2., 3.), latent_dim=40),
+                                     dict(latent_dim=4)])
+def test_conserve_keeps_the_integral(arch, attention, d, changes):
+    kept, lost = (build(d, arch=arch, attention=attention, encoder_dim=0, decoder_dim=0, conserve=on, **changes)
+                  for on in (True, False))
+    u, space = field(kept), tuple(range(2, 2 + d))
+    integral = u.mean(tuple(range(1, 1 + d)))[:, None].expand(-1, 5, -1)
+    rollouts = kept.rollout(u, 5), lost.rollout(u, 5)
+    gap = [float((p.mean(space) - integral).abs().max() / p.abs().max()) for p in rollouts]
+    assert gap[0] < 1e-6 and gap[1] > 1e-4 and (rollouts[0][:, 0] - u).abs().max() > .1, gap
+
+
 @pytest.mark.parametrize('latent_dim', [6, 9])
 @pytest.mark.parametrize('encoder_dim, decoder_dim', [(0, 0), (16, 0)])
 def test_tokens_that_move_on_hold_the_same_field(latent_dim, encoder_dim, decoder_dim):

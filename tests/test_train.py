@@ -54,8 +54,8 @@ def test_windows_move_on_with_the_tokens(tmp_path, monkeypatch):
     with h5py.File(path, 'w') as file:
         file['tensor'], file['x-coordinate'] = u.astype(np.float32), x.astype(np.float32)
         file['t-coordinate'], file.attrs['Nu'] = (np.arange(202) * .01).astype(np.float32), .01
-    train_here(monkeypatch, SMOKE, f'--data_path={path}', f'--out_dir={tmp_path}/o', '--max_iters=1', '--log_interval=1',
-               '--unroll_start=2')
+    train_here(monkeypatch, SMOKE, f'--data_path={path}', f'--out_dir={tmp_path}/o', '--max_iters=1',
+               '--log_interval=1', '--unroll_start=2')
     with open(tmp_path / 'o' / 'log.csv') as file:
         row = next(csv.DictReader(file))
     assert float(row['latent']) < 1e-10 and float(row['field']) < 1e-3
