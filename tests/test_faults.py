@@ -256,7 +256,7 @@ def test_resume_is_bit_equal(extra, train, tmp_path, monkeypatch, capsys):
     """Cut off at the 8th iteration, which is 7 after the start and 2 after last.pt."""
     args = [*STOCHASTIC, '--max_iters=12', '--save_interval=5', '--log_interval=1', '--eval_interval=3', *extra]
     if '--batch_size=500' in extra:                                  # an epoch and a half of windows
-        args += ['--max_iters=3', '--save_interval=2', '--eval_interval=1', '--latent_dim=4']
+        args += ['--max_iters=3', '--save_interval=2', '--eval_interval=1', '--latent_dim=6']
     train(tmp_path / 'whole', *args)
     with monkeypatch.context() as patch:
         at = 3 if '--batch_size=500' in extra else 8
