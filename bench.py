@@ -97,15 +97,15 @@ class Residual(nn.Module):
 
 
 def fno(points):
-    """Fourier neural operator (arXiv 2010.08895) of the package neuraloperator: three eighths of the wave numbers of
-    the grid (0 to 24 on 128 points, which it counts as 48 modes), 64 wide, 4 layers, no coordinates as input, since
+    """Fourier neural operator (arXiv 2010.08895) of the package neuraloperator: three sixteenths of the wave numbers of
+    the grid (0 to 48 on 512 points, which it counts as 96 modes), 48 wide, 4 layers, no coordinates as input, since
     they would break the translation symmetry."""
     try:
         from neuralop.models import FNO
     except ImportError as error:
         raise UserError(f'the FNO comes from the package neuraloperator ({error}): pip install -r '
                         'requirements-peers.txt, or leave it out with --methods') from error
-    return Residual(FNO(n_modes=(3 * points // 8,), in_channels=1, out_channels=1, hidden_channels=64, n_layers=4,
+    return Residual(FNO(n_modes=(3 * points // 16,), in_channels=1, out_channels=1, hidden_channels=48, n_layers=4,
                         positional_embedding=None))
 
 
@@ -137,9 +137,10 @@ class UNet(nn.Module):
         return self.head(u)
 
 
-# name: network for so many points, peak learning rate of AdamW (the best of several, dev/LOG.md), in the moving frame?
-NETWORKS = {'fno': (fno, 6e-3, False), 'fno_frame': (fno, 6e-3, True),
-            'unet': (lambda points: Residual(UNet()), 2e-3, False)}
+# name: network for so many points, peak learning rate of AdamW and batch size (the best of several, dev/LOG.md; None:
+# the config's), in the moving frame?
+NETWORKS = {'fno': (fno, 6e-3, 16, False), 'fno_frame': (fno, 6e-3, 16, True),
+            'unet': (lambda points: Residual(UNet()), 2e-3, None, False)}
 # this project's own models: changes to the config, rollout by re-encoding every step?
 OWN = {'ours': ([], False), 'reencoder': (['--lambda_latent=0', '--lambda_inverse_encoding=0',
                                            '--lambda_inverse_decoding=0', '--unroll=1', '--unroll_start=1'], True)}
@@ -166,14 +167,14 @@ def roll_out(net, u0, steps, windows, frame):
     return out
 
 
-def train_peer(make, lr, frame, windows, g, budget, seed):
+def train_peer(make, lr, batch, frame, windows, g, budget, seed):
     """Train a network for a budget {'minutes': ...} or {'iters': ...} with what this project's own model has: residual,
     conservation, relative loss with a spectral term, shift and reflection, early frames more often, EMA, warm-up and
     cosine, clipping, the checkpoint that validates best; and one step at first, two in the last third. TF32 where there
     is any. Validation is not counted. Returns the network, iterations, [(seconds, nRMSE)]."""
     torch.manual_seed(seed)
     torch.set_float32_matmul_precision('high')
-    device, batch = g['device'], g['batch_size']
+    device, batch = g['device'], batch or g['batch_size']
     net = make(windows.n_points // windows.ratio).to(device)
     mean_net, best = copy.deepcopy(net).requires_grad_(False), (math.inf, None)
     optimizer = torch.optim.AdamW(net.parameters(), lr=lr, betas=(.9, .99), weight_decay=0.)
@@ -279,8 +280,8 @@ def compete(method, config, overrides, budget, seed, folder, g, y):
         n_params = model.n_params()
         roll = lambda u0: model.rollout(u0, steps, reencode=reencode)  # noqa: E731
     else:
-        make, lr, frame = NETWORKS[method]
-        net, it, curve = train_peer(make, lr, frame, windows, g, budget, seed)
+        make, lr, batch, frame = NETWORKS[method]
+        net, it, curve = train_peer(make, lr, batch, frame, windows, g, budget, seed)
         n_params = sum(p.numel() * (1 + p.is_complex()) for p in net.parameters())
         roll = lambda u0: roll_out(net, u0, steps, windows, frame)   # noqa: E731
     u0 = y[:, 0].to(device)
@@ -371,7 +372,7 @@ def study_cells(g, tokens):
     """{name: (method, overrides)} for one viscosity and seed, the most important first. g: a config's values. Tokens of
     fewer grid points than its token_shift move on by all but one of them."""
     depth, width, points = g['depth'], g['hidden_dim'], g['cfg'].grid[0]
-    ends = max(1, depth // 4)
+    ends, exact = max(1, depth // 4), points // g['latent_tokens'] + 2  # a token's points and what a moving frame adds
     kinds = {'standard': [f'--n_head={g["n_head"]}'],
              'channel': [f'--n_head={g["n_head"]}', f'--group_size={width // 4}']}
     cells = {}
@@ -383,10 +384,11 @@ def study_cells(g, tokens):
         if n < 1 or points % n:
             raise UserError(f'--tokens: {n} does not divide the {points} points of the grid')
         each = max(1, points // n)                                   # grid points a token; the latent has room for all
+        dim = each + 2 if g['latent_dim'] == exact else max(g['latent_dim'], each + 2)
         if n != g['latent_tokens']:
             cells[f'pure, standard, {n} tokens'] = 'ours', [
                 *cells['pure, standard'][1], f'--latent_tokens={n}', f'--patch_size={min(g["patch_size"], each)}',
-                f'--halo={min(g["halo"], each)}', f'--latent_dim={max(g["latent_dim"], each + 2)}',
+                f'--halo={min(g["halo"], each)}', f'--latent_dim={dim}',
                 f'--token_shift={min(g["token_shift"], each - 1)}']
     return {**cells, 'fno': ('fno', [])}
 

@@ -72,12 +72,10 @@ def patch_modes(shape, fields, dim):
     return F.pad(modes, (0, 0, 0, dim - len(modes))).float()
 
 
-def interpolation_kernel(t, n):
+def interpolation_kernel(t):
     """Weight of a grid point at distance t (in grid spacings): cubic convolution (Keys 1981), which is once
-    continuously differentiable and exact on quadratics; linear where a patch of n points is too short for it."""
+    continuously differentiable and exact on quadratics."""
     t = t.abs()
-    if n < 4:
-        return (1 - t).clamp_min(0)
     near, far = (1.5 * t - 2.5) * t * t + 1, ((-.5 * t + 2.5) * t - 4) * t + 2
     return torch.where(t < 1, near, torch.where(t < 2, far, 0.))
 
@@ -148,9 +146,9 @@ class StandardAttention(nn.Module):
         B, S, D = x.shape
         H = self.n_head
         qkv = self.qkv(x).view(B, S, 3 * H, D // H).transpose(1, 2)  # (B, 3 H, S, hd)
-        q, k = self.rotary(self.qk_norm(qkv[:, :2 * H])).chunk(2, 1)
-        v = qkv[:, 2 * H:].to(q.dtype)
-        y = F.scaled_dot_product_attention(q, k, v)                  # (B, H, S, hd)
+        qk, v = qkv.split([2 * H, H], 1)
+        q, k = self.rotary(self.qk_norm(qk)).chunk(2, 1)
+        y = F.scaled_dot_product_attention(q, k, v.to(q.dtype))      # (B, H, S, hd)
         return self.proj(y.transpose(1, 2).reshape(B, S, D))
 
 
@@ -439,11 +437,6 @@ class AnyPointDecoder(nn.Module):
         self.cfg, d, dim = cfg, len(cfg.grid), cfg.decoder_dim
         self.register_buffer('modes', patch_modes(cfg.points_per_token, cfg.fields, cfg.inner_dim) / cfg.gain,
                              persistent=False)
-        h = [ln / n for ln, n in zip(cfg.length, cfg.grid)]
-        spacing = [ln / s for ln, s in zip(cfg.length, cfg.token_grid)]
-        first = [f + (p - 1) / 2 * dx for f, p, dx in zip(cfg.first, cfg.points_per_token, h)]
-        self.register_buffer('first', torch.tensor(first), persistent=False)
-        self.register_buffer('spacing', torch.tensor(spacing), persistent=False)
         if not dim:
             return
         positions = token_positions(cfg.token_grid, cfg.first_token(cfg.points_per_token),
@@ -458,57 +451,62 @@ class AnyPointDecoder(nn.Module):
         zero(self.mlp[2])
         zero(self.linear)
 
-    def locate(self, q):
-        """Query points (..., Q, d) -> indices (..., Q, 2^d) of the nearest tokens, their weights, the features of
-        the offsets (..., Q, 2^d, n_feature), and the interpolation weights of their grid points (..., Q, 2^d, P^d)."""
+    def nearest(self, q, shape, reach):
+        """The 2 reach nearest cells along every axis of the grid `shape`, for query points (..., Q, d): their indices
+        (..., Q, K), whether the domain has them, the offsets of q from their centres (..., Q, K, d) in cells, and the
+        offsets where q goes no further than the last centre before a wall."""
         cfg, d = self.cfg, q.shape[-1]
-        s = (q - self.first) / self.spacing                          # in token spacings
-        left = s.floor()
-        if not cfg.periodic:
-            left = torch.minimum(left.clamp_min(0), left.new_tensor([max(0, n - 2) for n in cfg.token_grid]))
-        index, weight, offset, kernel = 0, 1., [], torch.ones(1, device=q.device)
-        corners = torch.cartesian_prod(*[torch.arange(2, device=q.device)] * d).view(-1, d)  # (2^d, d)
-        for axis, n in enumerate(cfg.token_grid):
-            at = left[..., axis, None] + corners[:, axis]            # (..., Q, 2^d)
-            o = s[..., axis, None] - at
-            near = s[..., axis, None] if cfg.periodic else s[..., axis, None].clamp(0, n - 1)  # up to the walls
-            r = (1 - (near - at).abs()).clamp(0, 1)
-            weight = weight * r * r * (3 - 2 * r)                    # smooth step: r and 1 - r sum to one
-            P = cfg.points_per_token[axis]
-            own = interpolation_kernel(o[..., None] * P + (P - 1) / 2 - torch.arange(P, device=q.device), P)
-            own = own if cfg.periodic else own * (at < n)[..., None]  # beyond the wall there is no token
-            at = at % n if cfg.periodic else at.clamp_max(n - 1)
-            index = index * n + at.long()
-            offset.append(o)
-            kernel = (kernel[..., None] * own[..., None, :]).flatten(-2)  # (..., Q, 2^d, P^axis)
-        o = torch.stack(offset, -1)[..., None] * torch.arange(1, cfg.n_wave + 1, device=q.device) * math.pi
-        features = torch.cat([torch.ones_like(o[..., :1, 0]), o.sin().flatten(-2), o.cos().flatten(-2)], -1)
-        return index, weight, features, kernel / kernel.sum((-2, -1), keepdim=True)
+        steps = torch.cartesian_prod(*[torch.arange(1 - reach, 1 + reach, device=q.device)] * d).view(-1, d)   # (K, d)
+        index, inside, offset, walled = 0, True, [], []
+        for axis, n in enumerate(shape):
+            first = cfg.first[axis] + (cfg.grid[axis] / n - 1) / 2 * cfg.length[axis] / cfg.grid[axis]
+            s = (q[..., axis, None] - first) / (cfg.length[axis] / n)
+            near = s if cfg.periodic else s.clamp(0, n - 1)
+            at = near.floor() + steps[:, axis]                       # (..., Q, K)
+            index = index * n + (at % n if cfg.periodic else at.clamp(0, n - 1)).long()
+            inside = inside & (cfg.periodic | ((at >= 0) & (at < n)))
+            offset.append(s - at)
+            walled.append(near - at)
+        return index, inside, torch.stack(offset, -1), torch.stack(walled, -1)
+
+    def interpolate(self, z, q):
+        """I(q; M^T z): z (B, S, latent_dim), q (Q, d) or (B, Q, d) -> (B, Q, C), float32"""
+        cfg, B = self.cfg, len(z)
+        u = split_tokens(z.float() @ self.modes, cfg.grid, cfg.points_per_token[0])                    # (B, N, C)
+        index, inside, offset, _ = self.nearest(q, cfg.grid, 2)
+        weight = interpolation_kernel(offset).prod(-1) * inside      # (..., Q, 4^d)
+        weight = (weight / weight.sum(-1, keepdim=True))[..., None]
+        if q.ndim == 2:                                              # the same points for the whole batch
+            rows = u.transpose(0, 1).flatten(1)[index]               # (Q, 4^d, B C)
+            return (rows * weight).sum(1).unflatten(-1, (B, -1)).transpose(0, 1)
+        rows = u.gather(1, index.flatten(1)[..., None].expand(-1, -1, cfg.fields))
+        return (rows.unflatten(1, index.shape[1:]) * weight).sum(2)
+
+    def expand(self, z, q):
+        """h(q), the blended expansions of the nearest tokens: as interpolate, but -> (B, Q, D)"""
+        index, _, offset, walled = self.nearest(q, self.cfg.token_grid, 1)
+        r = (1 - walled.abs()).clamp(0, 1)
+        blend = (r * r * (3 - 2 * r)).prod(-1, keepdim=True)         # smooth steps: r and 1 - r sum to one
+        angle = offset[..., None] * torch.arange(1, self.cfg.n_wave + 1, device=q.device) * math.pi
+        waves = torch.cat([torch.ones_like(blend), angle.sin().flatten(-2), angle.cos().flatten(-2)], -1)
+        x = self.stem(z)
+        for block in self.blocks:
+            x = block(x)
+        k = self.coefficients(F.gelu(x))                             # (B, S, D)
+        basis, h = (self.basis(waves) * blend).to(k.dtype), 0.       # (..., Q, 2^d, D)
+        for corner in range(index.shape[-1]):
+            at = index[..., corner]
+            rows = k.index_select(1, at) if q.ndim == 2 else k.gather(1, at[..., None].expand(-1, -1, k.shape[-1]))
+            h = h + rows * basis[..., corner, :]                     # (B, Q, D)
+        return h
 
     def forward(self, z, q):
         """z (B, S, latent_dim), q (Q, d) or (B, Q, d) in physical coordinates -> (B, Q, C), normalised."""
-        index, weight, features, kernel = self.locate(q)
-        corners, learned = range(index.shape[-1]), self.cfg.decoder_dim > 0
-
-        def read(x, corner):                                         # rows of x (B, S, F) at the queries -> (B, Q, F)
-            at = index[..., corner]
-            if q.ndim == 2:                                          # the same points for the whole batch
-                return x.index_select(1, at)
-            return x.gather(1, at[..., None].expand(-1, -1, x.shape[-1]))
-
-        if learned:
-            x = self.stem(z)
-            for block in self.blocks:
-                x = block(x)
-            k = self.coefficients(F.gelu(x))                         # (B, S, D)
-            basis = (self.basis(features) * weight[..., None]).to(k.dtype)  # (..., Q, 2^d, D)
-            h = sum(read(k, c) * basis[..., c, :] for c in corners)  # (B, Q, D)
+        h = self.expand(z, q).float() if self.cfg.decoder_dim else None
         with torch.autocast(z.device.type, enabled=False):           # the fields themselves in float32
-            values = z.float() @ self.modes                          # (B, S, P^d C)
-            u = sum((read(values, c).unflatten(-1, (-1, self.cfg.fields)) * kernel[..., c, :, None]).sum(-2)
-                    for c in corners)
-            if learned:
-                u = u + self.linear(h.float()) + self.mlp(h.float())
+            u = self.interpolate(z, q)
+            if h is not None:
+                u = u + self.linear(h) + self.mlp(h)
         if self.cfg.log_clamp:
             u = u.sign() * self.cfg.log_clamp * torch.log1p(u.abs() / self.cfg.log_clamp)
         return u
