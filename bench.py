@@ -372,7 +372,8 @@ def study_cells(g, tokens):
     """{name: (method, overrides)} for one viscosity and seed, the most important first. g: a config's values. Tokens of
     fewer grid points than its token_shift move on by all but one of them."""
     depth, width, points = g['depth'], g['hidden_dim'], g['cfg'].grid[0]
-    ends, exact = max(1, depth // 4), points // g['latent_tokens'] + 2  # a token's points and what a moving frame adds
+    ends = max(1, depth // 4)
+    exact = g['latent_dim'] == points // g['latent_tokens'] + 2      # a token's points and what a moving frame adds?
     kinds = {'standard': [f'--n_head={g["n_head"]}'],
              'channel': [f'--n_head={g["n_head"]}', f'--group_size={width // 4}']}
     cells = {}
@@ -384,7 +385,7 @@ def study_cells(g, tokens):
         if n < 1 or points % n:
             raise UserError(f'--tokens: {n} does not divide the {points} points of the grid')
         each = max(1, points // n)                                   # grid points a token; the latent has room for all
-        dim = each + 2 if g['latent_dim'] == exact else max(g['latent_dim'], each + 2)
+        dim = each + 2 if exact else max(g['latent_dim'], each + 2)
         if n != g['latent_tokens']:
             cells[f'pure, standard, {n} tokens'] = 'ours', [
                 *cells['pure, standard'][1], f'--latent_tokens={n}', f'--patch_size={min(g["patch_size"], each)}',

@@ -22,9 +22,11 @@ from checkpoint import find_checkpoint, load_checkpoint, whole_file
 from configurator import UserError, one_line_errors
 from data import check_overlap, open_source, read_rows, split_rows
 from model import build, resample
+from solvers import burgers
 
 BANDS = {'low': (0, 4), 'mid': (4, 12), 'high': (12, None)}     # wave numbers, PDEBench's
 MIN_CORRELATION = .8
+MAX_SOLVED = 2 ** 15             # points on which a truth finer than the files is computed
 OVERLAP_ALL, OVERLAP_SAMPLE = 2000, 500     # rows compared with the test rows: all up to .., else a sample of ..
 
 
@@ -250,21 +252,18 @@ def evaluate(model, u, params, initial_step=1, rollout='latent', batch_size=64):
 
 @torch.no_grad()
 def superres(model, sources, rows, u, params, factors, initial_step, rollout, batch_size):
-    """nrmse of rollouts from the trained grid, decoded on f times as many points and compared with the file's own
-    finer solution there: {'f': {'nrmse', 'floor'}}. The floor is what cubic interpolation of the true field from
+    """nrmse of rollouts from the trained grid, decoded on f times as many points and compared with the true fields
+    there, as finer_truth has them: {'f': {'nrmse', 'floor'}}. The floor is what cubic interpolation of the true field from
     the trained grid scores at the same points: at small nu, no method that sees this grid can do much better."""
     n, period = model.cfg.grid[0], model.cfg.length[0] if model.cfg.periodic else None
-    for f, source in ((f, s) for f in factors for s in sources):
-        if f < 1 or source.shape[0] % (f * n):
-            raise UserError(f"--superres {f} needs {f} x {n} = {f * n} points, which do not divide the "
-                            f"{source.shape[0]} cells of '{source.path}': its solution has no values there")
     if sources[0].shape[0] < 1024:
         print(f'eval: warning: the finest solution has {sources[0].shape[0]} cells only, a weak reference below 1024')
+    truths = [finer_truth(sources, rows, model.cfg, f) for f in factors]
     points = [model.grid(f * n) for f in factors]                    # one rollout serves all factors
     p = predict(model, u, params, initial_step, batch_size, rollout == 'reencode', torch.cat(points))
     result = {}
-    for f, q, a in zip(factors, points, p.split([len(q) for q in points], 2)):
-        fine = read(sources, rows, model.cfg, f)[:, initial_step:]   # (N, T, f n, C)
+    for f, q, fine, a in zip(factors, points, truths, p.split([len(q) for q in points], 2)):
+        fine = fine[:, initial_step:]                                # (N, T, f n, C)
         v = [resample(frame.movedim(1, -1), model.grid()[:, 0], q[:, 0], period).movedim(-1, 1)
              for frame in u[:, initial_step:].unbind(1)]             # (N, n, C) -> (N, f n, C)
         result[str(f)] = {'nrmse': mean_nrmse(a, fine), 'floor': mean_nrmse(torch.stack(v, 1), fine)}
@@ -311,6 +310,28 @@ def read(sources, rows, cfg, factor=1):
     (N, T, *grid, C). On a periodic domain the first point of a file may lie anywhere in its cell."""
     u = [read_rows(s, rows, time_stride(s, cfg), s.shape[0] // (factor * cfg.grid[0])) for s in sources]
     return torch.cat([torch.from_numpy(a) for a in u])
+
+
+def finer_truth(sources, rows, cfg, factor):
+    """The true fields on `factor` times the trained grid's points, (N, T, factor n, C): those of the files where they
+    have them; on more points than their cells, the built-in solver's, from the files' first frames resampled by cubic
+    interpolation (new generation only). Raises UserError for points that are neither."""
+    n, out = factor * cfg.grid[0], []
+    for s in sources:
+        if factor >= 1 and s.shape[0] % n == 0:
+            out.append(read([s], rows, cfg, factor))
+        elif n < s.shape[0] or n > MAX_SOLVED or s.generation != 'new':
+            raise UserError(f"--superres {factor} needs {factor} x {cfg.grid[0]} = {n} points, which do not divide the "
+                            f"{s.shape[0]} cells of '{s.path}': its solution has no values there")
+        else:
+            print(f"eval: {n} points are more than the {s.shape[0]} cells of '{s.path}': compared with solvers.py's "
+                  'solution from its first frames')
+            u0 = torch.from_numpy(read_rows(s, rows, s.n_frames)[:, 0, :, 0])  # (N, cells)
+            x = s.x[0][0] + s.length[0] * torch.arange(n, dtype=torch.float64) / n
+            u0 = resample(u0, torch.from_numpy(s.x[0]), x, s.length[0])
+            t = [k * cfg.dt for k in range(-(-s.n_frames // time_stride(s, cfg)))]
+            out.append(torch.cat([burgers(part, s.params['Nu'], t).float()[..., None] for part in u0.split(64)]))
+    return torch.cat(out)
 
 
 def check_leaks(source, n, cfg):

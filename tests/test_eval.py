@@ -282,6 +282,24 @@ def test_another_file(made, tmp_path, capsys):
     assert 'warning' in capsys.readouterr().out                      # its own training rows
 
 
+@pytest.mark.parametrize('nu', [.01, .001])
+def test_truth_finer_than_the_file(tmp_path, nu, capsys):
+    """A file of every fourth cell, its truth wanted on twice as many points: the solution on all cells has it."""
+    whole = write_burgers(str(tmp_path / 'whole.hdf5'), 5, nu, device='cpu')
+    with h5py.File(whole, 'r') as file:
+        u = file['tensor'][:, ::5, ::4]
+    source = ev.open_source(write(tmp_path / 'coarse.hdf5', u, .05, nu))
+    assert source.shape == (256,)
+    got = ev.finer_truth([source], range(1, 5), tiny().cfg, 16)        # 16 x 32 points
+    with h5py.File(whole, 'r') as file:
+        want = torch.from_numpy(file['tensor'][1:5, ::5, ::2])[..., None]
+    assert got.shape == want.shape == (4, 41, 512, 1) and 'solvers.py' in capsys.readouterr().out
+    assert torch.equal(got[:, 0, ::2], want[:, 0, ::2])                # the file's own values are kept
+    assert ev.mean_nrmse(got, want) < (1e-3 if nu > .005 else .03) < ev.mean_nrmse(got.roll(1, 2), want)
+    same = ev.finer_truth([ev.open_source(whole)], range(1, 5), tiny().cfg, 16)
+    assert torch.equal(same, want)                                     # where the file has them, they are its own
+
+
 def test_several_files(made, tmp_path):
     files = [write(tmp_path / f'{nu}.hdf5', waves(10, 11, 64, seed=i), .05, nu) for i, nu in enumerate((.01, .1))]
     both, one, two = (save(tiny(), tmp_path / f'{i}.pt', *f) for i, f in enumerate((files, files[:1], files[1:])))
@@ -336,7 +354,7 @@ def test_user_errors(made, tmp_path):
     ckpt = '--ckpt', made / 'run'
     for n in (0, 41, -1):
         assert f'initial_step={n} must be between 1 ' in refused(*ckpt, '--initial_step', n)
-    assert '64 x 32 = 2048' in refused(*ckpt, '--superres', 64)
+    assert '2048 x 32 = 65536' in refused(*ckpt, '--superres', 2048)
     assert '3 x 32 = 96' in refused(*ckpt, '--superres', 1, 3)
     assert '--superres 0' in refused(*ckpt, '--superres', 0)
     assert 'batch_size' in refused(*ckpt, '--batch_size', 0)
