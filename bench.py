@@ -10,7 +10,9 @@ Speed, and accuracy for the same minutes, measured.
 
 peers: every method trains for --minutes on the same data and device (compilation counts, making data does not), one
 after another, seed by seed, and is scored on the test split: whole rollouts from one frame, field space. fno comes from
-the package neuraloperator (pip install -r requirements-peers.txt). Writes a table, JSON and a picture.
+the package neuraloperator (pip install -r requirements-peers.txt). Prints a table; --json and --plot write files. The
+own models train by Muon, in bfloat16 and compiled where train.py does that (on CUDA); the peers by AdamW, eager, in
+TF32 where there is any. Validation counts in the time of the own models, not in that of the peers.
 
 study: pure or U-shaped x standard or channel-separated attention at the config's number of tokens, then other numbers
 of tokens, then the FNO, for every viscosity and seed. Every finished cell is a JSON file in --out and is not run again;
@@ -137,8 +139,8 @@ class UNet(nn.Module):
         return self.head(u)
 
 
-# name: network for so many points, peak learning rate of AdamW and batch size (the best of several, dev/LOG.md; None:
-# the config's), in the moving frame?
+# name: network for so many points, peak learning rate of AdamW and batch size (None: the config's), in the moving
+# frame? The FNO's are the best of several (dev/LOG.md)
 NETWORKS = {'fno': (fno, 6e-3, 16, False), 'fno_frame': (fno, 6e-3, 16, True),
             'unet': (lambda points: Residual(UNet()), 2e-3, None, False)}
 # this project's own models: changes to the config, rollout by re-encoding every step?
@@ -170,8 +172,8 @@ def roll_out(net, u0, steps, windows, frame):
 def train_peer(make, lr, batch, frame, windows, g, budget, seed):
     """Train a network for a budget {'minutes': ...} or {'iters': ...} with what this project's own model has: residual,
     conservation, relative loss with a spectral term, shift and reflection, early frames more often, EMA, warm-up and
-    cosine, clipping, the checkpoint that validates best; and one step at first, two in the last third. TF32 where there
-    is any. Validation is not counted. Returns the network, iterations, [(seconds, nRMSE)]."""
+    cosine, clipping; and what that has not: two steps in the last third, and the best of eight validations, whose time
+    is not counted. By AdamW; batch: None for the config's. Returns the network, iterations, [(seconds, nRMSE)]."""
     torch.manual_seed(seed)
     torch.set_float32_matmul_precision('high')
     device, batch = g['device'], batch or g['batch_size']
@@ -339,9 +341,8 @@ def peers_table(found, minutes, device):
         at = ' '.join(f'{at[min(i, len(at) - 1)]:.4f}' for i in (0, 9, 19, len(at) - 1)) if at else ''
         print(f'{method:<12}{int(r["n_params"]):>10,}{r["iters"]:>8.0f}{r["seconds"]:>9.0f}{r["nrmse"]:>9.4f}  '
               f'{" ".join(f"{e:.4f}" for e in r.get("nrmse_seeds", [])):<24}{at:<32}{r["ms_per_trajectory"]:>13.2f}')
-    if 'cells' in found['classical']:
-        print(f'classical: solvers.py on {found["classical"]["cells"]} cells, batch 1; the others: all test '
-              'trajectories in one batch')
+    print(f'classical: solvers.py on {found["classical"]["cells"]} cells, batch 1; the others: all test trajectories '
+          'in one batch')
     if 'ours' in found:
         for m in NETWORKS:
             if m in found:
@@ -384,7 +385,7 @@ def study_cells(g, tokens):
     for n in tokens:
         if n < 1 or points % n:
             raise UserError(f'--tokens: {n} does not divide the {points} points of the grid')
-        each = max(1, points // n)                                   # grid points a token; the latent has room for all
+        each = points // n                                           # grid points a token; the latent has room for all
         dim = each + 2 if exact else max(g['latent_dim'], each + 2)
         if n != g['latent_tokens']:
             cells[f'pure, standard, {n} tokens'] = 'ours', [

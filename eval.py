@@ -253,8 +253,8 @@ def evaluate(model, u, params, initial_step=1, rollout='latent', batch_size=64):
 @torch.no_grad()
 def superres(model, sources, rows, u, params, factors, initial_step, rollout, batch_size):
     """nrmse of rollouts from the trained grid, decoded on f times as many points and compared with the true fields
-    there, as finer_truth has them: {'f': {'nrmse', 'floor'}}. The floor is what cubic interpolation of the true field from
-    the trained grid scores at the same points: at small nu, no method that sees this grid can do much better."""
+    there, as finer_truth has them: {'f': {'nrmse', 'floor'}}. The floor is what cubic interpolation of the true field
+    from the trained grid scores at the same points: at small nu, frames that are values on it can do no better."""
     n, period = model.cfg.grid[0], model.cfg.length[0] if model.cfg.periodic else None
     if sources[0].shape[0] < 1024:
         print(f'eval: warning: the finest solution has {sources[0].shape[0]} cells only, a weak reference below 1024')
@@ -314,15 +314,17 @@ def read(sources, rows, cfg, factor=1):
 
 def finer_truth(sources, rows, cfg, factor):
     """The true fields on `factor` times the trained grid's points, (N, T, factor n, C): those of the files where they
-    have them; on more points than their cells, the built-in solver's, from the files' first frames resampled by cubic
-    interpolation (new generation only). Raises UserError for points that are neither."""
+    have them; on more points than their cells, the built-in solver's averages over those narrower cells, from the
+    files' first frames resampled by cubic interpolation (new generation only). Raises UserError for other
+    points."""
     n, out = factor * cfg.grid[0], []
     for s in sources:
         if factor >= 1 and s.shape[0] % n == 0:
             out.append(read([s], rows, cfg, factor))
         elif n < s.shape[0] or n > MAX_SOLVED or s.generation != 'new':
+            why = f'no more than {MAX_SOLVED} are solved for' if n > MAX_SOLVED else 'its solution has no values there'
             raise UserError(f"--superres {factor} needs {factor} x {cfg.grid[0]} = {n} points, which do not divide the "
-                            f"{s.shape[0]} cells of '{s.path}': its solution has no values there")
+                            f"{s.shape[0]} cells of '{s.path}': {why}")
         else:
             print(f"eval: {n} points are more than the {s.shape[0]} cells of '{s.path}': compared with solvers.py's "
                   'solution from its first frames')

@@ -384,7 +384,7 @@ class GridEncoder(nn.Module):
         zero(self.proj)
 
     def forward(self, u):
-        """u (B, *grid, C input_frames), normalised -> (B, S, latent_dim), float32"""
+        """u (B, *grid, C input_frames), normalised -> (B, S, inner_dim), float32"""
         cfg, d, halo = self.cfg, len(self.cfg.grid), self.cfg.halo
         last = u[..., -cfg.fields:].flatten(1, -2)                   # (B, N, C)
         with torch.autocast(u.device.type, enabled=False):
@@ -452,9 +452,9 @@ class AnyPointDecoder(nn.Module):
         zero(self.linear)
 
     def nearest(self, q, shape, reach):
-        """The 2 reach nearest cells along every axis of the grid `shape`, for query points (..., Q, d): their indices
-        (..., Q, K), whether the domain has them, the offsets of q from their centres (..., Q, K, d) in cells, and the
-        offsets where q goes no further than the last centre before a wall."""
+        """The K = (2 reach)^d cells of the grid `shape` that are nearest to the query points (..., Q, d). Returns their
+        indices (..., Q, K); whether the domain has them, the others being repeats of the last cell before a wall; the
+        offsets of q from their centres (..., Q, K, d) in cells; the same for q clamped to the outermost centres."""
         cfg, d = self.cfg, q.shape[-1]
         steps = torch.cartesian_prod(*[torch.arange(1 - reach, 1 + reach, device=q.device)] * d).view(-1, d)   # (K, d)
         index, inside, offset, walled = 0, True, [], []
@@ -470,7 +470,7 @@ class AnyPointDecoder(nn.Module):
         return index, inside, torch.stack(offset, -1), torch.stack(walled, -1)
 
     def interpolate(self, z, q):
-        """I(q; M^T z): z (B, S, latent_dim), q (Q, d) or (B, Q, d) -> (B, Q, C), float32"""
+        """I(q; M^T z): z (B, S, inner_dim), q (Q, d) or (B, Q, d) -> (B, Q, C), float32"""
         cfg, B = self.cfg, len(z)
         u = split_tokens(z.float() @ self.modes, cfg.grid, cfg.points_per_token[0])                    # (B, N, C)
         index, inside, offset, _ = self.nearest(q, cfg.grid, 2)
@@ -501,7 +501,7 @@ class AnyPointDecoder(nn.Module):
         return h
 
     def forward(self, z, q):
-        """z (B, S, latent_dim), q (Q, d) or (B, Q, d) in physical coordinates -> (B, Q, C), normalised."""
+        """z (B, S, inner_dim), q (Q, d) or (B, Q, d) in physical coordinates -> (B, Q, C), normalised."""
         h = self.expand(z, q).float() if self.cfg.decoder_dim else None
         with torch.autocast(z.device.type, enabled=False):           # the fields themselves in float32
             u = self.interpolate(z, q)
@@ -591,7 +591,7 @@ class UShapedOperator(nn.Module):
 
 class Operator(nn.Module):
     """One step in latent space: A(z, c) = z + f(z, c). The last layer of f starts at zero, so an untrained
-    operator is the identity.
+    operator is the identity (up to the move below).
 
     With `token_shift`, the tokens then move on by so many grid points: a linear map of a token and its right neighbour,
     exact for the fixed part of encoder and decoder. At rest on the field, they would repeat the same errors every step.
@@ -617,7 +617,7 @@ class Operator(nn.Module):
             self.register_buffer('shift', pair @ modes.T + F.pad(stays, (0, 0, 0, cfg.inner_dim)), persistent=False)
 
     def forward(self, z, cond):
-        """z (B, S, latent_dim), cond (B, cond_dim) -> the latent one step later."""
+        """z (B, S, inner_dim), cond (B, cond_dim) -> the latent one step later."""
         run = functools.partial(torch.utils.checkpoint.checkpoint, use_reentrant=False) \
             if self.cfg.checkpointing and self.training else lambda block, x, c: block(x, c)
         f = self.head(self.norm(self.core(self.stem(z), cond, run))).float()
@@ -637,7 +637,8 @@ class UPT(nn.Module):
     With `frame`, the mean m of a field is taken off and the rest is advanced in the frame that moves along at speed
     frame * m (Galilean invariance of Burgers' equation, exact at any speed because the decoder reads at any point). Its
     tokens then end in two features more, the same in all: m and the distance travelled by the frame and in it. E, A
-    and D see fields without a mean (in training: of less than half a cell of the query grid a step).
+    and D see fields without a mean (in training, where the frame moves by whole cells of the query grid, a mean that is
+    worth less than half a cell a step is left).
     """
 
     def __init__(self, cfg):

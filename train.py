@@ -102,7 +102,7 @@ lambda_field = 1.                  # relative L2 of the decoded rollout
 lambda_latent = 10.                # advanced latents against encodings of the truth
 lambda_inverse_encoding = 50.      # D(E(u)) = u; weak, a learned encoder drifts off its inverse (dev/LOG.md)
 lambda_inverse_decoding = 0.       # E(D(z)) = z; did not help in any form tried (dev/LOG.md)
-lambda_spectral = .05              # relative L2 of the derivative
+lambda_spectral = .05              # relative H1 error: wave number k weighs 1 + k^2
 lambda_latent_norm = 0.            # latents of unit size
 inverse_loss_frequency = 10        # inverse decoding on every so many-th batch
 inverse_decoding_ramp = .2         # fraction of the iterations over which its weight grows from 0

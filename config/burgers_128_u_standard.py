@@ -16,14 +16,14 @@ latent_tokens = 128
 latent_dim = 128
 token_shift = 3                    # of a token's 8 points: from changing positions errors average out (dev/LOG.md)
 hidden_dim = 256
-decoder_dim = 128                  # the encoder is its fixed part alone: learned ones cost accuracy (dev/LOG.md)
+decoder_dim = 128                  # added to the fixed part. A learned encoder cost accuracy (dev/LOG.md)
 depths = (2, 4, 2)
 n_head = 8
 mlp_ratio = 4.
-drop_path = 0.                     # .1, the usual choice: .0168, 0: .0125 (burgers_cpu.py at nu .001)
+drop_path = 0.                     # .1, the usual choice: .0168, 0: .0114 (burgers_cpu.py at nu .001)
 batch_size = 48                    # 12 x accumulation 4 of the reference recipe, in one go
 accumulation = 1
-max_iters = 25 * 8000 * 37 // 48   # 25 epochs of 8000 trajectories x 37 windows
+max_iters = 25 * 8000 * 39 // 48   # 25 epochs of 8000 trajectories x 39 windows
 patience = 10
 eval_interval = save_interval = 2000
 log_interval = 100

@@ -20,12 +20,12 @@ depths = (1, 1, 1)
 group_size = 12
 n_head = 3                         # in a group
 mlp_ratio = 4.
-drop_path = 0.                     # .1, the usual choice: .0168, 0: .0125 (burgers_cpu.py at nu .001)
+drop_path = 0.                     # .1, the usual choice: .0168, 0: .0114 (burgers_cpu.py at nu .001)
 lambda_inverse_encoding = 0.
 lambda_inverse_decoding = 0.
 batch_size = 48                    # 12 x accumulation 4 of the reference recipe, in one go
 accumulation = 1
-max_iters = 25 * 8000 * 37 // 48   # 25 epochs of 8000 trajectories x 37 windows
+max_iters = 25 * 8000 * 39 // 48   # 25 epochs of 8000 trajectories x 39 windows
 patience = 10
 eval_interval = save_interval = 2000
 log_interval = 100
