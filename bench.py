@@ -139,8 +139,8 @@ class UNet(nn.Module):
         return self.head(u)
 
 
-# name: network for so many points, peak learning rate of AdamW and batch size (None: the config's), in the moving
-# frame? The FNO's are the best of several (dev/LOG.md)
+# name: network for so many points, peak learning rate of AdamW, batch size on a CPU (None, and elsewhere: the config's),
+# in the moving frame? The FNO's are the best of several (dev/LOG.md)
 NETWORKS = {'fno': (fno, 6e-3, 16, False), 'fno_frame': (fno, 6e-3, 16, True),
             'unet': (lambda points: Residual(UNet()), 2e-3, None, False)}
 # this project's own models: changes to the config, rollout by re-encoding every step?
@@ -173,10 +173,11 @@ def train_peer(make, lr, batch, frame, windows, g, budget, seed):
     """Train a network for a budget {'minutes': ...} or {'iters': ...} with what this project's own model has: residual,
     conservation, relative loss with a spectral term, shift and reflection, early frames more often, EMA, warm-up and
     cosine, clipping; and what that has not: two steps in the last third, and the best of eight validations, whose time
-    is not counted. By AdamW; batch: None for the config's. Returns the network, iterations, [(seconds, nRMSE)]."""
+    is not counted. By AdamW. Returns the network, iterations, [(seconds, nRMSE)]."""
     torch.manual_seed(seed)
     torch.set_float32_matmul_precision('high')
-    device, batch = g['device'], batch or g['batch_size']
+    device = g['device']
+    batch = batch if batch and device.type == 'cpu' else g['batch_size']
     net = make(windows.n_points // windows.ratio).to(device)
     mean_net, best = copy.deepcopy(net).requires_grad_(False), (math.inf, None)
     optimizer = torch.optim.AdamW(net.parameters(), lr=lr, betas=(.9, .99), weight_decay=0.)
