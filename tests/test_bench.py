@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -37,6 +38,19 @@ def test_peers(tmp_path, burgers_file):
         assert r['iters'] > 1 and r['n_params'] > 1e4 and r['seconds'] >= 1
     assert 'nRMSE of ours / unet' in done.stdout
     assert sorted(os.listdir(tmp_path)) == ['p.json', 'p.png']        # nothing of the runs is left behind
+
+
+@pytest.mark.parametrize('latent_dim, dims', [(18, (34, 10)), (20, (34, 20))])
+def test_other_numbers_of_tokens_hold_their_points(latent_dim, dims):
+    """A token that has room for its points and the moving frame alone keeps it so; other widths stay where they fit."""
+    g = {'depth': 4, 'hidden_dim': 96, 'cfg': SimpleNamespace(grid=(512,)), 'n_head': 4, 'latent_tokens': 32,
+         'latent_dim': latent_dim, 'patch_size': 8, 'halo': 4, 'token_shift': 20}
+    cells = bench.study_cells(g, [16, 32, 64])
+    assert len(cells) == 7 and 'pure, standard, 32 tokens' not in cells
+    for n, dim, shift in zip((16, 64), dims, (20, 7)):
+        method, changes = cells[f'pure, standard, {n} tokens']
+        assert method == 'ours' and {f'--latent_tokens={n}', f'--latent_dim={dim}', f'--token_shift={shift}'} <= \
+            set(changes)
 
 
 def test_study_runs_what_is_missing_and_tables_what_is_there(tmp_path, burgers_file):
