@@ -23,7 +23,7 @@ batch_size = 32                    # 64: .0105, 32: .0068, 16: .0067 for as many
 unroll = 1                         # two in the last third: a tie, once tokens move on, and slower
 muon_lr = .01                      # .005: .0083, .01: .0068, .02: .0081; adamw: .0197
 learning_rate = 1e-3
-max_iters = 6000
+max_iters = 4500
 warmup_iters = 100
 eval_interval = save_interval = 1000
 log_interval = 200
