@@ -1,363 +1,413 @@
 """
-Data: PDEBench-layout HDF5 in, batches out.
+Data: trajectories in, batches of windows out.
 
     python data.py inspect FILE [--json]      # what is in it, every row checked; exit 1 if broken
 
-A 1D Burgers file holds `tensor` (N, T, X) = (trajectory, time, cell), `x-coordinate` (X,), `t-coordinate`
-(T + 1,) (one more than there are frames) and the attribute `Nu`. Coordinates and times stay in physical
-units. Two generations of the released files exist, told apart by the first coordinate: the new one lives on
-(0, 1) with the flux u²/2, the old one on (-1, 1) with the flux u².
-
-Rows are split by trajectory index: first 10 % test, next 10 % validation, the rest train. Training opens
-train and validation rows only. Files of several ν share their initial conditions row by row, so one index
-belongs to one split in all of them.
+files.py reads the files. Here their rows are split, their statistics taken (of train rows only, one mean and one scale
+a field), kept in memory or read when they are needed, cut into windows of consecutive frames, and transformed by the
+exact symmetries that the equation's entry in pdes.py promises. Everything random follows from (seed, iteration), and is
+drawn for the whole batch, so a resumed run and several processes see the same batches.
 """
 import argparse
 import hashlib
 import json
 import os
 import sys
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import h5py
 import numpy as np
 import torch
 
-import solvers
-from configurator import UserError, one_line_errors, say
-
-CHUNK_ROWS = 16                       # rows read at a time: 13 MB of a released file
-
-
-# ---------------------------------------------------------------------------------------------
-# one file
-
-@dataclass(frozen=True)
-class Source:
-    """One opened and checked file; holds no rows."""
-    path: str
-    pde: str                          # 'burgers'
-    fields: tuple                     # names of the channels
-    n: int                            # trajectories
-    n_frames: int
-    dt: float                         # seconds between stored frames
-    x: tuple                          # one float64 array of coordinates an axis
-    low: tuple                        # lower corner of the domain
-    length: tuple                     # its extent
-    periodic: bool
-    params: dict                      # PDE parameters by name
-    generation: str                   # 'new' or 'old' flux
-    dtype: str
-
-    @property
-    def shape(self):
-        return tuple(len(axis) for axis in self.x)
+from files import blocks, check_finite, check_overlap, fingerprints, inspect, read, split_rows
+from grids import positions
+from runtime.configurator import UserError, one_line_errors, say
 
 
-def open_source(path, quiet=False):
-    """Open and check one file's layout without reading its rows. Returns a Source.
-    Raises UserError for a missing, truncated, incomplete or differently laid out file."""
-    if not os.path.exists(path):
-        folder = os.path.dirname(path) or '.'
-        found = sorted(f for f in os.listdir(folder) if f.endswith(('.h5', '.hdf5'))) if os.path.isdir(folder) else []
-        raise UserError(f"no data file '{path}' (" + (f"{folder} holds {', '.join(found[:5])}" if found else
-                        f'{folder} holds no .hdf5 file') + '): python solvers.py burgers --n 1000 makes one')
-    if os.path.isdir(path):
-        raise UserError(f"'{path}' is a directory, expected an HDF5 file")
-    try:
-        with h5py.File(path, 'r') as file:
-            return _check_layout(path, file, quiet)
-    except UserError:
-        raise
-    except (OSError, RuntimeError, KeyError, ValueError, AttributeError, TypeError) as error:  # damaged metadata
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path, error):
-    hint = ('another program is writing it; on a network disk try HDF5_USE_FILE_LOCKING=FALSE'
-            if 'unable to lock' in str(error) else 'truncated or damaged: make or download it again')
-    return UserError(f"cannot read '{path}' ({os.path.getsize(path)} bytes): {error}; {hint}")
-
-
-def _check_layout(path, file, quiet):
-    for key in ('tensor', 'x-coordinate', 't-coordinate'):
-        if key not in file:
-            shapes = {k: getattr(v, 'shape', 'group') for k, v in file.items()}
-            raise UserError(f"'{path}' has no dataset '{key}': expected tensor (N, T, X), x-coordinate (X,), "
-                            f't-coordinate (T + 1,); found {shapes or "nothing"}')
-        if not isinstance(file.get(key, getlink=True), h5py.HardLink) or not isinstance(file[key], h5py.Dataset) \
-                or file[key].external or file[key].is_virtual:
-            raise UserError(f"'{path}': '{key}' is no dataset of this file; links to elsewhere are not followed")
-    tensor, x, t = file['tensor'], file['x-coordinate'], file['t-coordinate']
-    if tensor.ndim != 3 or x.ndim != 1 or t.ndim != 1 or tensor.shape[2] != x.shape[0]:
-        swapped = tensor.ndim == 3 and x.ndim == 1 and x.shape[0] in tensor.shape
-        raise UserError(f"'{path}': expected tensor (N, T, X) with X = {x.shape} of x-coordinate; found "
-                        f'tensor {tensor.shape}' + ('; its axes seem to be swapped' if swapped else ''))
-    n, n_frames, n_cells = tensor.shape
-    if len(t) not in (n_frames, n_frames + 1):
-        raise UserError(f"'{path}': {n_frames} frames but {len(t)} times in t-coordinate "
-                        f'(expected {n_frames + 1}, or {n_frames})')
-    if not np.all(file.attrs.get('complete', 1)):
-        raise UserError(f"'{path}' is marked incomplete: delete it and make it again")
-    if tensor.chunks is None and tensor.id.get_storage_size() < tensor.size * tensor.dtype.itemsize:
-        raise UserError(f"'{path}' claims {tensor.shape} values but stores only "
-                        f'{tensor.id.get_storage_size()} bytes: it was never filled')
-    if tensor.chunks is not None and tensor.id.get_num_chunks() < np.prod(
-            [-(-s // c) for s, c in zip(tensor.shape, tensor.chunks)]):
-        raise UserError(f"'{path}' claims {tensor.shape} values but lacks some of its chunks: it was never filled")
-    if tensor.dtype.kind not in 'fiu':
-        raise UserError(f"'{path}': tensor holds {tensor.dtype}, expected numbers")
-    if n < 1 or n_frames < 2 or n_cells < 2:
-        raise UserError(f"'{path}': tensor {tensor.shape} is too small: at least 1 trajectory, 2 frames, 2 cells")
-    x, t = x[:].astype(np.float64), t[:n_frames].astype(np.float64)
-    dx, dt = np.diff(x), np.diff(t)
-    if not (np.isfinite(x).all() and dx.min() > 0 and np.allclose(dx, dx.mean(), rtol=1e-2)):
-        raise UserError(f"'{path}': x-coordinate is not a uniform increasing grid")
-    if not (np.isfinite(t).all() and dt.min() > 0 and np.allclose(dt, dt.mean(), rtol=1e-2)):
-        raise UserError(f"'{path}': t-coordinate does not increase uniformly")
-    if 'Nu' not in file.attrs:
-        raise UserError(f"'{path}' has no attribute Nu, so it is not a Burgers file; "
-                        f'its attributes are {dict(file.attrs) or "none"}')
-    nu = float(np.squeeze(file.attrs['Nu']))
-    if not (np.isfinite(nu) and nu > 0):
-        raise UserError(f"'{path}': Nu={nu} must be positive")
-    old = x[0] < 0
-    if not quiet:
-        if old:
-            say(f"data: '{path}' is of the old generation (x in (-1, 1)): it solves u_t + (u²)_x, without the "
-                  '1/2 of the corrected files; figures on the two are not comparable')
-        if tensor.dtype != np.float32:
-            say(f"data: '{path}' holds {tensor.dtype}, cast to float32")
-    length = 2. if old else 1.
-    if abs(n_cells * dx.mean() - length) > .02 * length:
-        raise UserError(f"'{path}': x spans {n_cells * dx.mean():g}; expected (0, 1), or (-1, 1) of the old generation")
-    return Source(path, 'burgers', ('u',), n, n_frames, float((t[-1] - t[0]) / (n_frames - 1)),
-                  (x,), (-1. if old else 0.,), (length,), True, {'Nu': nu}, 'old' if old else 'new',
-                  str(tensor.dtype))
-
-
-def read_rows(source, rows, time_stride=1, space_stride=1, check=True):
-    """Rows of a file, strided in time and space: (len(rows), T, X, C) float32. rows: a range of step 1.
-    Raises UserError for values that are not finite (with their count and first index) or a failed checksum."""
-    n_frames, n_cells = -(-source.n_frames // time_stride), -(-source.shape[0] // space_stride)
-    out = np.empty((len(rows), n_frames, n_cells, 1), np.float32)
-    try:
-        with h5py.File(source.path, 'r') as file:
-            for first in range(0, len(rows), CHUNK_ROWS):
-                stop = min(first + CHUNK_ROWS, len(rows))
-                block = file['tensor'][rows.start + first:rows.start + stop, ::time_stride]
-                out[first:stop, ..., 0] = block[..., ::space_stride]    # HDF5 itself strides cells slowly
-    except OSError as error:
-        raise _unreadable(source.path, error) from error
-    if check:
-        check_finite(source.path, out, rows.start)
-    return out
-
-
-def check_finite(path, u, first_row=0):
-    bad = ~np.isfinite(u)
-    if bad.any():
-        row, frame = np.argwhere(bad)[0][:2]
-        raise UserError(f"'{path}': {bad.sum()} values are not finite, the first in trajectory "
-                        f'{first_row + row}, frame {frame} (of those read)')
-
-
-def split_rows(n, split):
-    """Rows of a split: first 10 % test, next 10 % validation, the rest train; at least one each."""
-    if n < 3:
-        raise UserError(f'{n} trajectories cannot be split into train, val and test: at least 3 are needed')
-    part = max(1, n // 10)
-    return {'test': range(0, part), 'val': range(part, 2 * part), 'train': range(2 * part, n),
-            'all': range(0, n)}[split]
-
-
-def check_overlap(named_rows):
-    """Refuse two equal initial conditions in different splits. named_rows: {split: (first row, u (N, T, X, C))}."""
-    seen = {}
-    for split, (first, u) in named_rows.items():
-        for row, frame in enumerate(u[:, 0]):
-            if np.ptp(frame) == 0:                                      # a constant field leaks nothing
-                continue
-            key = hashlib.sha256(np.ascontiguousarray(frame).tobytes()).digest()
-            other = seen.setdefault(key, (split, first + row))
-            if other[0] != split:
-                raise UserError(f'trajectory {first + row} ({split}) has the same initial condition as trajectory '
-                                f'{other[1]} ({other[0]}): the splits leak into each other')
-
-
-def find_or_make(data_dir, data_path, nu, n_trajectories, device='cpu', before_making=lambda: None):
-    """Paths of the files a config asks for. An explicit data_path must exist. Otherwise the released file, or the
-    built-in solver's file of that many trajectories, is looked for in data_dir, and made there if absent, after a call
-    of before_making()."""
-    if data_path:
-        paths = [data_path] if os.path.exists(data_path) else [p.strip() for p in data_path.split(',') if p.strip()]
-        for path in paths:
-            if not os.path.exists(path):
-                raise UserError(f"data_path '{path}' does not exist: leave data_path empty to have the data made")
-        if not paths:
-            raise UserError(f"data_path='{data_path}' names no file")
-        return paths
-    released = os.path.join(data_dir, f'1D_Burgers_Sols_Nu{float(nu)}.hdf5')         # Nu0.001, Nu1.0
-    path = solvers.burgers_path(data_dir, nu, n_trajectories)
-    if os.path.exists(released):
-        return [released]
-    if not os.path.exists(path):
-        say(f"data: no '{released}' and no '{path}'")
-        before_making()
-        solvers.write_burgers(path, n_trajectories, nu, device=device)
-    return [path]
+class Batch(NamedTuple):
+    """A batch of windows, normalised, on the device. Its frames follow the tokens: frame k is seen on points that have
+    moved on k times, in the frame of the mean flow where there is one."""
+    u: torch.Tensor                       # (B, window, *grid, C): what the encoder sees
+    q: torch.Tensor                       # (Q, d): query points, physical coordinates
+    y: torch.Tensor                       # (B, window, *grid, C): the true fields at the query points
+    lift: torch.Tensor                    # (B, 1, *1, C): what the moving frame has taken off u and y
+    params: torch.Tensor                  # (B, P)
+    dt: torch.Tensor                      # (B,) seconds
+    iteration: int
 
 
 # ---------------------------------------------------------------------------------------------
-# training and validation windows
+# trajectories
 
-def check_strides(n_cells, n_frames, time_stride, space_stride, query_stride, window):
+def check_strides(shape, n_frames, time_stride, space_stride, query_stride, window):
     """Raise UserError where the strides do not fit the cells, or a window of frames the trajectory."""
-    if n_cells % space_stride or space_stride % query_stride:
-        raise UserError(f'space_stride={space_stride} must divide the {n_cells} cells of the file, and '
-                        f'query_stride={query_stride} must divide space_stride')
-    if -(-n_frames // time_stride) < window:
-        raise UserError(f'{n_frames} frames at time_stride={time_stride} leave {-(-n_frames // time_stride)}, but a '
-                        f'window of input frames + unroll needs {window}')
+    for cells in shape:
+        if cells % space_stride or space_stride % query_stride:
+            raise UserError(f'space_stride={space_stride} must divide the {cells} cells of the file, and '
+                            f'query_stride={query_stride} must divide space_stride')
+    n = -(-n_frames // time_stride)
+    if n < window:
+        raise UserError(f'{n_frames} frames at time_stride={time_stride} leave {n}, but a window of input frames + '
+                        f'unroll needs {window}')
 
 
-class Windows:
-    """Windows of consecutive frames from the train rows of one or several files.
+class Trajectories:
+    """
+    The train and validation rows of one or several files that share an equation and a grid.
 
-    get(index, shift) gathers and augments a batch, in memory (on the device) or straight from HDF5: the
-    same numbers either way. u is kept on the query grid, `query_stride` cells apart; the encoder's grid is
-    every `ratio`-th of its points.
+    Fields are kept on the query grid, query_stride cells apart; the encoder's grid is every `ratio`-th of its points
+    along each axis. Several files (several parameter values) share their initial conditions row by row, so a row
+    belongs to the same split in all of them. Raises UserError for files that differ, strides that do not fit, splits
+    that overlap, and values that are not finite.
     """
 
-    def __init__(self, sources, n_trajectories, time_stride, space_stride, query_stride, window, device,
-                 memory_gb=-1., early=1.):
-        self.sources, self.device, self.window = sources, device, window
-        self.time_stride, self.query_stride = time_stride, query_stride
-        self.ratio = space_stride // query_stride
+    def __init__(self, sources, keys, device, processes=1):
+        """sources: of open_source. keys: has n_trajectories, time_stride, space_stride, query_stride, memory_gb."""
+        self.sources = sources
+        self.device = device
+        self.keys = keys
         first = sources[0]
-        n = min(n_trajectories, *(s.n for s in sources))
-        if n < n_trajectories:
-            say(f'data: {n} trajectories are there, n_trajectories={n_trajectories} were asked for')
-        self.n_trajectories = n
+        self.entry = first.entry
+        self.ratio = keys.space_stride // keys.query_stride
+        self.n_trajectories = min(keys.n_trajectories, *(s.n for s in sources))
+        if self.n_trajectories < keys.n_trajectories:
+            say(f'data: {self.n_trajectories} trajectories are there, n_trajectories={keys.n_trajectories} were asked '
+                'for')
         for s in sources:
-            if (s.n_frames, s.shape, s.generation) != (first.n_frames, first.shape, first.generation) \
-                    or abs(s.dt - first.dt) > 1e-9:
-                raise UserError(f"'{s.path}' and '{first.path}' differ in frames, grid, time step or generation")
-        n_cells = first.shape[0]
-        check_strides(n_cells, first.n_frames, time_stride, space_stride, query_stride, window)
-        self.n_frames, self.n_points = -(-first.n_frames // time_stride), n_cells // query_stride
-        self.rows, self.val_rows = split_rows(n, 'train'), split_rows(n, 'val')
-        self.n_starts = self.n_frames - window + 1
-        # start frames as n_starts U^early: more than 1 visits the early, steep frames more often than the late ones
-        self.starts = (self.n_starts * ((torch.arange(self.n_starts) + .5) / self.n_starts) ** early).long()
-        self.n_windows = len(sources) * len(self.rows) * self.n_starts
-        self.n_files_rows = len(sources) * len(self.rows)
+            same = (s.pde, s.n_frames, s.shape) == (first.pde, first.n_frames, first.shape)
+            if not same or abs(s.dt - first.dt) > 1e-9:
+                raise UserError(f"'{s.path}' and '{first.path}' differ in equation, frames, grid or time step")
+        self.dt = first.dt * keys.time_stride
+        self.n_frames = -(-first.n_frames // keys.time_stride)
+        self.query_grid = tuple(cells // keys.query_stride for cells in first.shape)
+        self.grid = tuple(n // self.ratio for n in self.query_grid)
+        self.rows = split_rows(self.n_trajectories, 'train', self.entry.test)
+        self.val_rows = split_rows(self.n_trajectories, 'val', self.entry.test)
+        self.n_rows = len(sources) * len(self.rows)
+        self.in_memory = self.fits_in_memory(processes)
+        self.files = None                                            # opened when first read, in this process
+        self.read_validation()
+        self.read_train()
 
-        val = [read_rows(s, self.val_rows, time_stride, query_stride) for s in sources]
-        self.val = torch.from_numpy(np.concatenate(val))[:, :, ::self.ratio]     # (N_val, T, X, C), encoder grid
-        n_bytes = self.n_files_rows * self.n_frames * self.n_points * 4
-        if memory_gb < 0:
-            free = torch.cuda.mem_get_info()[0] if device.type == 'cuda' else _free_memory()
-            memory_gb = .5 * free / 1e9
-        self.in_memory = n_bytes <= memory_gb * 1e9
-        # speed of a field for a unit of its mean: 1 with the flux u²/2, 2 with the flux u²
-        self.frame = (2. if first.generation == 'old' else 1.) if first.periodic else 0.
-        # one pass over the train rows: finite, statistics, identity, and the rows themselves where they fit
-        total, squares, count, digest, filled, initial = 0., 0., 0, hashlib.sha256(), 0, []
-        self.u = torch.empty(self.n_files_rows, self.n_frames, self.n_points, len(first.fields), device=device) \
-            if self.in_memory else None                                 # (N, T, Xq, C)
-        for s in sources:
-            digest.update(repr((s.pde, s.n, s.n_frames, s.shape, s.params, s.generation)).encode())
-            for start in range(self.rows.start, self.rows.stop, 256):
-                part = range(start, min(start + 256, self.rows.stop))
-                u = read_rows(s, part, time_stride, query_stride)
-                total, squares = total + u.sum(dtype=np.float64), squares + np.square(u, dtype=np.float64).sum()
-                count += u.size
-                digest.update(u[::max(1, len(part) // 8)].tobytes())
-                initial.append(u[:, :1].copy())
+    def fits_in_memory(self, processes):
+        n_value = self.n_rows * self.n_frames * np.prod(self.query_grid) * len(self.entry.fields)
+        limit = self.keys.memory_gb
+        if limit < 0:
+            free = torch.cuda.mem_get_info()[0] if self.device.type == 'cuda' else _free_memory() / processes
+            limit = .5 * free / 1e9
+        return 4 * n_value <= limit * 1e9
+
+    def strided(self, u):
+        """Cells (n, T, *X, C) -> the query grid."""
+        stride = slice(None, None, self.keys.query_stride)
+        return u[(slice(None), slice(None), *[stride] * len(self.query_grid))]
+
+    def on_encoder_grid(self, u):
+        """(B, T, *query grid, C) -> (B, T, *grid, C)"""
+        for axis in range(2, u.ndim - 1):
+            u = u.unfold(axis, 1, self.ratio).squeeze(-1)
+        return u
+
+    def read_validation(self):
+        """self.val (N, T, *grid, C), on the CPU, and its parameters. Rows of several files take turns, so that any
+        first few of them cover all files."""
+        values = []
+        prints = []
+        for s in self.sources:
+            for offset, u in blocks(s, self.val_rows, self.keys.time_stride):
+                check_finite(s.path, u, self.val_rows.start + offset)
+                prints.append(fingerprints(u[:, 0]))
+                values.append(self.on_encoder_grid(torch.from_numpy(self.strided(u).copy())))
+        val = torch.cat(values).unflatten(0, (len(self.sources), -1))
+        self.val = val.transpose(0, 1).flatten(0, 1).contiguous()
+        self.val_prints = np.concatenate(prints)
+        params = torch.tensor([list(s.params.values()) for s in self.sources], dtype=torch.float32)
+        self.val_params = params.repeat(len(self.val_rows), 1)
+        self.params = params.repeat_interleave(len(self.rows), 0).to(self.device)        # (N, P)
+
+    def read_train(self):
+        """One pass over the train rows: statistics, identity, fingerprints, and the rows themselves where they fit."""
+        n_field = len(self.entry.fields)
+        total = np.zeros(n_field)
+        squares = np.zeros(n_field)
+        count = 0
+        means = []
+        prints = []
+        digest = hashlib.sha256()
+        self.u = None
+        if self.in_memory:
+            self.u = torch.empty(self.n_rows, self.n_frames, *self.query_grid, n_field, device=self.device)
+        filled = 0
+        for s in self.sources:
+            digest.update(repr((s.pde, s.n, s.n_frames, s.shape, s.params)).encode())
+            for offset, cells in blocks(s, self.rows, self.keys.time_stride):
+                prints.append(fingerprints(cells[:, 0]))
+                u = np.ascontiguousarray(self.strided(cells))
+                check_finite(s.path, u, self.rows.start + offset)
+                flat = u.reshape(-1, n_field)
+                total += flat.sum(0, dtype=np.float64)
+                squares += np.square(flat, dtype=np.float64).sum(0)
+                count += len(flat)
+                means.append(u[:, 0].reshape(len(u), -1, n_field).mean(1, dtype=np.float64))
+                digest.update(u[::8].tobytes())
                 if self.in_memory:
                     self.u[filled:filled + len(u)] = torch.from_numpy(u)
-                    filled += len(u)
-        # files of several nu repeat their initial conditions, but never across splits
-        check_overlap({'train': (self.rows.start, np.concatenate(initial)),
-                       'val': (self.val_rows.start, np.concatenate([v[:, :1] for v in val]))})
-        self.mean = float(total / count)
-        self.std = float(np.sqrt(max(squares / count - self.mean ** 2, 0.)))
-        if self.std < 1e-8:
-            say(f'data: the train fields are constant (std {self.std:.1e}); scaled by 1 instead')
-            self.std = 1.
-        means = torch.from_numpy(np.concatenate(initial).mean((1, 2, 3), dtype=np.float64))
-        still = squares / count - float(np.mean(np.square(means.numpy())))
-        self.std_still = float(np.sqrt(still)) if still > 1e-16 else self.std  # without the mean of each trajectory
-        self.drift = (self.frame * means * self._cells_a_step()).round().long()  # (N,) cells a step
+                filled += len(u)
+        self.prints = np.concatenate(prints)
+        check_overlap({'train': (self.rows.start, self.prints), 'val': (self.val_rows.start, self.val_prints)})
         self.identity = digest.hexdigest()
-        self.files = None                                               # opened lazily, in this process
-        params = [[p for p in s.params.values()] for s in sources]
-        self.params = torch.tensor(params, dtype=torch.float32).repeat_interleave(len(self.rows), 0).to(device)
-        # validation rows of the files take turns, so that any first few of them cover all files
-        self.val = self.val.unflatten(0, (len(sources), -1)).transpose(0, 1).flatten(0, 1)
-        self.val_params = torch.tensor(params, dtype=torch.float32).repeat(len(self.val_rows), 1)
+        self.row_means = np.concatenate(means)                       # (N, C): of the first frames
+        self.mean = total / count
+        self.mean_square = squares / count
 
-    def _cells_a_step(self):
-        """Cells of the query grid that speed 1 covers in a step."""
-        source = self.sources[0]
-        return source.dt * self.time_stride * self.n_points / source.length[0]
+    def statistics(self, moving):
+        """Mean and scale of each field, as tuples of C numbers. moving: fields whose mean a frame takes off; their
+        mean is 0, and their scale that of what is left."""
+        mean = self.mean.copy()
+        variance = self.mean_square - mean ** 2
+        for field in moving:
+            rest = self.mean_square[field] - np.mean(self.row_means[:, field] ** 2)
+            mean[field] = 0.
+            if rest > 1e-16:
+                variance[field] = rest
+        std = np.sqrt(np.maximum(variance, 0.))
+        for field, name in enumerate(self.entry.fields):
+            if std[field] < 1e-8:
+                say(f'data: the train fields {name} are constant (std {std[field]:.1e}); scaled by 1 instead')
+                std[field] = 1.
+        return tuple(mean.tolist()), tuple(std.tolist())
 
-    def still(self, index, flip):
-        """The boosts (B,) of windows `index` that bring the mean flow to rest, to half a cell a step."""
-        return (2 * flip - 1) * self.drift[index // self.n_starts]
+    # ---- what checkpoints know of the data
 
-    def lift(self, boost):
-        """What a Galilean boost (B,) in cells a step adds to the field (B,)."""
-        return boost / self._cells_a_step() / (self.frame or 1.)
+    def describe(self, paths, run):
+        """What a checkpoint says of the data: where the files are (as typed, absolute, and as seen from the run
+        folder, so that both may move together), which they are, and what they began like, for checks of leaks: also
+        what the run was fine-tuned from has seen."""
+        seen = [self.prints, self.val_prints]
+        for earlier in (run.parent, run.state):
+            if earlier:
+                seen.append(earlier['data']['seen'].numpy())
+        return {'paths': paths,
+                'absolute': [os.path.abspath(path) for path in paths],
+                'relative': [os.path.relpath(path, run.folder) for path in paths],
+                'identity': self.identity, 'n_trajectories': self.n_trajectories,
+                'seen': torch.from_numpy(np.unique(np.concatenate(seen)))}
 
-    def get(self, index, shift, boost, flip, drag=0):
-        """Gather windows `index` (B,) and apply exact symmetries of the PDE.
+    def check_history(self, run, force):
+        """Refuse to resume on other data, and to fine-tune where the parent was trained on what is now the test part:
+        its errors would be too low."""
+        if run.state and run.state['data']['identity'] != self.identity and not force:
+            raise UserError(f"the data are not those that '{run.folder}' was trained on (another file, seed or number "
+                            'of rows): put them back, or --force_data=true')
+        if run.parent:
+            rows = split_rows(self.n_trajectories, 'test', self.entry.test)
+            for s in self.sources:
+                again = seen_rows(s, rows, run.parent['data']['seen'])
+                if again:
+                    raise UserError(f"{len(again)} of {len(rows)} test trajectories of '{s.path}' (first: {again[0]}) "
+                                    f"begin like ones that '{run.parent_path}' was trained on, so a test would say "
+                                    'nothing: take its n_trajectories, or data of another seed')
 
-        shift (B,): cells of the query grid by which the domain is rotated; boost (B,): Galilean boost in
-        cells a frame, u(x, t) -> u(x - ct, t) + lift with c = boost dx/dt; flip (B,): u(x) -> -u(-x).
-        All CPU integer tensors. drag: cells by which the points themselves move on every frame.
-        Returns u (B, window, Xq, C) and params (B, P) on the device.
-        """
-        traj, start = index // self.n_starts, self.starts[index % self.n_starts]
-        frame = torch.arange(self.window)
-        sign = 1. - 2. * flip
+    # ---- windows
+
+    def gather(self, trajectory, start, window):
+        """Windows (B, window, *query grid, C) that begin at frames `start` (B,) of rows `trajectory` (B,), both on the
+        CPU; on the device where the rows live there."""
         if self.in_memory:
-            send = lambda a: a.to(self.device, non_blocking=True)       # noqa: E731
-            u = self.u[send(traj)[:, None], send(start[:, None] + frame)]
-        else:
-            send = lambda a: a                                          # noqa: E731
-            u = torch.from_numpy(self._read(traj.tolist(), start.tolist()))
-        # (B, window, Xq): point i of frame k comes from point ±(i - shift - boost k + drag k)
-        point = torch.arange(self.n_points) - shift[:, None, None] - ((boost[:, None] - drag) * frame)[..., None]
-        point = send(((1 - 2 * flip)[:, None, None] * point) % self.n_points)
-        u = torch.gather(u, 2, point[..., None].expand_as(u))
-        u = u * send(sign)[:, None, None, None] + send(self.lift(boost).float())[:, None, None, None]
-        return u.to(self.device, non_blocking=True), self.params[traj.to(self.device, non_blocking=True)]
+            frame = start[:, None] + torch.arange(window)
+            index = torch.stack([trajectory[:, None].expand_as(frame), frame])
+            index = index.to(self.device, non_blocking=True)
+            return self.u[index[0], index[1]]
+        return torch.from_numpy(self._read(trajectory.tolist(), start.tolist(), window))
 
-    def _read(self, traj, start):
-        out = np.empty((len(traj), self.window, self.n_points, 1), np.float32)
-        source = self.sources[0]
-        try:
-            if self.files is None:
-                self.files = [h5py.File(s.path, 'r') for s in self.sources]
-            for i, (row, first) in enumerate(zip(traj, start)):
-                which, row = row // len(self.rows), self.rows[row % len(self.rows)]
-                source, frames = self.sources[which], slice(
-                    first * self.time_stride, (first + self.window - 1) * self.time_stride + 1, self.time_stride)
-                out[i, ..., 0] = self.files[which]['tensor'][row, frames][:, ::self.query_stride]
-        except OSError as error:                                        # it was whole when the training began
-            raise _unreadable(source.path, error) from error
+    def _read(self, trajectory, start, window):
+        out = np.empty((len(trajectory), window, *self.query_grid, len(self.entry.fields)), np.float32)
+        if self.files is None:
+            self.files = [h5py.File(s.path, 'r') for s in self.sources]
+        stride = self.keys.time_stride
+        for i, (row, first) in enumerate(zip(trajectory, start)):
+            which = row // len(self.rows)
+            row = self.rows[row % len(self.rows)]
+            frames = slice(first * stride, (first + window - 1) * stride + 1, stride)
+            u = read(self.sources[which], self.files[which], slice(row, row + 1), frames)
+            out[i] = self.strided(u)[0]
         return out
 
 
-class Sampler:
-    """Order of the windows as a function of (seed, epoch, cursor): resume is two integers. Every draw is
-    made for the whole global batch, so one and several processes see the same one."""
+def seen_rows(source, rows, seen):
+    """Those of `rows` whose first frame is one of the fingerprints `seen` (an int64 tensor). Reads first frames."""
+    seen = set(seen.tolist()) - {0}
+    again = []
+    for offset, u in blocks(source, rows, source.n_frames):
+        for i, fingerprint in enumerate(fingerprints(u[:, 0]).tolist()):
+            if fingerprint in seen:
+                again.append(rows.start + offset + i)
+    return again
 
-    def __init__(self, n_windows, batch_size, seed, epoch=0, cursor=0):
-        self.n_windows, self.batch_size, self.seed = n_windows, batch_size, seed
-        self.epoch, self.cursor = epoch, cursor
+
+def _free_memory():
+    try:
+        with open('/proc/meminfo') as file:
+            lines = file.readlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith('MemAvailable'))
+    except (OSError, StopIteration):                                 # not Linux
+        return 8e9
+
+
+# ---------------------------------------------------------------------------------------------
+# windows
+
+class Windows:
+    """
+    Windows of consecutive frames, gathered and transformed by exact symmetries of the equation.
+
+    A window begins at any frame; early frames, where gradients are steep, are drawn more often: the start is the
+    fraction U^early of the possible ones, with U uniform and stratified, so that early=1 visits each once an epoch.
+    The symmetries are those that the entry promises: translation of a periodic domain, reflection of an axis (the
+    velocity along it changes its sign), a Galilean boost. With a moving frame, the boost that brings the mean flow to
+    rest is applied, to half a cell a step. With token_shift, the points move on every frame, as the tokens will.
+    """
+
+    def __init__(self, trajectories, cfg, keys):
+        """cfg: the ModelConfig. keys: has input_frames, unroll, early, shift, flip, boost, seed."""
+        self.trajectories = trajectories
+        self.cfg = cfg
+        self.keys = keys
+        self.window = keys.input_frames + keys.unroll
+        self.n_starts = trajectories.n_frames - self.window + 1
+        if self.n_starts < 1:
+            raise UserError(f'{trajectories.n_frames} frames are fewer than a window of input_frames='
+                            f'{keys.input_frames} + unroll={keys.unroll}')
+        self.n_windows = trajectories.n_rows * self.n_starts
+        self.d = len(trajectories.query_grid)
+        device = trajectories.device
+        entry = trajectories.entry
+        # a boost by one cell of the query grid a step, as a velocity along each axis, and that as a change of fields
+        cells = torch.tensor(trajectories.query_grid)
+        cell_a_step = torch.tensor(cfg.length) / cells / cfg.dt
+        self.lift_of_boost = torch.zeros(self.d, cfg.n_field)
+        self.parity = torch.ones(self.d, cfg.n_field)
+        for axis, name in enumerate(entry.velocity):
+            field = entry.fields.index(name)
+            self.parity[axis, field] = -1.
+            if entry.galilean:
+                self.lift_of_boost[axis, field] = cell_a_step[axis] / entry.galilean
+        self.can_boost = bool(entry.galilean and entry.periodic)
+        # the boosts that bring the mean flow of each row to rest, in whole cells a step
+        self.rest = torch.zeros(trajectories.n_rows, self.d, dtype=torch.long)
+        if cfg.frame_speed:
+            for axis, field in enumerate(cfg.velocity):
+                speed = cfg.frame_speed * torch.from_numpy(trajectories.row_means[:, field])
+                self.rest[:, axis] = (speed / cell_a_step[axis]).round().long()
+        self.rest = self.rest.to(device)
+        self.lift_of_boost = self.lift_of_boost.to(device)
+        self.parity = self.parity.to(device)
+        self.mean = torch.tensor(cfg.mean, device=device)
+        self.std = torch.tensor(cfg.std, device=device)
+        spacing = [length / n for length, n in zip(cfg.length, trajectories.query_grid)]
+        points = positions(trajectories.query_grid, cfg.first, spacing)
+        self.points = points.view(*trajectories.query_grid, self.d).to(device)           # all query points
+
+    def trajectory(self, index):
+        """Row of the train part (of all files, one after another) that a window belongs to."""
+        return index // self.n_starts
+
+    def row_names(self, index):
+        """Rows in the file of windows `index`, sorted, for a message."""
+        rows = self.trajectories.rows
+        return sorted({rows[int(i) % len(rows)] for i in self.trajectory(index)})
+
+    def generator(self, iteration):
+        """What is drawn in an iteration follows from the seed and its number."""
+        return torch.Generator().manual_seed((self.keys.seed * 1_000_003 + iteration) * 1_009 + 1_008)
+
+    def batches(self, index, iteration, rank=0, world=1, parts=1):
+        """The global batch of windows `index` (B,), in `parts` micro-batches; a process takes every world-th window.
+        Yields Batch."""
+        keys = self.keys
+        n = len(index)
+        random = self.generator(iteration)
+
+        def whole(low, high, on):
+            """Whole numbers for every window and axis, (B, d); zeros where that symmetry is not used."""
+            drawn = torch.randint(low, high, (n, self.d), generator=random)
+            return drawn if on else torch.zeros_like(drawn)
+
+        periodic = self.cfg.periodic
+        shift = whole(0, max(self.trajectories.query_grid), keys.shift and periodic)
+        flip = whole(0, 2, keys.flip and self.trajectories.entry.mirror and periodic)
+        boost = whole(-keys.boost, keys.boost + 1, keys.boost and self.can_boost) * self.trajectories.ratio
+        offset = torch.randint(self.trajectories.ratio, (self.d,), generator=random).tolist()
+        start = self.draw_start(index, random)
+        drawn = [self.trajectory(index), start, *shift.T, *flip.T, *boost.T]
+        drawn = torch.stack(drawn)[:, rank::world]                   # (2 + 3 d, B of this process)
+        for part in drawn.chunk(parts, 1):
+            yield self.batch(part, offset, iteration)
+
+    def draw_start(self, index, random):
+        """Frame at which each window begins, (B,)."""
+        stratum = index % self.n_starts
+        jitter = torch.rand(len(index), generator=random, dtype=torch.float64)
+        if self.keys.early == 1:
+            return stratum
+        fraction = ((stratum + jitter) / self.n_starts) ** self.keys.early
+        return (self.n_starts * fraction).long().clamp_max(self.n_starts - 1)
+
+    def batch(self, drawn, offset, iteration):
+        """drawn (2 + 3 d, B): trajectory, start, and shift, flip, boost along each axis, on the CPU; offset: of the
+        query points from the encoder's along each axis, in cells of the query grid. -> Batch"""
+        data = self.trajectories
+        d = self.d
+        u = data.gather(drawn[0], drawn[1], self.window).to(data.device, non_blocking=True)
+        drawn = drawn.to(data.device, non_blocking=True)
+        shift, flip, boost = drawn[2:].view(3, d, -1)
+        sign = 1 - 2 * flip                                          # (d, B)
+        rest = -sign * self.rest[drawn[0]].T                         # brings the mean flow to rest, after the flip
+        u = self.transform(u, shift, sign, boost + rest)
+        lift = -(rest.T.float() @ self.lift_of_boost)                # (B, C): what that has taken off the fields
+        ones = [1] * (d + 1)
+        u = (u - self.mean) / self.std
+        lift = (lift / self.std).view(len(u), *ones, -1)
+        every = tuple(slice(o, None, data.ratio) for o in offset)
+        params = data.params[drawn[0]]
+        dt = torch.full((len(u),), self.cfg.dt, device=data.device)
+        y = u[(slice(None), slice(None), *every)]
+        return Batch(data.on_encoder_grid(u), self.points[every].reshape(-1, d), y, lift, params, dt, iteration)
+
+    def transform(self, u, shift, sign, boost):
+        """
+        u (B, window, *query grid, C) in physical units; shift, sign, boost (d, B) along each axis: cells by which the
+        domain is rotated, -1 for a reflection, cells a frame by which the fields are boosted, u(x, t) -> u(x - ct, t)
+        + lift. Point i of frame k comes from point sign (i - shift - boost k + drag k), where drag is what the tokens
+        move on.
+        """
+        drag = self.cfg.token_shift * self.trajectories.ratio
+        frame = torch.arange(self.window, device=u.device)
+        if self.cfg.periodic:
+            for axis, n in enumerate(self.trajectories.query_grid):
+                moved = (boost[axis][:, None] - drag) * frame        # (B, window)
+                point = torch.arange(n, device=u.device) - (shift[axis][:, None] + moved)[..., None]
+                point = sign[axis][:, None, None] * point % n        # (B, window, n)
+                shape = [1] * u.ndim
+                shape[:2] = point.shape[:2]
+                shape[2 + axis] = n
+                u = u.gather(2 + axis, point.view(shape).expand_as(u))
+        parity = torch.where(sign[..., None] < 0, self.parity[:, None], 1.).prod(0)      # (B, C)
+        lift = boost.T.float() @ self.lift_of_boost
+        ones = [1] * (self.d + 1)
+        return u * parity.view(len(u), *ones, -1) + lift.view(len(u), *ones, -1)
+
+
+class Sampler:
+    """Order of the windows as a function of (seed, epoch, cursor): resume is two integers. Every draw is made for the
+    whole global batch, so one and several processes see the same one."""
+
+    def __init__(self, n_windows, batch_size, seed):
+        self.n_windows = n_windows
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+        self.cursor = 0
         self.order = None
 
     def next(self):
@@ -365,63 +415,28 @@ class Sampler:
         if self.order is None:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
             self.order = torch.randperm(self.n_windows, generator=generator)
-            if len(self.order) < self.batch_size:                       # tiny sets: repeat
+            if len(self.order) < self.batch_size:                    # tiny sets are repeated
                 self.order = self.order.repeat(-(-self.batch_size // self.n_windows))
         index = self.order[self.cursor:self.cursor + self.batch_size]
         self.cursor += self.batch_size
         if self.cursor + self.batch_size > len(self.order):
-            self.epoch, self.cursor, self.order = self.epoch + 1, 0, None
+            self.epoch += 1
+            self.cursor = 0
+            self.order = None
         return index
 
-    def state(self):
+    def state_dict(self):
         return {'epoch': self.epoch, 'cursor': self.cursor}
 
-
-def _free_memory():
-    try:
-        with open('/proc/meminfo') as file:
-            return 1024 * next(int(line.split()[1]) for line in file if line.startswith('MemAvailable'))
-    except (OSError, StopIteration):                                    # not Linux
-        return 8e9
-
-
-# ---------------------------------------------------------------------------------------------
-# inspect
-
-def inspect(path):
-    """Everything worth knowing of a file as JSON types; reads every row. Raises UserError if it is broken."""
-    source = open_source(path, quiet=True)
-    low, high, total, squares, count = np.inf, -np.inf, 0., 0., 0
-    seen = {}
-    for start in range(0, source.n, CHUNK_ROWS):
-        part = range(start, min(start + CHUNK_ROWS, source.n))
-        u = read_rows(source, part)
-        low, high = min(low, float(u.min())), max(high, float(u.max()))
-        total, squares = total + u.sum(dtype=np.float64), squares + np.square(u, dtype=np.float64).sum()
-        count += u.size
-        for row, frame in zip(part, u[:, 0]):
-            if np.ptp(frame) == 0:
-                continue
-            seen.setdefault(hashlib.sha256(frame.tobytes()).digest(), []).append(row)
-    splits = {row: name for name in ('test', 'val', 'train') for row in
-              (split_rows(source.n, name) if source.n >= 3 else ())}
-    for rows in seen.values():
-        if len({splits.get(row) for row in rows}) > 1:
-            raise UserError(f"'{path}': trajectories {', '.join(map(str, rows[:5]))} share one initial condition "
-                            'but belong to different splits')
-    mean = total / count
-    return {'path': path, 'pde': source.pde, 'generation': source.generation, 'fields': list(source.fields),
-            'trajectories': source.n, 'frames': source.n_frames, 'cells': list(source.shape), 'dt': source.dt,
-            'first_x': float(source.x[0][0]), 'domain': [[lo, lo + length] for lo, length in
-                                                         zip(source.low, source.length)],
-            'periodic': source.periodic, 'params': source.params, 'dtype': source.dtype, 'min': low, 'max': high,
-            'mean': mean, 'std': float(np.sqrt(max(squares / count - mean ** 2, 0.))),
-            'duplicates': sum(len(rows) - 1 for rows in seen.values())}
+    def load_state_dict(self, state):
+        self.epoch = state['epoch']
+        self.cursor = state['cursor']
+        self.order = None
 
 
 if __name__ == '__main__':
     one_line_errors()
-    parser = argparse.ArgumentParser(description='Look into a PDEBench-layout file and check every row.')
+    parser = argparse.ArgumentParser(description='Look into a data file and check every row.')
     parser.add_argument('command', choices=['inspect'])
     parser.add_argument('file')
     parser.add_argument('--json', action='store_true', help='print JSON')

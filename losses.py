@@ -1,79 +1,235 @@
 """
-Training losses: pure functions of tensors, every one a mean, so that a weight means the same at any size.
+Training losses by name, and the stages: what each trains, and on what.
 
-    total, parts = bundle(outputs, u, weights)    # outputs of UPT.forward, weights {'field': 1., 'latent': 10., ...}
+u is a field, z = E(u) its latent, A the operator, D the decoder. Every loss is a mean, so that a weight means the same
+at any size. The inverse losses are those of UPT (arXiv 2402.12365, section 3.3): they make encoder and decoder inverses
+of each other, so that an operator that was trained on encodings may be fed its own output, and a rollout needs no
+decoding.
 
-u is a field, z = E(u) its latent, A the operator, D the decoder, q query points. The inverse losses are those of
-UPT (arXiv 2402.12365, section 3.3): they make encoder and decoder inverses of each other, so that an operator
-that was trained on encodings may be fed its own output, and a rollout needs no decoding.
+To add a loss: write a function, name it in LOSSES with the outputs that it takes, and give its weight lambda_NAME a
+line in train.py. To add a stage: write a module whose forward is the loss of a batch, and name it in STAGES.
 """
 import torch
+import torch.nn as nn
+
+from runtime.configurator import UserError
+
+SMALLEST = 1e-6                       # norms in denominators are at least this
 
 
-def relative_l2(p, y, lift=0.):
-    """Mean over samples (and steps) of ‖p - y‖₂ / ‖y + lift‖₂, the norms over points and fields. Its gradient at
-    p = y is zero. p, y (..., Q, C); lift: what a moving frame has taken off the field, to be broadcast to it."""
-    dims = (-2, -1)
-    norm = torch.linalg.vector_norm(y + lift, dim=dims).clamp_min(1e-6)
+# ---------------------------------------------------------------------------------------------
+# losses: fields are (B, K, *space, C) for K steps, latents (B, K, S, D), all normalised
+
+def space_of(u):
+    return tuple(range(2, u.ndim - 1))
+
+
+def relative_l2(p, y):
+    """Mean over samples and steps of |p - y| / |y|, L2 norms over points and fields. Its gradient at p = y is zero."""
+    dims = tuple(range(2, y.ndim))
+    norm = torch.linalg.vector_norm(y, dim=dims).clamp_min(SMALLEST)
     return (torch.linalg.vector_norm(p - y, dim=dims) / norm).mean()
 
 
-def latent_forward(latent, target):
-    """mean |A(z_t) - E(u_{t+1})|², over batch, steps, tokens and features. latent, target (B, K, S, D)."""
-    return (latent - target).square().mean()
+def relative_square(p, y):
+    """Mean over samples and steps of |p - y|^2 / |y|^2, norms as above. As inverse encoding, with p = D(E(u)) and
+    y = u, it asks that what was encoded can be decoded."""
+    dims = tuple(range(2, y.ndim))
+    error = (p - y).square().mean(dims)
+    return (error / y.square().mean(dims).clamp_min(SMALLEST)).mean()
 
 
-def inverse_encoding(reconstruction, u, lift=0.):
-    """Field space, the latent not advanced: |D(E(u_t), q) - u_t(q)|² relative to the sample's own mean square,
-    mean_b [ mean_q |·|² / mean_q |u + lift|² ]: what was encoded can be decoded. Both (B, Q, C); lift as above."""
-    error = (reconstruction - u).square().mean((-2, -1))
-    return (error / (u + lift).square().mean((-2, -1)).clamp_min(1e-6)).mean()
+def mean_square(z, target):
+    """mean |A(z_t) - E(u_{t+1})|^2 over everything."""
+    return (z - target).square().mean()
 
 
-def inverse_decoding(cycle, latent):
-    """Latent space: mean |E(D(z)) - z|² / var(z), z = A(E(u_t)) the advanced latent and var its variance per
-    feature over batch and tokens, detached (it cannot be won by inflating z): what was decoded can be encoded
-    again. Both (B, S, D)."""
-    variance = latent.detach().var((0, 1), correction=0).clamp_min(1e-6)
-    return ((cycle - latent).square() / variance).mean()
+def inverse_decoding(cycle, z):
+    """mean |E(D(z)) - z|^2 / var(z), z the advanced latent: what was decoded can be encoded again. The variance is that
+    of each feature over batch, steps and tokens, detached, so the loss cannot be won by inflating z."""
+    variance = z.detach().var((0, 1, 2), correction=0).clamp_min(SMALLEST)
+    return ((cycle - z).square() / variance).mean()
 
 
-def spectral(p, y, lift=0.):
-    """Relative Sobolev (H1) error, a spectral loss that weighs wave number k by 1 + k²: mean over samples of
-    sqrt(Σ_k (1 + k²) |P_k - Y_k|² / Σ_k (1 + k²) |Y_k|²). p, y (..., Q, C) on a uniform periodic 1D grid; P, Y the
-    Fourier coefficients of p and y + lift."""
-    difference, spectrum = torch.fft.rfft((p - y).float(), dim=-2), torch.fft.rfft((y + lift).float(), dim=-2)
-    k = torch.arange(spectrum.shape[-2], device=p.device)[:, None]
-    weight = (1 + k ** 2).sqrt()
-    norm = torch.linalg.vector_norm(weight * spectrum, dim=(-2, -1)).clamp_min(1e-6)
-    return (torch.linalg.vector_norm(weight * difference, dim=(-2, -1)) / norm).mean()
+def spectral(p, y):
+    """
+    Relative Sobolev (H1) error: wave number k weighs 1 + |k|^2. Mean over samples and steps of
+    sqrt(sum_k (1 + |k|^2) |P_k - Y_k|^2 / sum_k (1 + |k|^2) |Y_k|^2), P and Y the Fourier coefficients of fields on a
+    uniform grid of a periodic domain. (Of conjugate pairs along the last axis, one counts.)
+    """
+    axes = space_of(y)
+    difference = torch.fft.rfftn((p - y).float(), dim=axes)
+    spectrum = torch.fft.rfftn(y.float(), dim=axes)
+    k_squared = torch.zeros((), device=y.device)
+    for axis in axes:
+        n = spectrum.shape[axis]
+        k = torch.arange(n, device=y.device)
+        if axis != axes[-1]:                                         # a full axis holds both signs
+            k = torch.minimum(k, n - k)
+        k_squared = k_squared[..., None] + k ** 2
+    weight = (1 + k_squared)[..., None].sqrt()                       # (*space, 1)
+    error = norm_of(weight * difference)
+    return (error / norm_of(weight * spectrum).clamp_min(SMALLEST)).mean()
 
 
-def latent_norm(latent):
-    """Mean over samples and steps of (mean_{S,D} z² - 1)²: keeps latents that are not normalised at unit size."""
-    return (latent.square().mean((-2, -1)) - 1).square().mean()
+def norm_of(coefficients):
+    """sqrt(sum |.|^2) of a sample and step; as real numbers, since not every device has norms of complex ones."""
+    parts = torch.view_as_real(coefficients)                         # (B, K, *space, C, 2)
+    return torch.linalg.vector_norm(parts, dim=tuple(range(2, parts.ndim)))
 
 
-def bundle(outputs, u, weights, lift=None):
-    """All losses that have a weight. outputs: the dict of UPT.forward; u (B, 1 + K, Q, C): the true field at the query
-    points, at the start and after each step; weights: {name: number or 0-d tensor}; lift (B,): what a moving frame has
-    taken off the fields, so that relative errors are those of the whole field. Returns (total, {name: detached value});
-    a term without a weight, or whose output is absent, is not computed."""
-    lift = u.new_zeros(len(u)) if lift is None else lift
-    one, all_ = lift[:, None, None], lift[:, None, None, None]
-    terms = {
-        'field': lambda: relative_l2(outputs['field'], u[:, 1:], all_),
-        'latent': lambda: latent_forward(outputs['latent'], outputs['target']),
-        'inverse_encoding': lambda: inverse_encoding(outputs['reconstruction'], u[:, 0], one),
-        'inverse_decoding': lambda: inverse_decoding(outputs['cycle'], outputs['latent'][:, 0]),
-        'spectral': lambda: spectral(outputs['field'], u[:, 1:], all_),
-        'latent_norm': lambda: latent_norm(outputs['latent']),
-    }
-    total, parts = u.new_zeros(()), {}
+def unit_size(z):
+    """Mean over samples and steps of (mean z^2 - 1)^2 keeps latents at unit size."""
+    return (z.square().mean((-2, -1)) - 1).square().mean()
+
+
+# name: the function, and the outputs of a stage that it takes. Its weight is lambda_NAME.
+LOSSES = {
+    'field': (relative_l2, 'field', 'truth'),
+    'latent': (mean_square, 'latent', 'target'),
+    'inverse_encoding': (relative_square, 'reconstruction', 'start'),
+    'inverse_decoding': (inverse_decoding, 'cycle', 'advanced'),
+    'spectral': (spectral, 'field', 'truth'),
+    'latent_norm': (unit_size, 'latent'),
+}
+
+
+def weighted_sum(outputs, weights):
+    """All losses that have a weight and whose outputs are there: (total, {name: detached value})."""
+    total = 0.
+    parts = {}
     for name, weight in weights.items():
-        if not weight or (name == 'inverse_decoding' and 'cycle' not in outputs):
-            continue
-        value = terms[name]()
-        total = total + weight * value
-        parts[name] = value.detach()
+        function, *needs = LOSSES[name]
+        if weight and all(need in outputs for need in needs):
+            value = function(*(outputs[need] for need in needs))
+            total = total + weight * value
+            parts[name] = value.detach()
     return total, parts
+
+
+# ---------------------------------------------------------------------------------------------
+# stages: modules whose forward is the loss of a batch (data.Batch); `settings` holds the keys of train.py
+
+class Stage(nn.Module):
+    """What stages share: the model, the settings, the weights of the losses, and rollouts in latent space."""
+    losses = ()                       # names in LOSSES
+
+    def __init__(self, model, settings):
+        super().__init__()
+        self.model = model
+        self.settings = settings
+        self.weights = {name: getattr(settings, 'lambda_' + name) for name in self.losses}
+
+    def encode(self, batch, first):
+        """Tokens of the input frames that begin at frame `first` of the windows; `first` may be a list, for several
+        encodings of a sample at once. -> (B, [K,] S, D)"""
+        n = self.settings.input_frames
+        if isinstance(first, int):
+            return self.model.encoder(torch.cat(batch.u[:, first:first + n].unbind(1), -1))
+        frames = [torch.cat(batch.u[:, k:k + n].unbind(1), -1) for k in first]
+        tokens = self.model.encoder(torch.stack(frames, 1).flatten(0, 1))
+        return tokens.unflatten(0, (len(batch.u), len(first)))
+
+    def decode(self, z, batch):
+        """Latents (B, K, S, D) -> the whole fields at the batch's query points, (B, K, *grid, C): what the moving frame
+        has taken off is added, so that relative errors are those of the whole field."""
+        u = self.model.decoder(z.flatten(0, 1), batch.q)
+        u = u.unflatten(1, self.model.cfg.grid).unflatten(0, z.shape[:2])
+        return u + batch.lift
+
+    def truth(self, batch, first, n):
+        """The true fields of n frames from frame `first` on, as decode has them."""
+        return batch.y[:, first:first + n] + batch.lift
+
+
+class OperatorStage(Stage):
+    """Encoder, operator and decoder together, on rollouts of a few latent steps from the encoding of true frames."""
+    losses = ('field', 'latent', 'inverse_encoding', 'inverse_decoding', 'spectral', 'latent_norm')
+
+    def __init__(self, model, settings):
+        super().__init__(model.requires_grad_(True), settings)
+        s = settings
+        if not (s.lambda_field or s.lambda_spectral or s.lambda_latent):
+            raise UserError('nothing would train the operator: lambda_field, lambda_spectral or lambda_latent must be '
+                            'positive')
+        if model.cfg.decoder_dim and not (s.lambda_field or s.lambda_spectral or s.lambda_inverse_encoding):
+            raise UserError('nothing would train the decoder: lambda_field, lambda_spectral or '
+                            'lambda_inverse_encoding must be positive')
+        if s.unroll_start > s.unroll:
+            raise UserError(f'unroll_start={s.unroll_start} is more than unroll={s.unroll}')
+
+    def forward(self, batch, progress):
+        """batch: windows of input_frames + unroll frames; progress: of the stage, 0 .. 1. -> loss, {name: value}"""
+        s = self.settings
+        m = self.model
+        steps = s.unroll_start or s.unroll if progress < s.unroll_switch else s.unroll
+        now = s.input_frames - 1                                     # the frame that a rollout starts from
+        z = self.encode(self.noisy(batch), 0)
+        latents = [z]
+        condition = m.condition(batch.dt, batch.params)
+        for step in range(steps):
+            if step and not s.gradient_through_time:
+                z = z.detach()
+            z = m.operator(z, condition)
+            latents.append(z)
+        latents = torch.stack(latents, 1)                            # (B, 1 + K, S, D)
+        outputs = {'latent': latents[:, 1:]}
+        if s.lambda_inverse_encoding:
+            fields = self.decode(latents, batch)
+            outputs.update(field=fields[:, 1:], reconstruction=fields[:, :1], start=self.truth(batch, now, 1))
+        else:
+            outputs['field'] = self.decode(latents[:, 1:], batch)
+        outputs['truth'] = self.truth(batch, now + 1, steps)
+        if s.lambda_latent:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not s.detach_target):
+                outputs['target'] = self.encode(batch, range(1, steps + 1))
+        if s.lambda_inverse_decoding and batch.iteration % s.inverse_loss_frequency == 0:
+            outputs.update(cycle=self.cycle(latents[:, 1], batch), advanced=latents[:, 1:2])
+        ramp = min(1., progress / max(s.inverse_decoding_ramp, 1e-9))
+        weights = {**self.weights, 'inverse_decoding': ramp * s.lambda_inverse_decoding}
+        return weighted_sum(outputs, weights)
+
+    def cycle(self, z, batch):
+        """E(D(z)) of the first advanced latent, decoded on the encoder's own grid. -> (B, 1, S, D)"""
+        u = self.model.decoder(z, self.model.points).unflatten(1, self.model.cfg.grid)
+        earlier = batch.u[:, 1:self.settings.input_frames].unbind(1)
+        return self.model.encoder(torch.cat([*earlier, u], -1))[:, None]
+
+    def noisy(self, batch):
+        """Noise on the input frames, relative to their rms; what is compared with stays clean."""
+        s = self.settings
+        if not s.noise:
+            return batch
+        given = batch.u[:, :s.input_frames]
+        rms = given.square().mean(tuple(range(1, given.ndim)), keepdim=True).sqrt()
+        given = given + s.noise * rms * torch.randn_like(given)
+        return batch._replace(u=torch.cat([given, batch.u[:, s.input_frames:]], 1))
+
+
+class DecoderStage(Stage):
+    """The learned decoder alone, on latents of rollouts: encoder and operator are frozen, and the decoder learns to
+    read what the operator really hands it. Errors of the latent itself stay; those of reading it get smaller."""
+    losses = ('field', 'spectral')
+
+    def __init__(self, model, settings):
+        if not model.cfg.decoder_dim:
+            raise UserError("the stage 'decoder' needs a learned decoder: --decoder_dim=64, or leave it out of stages")
+        super().__init__(model.requires_grad_(False), settings)
+        model.decoder.requires_grad_(True)
+
+    def forward(self, batch, progress):
+        """As OperatorStage.forward; the windows are as long as the rollouts."""
+        s = self.settings
+        with torch.no_grad():
+            z = self.encode(batch, 0)
+            latents = [z]
+            condition = self.model.condition(batch.dt, batch.params)
+            for _ in range(s.unroll):
+                z = self.model.operator(z, condition)
+                latents.append(z)
+        fields = self.decode(torch.stack(latents, 1), batch)
+        return weighted_sum({'field': fields, 'truth': self.truth(batch, s.input_frames - 1, s.unroll + 1)},
+                            self.weights)
+
+
+STAGES = {'operator': OperatorStage, 'decoder': DecoderStage}

@@ -12,7 +12,12 @@ latent_dim = 16
 token_shift = 1
 hidden_dim = encoder_dim = decoder_dim = 32
 depth = 2
+n_head = 2
+group_size = 16
+mlp_ratio = 4.
 unroll = 2
+lambda_latent = 10.
+lambda_inverse_encoding = 50.
 max_iters = 20
 batch_size = 8
 warmup_iters = 5

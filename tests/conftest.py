@@ -1,4 +1,4 @@
-"""Shared by the tests: one thread, a small file made by the built-in solver, and train.py run in four ways: as a user
+"""Shared by the tests: one thread, small files made by the built-in solvers, and train.py run in four ways: as a user
 does, in this process, in a child that can be killed, and as two processes."""
 import multiprocessing
 import os
@@ -14,10 +14,10 @@ import traceback
 import pytest
 import torch
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
-from solvers import write_burgers
+from files import write_file
+from runtime.configurator import UserError
 
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 torch.set_num_threads(1)
 SMOKE = os.path.join(ROOT, 'config', 'burgers_smoke.py')
 ENV = {**os.environ, 'OMP_NUM_THREADS': '1'}
@@ -27,7 +27,24 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 @pytest.fixture(scope='session')
 def burgers_file(tmp_path_factory):
     """Path of a PDEBench-layout file of 20 trajectories at nu .01."""
-    return write_burgers(str(tmp_path_factory.mktemp('burgers') / 'nu0.01.hdf5'), 20, .01, device='cpu')
+    path = tmp_path_factory.mktemp('burgers') / 'nu0.01.hdf5'
+    return write_file(str(path), 'burgers', {'Nu': .01}, 20, device='cpu')
+
+
+@pytest.fixture(scope='session')
+def advection_file(tmp_path_factory):
+    """The same of linear advection."""
+    path = tmp_path_factory.mktemp('advection') / 'beta0.4.hdf5'
+    return write_file(str(path), 'advection', {'beta': .4}, 20, device='cpu')
+
+
+def refused(call, *args, **options):
+    """The text of the one-line UserError that a call must raise."""
+    with pytest.raises(Exception) as caught:
+        call(*args, **options)
+    assert isinstance(caught.value, UserError), repr(caught.value)
+    assert '\n' not in str(caught.value)
+    return str(caught.value)
 
 
 def run(*args, script='train.py', cwd, check=True, env=None):
@@ -45,12 +62,13 @@ def train_here(monkeypatch, *args):
     hook = sys.excepthook
     try:
         found = runpy.run_path(os.path.join(ROOT, 'train.py'), run_name='__main__')
-        found['lock'].close()
+        found['run'].lock_file.close()
         return found
     except BaseException as error:                                   # let go of the folder, as a process that ends
         for frame, _ in traceback.walk_tb(error.__traceback__):
-            if 'lock' in frame.f_globals:
-                frame.f_globals['lock'].close()
+            for run in (frame.f_globals.get('run'), frame.f_locals.get('self')):
+                if hasattr(run, 'lock_file'):
+                    run.lock_file.close()
         raise
     finally:
         sys.excepthook = hook

@@ -1,4 +1,4 @@
-"""configurator.py: types, config files, one-line errors, and a script run as a user runs it."""
+"""runtime/configurator.py: types, config files, one-line errors, and a script run as a user runs it."""
 import os
 import signal
 import subprocess
@@ -6,10 +6,9 @@ import sys
 
 import pytest
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
-from configurator import UserError, configure
+from runtime.configurator import UserError, configure
 
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DEFAULTS = dict(
     learning_rate=1e-3, batch_size=12, wandb_log=False, out_dir='out', device='auto',
     compile='auto', depths=(1, 1, 1), betas=(.9, .999), stages=['operator'], sizes=(), lam=None,
@@ -200,6 +199,202 @@ def test_user_error_is_one_line():
 
 
 # -----------------------------------------------------------------------------
+# dicts: the settings of a stage, which override plain keys
+
+
+STAGED = dict(DEFAULTS, decoder_stage={'batch_size': 4, 'learning_rate': 3e-4}, steady_stage={},
+              UNITS={'s': 'm'})
+
+
+def resolve_staged(*argv):
+    return configure(STAGED, list(argv), __file__, CHOICES)
+
+
+def refused_staged(*argv):
+    with pytest.raises(UserError) as caught:
+        resolve_staged(*argv)
+    return str(caught.value)
+
+
+def test_a_dict_of_the_script_is_a_key_and_a_constant_is_not():
+    config = resolve_staged()
+    assert config['decoder_stage'] == {'batch_size': 4, 'learning_rate': 3e-4}
+    assert config['steady_stage'] == {}
+    assert 'UNITS' not in config
+
+
+@pytest.mark.parametrize('argv, stage, expected', [
+    (['--decoder_stage.batch_size=5'], 'decoder_stage', {'batch_size': 5, 'learning_rate': 3e-4}),
+    (['--decoder-stage.batch-size=1e1'], 'decoder_stage', {'batch_size': 10, 'learning_rate': 3e-4}),
+    (['--decoder_stage.depths=2,2', '--decoder_stage.batch_size=5'], 'decoder_stage',
+     {'batch_size': 5, 'learning_rate': 3e-4, 'depths': (2, 2)}),
+    (['--steady_stage.compile=TRUE'], 'steady_stage', {'compile': 'true'}),
+])
+def test_a_setting_of_a_stage_on_the_command_line(argv, stage, expected):
+    config = resolve_staged(*argv)
+    assert config[stage] == expected
+    for key, value in expected.items():
+        assert type(config[stage][key]) is type(expected[key])
+    del config[stage]
+    without = resolve_staged()
+    del without[stage]
+    assert config == without
+    assert STAGED['decoder_stage'] == {'batch_size': 4, 'learning_rate': 3e-4}  # the default is not touched
+    assert STAGED['steady_stage'] == {}
+
+
+@pytest.mark.parametrize('text', [
+    'decoder_stage = dict(batch_size=1e1, wandb_log=True)',
+    "decoder_stage['batch_size'] = 10\ndecoder_stage['wandb_log'] = True",
+    'decoder_stage.update(batch_size=2 * 5, wandb_log=True)',
+])
+def test_a_config_file_adds_to_the_settings_of_a_stage(write, text):
+    config = resolve_staged(write(text))
+    assert config['decoder_stage'] == {'batch_size': 10, 'learning_rate': 3e-4, 'wandb_log': True}
+    assert type(config['decoder_stage']['batch_size']) is int
+
+
+def test_settings_of_a_stage_in_order(write):
+    a = write('decoder_stage = dict(batch_size=7, depths=[3])', 'a.py')
+    b = write('decoder_stage = dict(depths=(4, 4))', 'b.py')
+    config = resolve_staged('--decoder_stage.learning_rate=1', a, b)
+    assert config['decoder_stage'] == {'batch_size': 7, 'learning_rate': 1., 'depths': (4, 4)}
+    assert config['batch_size'] == 12
+
+
+@pytest.mark.parametrize('arg, expected', [
+    ('--decoder_stage=3', '--decoder_stage holds several settings (command line): write '
+     '--decoder_stage.batch_size=value'),
+    ('--decoder_stage', 'write --decoder_stage.batch_size=value'),
+    ('--steady_stage=dict()', 'write --steady_stage.max_iters=value'),
+    ('--decoder_stage.batch_siz=3',
+     "unknown key 'decoder_stage.batch_siz', did you mean 'decoder_stage.batch_size'? (command line)"),
+    ('--decoder_stage.zzz=3', "unknown key 'decoder_stage.zzz' (command line)"),
+    ('--decoder_stag.batch_size=3',
+     "unknown key 'decoder_stag.batch_size', did you mean 'decoder_stage.batch_size'? (command line)"),
+    ('--decoder_stage.steady_stage=3', "unknown key 'decoder_stage.steady_stage'"),
+    ('--decoder_stage.batch_size', 'write --decoder_stage.batch_size=value'),
+    ('--decoder_stage.batch_size=1.5',
+     "decoder_stage.batch_size='1.5' must be a whole number (command line)"),
+    ('--decoder_stage.device=tpu', "decoder_stage.device='tpu' is not one of auto, cpu, cuda, mps"),
+    ('--batch_size.depths=3', "unknown key 'batch_size.depths'"),
+])
+def test_settings_of_a_stage_refused(arg, expected):
+    assert expected in refused_staged(arg)
+
+
+@pytest.mark.parametrize('text, expected', [
+    ('\ndecoder_stage = dict(batch_siz=3)',
+     "unknown key 'decoder_stage.batch_siz', did you mean 'decoder_stage.batch_size'? (c.py:2)"),
+    ("decoder_stage = dict(batch_size='x')", "decoder_stage.batch_size='x' must be a whole number (c.py:1)"),
+    ('decoder_stage = {1: 2}', "unknown key 'decoder_stage.1' (c.py:1)"),
+    ('decoder_stage = 3', 'decoder_stage=3 must be a dict, like dict(max_iters=1000) (c.py:1)'),
+    ('decoder_stag = dict(batch_size=3)',
+     "unknown key 'decoder_stag', did you mean 'decoder_stage'? (c.py:1)"),
+])
+def test_settings_of_a_stage_in_a_file_refused(write, text, expected):
+    assert expected in refused_staged(write(text))
+
+
+def test_a_script_whose_stage_sets_no_key_is_refused():
+    with pytest.raises(UserError, match="unknown key 'stage.batch_siz', did you mean 'stage.batch_size'"):
+        configure(dict(DEFAULTS, stage={'batch_siz': 3}), [], 'train.py')
+
+
+# -----------------------------------------------------------------------------
+# bounds
+
+
+NUMBERS = dict(batch_size=12, noise=0., drop_path=0., memory_gb=-1., seed=0, depths=(1, 2), warm=True,
+               nu=None, decoder_stage={})
+BOUNDS = {'noise': (0, None), 'drop_path': (0, 1), 'memory_gb': (None, None), 'seed': (0, 2 ** 32),
+          'depths': (1, None), 'nu': (0, None)}
+
+
+@pytest.mark.parametrize('arg', [
+    '--noise=0', '--noise=1e9', '--drop_path=0.999', '--memory_gb=-1e9', '--memory_gb=0', '--seed=0',
+    f'--seed={2 ** 32 - 1}', '--warm=false', '--nu=0', '--nu=none', '--nu=text', '--batch_size=1',
+    '--decoder_stage.noise=0', '--decoder_stage.warm=false'])
+def test_within_bounds(arg):
+    configure(NUMBERS, [arg], __file__, {}, BOUNDS)
+
+
+@pytest.mark.parametrize('arg, expected', [
+    ('--batch_size=0', 'batch_size=0 must be positive'),
+    ('--batch_size=-1', 'batch_size=-1 must be positive'),
+    ('--noise=-1', 'noise=-1.0 must be at least 0'),
+    ('--drop_path=1', 'drop_path=1.0 must be below 1'),
+    ('--drop_path=-.1', 'drop_path=-0.1 must be at least 0'),
+    ('--seed=4294967296', 'seed=4294967296 must be below 4294967296'),
+    ('--depths=1,0', 'depths=(1, 0) must be at least 1'),
+    ('--nu=-1', 'nu=-1 must be at least 0'),
+    ('--decoder_stage.batch_size=0', 'decoder_stage.batch_size=0 must be positive'),
+    ('--decoder_stage.drop_path=1', 'decoder_stage.drop_path=1.0 must be below 1'),
+])
+def test_out_of_bounds(arg, expected):
+    with pytest.raises(UserError) as caught:
+        configure(NUMBERS, [arg], __file__, {}, BOUNDS)
+    assert str(caught.value) == expected
+
+
+def test_bounds_hold_for_config_files_and_defaults(write):
+    with pytest.raises(UserError, match='^noise=-1.0 must be at least 0$'):
+        configure(NUMBERS, [write('noise = -1')], __file__, {}, BOUNDS)
+    fewer = {key: bound for key, bound in BOUNDS.items() if key != 'memory_gb'}
+    with pytest.raises(UserError, match='^memory_gb=-1.0 must be positive$'):
+        configure(NUMBERS, [], __file__, {}, fewer)
+
+
+# -----------------------------------------------------------------------------
+# --help of stages, and of keys that are not in the script
+
+
+HELP_SCRIPT = """
+batch_size = 12  # windows an iteration
+optimizer = 'muon'  # of the matrices
+# --- stages
+decoder_stage = {  # what the decoder's stage overrides
+    'batch_size': 4,  # it is small
+    'optimizer': 'adamw',
+}
+steady_stage = {'batch_size': 3}  # on one line
+"""
+
+
+def test_help_of_stages_and_of_the_equations(tmp_path, capsys):
+    path = tmp_path / 'toy.py'
+    path.write_text(HELP_SCRIPT)
+    defaults = {}
+    exec(HELP_SCRIPT, defaults)
+    choices = {'optimizer': ('muon', 'adamw')}
+    with pytest.raises(SystemExit) as caught:
+        configure({'beta': None, 'nu': None, **defaults}, ['--help'], str(path), choices)
+    assert caught.value.code == 0
+    lines = [' '.join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[lines.index('Keys, defaults:') + 1:] == [
+        '--batch_size=12 windows an iteration',
+        '--optimizer=muon of the matrices (muon, adamw)',
+        '',
+        'stages',
+        "--decoder_stage.KEY=VALUE what the decoder's stage overrides",
+        '--decoder_stage.batch_size=4 it is small',
+        '--decoder_stage.optimizer=adamw (muon, adamw)',
+        '--steady_stage.KEY=VALUE on one line',
+        '--steady_stage.batch_size=3',
+        '',
+        'parameters of the equations (default: those of the entry)',
+        '--beta=None',
+        '--nu=None']
+
+
+@pytest.mark.parametrize('text, expected', [
+    ('.01', .01), ('1', 1), ('-2.5', -2.5), ('.01,.001', (.01, .001)), ('[1, 2]', [1, 2]), ('none', None)])
+def test_a_parameter_of_an_equation_takes_any_literal(text, expected):
+    value = configure({'nu': None}, [f'--nu={text}'], __file__)['nu']
+    assert value == expected and type(value) is type(expected)
+
+
+# -----------------------------------------------------------------------------
 # the process: exit codes and streams
 
 
@@ -208,7 +403,7 @@ SCRIPT = '''"""Toy script.
 batch_size: # not a heading
 """
 import sys
-from configurator import UserError, configure, one_line_errors
+from runtime.configurator import UserError, configure, one_line_errors
 # --- data -----------------------------------------------------------------
 
 out_dir = 'out' # where the run goes
@@ -288,11 +483,12 @@ def test_help_into_a_closed_pipe(tmp_path):
 @pytest.mark.skipif(os.name != 'posix', reason='signals and pipes of POSIX')
 def test_ctrl_c_leaves_130(tmp_path):
     (tmp_path / 'nap.py').write_text(
-        'import time\nfrom configurator import one_line_errors\none_line_errors()\n'
+        'import time\nfrom runtime.configurator import one_line_errors\none_line_errors()\n'
         "print('up', flush=True)\ntime.sleep(60)\n")
+    # a process in the background ignores SIGINT unless it is told otherwise
     p = subprocess.Popen([sys.executable, str(tmp_path / 'nap.py')], stdout=subprocess.PIPE,
                          stderr=subprocess.PIPE, env=dict(os.environ, PYTHONPATH=ROOT),
-                         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # background jobs ignore it
+                         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     p.stdout.readline()
     p.send_signal(signal.SIGINT)
     _, err = p.communicate(timeout=60)

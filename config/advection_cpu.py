@@ -1,0 +1,9 @@
+# Linear advection at speed .4, 512 points in, on two CPU cores.
+#
+#     python train.py config/advection_cpu.py
+out_dir = 'out/advection_cpu'
+dataset = 'advection'
+beta = .4
+early = 1.                         # no frame is steeper than another
+token_shift = 5
+max_iters = 2500

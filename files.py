@@ -1,0 +1,670 @@
+"""
+Files of PDEBench's layouts: one HDF5 file in, checked rows out; and the writer of the built-in solvers'
+files.
+
+The layout 'tensor' holds `tensor` (N, T, X[, Y]) = (trajectory, time, cell), `x-coordinate` (X,), with two
+axes `y-coordinate` (Y,), `t-coordinate` (T + 1,) (one more than there are frames; T will do), and the PDE's
+parameters as attributes. Coordinates and times stay in physical units. Which equation a file is of is
+recognised by its layout, its attributes and its domain, and told by the attribute `pde` of the files that are
+made here.
+
+Rows are split by trajectory index: a tenth test, a tenth validation, the rest train. Files of several
+parameters share their initial conditions row by row, so one index belongs to one split in all of them.
+"""
+import argparse
+import contextlib
+import hashlib
+import os
+import platform
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from typing import Callable
+
+import h5py
+import numpy as np
+import torch
+
+import pdes
+from runtime.configurator import UserError, one_line_errors, say
+
+CHUNK_ROWS = 16                       # rows read at a time: 13 MB of a released file
+FORMAT_VERSION = 1
+# what h5py raises for damaged metadata
+NOT_READABLE = (OSError, RuntimeError, KeyError, ValueError, AttributeError, TypeError)
+
+_told = set()                         # notes on files that this process has printed
+
+
+# ---------------------------------------------------------------------------------------------
+# one file
+
+@dataclass(frozen=True)
+class Source:
+    """One opened and checked file; holds no rows."""
+    path: str
+    pde: str                          # name of its equation: a key of pdes.PDES
+    n: int                            # trajectories
+    n_frames: int
+    dt: float                         # seconds between stored frames
+    x: tuple                          # one float64 array of coordinates an axis
+    params: dict                      # values of the PDE's parameters by name
+    dtype: str                        # type of the stored numbers
+
+    @property
+    def entry(self):
+        return pdes.entry(self.pde)
+
+    @property
+    def fields(self):
+        return self.entry.fields
+
+    @property
+    def shape(self):
+        """Cells along each axis."""
+        return tuple(len(axis) for axis in self.x)
+
+    @property
+    def low(self):
+        return self.entry.low
+
+    @property
+    def length(self):
+        return self.entry.length
+
+    @property
+    def periodic(self):
+        return self.entry.periodic
+
+
+def open_source(path, dataset=None, quiet=False):
+    """Open and check one file's layout without reading its rows. Returns a Source.
+
+    dataset: name of the equation that it must be of (None: any that is known). quiet: print no notes. Raises
+    UserError for a missing, truncated, incomplete or differently laid out file, and for one of another
+    equation.
+    """
+    if dataset is not None:
+        pdes.entry(dataset)                                             # a misspelt name is told first
+    if os.path.isdir(path):
+        raise UserError(f"'{path}' is a directory, expected an HDF5 file")
+    if not os.path.exists(path):
+        raise UserError(f"no data file '{path}' ({_found_beside(path)}): "
+                        'python solvers.py NAME --n 1000 makes one')
+    try:
+        with h5py.File(path, 'r') as file:
+            source = _check(path, file, dataset)
+    except UserError:
+        raise
+    except NOT_READABLE as error:
+        raise _unreadable(path, error) from error
+    if dataset not in (None, source.pde):
+        raise UserError(f"'{path}' holds {source.pde}, not {dataset}: "
+                        f'use --dataset={source.pde}, or another file')
+    if not quiet:
+        _tell_once(path, source.entry.note)
+        if source.dtype != 'float32':
+            _tell_once(path, f'of {source.dtype}: its values are cast to float32')
+    return source
+
+
+def _found_beside(path):
+    folder = os.path.dirname(path) or '.'
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    found = [name for name in names if name.endswith(('.h5', '.hdf5'))]
+    return f"{folder} holds {', '.join(found[:5])}" if found else f'{folder} holds no .hdf5 file'
+
+
+def _unreadable(path, error):
+    hint = 'truncated or damaged: make or download it again'
+    if 'unable to lock' in str(error):
+        hint = 'another program is writing it; on a network disk try HDF5_USE_FILE_LOCKING=FALSE'
+    return UserError(f"cannot read '{path}' ({os.path.getsize(path)} bytes): {error}; {hint}")
+
+
+def _tell_once(path, note):
+    if note and (path, note) not in _told:
+        _told.add((path, note))
+        say(f"data: '{path}' is {note}")
+
+
+def _check(path, file, dataset):
+    """The Source of an open file."""
+    fitting = [name for name, layout in LAYOUTS.items() if layout.fits(file)]
+    name = fitting[0] if fitting else 'tensor'                          # its check says what the file lacks
+    if not np.all(file.attrs.get('complete', 1)):
+        raise UserError(f"'{path}' is marked incomplete: delete it and make it again")
+    found = LAYOUTS[name].check(path, file)
+    pde = _recognise(path, file, name, found['x'], dataset)
+    params = {}
+    for key in pdes.entry(pde).params:
+        params[key] = float(np.squeeze(file.attrs[key]))
+        if not (np.isfinite(params[key]) and params[key] > 0):
+            raise UserError(f"'{path}': {key}={params[key]} must be positive and finite")
+    return Source(path, pde, params=params, **found)
+
+
+# ---------------------------------------------------------------------------------------------
+# which equation
+
+def _recognise(path, file, layout, x, dataset):
+    """Name of the equation that a file is of: what the attribute `pde` says, else of the known ones that fit
+    the one that was asked for, or that with the most parameters. Raises UserError, listing what is known,
+    where none fits."""
+    said = file.attrs.get('pde')
+    if isinstance(said, bytes):
+        said = said.decode()
+    fitting = [name for name, entry in pdes.PDES.items() if _fits(entry, file, layout, x)]
+    if said is not None:
+        fitting = [name for name in fitting if name == said]
+    else:                                                # a parameter too many is one of another equation
+        fitting = [name for name in fitting if _numbers(file) <= set(pdes.entry(name).params)]
+    if dataset in fitting:
+        return dataset
+    if fitting:
+        return max(fitting, key=lambda name: len(pdes.entry(name).params))
+    spans = ' x '.join(f'({low:g}, {high:g})' for low, high in map(_span, x))
+    attributes = ', '.join(file.attrs) or 'none'
+    known = '; '.join(f'{name}: {_expected(pdes.entry(name))}' for name in pdes.PDES)
+    says = '' if said is None else f"says that it is of '{said}', but "
+    raise UserError(f"'{path}' {says}fits no known equation: its cells span {spans}, its attributes are "
+                    f'{attributes}; known are {known}; pdes.py says how one is added. If it is one of these, '
+                    'name it in an attribute pde of the file')
+
+
+def _numbers(file):
+    """Names of the attributes that may be parameters of the equation."""
+    return {name for name, value in file.attrs.items() if np.asarray(value).dtype.kind in 'fiu'}
+
+
+def _expected(entry):
+    spans = ' x '.join(f'({low:g}, {high:g})' for low, high in entry.space)
+    return f"{spans} with {', '.join(entry.params) or 'no attribute'}"
+
+
+def _span(axis):
+    """The two ends of an axis of cell centres."""
+    half = (axis[-1] - axis[0]) / (len(axis) - 1) / 2
+    return axis[0] - half, axis[-1] + half
+
+
+def _fits(entry, file, layout, x):
+    """Do layout, attributes and domain fit? The first point may lie anywhere in its cell."""
+    if entry.layout != layout or entry.axes != len(x):
+        return False
+    if not all(name in file.attrs for name in entry.params):
+        return False
+    for axis, low, length in zip(x, entry.low, entry.length):
+        dx = (axis[-1] - axis[0]) / (len(axis) - 1)
+        tolerance = .02 * length
+        if abs(len(axis) * dx - length) > tolerance:
+            return False
+        if not low - tolerance < axis[0] < low + dx + tolerance:
+            return False
+    return True
+
+
+# ---------------------------------------------------------------------------------------------
+# the layout 'tensor'
+
+def _axis_names(n):
+    return [f'{letter}-coordinate' for letter in 'xyz'[:n]]
+
+
+def _is_tensor(file):
+    return 'tensor' in file
+
+
+def _check_tensor(path, file):
+    """What a Source says of a file of the layout 'tensor': n, n_frames, dt, x and dtype."""
+    n_axes = 1
+    while n_axes < 3 and _axis_names(n_axes + 1)[-1] in file:
+        n_axes += 1
+    axis_names = _axis_names(n_axes)
+    for key in ('tensor', *axis_names, 't-coordinate'):
+        _check_own_dataset(path, file, key)
+    tensor = file['tensor']
+    shape = _check_shapes(path, file, axis_names)
+    _check_filled(path, tensor)
+    if tensor.dtype.kind not in 'fiu':
+        raise UserError(f"'{path}': tensor holds {tensor.dtype}, expected numbers")
+    n, n_frames = tensor.shape[:2]
+    if n < 1 or n_frames < 2 or min(shape) < 2:
+        raise UserError(f"'{path}': tensor {tensor.shape} is too small: at least 1 trajectory, 2 frames, "
+                        '2 cells')
+    x = tuple(file[name][:].astype(np.float64) for name in axis_names)
+    t = file['t-coordinate'][:n_frames].astype(np.float64)
+    for name, axis in zip([*axis_names, 't-coordinate'], [*x, t]):
+        if not _is_uniform(axis):
+            raise UserError(f"'{path}': {name} is not a uniform increasing grid")
+    dt = float((t[-1] - t[0]) / (n_frames - 1))
+    return {'n': n, 'n_frames': n_frames, 'dt': dt, 'x': x, 'dtype': str(tensor.dtype)}
+
+
+def _check_own_dataset(path, file, key):
+    if key not in file:
+        shapes = {name: getattr(part, 'shape', 'group') for name, part in file.items()}
+        raise UserError(f"'{path}' has no dataset '{key}': expected tensor (N, T, X), x-coordinate (X,), "
+                        f't-coordinate (T + 1,); found {shapes or "nothing"}')
+    is_link = not isinstance(file.get(key, getlink=True), h5py.HardLink)
+    if is_link or not isinstance(file[key], h5py.Dataset) or file[key].external or file[key].is_virtual:
+        raise UserError(f"'{path}': '{key}' is no dataset of this file; links to elsewhere are not followed")
+
+
+def _check_shapes(path, file, axis_names):
+    """Shapes of tensor (N, T, *X), of the axes and of the times must fit. Returns the cells along each
+    axis."""
+    tensor = file['tensor']
+    lengths = [file[name].shape for name in axis_names]
+    times = file['t-coordinate'].shape
+    shape = tuple(length[0] for length in lengths if len(length) == 1)
+    if tensor.ndim != 2 + len(lengths) or len(times) != 1 or tensor.shape[2:] != shape:
+        swapped = tensor.ndim == 2 + len(shape) and set(shape) <= set(tensor.shape)
+        hint = '; its axes seem to be swapped' if swapped else ''
+        letters = ', '.join('XYZ'[:len(lengths)])
+        raise UserError(f"'{path}': expected tensor (N, T, {letters}) with ({letters}) = {shape} of "
+                        f"{', '.join(axis_names)}; found tensor {tensor.shape}{hint}")
+    n_frames = tensor.shape[1]
+    if times[0] not in (n_frames, n_frames + 1):
+        raise UserError(f"'{path}': {n_frames} frames but {times[0]} times in t-coordinate "
+                        f'(expected {n_frames + 1}, or {n_frames})')
+    return shape
+
+
+def _check_filled(path, tensor):
+    if tensor.chunks is None:
+        stored = tensor.id.get_storage_size()
+        if stored < tensor.size * tensor.dtype.itemsize:
+            raise UserError(f"'{path}' claims {tensor.shape} values but stores only {stored} bytes: "
+                            'it was never filled')
+    else:
+        along_axis = [-(-size // chunk) for size, chunk in zip(tensor.shape, tensor.chunks)]
+        if tensor.id.get_num_chunks() < np.prod(along_axis):
+            raise UserError(f"'{path}' claims {tensor.shape} values but lacks some of its chunks: "
+                            'it was never filled')
+
+
+def _is_uniform(axis):
+    step = np.diff(axis)
+    return np.isfinite(axis).all() and step.min() > 0 and np.allclose(step, step.mean(), rtol=1e-2)
+
+
+def _read_tensor(file, rows, frames):
+    """Values (n, T, *X, 1) float32 of a slice of rows and a slice of frames.
+
+    HDF5 reads a compressed or checksummed chunk as a whole, but picks frames out of it slowly. Where chunks
+    hold several frames, whole rows are read and strided in memory, which takes a sixth of the time.
+    """
+    tensor = file['tensor']
+    is_strided = frames.step not in (None, 1)
+    if is_strided and tensor.chunks is not None and tensor.chunks[1] > 1:
+        values = tensor[rows, frames.start:frames.stop][:, ::frames.step]
+    else:
+        values = tensor[rows, frames]
+    return values.astype(np.float32, copy=False)[..., None]
+
+
+@dataclass(frozen=True)
+class Layout:
+    fits: Callable                    # (h5py file) -> is it laid out like this?
+    check: Callable                   # (path, h5py file) -> {'n', 'n_frames', 'dt', 'x', 'dtype'} of a Source
+    read: Callable                    # (h5py file, slice of rows, slice of frames) -> (n, T, *X, C) float32
+
+
+LAYOUTS = {'tensor': Layout(_is_tensor, _check_tensor, _read_tensor)}
+
+
+# ---------------------------------------------------------------------------------------------
+# rows
+
+def read(source, file, rows, frames=slice(None)):
+    """Values (n, T, *X, C) float32 of an opened file, unchecked. rows, frames: slices. Raises UserError for a
+    failed checksum."""
+    try:
+        return LAYOUTS[source.entry.layout].read(file, rows, frames)
+    except OSError as error:
+        raise _unreadable(source.path, error) from error
+
+
+def blocks(source, rows, time_stride=1):
+    """Rows of a file, 16 at a time and not checked: yields (offset of the block's first row in `rows`, values
+    (n, T, *X, C) float32) at the full space resolution. rows: a range of step 1. Raises UserError for a
+    failed checksum."""
+    try:
+        file = h5py.File(source.path, 'r')
+    except OSError as error:
+        raise _unreadable(source.path, error) from error
+    with file:
+        for first in range(0, len(rows), CHUNK_ROWS):
+            start = rows.start + first
+            stop = min(start + CHUNK_ROWS, rows.stop)
+            yield first, read(source, file, slice(start, stop), slice(None, None, time_stride))
+
+
+def read_rows(source, rows, time_stride=1, space_stride=1, check=True):
+    """Rows of a file, strided in time and along every space axis: (len(rows), T, *X, C) float32. rows: a
+    range of step 1. Raises UserError for values that are not finite (with their count and first index) or a
+    failed checksum."""
+    n_frames = -(-source.n_frames // time_stride)
+    shape = [-(-size // space_stride) for size in source.shape]
+    out = np.empty((len(rows), n_frames, *shape, len(source.fields)), np.float32)
+    cells = (slice(None, None, space_stride),) * len(shape)             # HDF5 itself strides cells slowly
+    for first, u in blocks(source, rows, time_stride):
+        out[first:first + len(u)] = u[(slice(None), slice(None), *cells)]
+    if check:
+        check_finite(source.path, out, rows.start)
+    return out
+
+
+def check_finite(path, u, first_row=0):
+    """Raise UserError for values of u (n, T, *X, C) that are not finite."""
+    bad = ~np.isfinite(u)
+    if bad.any():
+        row, frame = np.argwhere(bad)[0][:2]
+        raise UserError(f"'{path}': {bad.sum()} values are not finite, the first in trajectory "
+                        f'{first_row + row}, frame {frame} (of those read)')
+
+
+def split_rows(n, split, test='first'):
+    """Rows of a split of n: a tenth is test, a tenth val, the rest train; at least one each. test: which
+    tenth is the test split, 'first' (then val is the second) or 'last' (val is the one before it)."""
+    if n < 3:
+        raise UserError(f'{n} trajectories cannot be split into train, val and test: at least 3 are needed')
+    part = max(1, n // 10)
+    if test == 'first':
+        rows = {'test': range(0, part), 'val': range(part, 2 * part), 'train': range(2 * part, n)}
+    else:
+        first_test = n - part
+        first_val = first_test - part
+        rows = {'train': range(0, first_val), 'val': range(first_val, first_test)}
+        rows['test'] = range(first_test, n)
+    rows['all'] = range(0, n)
+    return rows[split]
+
+
+# ---------------------------------------------------------------------------------------------
+# equal initial conditions
+
+def fingerprints(u0):
+    """A number for each first frame of u0 (n, *X, C), (n,) int64: 8 bytes of the SHA-256 of its float32
+    values. It is 0 for a frame whose fields are constant, because such a frame gives nothing away."""
+    u0 = np.asarray(u0, dtype=np.float32)
+    space = tuple(range(1, u0.ndim - 1))
+    is_constant = (np.ptp(u0, axis=space) == 0).all(-1)
+    result = np.zeros(len(u0), np.int64)
+    for row, frame in enumerate(u0):
+        if not is_constant[row]:
+            digest = hashlib.sha256(np.ascontiguousarray(frame).tobytes()).digest()
+            result[row] = np.frombuffer(digest[:8], '<i8')[0]
+    return result
+
+
+def check_overlap(named):
+    """Refuse two equal initial conditions in different splits. named: {split: (first row, fingerprints
+    (n,))}."""
+    seen = {}
+    for split, (first, prints) in named.items():
+        for row, fingerprint in enumerate(prints.tolist(), first):
+            if fingerprint == 0:
+                continue
+            other = seen.setdefault(fingerprint, (split, row))
+            if other[0] != split:
+                raise UserError(f'trajectory {row} ({split}) has the same initial condition as trajectory '
+                                f'{other[1]} ({other[0]}): the splits leak into each other')
+
+
+# ---------------------------------------------------------------------------------------------
+# inspect
+
+class Statistics:
+    """Least, largest and mean value and standard deviation of each field, in one pass over (n, T, *X, C)."""
+
+    def __init__(self, n_fields):
+        self.count = 0
+        self.low = np.full(n_fields, np.inf)
+        self.high = np.full(n_fields, -np.inf)
+        self.total = np.zeros(n_fields)
+        self.squares = np.zeros(n_fields)
+
+    def add(self, u):
+        u = u.reshape(-1, u.shape[-1])
+        self.count += len(u)
+        self.low = np.minimum(self.low, u.min(0))
+        self.high = np.maximum(self.high, u.max(0))
+        self.total += u.sum(0, dtype=np.float64)
+        self.squares += np.square(u, dtype=np.float64).sum(0)
+
+    def result(self):
+        """{'min', 'max', 'mean', 'std'}, each a list of one number a field."""
+        mean = self.total / self.count
+        variance = self.squares / self.count - mean ** 2
+        std = np.sqrt(np.maximum(variance, 0))
+        found = {'min': self.low, 'max': self.high, 'mean': mean, 'std': std}
+        return {name: values.tolist() for name, values in found.items()}
+
+
+def inspect(path):
+    """Everything worth knowing of a file as JSON types; reads every row. Raises UserError if it is broken."""
+    source = open_source(path, quiet=True)
+    statistics = Statistics(len(source.fields))
+    rows_of = {}                                                        # fingerprint -> its rows
+    for first, u in blocks(source, range(source.n)):
+        check_finite(path, u, first)
+        statistics.add(u)
+        for row, fingerprint in enumerate(fingerprints(u[:, 0]).tolist(), first):
+            if fingerprint:
+                rows_of.setdefault(fingerprint, []).append(row)
+    if source.n >= 3:
+        _check_splits(path, source, rows_of)
+    domain = [[low, low + length] for low, length in zip(source.low, source.length)]
+    found = {
+        'path': path,
+        'pde': source.pde,
+        'fields': list(source.fields),
+        'trajectories': source.n,
+        'frames': source.n_frames,
+        'cells': list(source.shape),
+        'dt': source.dt,
+        'first_x': [float(axis[0]) for axis in source.x],
+        'domain': domain,
+        'periodic': source.periodic,
+        'params': source.params,
+        'dtype': source.dtype}
+    found.update(statistics.result())
+    found['duplicates'] = sum(len(rows) - 1 for rows in rows_of.values())
+    return found
+
+
+def _check_splits(path, source, rows_of):
+    split_of = {}
+    for name in ('test', 'val', 'train'):
+        split_of.update(dict.fromkeys(split_rows(source.n, name, source.entry.test), name))
+    for rows in rows_of.values():
+        if len({split_of[row] for row in rows}) > 1:
+            numbers = ', '.join(map(str, rows[:5]))
+            raise UserError(f"'{path}': trajectories {numbers} share one initial condition but belong to "
+                            'different splits')
+
+
+# ---------------------------------------------------------------------------------------------
+# find or make
+
+def find_or_make(dataset, data_dir, data_path, params, n, device='cpu', before_making=lambda: None):
+    """Paths of the files a config asks for. An explicit data_path must exist; commas separate several.
+    Otherwise the released file, or the built-in solver's file of n trajectories, is looked for in data_dir,
+    and made there if absent, after a call of before_making(). params: {'Nu': .01}."""
+    if data_path:
+        return _explicit(data_path)
+    entry = pdes.entry(dataset)
+    released = os.path.join(data_dir, entry.released(params))
+    made = os.path.join(data_dir, entry.made(params, n))
+    if os.path.exists(released):
+        return [released]
+    if not os.path.exists(made):
+        if entry.solve is None:
+            raise UserError(f"no '{released}', and there is no built-in solver for {dataset}: download it, "
+                            'or name a file by data_path')
+        say(f"data: no '{released}' and no '{made}'")
+        before_making()
+        write_file(made, dataset, params, n, device=device)
+    return [made]
+
+
+def _explicit(data_path):
+    if os.path.exists(data_path):                                       # a path may contain commas
+        return [data_path]
+    paths = [part.strip() for part in data_path.split(',') if part.strip()]
+    for path in paths:
+        if not os.path.exists(path):
+            raise UserError(f"data_path '{path}' does not exist: leave data_path empty to have the data made")
+    if not paths:
+        raise UserError(f"data_path='{data_path}' names no file")
+    return paths
+
+
+def solver_device(device='auto'):
+    """The device the solver runs on: float64 is needed, so MPS falls back to the CPU, and says so."""
+    if device == 'auto':
+        device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    if device == 'mps':
+        say('solvers: mps has no float64, solving on the cpu')
+        device = 'cpu'
+    if device.startswith('cuda') and not torch.cuda.is_available():
+        raise UserError('device=cuda was asked for, but torch sees no CUDA device: use --device cpu')
+    return device
+
+
+def write_file(path, dataset, params, n, seed=0, device='auto', batch_size=None, resolution=None):
+    """Solve n trajectories and write a file of the layout 'tensor', complete or not at all. Returns path.
+
+    params: {'Nu': .01}. resolution: cells along each axis (None: the entry's). The file holds tensor (n, T,
+    *X) float32, the coordinates, t-coordinate (T + 1,) (one more than frames, as in the released files) and
+    the parameters as attributes; it is checksummed (fletcher32). Prints the cost before it starts. Raises
+    UserError.
+    """
+    entry = pdes.entry(dataset)
+    if entry.solve is None or entry.initial is None:
+        raise UserError(f'there is no built-in solver for {dataset}: its files have to be downloaded')
+    if len(entry.fields) > 1 or entry.layout != 'tensor':
+        raise UserError(f'{dataset} has {len(entry.fields)} fields in the layout {entry.layout}: only files '
+                        "of one field in the layout 'tensor' can be written yet")
+    if n < 1:
+        raise UserError(f'n={n}: at least one trajectory is needed')
+    if resolution is not None and resolution < 2:
+        raise UserError(f'resolution={resolution}: at least two cells are needed')
+    device = solver_device(device)
+    batch_size = min(n, batch_size or (256 if device.startswith('cuda') else 32))
+    cells = entry.cells if resolution is None else (resolution,) * entry.axes
+    t = np.arange(entry.frames) * entry.dt
+
+    def solve(first, size, times):
+        """Trajectories first .. first + size, (size, T, *X) float32."""
+        u0 = torch.from_numpy(entry.initial(size, cells, seed, first)).to(device)
+        u = entry.solution(u0[..., None], params, times)
+        return u[..., 0].float().cpu().numpy()
+
+    _make_folder(path)
+    n_bytes = n * len(t) * int(np.prod(cells)) * 4
+    _check_space(path, n_bytes)
+    seconds = n * _seconds_a_trajectory(solve, min(n, batch_size, 16), t)
+    values = ', '.join(f'{name} {value:g}' for name, value in params.items())
+    say(f'solvers: making {path}: {n} trajectories of {dataset} at {values}, seed {seed}, on {device}: '
+        f'about {seconds / 60:.1f} minutes and {n_bytes / 1e9:.2f} GB')
+    attributes = {**params, 'seed': seed, 'pde': dataset, 'format_version': FORMAT_VERSION}
+    attributes['source'] = f'solvers.py: {getattr(entry.solve, "__name__", "?")}, float64'
+    with _whole_hdf5(path) as file:
+        file.attrs.update(attributes)
+        tensor = _empty_tensor(file, entry, n, cells)
+        start = time.perf_counter()
+        last_print = start
+        for first in range(0, n, batch_size):
+            done = min(first + batch_size, n)
+            tensor[first:done] = solve(first, done - first, t)
+            now = time.perf_counter()
+            if now - last_print > 5 or done == n:
+                each = (now - start) / done
+                say(f'solvers: {done}/{n} {done / n:.0%} | {1e3 * each:.1f} ms a trajectory | '
+                    f'eta {each * (n - done):.0f}s')
+                last_print = now
+    return path
+
+
+def _make_folder(path):
+    try:
+        os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder of '{path}': {error.strerror}") from error
+
+
+def _check_space(path, n_bytes):
+    free = shutil.disk_usage(os.path.dirname(path) or '.').free
+    if free < n_bytes * 1.05:
+        raise UserError(f'{path} needs {n_bytes / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free there')
+
+
+def _seconds_a_trajectory(solve, n, t):
+    """How long one takes, from a fifth of the times of n of them after a warm-up."""
+    solve(0, min(n, 2), t[:3])
+    part = t[:max(3, len(t) // 5 + 1)]
+    start = time.perf_counter()
+    solve(0, n, part)
+    return (time.perf_counter() - start) / n * len(t) / len(part)
+
+
+def _empty_tensor(file, entry, n, cells):
+    """Write the coordinates and return the empty dataset `tensor` (n, T, *X)."""
+    for name, low, length, size in zip(_axis_names(len(cells)), entry.low, entry.length, cells):
+        centres = low + length * (np.arange(size) + .5) / size
+        _write_axis(file, name, centres)
+    _write_axis(file, 't-coordinate', np.arange(entry.frames + 1) * entry.dt)
+    row = (entry.frames, *cells)
+    return file.create_dataset('tensor', (n, *row), np.float32, chunks=(1, *row), fletcher32=True)
+
+
+def _write_axis(file, name, values):
+    file.create_dataset(name, data=values.astype(np.float32), chunks=True, fletcher32=True)
+
+
+@contextlib.contextmanager
+def _whole_hdf5(path):
+    """An HDF5 file open for writing that takes its name when it is complete, or leaves nothing."""
+    temporary = f'{path}.tmp.{platform.node()}.{os.getpid()}'   # others may make the same file meanwhile
+    try:
+        with h5py.File(temporary, 'w', libver='v110') as file:  # this version checksums the metadata, too
+            yield file
+            file.attrs['complete'] = 1
+        with open(temporary, 'rb') as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
+        raise UserError(f"could not write '{path}': {reason}") from error
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def make_command(argv=None):
+    """The command line of solvers.py: make one file."""
+    one_line_errors()
+    parser = argparse.ArgumentParser(description='Make a PDEBench-layout data set with a built-in solver.')
+    parser.add_argument('name', choices=[name for name, pde in pdes.PDES.items() if pde.solve])
+    parser.add_argument('--n', type=int, default=1000, help='trajectories')
+    for key in pdes.parameter_keys():
+        having = [name for name, pde in pdes.PDES.items() if key in map(str.lower, pde.params)]
+        parser.add_argument(f'--{key}', type=float, help=f"parameter of {', '.join(having)}")
+    parser.add_argument('--seed', type=int, default=0, help='of the initial conditions')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    parser.add_argument('--batch_size', type=int, default=None, help='trajectories solved at a time')
+    parser.add_argument('--resolution', type=int, default=None, help="cells an axis (default: PDEBench's)")
+    parser.add_argument('--data_dir', default='datasets', help='folder of the file')
+    parser.add_argument('--out', default=None, help='file to write (default: a name under --data_dir)')
+    args = parser.parse_args(argv)
+    params = pdes.parameters(args.name, {key: getattr(args, key) for key in pdes.parameter_keys()})
+    out = args.out
+    if out is None:
+        out = os.path.join(args.data_dir, pdes.entry(args.name).made(params, args.n, args.resolution))
+    if os.path.exists(out):
+        sys.exit(f'error: {out} exists: remove it first, or write elsewhere with --out')
+    write_file(out, args.name, params, args.n, args.seed, args.device, args.batch_size, args.resolution)

@@ -1,0 +1,165 @@
+"""
+One entry an equation: everything that the program may ask of it.
+
+To add an equation, write one entry into PDES below. What it needs is the name of its fields and parameters,
+its domain and the name of its data file; all else has a default that promises nothing (no conserved quantity,
+no symmetry, no solver). Then `--dataset=NAME` trains on it, its parameters are keys in lower case (`--nu`,
+`--beta`), and `python solvers.py NAME` makes its data if the entry names a solver and initial conditions;
+both are functions of solvers.py. An entry that promises a symmetry is believed: training then transforms the
+data by it. tests/test_pdes.py checks the promises of every entry that has a solver against that solver.
+
+Nothing but this file and solvers.py (and the configs and tests) names an equation.
+"""
+import math
+import os
+from dataclasses import dataclass
+from typing import Callable
+
+import solvers
+from runtime.configurator import UserError
+
+
+@dataclass(frozen=True)
+class PDE:
+    fields: tuple                   # names of the channels in their order: ('density', 'pressure', 'Vx')
+    params: dict                    # file attributes that the operator is told, and their default values
+    space: tuple                    # ((low, high), ...), one pair an axis
+    boundary: str                   # 'periodic', 'wall' or 'open'
+    file: str                       # name of the released file, filled in with the parameters
+    layout: str = 'tensor'          # how the file is laid out: a key of files.LAYOUTS
+    solve: Callable = None          # (u0 (B, *X[, C]), *parameters, t) -> (B, T, *X[, C]); None: files only
+    initial: Callable = None        # (n, cells, seed, first) -> (n, *cells[, C])
+    cells: tuple = (1024,)          # what the built-in solver stores along each axis
+    frames: int = 201               # how many frames it stores,
+    dt: float = .01                 # and how many seconds lie between them
+    conserved: tuple = ()           # fields whose integral stays
+    velocity: tuple = ()            # name of the velocity field along each axis: it is odd under a reflection
+    mirror: bool = False            # is x -> -x a symmetry, if the velocity along x changes its sign?
+    galilean: float = 0.            # speed of a moving frame per unit of mean velocity; 0: no such symmetry
+    positive: tuple = ()            # fields that cannot be negative
+    test: str = 'first'             # which tenth of the rows is the test split: 'first' or 'last'
+    steady: bool = False            # does it map a coefficient to a solution, without time?
+    residual: Callable = None       # (u, parameters, ...) -> how far u is from solving it; None: not known
+    note: str = ''                  # what is said when a file of it is opened
+
+    @property
+    def axes(self):
+        """Number of space axes."""
+        return len(self.space)
+
+    @property
+    def low(self):
+        """Lower corner of the domain, one number an axis."""
+        return tuple(float(low) for low, high in self.space)
+
+    @property
+    def length(self):
+        """Extent of the domain, one number an axis."""
+        return tuple(float(high - low) for low, high in self.space)
+
+    @property
+    def periodic(self):
+        return self.boundary == 'periodic'
+
+    def solution(self, u0, params, t):
+        """Fields that start as u0 (B, *X, C), at the times t: (B, T, *X, C) float64. params: {name: number}.
+        Raises UserError where the equation has no solver, and what the solver raises."""
+        if self.solve is None:
+            raise UserError(f'there is no built-in solver for {self.file}: only its files have solutions')
+        values = [params[name] for name in self.params]
+        if len(self.fields) > 1:
+            return self.solve(u0, *values, t)
+        return self.solve(u0[..., 0], *values, t)[..., None]
+
+    def released(self, params):
+        """Name of the released file: 1D_Burgers_Sols_Nu0.01.hdf5."""
+        return self.file.format(**{name: float(value) for name, value in params.items()})
+
+    def made(self, params, n, resolution=None):
+        """Name of the built-in solver's file of n trajectories: 1D_Burgers_Sols_Nu0.01_N1000.hdf5."""
+        name = self.file.format(**{name: f'{value:g}' for name, value in params.items()})
+        stem, ending = os.path.splitext(name)
+        if resolution is not None:
+            stem += f'_X{resolution}'
+        return f'{stem}_N{n}{ending}'
+
+
+PDES = {
+    'burgers': PDE(
+        fields=('u',),
+        params={'Nu': .01},
+        space=((0, 1),),
+        boundary='periodic',
+        file='1D_Burgers_Sols_Nu{Nu}.hdf5',
+        solve=solvers.burgers,
+        initial=solvers.waves,
+        conserved=('u',),
+        velocity=('u',),
+        mirror=True,
+        galilean=1.),
+
+    # PDEBench's first files lack the 1/2 of the flux. They have the names of the corrected ones, so that a
+    # folder of their own keeps the two apart.
+    'burgers-old': PDE(
+        fields=('u',),
+        params={'Nu': .01},
+        space=((-1, 1),),
+        boundary='periodic',
+        file=os.path.join('old', '1D_Burgers_Sols_Nu{Nu}.hdf5'),
+        solve=solvers.burgers_old,
+        initial=solvers.waves,
+        conserved=('u',),
+        velocity=('u',),
+        mirror=True,
+        galilean=2.,
+        note='of the old generation (x in (-1, 1)): it solves u_t + (u²)_x, without the 1/2 of the corrected '
+             'files; figures on the two are not comparable'),
+
+    'advection': PDE(
+        fields=('u',),
+        params={'beta': .4},
+        space=((0, 1),),
+        boundary='periodic',
+        file='1D_Advection_Sols_beta{beta}.hdf5',
+        solve=solvers.advection,
+        initial=solvers.waves,
+        conserved=('u',)),
+}
+
+
+def entry(name):
+    """The entry of an equation. Raises UserError, listing what is known."""
+    if name not in PDES:
+        raise UserError(f"dataset='{name}' is no known equation: there are {', '.join(PDES)} (pdes.py has "
+                        'them all, and says how one is added)')
+    return PDES[name]
+
+
+def parameter_keys():
+    """{'nu': None, 'beta': None}: the keys of all parameters of all entries, in lower case. None stands for
+    the default of the entry."""
+    return {name.lower(): None for pde in PDES.values() for name in pde.params}
+
+
+def parameters(dataset, keys):
+    """The parameters of an equation from keys in lower case: ('burgers', {'nu': None}) -> {'Nu': .01}.
+
+    keys: {key: number or None}; None, or a key that is left out, stands for the entry's default. Raises
+    UserError for a value of a key that the equation does not have, or that is not a positive finite number.
+    """
+    params = entry(dataset).params
+    known = [name.lower() for name in params]
+    for key, value in keys.items():
+        if value is not None and key not in known:
+            has = f"it has {', '.join(known)}" if known else 'it has none'
+            raise UserError(f'{dataset} has no parameter {key}; {has}')
+    result = {}
+    for name, default in params.items():
+        value = keys.get(name.lower())
+        if value is None:
+            value = default
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not 0 < value < math.inf:
+            raise UserError(f'{name.lower()}={value} must be a positive finite number')
+        result[name] = float(value)
+    return result

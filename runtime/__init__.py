@@ -1,0 +1,1 @@
+"""What a run needs and nobody edits: configuration, checkpoints, the device, the run folder."""

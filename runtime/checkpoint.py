@@ -1,0 +1,169 @@
+"""
+Checkpoints: written complete or not at all, read with every byte checked, and nothing in them executed.
+
+    save_checkpoint(path, {'model': ..., ...})    # tensors and JSON types; atomic
+    state = load_checkpoint(find_checkpoint('out/burgers_cpu'))
+"""
+import contextlib
+import io
+import os
+import zipfile
+
+import torch
+
+from runtime.configurator import UserError, say
+
+FORMAT = 'nanoupt'
+FORMAT_VERSION = 3
+
+
+@contextlib.contextmanager
+def whole_file(path, mode='w', **options):
+    """A file open for writing that takes its name complete or not at all: a temporary file in the same
+    directory is flushed to disk and renamed over the old one. Raises UserError where the disk is full or
+    may not be written."""
+    temporary = path + '.tmp'
+    try:
+        with open(temporary, mode, **options) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        kept = 'the last good one is kept' if os.path.exists(path) else 'none was saved before'
+        raise UserError(f"could not save '{path}': {error.strerror}; {kept}") from error
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+    folder = os.open(os.path.dirname(path) or '.', os.O_RDONLY)
+    try:
+        os.fsync(folder)                         # the rename itself
+    finally:
+        os.close(folder)
+
+
+def save_checkpoint(path, state):
+    """Write `state` (tensors and JSON types) to `path`, complete or not at all."""
+    content = io.BytesIO()                       # torch.save itself does not explain a full disk
+    torch.save({'format': FORMAT, 'version': FORMAT_VERSION, **state}, content)
+    with whole_file(path, 'wb') as file:
+        file.write(content.getbuffer())
+
+
+def _best_of_run(folder):
+    """The checkpoint of a run folder, best.pt or else last.pt; None where it holds neither."""
+    for name in ('best.pt', 'last.pt'):
+        path = os.path.join(folder, name)
+        if os.path.isfile(path):
+            return path
+    return None
+
+
+def find_runs(path):
+    """
+    The checkpoints that `path` stands for: a file for itself, a run folder for its best.pt (or else
+    last.pt), any other folder for the checkpoint of every run folder below it, sorted by path.
+
+    Returns a list of paths. Raises UserError, naming what is there, where there is none.
+    """
+    if os.path.isfile(path):
+        return [path]
+    if os.path.isdir(path):
+        folder = path
+        runs = [_best_of_run(root) for root, _, _ in os.walk(path)]
+        if runs[0]:                              # os.walk begins with the folder itself
+            return runs[:1]
+        if any(runs):
+            return sorted(run for run in runs if run)
+    else:
+        folder = os.path.dirname(path) or '.'
+    others = []
+    for root, _, files in os.walk(folder):
+        others += [os.path.join(root, name) for name in files if name.endswith('.pt')]
+    if others:
+        raise UserError(f"no checkpoint at '{path}'; found: {', '.join(sorted(others)[:8])}")
+    raise UserError(f"no checkpoint at '{path}'; none under '{folder}' either: train one with "
+                    'python train.py config/burgers_cpu.py')
+
+
+def find_checkpoint(path):
+    """
+    The one checkpoint that `path` stands for, as in `find_runs`. Of several runs it is the one whose
+    checkpoint was written last, with a line that says so. Raises UserError where there is none.
+    """
+    found = find_runs(path)
+    newest = max(found, key=os.path.getmtime)
+    if len(found) > 1:
+        say(f"'{path}' holds {len(found)} runs: '{newest}' is taken, which was written last")
+    return newest
+
+
+def _check_archive(path, damaged):
+    """Raise UserError unless the file is a zip archive as torch writes it and every checksum is right."""
+    try:
+        with open(path, 'rb') as file:
+            head = file.read(4)
+    except OSError as error:
+        raise UserError(f"cannot read '{path}': {error.strerror}") from error
+    if head[:2] != b'PK':
+        kind = 'it is no zip archive' if head else 'it is empty'
+        raise UserError(f"'{path}' is not a checkpoint of this project, or its beginning is lost: {kind}")
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if any(member.external_attr for member in members):  # torch writes none, and would read garbage
+            raise UserError(damaged.format('its directory was altered'))
+        if sum(member.file_size for member in members) > os.path.getsize(path):
+            raise UserError(damaged.format('it claims more bytes than it has'))
+        bad = archive.testzip()                  # torch stores checksums, but does not check them
+    if bad:
+        raise UserError(damaged.format(f'wrong checksum of {bad}'))
+
+
+def _check_weights(path, state):
+    """Raise UserError for weights that the file cannot hold or that are not finite."""
+    size = os.path.getsize(path)
+    for name in ('model', 'ema'):
+        for key, tensor in state[name].items():
+            if tensor.numel() * tensor.element_size() > size:  # repeated without being stored
+                shape = tuple(tensor.shape)
+                raise UserError(f"'{path}': {name}.{key} claims {shape} values, more than the file holds")
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise UserError(f"'{path}': weight {name}.{key} is not finite: use an older checkpoint")
+
+
+def _check_version(path, version):
+    if version == FORMAT_VERSION:
+        return
+    made = f"'{path}' was made by format version {version}"
+    if isinstance(version, int) and version < FORMAT_VERSION:
+        raise UserError(f'{made} (before the redesign); expected {FORMAT_VERSION}: train again, or use '
+                        'the code of that time')
+    raise UserError(f'{made}; expected {FORMAT_VERSION}')
+
+
+def load_checkpoint(path):
+    """
+    Read and check a checkpoint; nothing in it is executed. Returns the dict that was saved. Raises
+    UserError for a file that is damaged (checksums), of another program, of another version, or that
+    holds weights which are not finite.
+    """
+    damaged = f"'{path}' is damaged ({{}}): use best.pt or last.pt beside it, or train again"
+    try:
+        _check_archive(path, damaged)
+        state = torch.load(path, map_location='cpu', weights_only=True)
+    except UserError:
+        raise
+    except Exception as error:                   # a damaged archive can raise anything
+        if 'weights_only' in str(error) or 'Weights only' in str(error):
+            raise UserError(f"'{path}' holds more than tensors and plain values: refused, not "
+                            'executed') from error
+        reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
+        raise UserError(damaged.format(reason)) from error
+    if not isinstance(state, dict) or state.get('format') != FORMAT:
+        raise UserError(f"'{path}' is not a checkpoint of this project")
+    _check_version(path, state.get('version'))
+    for name in ('model', 'ema', 'model_args', 'config'):
+        if not isinstance(state.get(name), dict):
+            raise UserError(f"'{path}' lacks '{name}': it was not written by train.py")
+    _check_weights(path, state)
+    return state

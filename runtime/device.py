@@ -1,0 +1,201 @@
+"""
+The one place that picks the device, the precision and the processes.
+
+    device = pick('auto', 'eval')                # a torch.device; says which, or raises UserError
+    machine = start('auto', dtype='auto', compile='auto', deterministic=False)
+    with machine.autocast():
+        ...
+"""
+import contextlib
+import os
+import platform
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from runtime import configurator
+from runtime.configurator import UserError
+
+TIMEOUT = timedelta(hours=2)                     # the first process may be making data meanwhile
+
+
+# --- device ------------------------------------------------------------------
+
+def _find(name):
+    """The device that `name` asks for. Raises UserError where there is none such."""
+    name = str(name)
+    if name == 'auto':
+        if torch.cuda.is_available():
+            name = 'cuda'
+        elif torch.backends.mps.is_available():
+            name = 'mps'
+        else:
+            name = 'cpu'
+    kind, colon, number = name.partition(':')
+    if kind not in ('cpu', 'cuda', 'mps') or (colon and not (kind == 'cuda' and number.isdecimal())):
+        raise UserError(f'device={name} is not one of auto, cpu, cuda, cuda:N, mps')
+    if kind == 'cuda':
+        return _find_cuda(name, number)
+    if kind == 'mps' and not torch.backends.mps.is_available():
+        raise UserError('device=mps, but torch sees no MPS device: use --device=cpu or --device=auto')
+    return torch.device(kind)
+
+
+def _find_cuda(name, number):
+    """The CUDA device of that number, by default this process's own. It becomes the current one."""
+    if not torch.cuda.is_available():
+        raise UserError(f'device={name}, but torch sees no CUDA device: use --device=cpu or --device=auto')
+    index = int(number or os.environ.get('LOCAL_RANK', 0))
+    count = torch.cuda.device_count()
+    if index >= count:
+        raise UserError(f'device=cuda:{index}, but torch sees {count} CUDA device(s)')
+    torch.cuda.set_device(index)
+    return torch.device('cuda', index)
+
+
+def pick(name, why=''):
+    """
+    The torch.device for 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'. Auto takes cuda, then mps, then the
+    cpu, and says which; `why` begins that line. Plain 'cuda' is the device of this process
+    (LOCAL_RANK), or the first. Raises UserError for a device that is not there.
+    """
+    device = _find(name)
+    if str(name) == 'auto':
+        prefix = f'{why}: ' if why else ''
+        configurator.say(f'{prefix}device {device} (auto: the first available of cuda, mps, cpu)')
+    return device
+
+
+def float64_device(name):
+    """As `pick`, for the numerical solvers, which need float64: MPS has none and is replaced by the
+    CPU, with a line that says so."""
+    device = torch.device('mps') if str(name) == 'mps' else _find(name)
+    if device.type == 'mps':
+        configurator.say('solvers: mps has no float64, solving on the cpu')
+        device = torch.device('cpu')
+    return device
+
+
+# --- precision, compilation, processes ---------------------------------------
+
+@dataclass
+class Machine:
+    """What a training runs on: its device, its processes and how it computes."""
+    device: torch.device
+    rank: int = 0                                # number of this process
+    world: int = 1                               # number of processes
+    bf16: bool = False                           # autocast to bfloat16
+    compiled: bool = False                       # torch.compile
+
+    @property
+    def master(self):
+        """Whether this process is the one that prints and writes."""
+        return self.rank == 0
+
+    @property
+    def ddp(self):
+        """Whether there are several processes."""
+        return self.world > 1
+
+    def autocast(self):
+        """A context in which matrices are multiplied in bfloat16 where the machine was started so."""
+        if not self.bf16:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def wrap(self, module):
+        """The module, whose gradients are averaged over the processes where there are several."""
+        if not self.ddp:
+            return module
+        return torch.nn.parallel.DistributedDataParallel(module)
+
+    def synchronise_gradients(self, wrapped, now):
+        """Whether the next backward pass averages gradients: of several micro-batches, the last one does."""
+        if self.ddp:
+            wrapped.require_backward_grad_sync = now
+
+    def barrier(self):
+        """Wait until all processes are here."""
+        if self.ddp:
+            dist.barrier()
+
+    def say(self, text):
+        """Print a line, once for all processes."""
+        if self.master:
+            configurator.say(text)
+
+    def peak_memory_gb(self):
+        """The most memory that tensors took on the device, in GB; None where torch does not count."""
+        if self.device.type != 'cuda':
+            return None
+        return torch.cuda.max_memory_allocated(self.device) / 1e9
+
+    def name(self):
+        """The name of the device, as the manufacturer gives it where it is known."""
+        if self.device.type == 'cuda':
+            return torch.cuda.get_device_name(self.device)
+        return platform.processor() or platform.machine()
+
+    def stop(self):
+        """Leave the group of processes, at the end of a training."""
+        if self.ddp:
+            dist.destroy_process_group()
+
+
+def _precision(dtype, device):
+    """Whether to use bfloat16, and why. torch.cuda.is_bf16_supported() would count its emulation on
+    older GPUs."""
+    if dtype != 'auto':
+        return dtype == 'bfloat16', 'as asked'
+    if device.type == 'cuda':
+        if torch.cuda.get_device_capability(device) >= (8, 0):
+            return True, 'the GPU has it'
+        return False, 'this GPU only emulates bfloat16'
+    if device.type == 'mps':
+        return False, 'bfloat16 is for CUDA'
+    return False, 'bfloat16 was slower on CPUs'
+
+
+def _compilation(compile, device):
+    """Whether to compile, and why."""
+    if compile != 'auto':
+        return compile == 'true', 'as asked'
+    if device.type == 'cuda' and torch.cuda.get_device_capability(device) >= (7, 0):
+        return True, 'CUDA'
+    return False, 'takes longer than it saves in a short run on this device'
+
+
+def start(device='auto', dtype='auto', compile='auto', deterministic=False, max_minutes=0, batch=0,
+          accumulation=1):
+    """
+    The Machine that this process trains on, once it and the other processes of torchrun have met.
+
+    device: as for `pick`. dtype: 'auto', 'float32' or 'bfloat16'. compile: 'auto', 'true' or 'false'.
+    batch: windows an iteration over all processes, split into `accumulation` micro-batches. Says what
+    was picked and why. Raises UserError where the device is missing, the batch cannot be split, or
+    max_minutes meets several processes.
+    """
+    rank = int(os.environ.get('RANK', 0))
+    world = int(os.environ['WORLD_SIZE']) if 'RANK' in os.environ else 1
+    if max_minutes and world > 1:
+        raise UserError('max_minutes needs one process, since clocks differ: set max_iters instead')
+    if batch % (world * accumulation):
+        raise UserError(f'batch_size={batch} must be a multiple of {world} processes x '
+                        f'accumulation={accumulation}')
+    if deterministic:
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+        torch.use_deterministic_algorithms(True)
+    device = _find(device)
+    if world > 1:
+        backend = 'nccl' if device.type == 'cuda' else 'gloo'
+        dist.init_process_group(backend, timeout=TIMEOUT)
+    bf16, why_bf16 = _precision(dtype, device)
+    compiled, why_compiled = _compilation(compile, device)
+    machine = Machine(device, rank, world, bf16, compiled)
+    precision = 'bfloat16' if bf16 else 'float32'
+    machine.say(f'device {device} | dtype {precision} ({why_bf16}) | '
+                f'compile {str(compiled).lower()} ({why_compiled}) | '
+                f'{world} process(es), {torch.get_num_threads()} threads')
+    return machine

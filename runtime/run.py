@@ -1,0 +1,517 @@
+"""
+A run is a folder: lock, config, provenance, log, checkpoints, signals.
+
+    run = Run('out/a', config, defaults, machine)          # locks the folder; run.state is what a resume goes on from
+    for stage in run.remaining(('operator', 'decoder')):   # continues in the middle of any stage after a stop
+        run.begin(n_iters, settings, model=model, ema=ema.model, optimizers=optimizers, sampler=sampler)
+        while run.goes_on():
+            ...
+            run.check(loss, norm, windows, index)          # before the step
+            ...
+            run.advance()
+        run.end_if_stopped()
+    run.finish()
+
+It never sees a batch, and decides nothing about training. The folder holds config.json, env.json, log.csv, last.pt
+(everything that is needed to go on) and best.pt (the weights with the lowest validation error of the latest stage).
+"""
+import csv
+import fcntl
+import json
+import math
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from runtime.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint, whole_file
+from runtime.configurator import UserError
+
+# Keys that a resumed run may change. Any other would make it another experiment.
+FREE = {'out_dir', 'init_from', 'overwrite', 'force_data', 'eval_interval', 'eval_batches', 'log_interval',
+        'save_interval', 'stages', 'max_iters', 'epochs', 'max_minutes', 'patience', 'learning_rate', 'muon_lr',
+        'data_dir', 'data_path', 'memory_gb', 'device', 'compile', 'dtype', 'wandb_log', 'wandb_project',
+        'wandb_run_name', 'checkpointing', 'deterministic'}
+DIVERGED = 1e6                         # a loss beyond this stops the run
+COLUMNS = ['iter', 'stage', 'loss', 'grad_norm', 'learning_rate', 'val_nrmse', 'train_seconds']
+
+
+def plain(value):
+    """As JSON gives it back."""
+    return json.loads(json.dumps(value))
+
+
+class Run:
+    """The folder of a training, and where in its stages it stands."""
+
+    def __init__(self, out_dir, config, defaults, machine, init_from='auto', overwrite=False):
+        """config: the resolved keys, defaults: what they would be unset. Raises UserError for a folder that cannot be
+        written, that another process is writing to, or that holds another run."""
+        self.folder = out_dir
+        self.config = plain(config)
+        self.defaults = plain({name: defaults.get(name) for name in config})
+        self.machine = machine
+        self.last_path = os.path.join(out_dir, 'last.pt')
+        self.best_path = os.path.join(out_dir, 'best.pt')
+        self.log_path = os.path.join(out_dir, 'log.csv')
+        if machine.master:
+            self.lock()
+        self.state = None              # the checkpoint that is resumed
+        self.parent = None             # the checkpoint that is fine-tuned
+        self.parent_path = None
+        self.find_state(init_from, overwrite)
+        if self.state:
+            self.check_config()
+        self.stage = ''
+        self.stage_index = 0
+        self.iteration = 0             # of the stage
+        self.progress = 0.             # of the stage, 0 .. 1
+        self.before = 0                # iterations of the stages before it
+        self.best = math.inf           # lowest validation error of the stage
+        self.bad_evals = 0             # validations since then
+        self.finished = False          # patience ran out
+        self.seconds_before = 0.       # of training: in earlier stages,
+        self.stage_seconds = 0.        # and in this stage, before this process
+        if self.state:
+            for name in ('stage', 'stage_index', 'before', 'best', 'bad_evals', 'finished', 'seconds_before'):
+                setattr(self, name, self.state[name])
+            self.iteration = self.state['stage_iter']
+            self.stage_seconds = self.state['stage_seconds']
+        self.about = {}                # what checkpoints say of model and data
+        self.parts = {}                # what is saved: modules, optimisers, sampler
+        self.signal = 0                # of this process
+        self.stopped = 0               # agreed on by all processes
+        self.flag = None               # on its way between them
+        self.pending = []              # checks of steps whose numbers are on their way from the device
+        self.losses = {}
+        self.columns = COLUMNS
+        self.environment = self.describe_environment()
+        self.wandb = None
+
+    # ---- opening the folder
+
+    def lock(self):
+        try:
+            os.makedirs(self.folder, exist_ok=True)
+            self.lock_file = open(os.path.join(self.folder, 'lock'), 'a+')
+            fcntl.flock(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.lock_file.truncate(0)
+            self.lock_file.write(f'process {os.getpid()} on {platform.node()}')
+            self.lock_file.flush()
+        except BlockingIOError:
+            self.lock_file.seek(0)
+            raise UserError(f"another training ({self.lock_file.read().strip()}) is writing to '{self.folder}': wait "
+                            'for it, or choose another --out_dir') from None
+        except OSError as error:
+            raise UserError(f"out_dir '{self.folder}' cannot be written ({error.strerror}): choose another "
+                            'one') from error
+
+    def find_state(self, init_from, overwrite):
+        """Which checkpoint, if any, this run goes on from."""
+        has_last = os.path.exists(self.last_path)
+        has_run = has_last or os.path.exists(self.best_path)
+        if init_from == 'auto':
+            if has_last:
+                self.state = self.load_last()
+            elif has_run:
+                raise UserError(f"'{self.folder}' holds best.pt but no last.pt to resume: "
+                                f'--init_from={self.best_path} with another --out_dir, or --init_from=scratch '
+                                '--overwrite=true')
+        elif init_from == 'scratch':
+            if has_run and not overwrite:
+                raise UserError(f"'{self.folder}' holds a run: --init_from=auto resumes it, --overwrite=true throws "
+                                'it away')
+        else:
+            path = find_checkpoint(init_from)
+            if not has_run or overwrite:
+                self.parent_path = path
+                self.parent = load_checkpoint(path)
+                return
+            # This fine-tuning may have been stopped; then it goes on.
+            self.state = load_checkpoint(self.last_path) if has_last else None
+            if self.state is None or self.state['config']['init_from'] != init_from:
+                raise UserError(f"'{self.folder}' holds another run: choose another --out_dir for fine-tuning, or "
+                                '--overwrite=true')
+
+    def load_last(self):
+        try:
+            return load_checkpoint(self.last_path)
+        except UserError as error:
+            if not os.path.exists(self.best_path):
+                raise
+            raise UserError(f'{error}; to go on from the best weights: python train.py ... --out_dir='
+                            f'{self.folder}_2 --init_from={self.best_path}') from error
+
+    def check_config(self):
+        """Refuse to resume with other keys than the run was started with. A key that it did not know yet counts as
+        having had its default, so a fork may add keys."""
+        old = flat({**self.defaults, **self.state['config']})
+        new = flat(self.config)
+        changed = {name: (old.get(name), value) for name, value in new.items() if old.get(name) != value}
+        refused = [f'{name}: {a!r} there, {b!r} now' for name, (a, b) in changed.items()
+                   if name.split('.')[-1] not in FREE]
+        if refused:
+            raise UserError(f"'{self.folder}' holds a run with another configuration ({'; '.join(refused)}): use "
+                            'those values, another --out_dir, or --init_from=scratch --overwrite=true')
+        for name in ('learning_rate', 'muon_lr', 'max_iters'):
+            if name in changed:
+                self.say(f'note: {name} changes from {changed[name][0]} to {changed[name][1]}')
+
+    def describe_environment(self):
+        here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        commit = ''
+        if shutil.which('git'):
+            found = subprocess.run(['git', 'rev-parse', 'HEAD'], capture_output=True, text=True, cwd=here)
+            commit = found.stdout.strip()
+        return {'python': platform.python_version(), 'torch': str(torch.__version__), 'numpy': np.__version__,
+                'platform': platform.platform(), 'device': self.machine.name(),
+                'threads': torch.get_num_threads(), 'processes': self.machine.world, 'commit': commit,
+                'command': ' '.join(sys.argv)}
+
+    def say(self, text):
+        self.machine.say(text)
+
+    # ---- stages
+
+    def start(self, about, stages, loss_names):
+        """Everything is built: write what describes the run, and begin. about: model arguments and data, for the
+        checkpoints."""
+        self.about = plain_but_tensors(about)
+        self.n_stage = len(stages)
+        self.columns = [*COLUMNS[:3], *loss_names, *COLUMNS[3:]]
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.on_signal)
+        what = f'fine-tuning {self.parent_path} in' if self.parent else 'starting'
+        if self.state:
+            what = 'resuming'
+        self.say(f"{what} '{self.folder}' at iteration {self.before + self.iteration}")
+        if not self.machine.master:
+            return
+        kept = []
+        if self.state:
+            kept = self.rows_until(self.before + self.iteration)
+        else:
+            for stale in (self.last_path, self.best_path):
+                if os.path.exists(stale):
+                    os.remove(stale)
+        with whole_file(self.log_path, newline='') as file:
+            writer = csv.DictWriter(file, self.columns, restval='', extrasaction='ignore')
+            writer.writeheader()
+            writer.writerows(kept)
+        for name, content in (('config.json', self.config), ('env.json', self.environment)):
+            with whole_file(os.path.join(self.folder, name)) as file:
+                json.dump(content, file, indent=1)
+        if self.config['wandb_log']:
+            self.start_wandb()
+
+    def rows_until(self, iteration):
+        """Rows of log.csv up to an iteration; later ones are trained again, and torn ones are dropped."""
+        if not os.path.exists(self.log_path):
+            return []
+        with open(self.log_path, newline='') as file:
+            rows = list(csv.DictReader(file))
+        whole = [row for row in rows if (row.get('iter') or '').isdigit() and None not in row.values()]
+        return [row for row in whole if int(row['iter']) <= iteration]
+
+    def remaining(self, stages):
+        """The stages that are not done yet, in order; after each, the book-keeping moves on to the next."""
+        if self.state and list(stages[:self.stage_index + 1])[-1:] != [self.stage]:
+            raise UserError(f"'{self.folder}' stands in stage {self.stage_index + 1}, '{self.stage}', which stages="
+                            f'{",".join(stages)} do not have there')
+        for index, stage in enumerate(stages):
+            if index < self.stage_index:
+                continue
+            self.stage = stage
+            yield stage
+            if index + 1 < len(stages):
+                self.stage_index = index + 1
+                self.before += self.iteration
+                self.seconds_before += self.stage_seconds + self.spent()
+                self.iteration = 0
+                self.stage_seconds = 0.
+                self.best = math.inf
+                self.bad_evals = 0
+                self.finished = False
+                self.state = None
+
+    def begin(self, n_iters, settings, **parts):
+        """Begin, or go on with, the stage. parts: what last.pt holds by name: modules, lists of optimisers, or what
+        else has a state_dict."""
+        self.n_iters = n_iters
+        self.settings = settings
+        self.parts = parts
+        if self.state:
+            for name, part in parts.items():
+                if isinstance(part, list):
+                    for item, state in zip(part, self.state[name], strict=True):
+                        item.load_state_dict(state)
+                else:
+                    part.load_state_dict(self.state[name])
+            self.take_newer_best()
+            if self.finished and self.state['limits'] != [n_iters, settings.patience]:
+                self.finished = False                                # more was asked for since patience ran out
+                self.bad_evals = 0
+        self.clock = time.perf_counter()
+        self.last_time = self.clock
+        self.advanced = self.clock
+        self.last_iteration = self.iteration
+        self.progress = self.fraction_done()
+        if self.iteration == 0 and not self.state:                   # a run may be killed before its first interval
+            self.save()
+
+    def take_newer_best(self):
+        """best.pt is newer than last.pt if the run was killed between the two."""
+        if os.path.exists(self.best_path):
+            newer = load_checkpoint(self.best_path)
+            if newer['stage_index'] == self.stage_index and newer['stage_iter'] <= self.iteration:
+                self.best = min(self.best, newer['best'])
+
+    def already_finished(self):
+        """Is this a run of which nothing is left to do?"""
+        last = self.stage_index == self.n_stage - 1
+        return bool(self.state) and last and (self.progress >= 1 or self.finished)
+
+    def best_weights(self):
+        """Averaged weights of the best validation of the stage; None before the first."""
+        if not os.path.exists(self.best_path):
+            return None
+        best = load_checkpoint(self.best_path)
+        return best['ema'] if best['stage_index'] == self.stage_index else None
+
+    # ---- where it stands
+
+    @property
+    def total(self):
+        """Iterations in all stages so far: what log.csv counts."""
+        return self.before + self.iteration
+
+    def spent(self):
+        return time.perf_counter() - self.clock
+
+    def advance(self):
+        """An iteration is over. From here to the next one, run.progress stays as it is, whatever the clock says."""
+        self.iteration += 1
+        self.progress = self.fraction_done()
+        self.advanced = time.perf_counter()
+        self.poll()
+
+    def fraction_done(self):
+        """Of the stage, 0 .. 1; its schedules follow it."""
+        done = self.iteration / self.n_iters if self.n_iters else 1.
+        minutes = self.settings.max_minutes
+        if minutes:
+            done = max(done, (self.stage_seconds + self.spent()) / (60 * minutes))
+        return min(1., done)
+
+    def goes_on(self):
+        return not (self.progress >= 1 or self.finished or self.stopped)
+
+    def every(self, interval):
+        """Is it time for what happens every so many iterations, and at the end of a stage?"""
+        return self.iteration % interval == 0 or self.progress >= 1
+
+    def on_signal(self, number, _):
+        if self.signal and not self.machine.ddp:                     # torchrun sends each one again, and waits 30 s
+            os._exit(128 + number)                                   # the second one ends the process at once
+        self.signal = number
+
+    def poll(self):
+        """Has a signal asked to stop? All processes stop after the same iteration: the flag of each is on its way
+        while the next iteration runs, so that nobody waits for it."""
+        if not self.machine.ddp:
+            self.stopped = self.signal
+            return
+        if self.flag is not None:
+            tensor, work = self.flag
+            work.wait()
+            self.stopped = int(tensor)
+        tensor = torch.tensor([self.signal], device=self.machine.device)
+        self.flag = tensor, dist.all_reduce(tensor, dist.ReduceOp.MAX, async_op=True)
+
+    # ---- a step
+
+    def check(self, loss, norm, windows, index):
+        """Stop before a loss or gradient that is not finite can reach weights that are kept. On CUDA the numbers of
+        one iteration are read in the next, so that nothing waits for the device."""
+        self.numbers = torch.stack([loss, norm.to(loss.dtype)])
+        numbers = self.numbers
+        event = None
+        if self.machine.device.type == 'cuda':
+            numbers = numbers.to('cpu', non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        self.pending.append((self.total, numbers, event, windows, index))
+        if event is None or len(self.pending) > 1:
+            self.check_oldest()
+
+    def check_oldest(self):
+        iteration, numbers, event, windows, index = self.pending.pop(0)
+        if event is not None:
+            event.synchronize()
+        loss, norm = numbers.tolist()
+        if math.isfinite(loss) and math.isfinite(norm) and abs(loss) < DIVERGED:
+            return
+        if self.machine.master:
+            dump = {'index': index, 'iter': iteration, 'loss': loss, 'grad_norm': norm}
+            save_checkpoint(os.path.join(self.folder, 'nan_dump.pt'), dump)
+        rates = ', '.join(f'{o.param_groups[0]["lr"]:.2e}' for o in self.parts['optimizers'])
+        rows = windows.row_names(index)
+        shown = ', '.join(map(str, rows[:8])) + (' ...' if len(rows) > 8 else '')
+        raise UserError(f'iteration {iteration}: loss {loss}, gradient norm {norm} (learning rates {rates}; '
+                        f'trajectories {shown}; batch in nan_dump.pt): lower the learning rates or check the data; '
+                        f"'{self.last_path}' is as it was last saved")
+
+    # ---- log
+
+    def log(self, losses, learning_rate, nrmse=None):
+        """A row of log.csv, and a line where log_interval is due. losses: {name: 0-d tensor}."""
+        while self.pending:                                          # nothing that was not checked is kept
+            self.check_oldest()
+        loss, norm = self.numbers.tolist()
+        row = {'iter': self.total, 'stage': self.stage, 'loss': loss, 'grad_norm': norm,
+               'learning_rate': learning_rate, 'train_seconds': round(self.train_seconds(), 2)}
+        row.update({name: float(value) for name, value in losses.items()})
+        if nrmse is not None:
+            row['val_nrmse'] = nrmse
+        if self.iteration % self.settings.log_interval == 0:
+            self.print_line(row, losses)
+        if not self.machine.master:
+            return
+        try:
+            with open(self.log_path, 'a', newline='') as file:
+                csv.DictWriter(file, self.columns, restval='').writerow(row)
+        except OSError as error:
+            raise UserError(f"could not write '{self.log_path}': {error.strerror}; last.pt is as it was last "
+                            'saved') from error
+        self.to_wandb(row)
+
+    def print_line(self, row, names):
+        now = time.perf_counter()
+        ms = 1e3 * (now - self.last_time) / max(1, self.iteration - self.last_iteration)
+        self.last_time = now
+        self.last_iteration = self.iteration
+        seconds = ms * (self.n_iters - self.iteration) / 1e3
+        if self.settings.max_minutes:
+            seconds = max(0, 60 * self.settings.max_minutes - self.stage_seconds - self.spent())
+        memory = self.machine.peak_memory_gb()
+        memory = '' if memory is None else f' | mem {memory:.1f}G'
+        parts = ' '.join(f'{name} {row[name]:.4f}' for name in names)
+        rate = self.settings.batch_size / ms
+        self.say(f'{self.position()} {self.progress:.0%} | loss {row["loss"]:.4f} | {parts} | {ms:.1f} ms | '
+                 f'{rate:.2f}k samples/s{memory} | eta {int(seconds) // 60}m{int(seconds) % 60:02d}s')
+
+    def position(self):
+        stage = f'{self.stage} ' if self.n_stage > 1 else ''
+        return f'{stage}iter {self.iteration}/{self.n_iters}'
+
+    def train_seconds(self):
+        return self.seconds_before + self.stage_seconds + self.spent()
+
+    def start_wandb(self):
+        """Whatever goes wrong there, training goes on."""
+        try:
+            import wandb
+            settings = wandb.Settings(init_timeout=30)
+            wandb.init(project=self.config['wandb_project'], name=self.config['wandb_run_name'] or self.folder,
+                       config=self.config, settings=settings)
+            self.wandb = wandb
+        except Exception as error:
+            reason = ' '.join(str(error).split())[:80]
+            self.say(f'wandb is off ({type(error).__name__}: {reason}); log.csv has it all')
+
+    def to_wandb(self, row):
+        if self.wandb is None:
+            return
+        try:
+            self.wandb.log(row, step=row['iter'])
+        except Exception as error:
+            self.say(f'wandb stopped ({type(error).__name__}); log.csv has it all')
+            self.wandb = None
+
+    # ---- best and last
+
+    def evaluated(self, nrmse):
+        """A validation error (of the first process; the others pass None) -> keep the best weights, count patience."""
+        if self.machine.master:
+            while self.pending:
+                self.check_oldest()
+            self.say(f'{self.position()} | validation nRMSE {nrmse:.4f} (latent rollout)')
+            if nrmse < self.best:                                    # False for NaN
+                self.best = nrmse
+                self.bad_evals = 0
+                self.write(self.best_path, everything=False)
+            else:
+                self.bad_evals += 1
+                self.finished = 0 < self.settings.patience <= self.bad_evals
+            self.last_time += time.perf_counter() - self.advanced    # a validation is no part of an iteration
+        if self.machine.ddp:
+            flag = torch.tensor([int(self.finished)], device=self.machine.device)
+            dist.broadcast(flag, 0)
+            self.finished = bool(flag)
+
+    def save(self):
+        """last.pt, with everything that a resume needs."""
+        while self.pending:
+            self.check_oldest()
+        self.write(self.last_path, everything=True)
+
+    def write(self, path, everything):
+        if not self.machine.master:
+            return
+        state = {**self.about, 'config': self.config, 'environment': self.environment, 'iter': self.total,
+                 'stage': self.stage, 'stage_index': self.stage_index, 'stage_iter': self.iteration,
+                 'before': self.before, 'best': self.best, 'bad_evals': self.bad_evals, 'finished': self.finished,
+                 'limits': [self.n_iters, self.settings.patience], 'stage_seconds': self.stage_seconds + self.spent(), 'seconds_before': self.seconds_before,
+                 'train_seconds': self.train_seconds(), 'peak_memory_gb': self.machine.peak_memory_gb()}
+        for name, part in self.parts.items():
+            if isinstance(part, torch.nn.Module) or everything:
+                many = isinstance(part, list)
+                state[name] = [item.state_dict() for item in part] if many else part.state_dict()
+        save_checkpoint(path, state)
+
+    def end_if_stopped(self):
+        """After a stage's loop: save and leave, if a signal has ended it."""
+        if not self.stopped:
+            return
+        self.save()
+        self.say(f"stopped by signal {self.stopped} at iteration {self.total}, saved '{self.last_path}': the same "
+                 'command continues')
+        if self.machine.ddp:
+            os._exit(128 + self.stopped)
+        sys.exit(128 + self.stopped)
+
+    def finish(self):
+        self.save()
+        if self.wandb is not None:
+            self.wandb.finish()
+        self.say(f'done: {self.total} iterations in {self.train_seconds() / 60:.1f} minutes | best validation nRMSE '
+                 f'{self.best:.4f} | python eval.py --ckpt {self.folder}')
+        self.machine.stop()
+
+
+def flat(config):
+    """The settings of a stage beside the plain keys: {'decoder_stage': {'unroll': 8}} -> {'decoder_stage.unroll': 8}"""
+    result = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            result.update({f'{name}.{key}': inner for key, inner in value.items()})
+        else:
+            result[name] = value
+    return result
+
+
+def plain_but_tensors(about):
+    """JSON types, but for tensors at the top of a part: {'data': {'seen': tensor, ...}, ...}"""
+    result = {}
+    for name, part in about.items():
+        tensors = {key: value for key, value in part.items() if isinstance(value, torch.Tensor)}
+        rest = {key: value for key, value in part.items() if key not in tensors}
+        result[name] = {**plain(rest), **tensors}
+    return result

@@ -1,0 +1,75 @@
+"""runtime/checkpoint.py: which checkpoint a path stands for, and checkpoints of other versions. Damaged files
+are in test_faults.py."""
+import os
+
+import pytest
+import torch
+
+from runtime.checkpoint import FORMAT_VERSION, find_checkpoint, find_runs, load_checkpoint, save_checkpoint
+from runtime.configurator import UserError
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """A folder out/ with three runs and a dump; b/last.pt was written last, and a is older than c/d."""
+    monkeypatch.chdir(tmp_path)
+    for age, path in enumerate(['out/b/last.pt', 'out/c/d/best.pt', 'out/a/last.pt', 'out/a/best.pt',
+                                'out/a/nan_dump.pt', 'out/e/nan_dump.pt']):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        open(path, 'w').close()
+        os.utime(path, (1e9 - age, 1e9 - age))
+    return tmp_path
+
+
+def test_a_file_and_a_run_folder_stand_for_one_run(runs):
+    assert find_runs('out/a/last.pt') == ['out/a/last.pt']
+    assert find_runs('out/a') == ['out/a/best.pt']
+    assert find_runs('out/b') == ['out/b/last.pt']
+    assert find_checkpoint('out/a') == 'out/a/best.pt'
+
+
+def test_a_folder_of_runs_stands_for_all_of_them(runs):
+    assert find_runs('out') == ['out/a/best.pt', 'out/b/last.pt', 'out/c/d/best.pt']
+    assert find_runs('out/c') == ['out/c/d/best.pt']
+
+
+def test_of_several_runs_the_newest_is_taken_and_named(runs, capsys):
+    assert find_checkpoint('out/c') == 'out/c/d/best.pt'
+    assert capsys.readouterr().out == ''                             # there is no choice
+    assert find_checkpoint('out') == 'out/b/last.pt'
+    assert capsys.readouterr().out == "'out' holds 3 runs: 'out/b/last.pt' is taken, which was written last\n"
+    os.utime('out/c/d/best.pt', (2e9, 2e9))
+    assert find_checkpoint('out') == 'out/c/d/best.pt'
+
+
+@pytest.mark.parametrize('path, expected', [
+    ('out/e', "no checkpoint at 'out/e'; found: out/e/nan_dump.pt"),
+    ('out/a/other.pt',
+     "no checkpoint at 'out/a/other.pt'; found: out/a/best.pt, out/a/last.pt, out/a/nan_dump.pt"),
+    ('empty', "no checkpoint at 'empty'; none under 'empty' either: train one with python train.py "
+     'config/burgers_cpu.py'),
+])
+@pytest.mark.parametrize('find', [find_runs, find_checkpoint])
+def test_no_checkpoint(runs, path, expected, find):
+    os.makedirs('empty')
+    with pytest.raises(UserError) as caught:
+        find(path)
+    assert str(caught.value) == expected
+
+
+@pytest.mark.parametrize('version, words', [
+    (2, 'made by format version 2 (before the redesign); expected 3: train again, or use the code of that '
+     'time'),
+    (4, 'made by format version 4; expected 3'), (None, 'made by format version None; expected 3')])
+def test_other_versions_are_refused(tmp_path, version, words):
+    path = str(tmp_path / 'best.pt')
+    weights = {'w': torch.ones(2)}
+    state = {'model': weights, 'ema': weights, 'model_args': {}, 'config': {'seed': 1}}
+    save_checkpoint(path, state)
+    loaded = load_checkpoint(path)
+    assert loaded['version'] == FORMAT_VERSION == 3
+    assert loaded['config'] == {'seed': 1} and torch.equal(loaded['ema']['w'], torch.ones(2))
+    save_checkpoint(path, {**state, 'version': version})
+    with pytest.raises(UserError) as caught:
+        load_checkpoint(path)
+    assert str(caught.value) == f"'{path}' was {words}"

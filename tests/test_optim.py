@@ -1,0 +1,318 @@
+"""optim.py: Muon against NumPy, which optimiser takes what, the schedule, averages, saved states."""
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import optim
+
+
+def settings(**changed):
+    """The keys of train.py that the optimisers take."""
+    values = SimpleNamespace(optimizer='muon', learning_rate=1e-3, muon_lr=.02, weight_decay=.1, beta2=.99)
+    for key, value in changed.items():
+        setattr(values, key, value)
+    return values
+
+
+class Net(nn.Module):
+    """Two inner layers of one shape, a tall one, an outer one, a kernel and a table."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(3, 8)
+        self.stem.outer = True
+        self.first = nn.Linear(8, 8)
+        self.second = nn.Linear(8, 8)
+        self.tall = nn.Linear(8, 16, bias=False)
+        self.kernel = nn.Conv1d(16, 4, 3)
+        self.table = nn.Parameter(torch.randn(5, 16))
+
+    def forward(self, x):                                            # (B, 3)
+        h = self.second(self.first(self.stem(x)).tanh())
+        h = self.tall(h) + self.table.mean(0)
+        return self.kernel(h[:, :, None].expand(-1, -1, 3))          # (B, 4, 1)
+
+
+def net(seed=0):
+    torch.manual_seed(seed)
+    return Net()
+
+
+def train(model, optimizers, iterations, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(iterations):
+        x = torch.randn(6, 3, generator=generator)
+        model(x).square().mean().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+
+def names(model, optimizer):
+    taken = {id(p) for group in optimizer.param_groups for p in group['params']}
+    return {name for name, p in model.named_parameters() if id(p) in taken}
+
+
+def rates(optimizers):
+    return [group['lr'] for optimizer in optimizers for group in optimizer.param_groups]
+
+
+# --- Muon --------------------------------------------------------------------
+
+@pytest.mark.parametrize('rows, columns', [(32, 32), (16, 64), (64, 16), (48, 24)])
+def test_the_update_is_nearly_orthogonal(rows, columns):
+    torch.manual_seed(0)
+    u, _, v = torch.linalg.svd(torch.randn(3, rows, columns), full_matrices=False)
+    values = torch.logspace(0, -1.3, min(rows, columns))             # a spectrum over a factor of 20
+    gradient = 1e-4 * (u * values) @ v                               # the update does not depend on its size
+    params = [nn.Parameter(torch.zeros(rows, columns)) for _ in range(3)]
+    for p, g in zip(params, gradient):
+        p.grad = g
+    optim.Muon(params, lr=1.).step()
+    update = torch.stack([-p.detach() for p in params]) / math.sqrt(max(1, rows / columns))
+    singular = torch.linalg.svdvals(update)
+    assert singular.min() > .6 and singular.max() < 1.3
+    along = torch.einsum('nik,nij,nkj->nk', u, update, v)            # the singular vectors of the gradient
+    assert (along > .6).all()
+
+
+def numpy_muon(weight, gradients, lr, momentum, weight_decay):
+    """Muon for one matrix, as arXiv 2502.16982 writes it, with four Newton-Schulz steps, in float64."""
+    average = np.zeros_like(weight)
+    for gradient in gradients:
+        average = momentum * average + (1 - momentum) * gradient
+        x = momentum * average + (1 - momentum) * gradient
+        x = x / np.sqrt(np.sum(x ** 2))
+        for _ in range(4):
+            gram = x @ x.T
+            x = 3.4445 * x - 4.7750 * gram @ x + 2.0315 * gram @ gram @ x
+        scale = np.sqrt(max(1, weight.shape[0] / weight.shape[1]))
+        weight = weight * (1 - lr * weight_decay) - lr * scale * x
+    return weight
+
+
+@pytest.mark.parametrize('rows, columns', [(6, 6), (4, 10), (10, 4)])
+def test_muon_equals_numpy(monkeypatch, rows, columns):
+    monkeypatch.setattr(optim, '_multiplies_bf16', lambda device: False)
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(2, rows, columns))                    # two of one shape go through together
+    gradients = rng.normal(size=(5, 2, rows, columns))
+    params = []
+    for weight in weights:
+        copy = torch.from_numpy(weight.copy())
+        params.append(nn.Parameter(copy))
+    muon = optim.Muon(params, lr=.02, momentum=.9, weight_decay=.3)
+    for step in gradients:
+        for p, g in zip(params, step):
+            p.grad = torch.from_numpy(g)
+        muon.step()
+    for i, p in enumerate(params):
+        expected = numpy_muon(weights[i], gradients[:, i], .02, .9, .3)
+        np.testing.assert_allclose(p.detach().numpy(), expected, atol=1e-10)
+
+
+def test_a_matrix_without_a_gradient_counts_as_gradient_zero():
+    params = [nn.Parameter(torch.ones(4, 4)) for _ in range(2)]
+    params[0].grad = torch.eye(4)
+    optim.Muon(params, lr=.1, weight_decay=.5).step()
+    assert torch.equal(params[1].detach(), torch.full((4, 4), 1 - .1 * .5))
+    assert not torch.equal(params[0], params[1])
+
+
+def test_bfloat16_is_used_where_it_is_multiplied(monkeypatch):
+    """The iteration is another one in bfloat16, by rounding, and its result has the type of the input."""
+    x = torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(0))
+    found = {}
+    for fast in (False, True):
+        monkeypatch.setattr(optim, '_multiplies_bf16', lambda device, fast=fast: fast)
+        found[fast] = optim.orthogonalise(x)
+        assert found[fast].dtype == torch.float32
+    difference = (found[True] - found[False]).abs().max()
+    assert 1e-5 < difference < .2
+
+
+@pytest.mark.parametrize('capability, fast', [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_bfloat16_on_cuda_needs_capability_8(monkeypatch, capability, fast):
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device=None: capability)
+    assert optim._multiplies_bf16(torch.device('cuda')) is fast
+    assert optim._multiplies_bf16(torch.device('mps')) is False
+
+
+# --- which optimiser takes what ----------------------------------------------
+
+def test_muon_takes_the_inner_matrices_and_adamw_the_rest():
+    model = net()
+    adamw, muon = optim.make(model, settings())
+    assert names(model, muon) == {'first.weight', 'second.weight', 'tall.weight'}
+    assert names(model, adamw) == {
+        'stem.weight',
+        'stem.bias',
+        'first.bias',
+        'second.bias',
+        'kernel.weight',
+        'kernel.bias',
+        'table',
+    }
+
+
+def test_with_adamw_there_is_no_muon():
+    model = net()
+    adamw, = optim.make(model, settings(optimizer='adamw'))
+    assert isinstance(adamw, torch.optim.AdamW)
+    assert names(model, adamw) == {name for name, _ in model.named_parameters()}
+
+
+def test_frozen_parameters_are_left_out():
+    model = net().requires_grad_(False)
+    model.first.requires_grad_(True)
+    adamw, muon = optim.make(model, settings())
+    assert names(model, adamw) == {'first.bias'}
+    assert names(model, muon) == {'first.weight'}
+    model.first.bias.requires_grad_(False)
+    muon, = optim.make(model, settings())
+    assert names(model, muon) == {'first.weight'}
+
+
+def test_a_shared_matrix_is_taken_once():
+    model = net()
+    model.second.weight = model.first.weight
+    adamw, muon = optim.make(model, settings())
+    matrices = muon.param_groups[0]['params']
+    assert [p.shape for p in matrices] == [(8, 8), (16, 8)]
+    assert matrices[0] is model.first.weight
+    assert 'first.weight' not in names(model, adamw)
+
+
+def test_vectors_are_not_decayed():
+    """With gradients of zero, only weight decay moves a parameter."""
+    model = net()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    for optimizer in optim.make(model, settings(weight_decay=.5)):
+        optimizer.step()
+    for name, p in model.named_parameters():
+        lr = .02 if name in ('first.weight', 'second.weight', 'tall.weight') else 1e-3
+        factor = 1 if p.ndim < 2 else 1 - lr * .5
+        torch.testing.assert_close(p.detach(), factor * before[name], rtol=1e-6, atol=0)
+    assert torch.equal(model.first.bias, before['first.bias'])
+
+
+def test_settings_reach_the_optimisers():
+    adamw, muon = optim.make(net(), settings(beta2=.95, weight_decay=.2))
+    assert all(group['betas'] == (.9, .95) and group['fused'] for group in adamw.param_groups)
+    assert [group['weight_decay'] for group in adamw.param_groups] == [.2, 0.]
+    assert muon.param_groups[0]['weight_decay'] == .2
+
+
+# --- learning rate -----------------------------------------------------------
+
+def test_schedule():
+    middle = .1 + .9 * .5
+    expected = {
+        (0., 0): .1,                                                 # the first of ten steps of the warm-up
+        (0., 4): .5,
+        (0., 9): 1.,
+        (.5, 500): middle,
+        (.5, 4): .5 * middle,                                        # of a stage that runs by the clock
+        (1., 1000): .1,
+    }
+    for (progress, iteration), factor in expected.items():
+        found = optim.schedule(progress, iteration, warmup_iters=10, min_lr_ratio=.1)
+        assert found == pytest.approx(factor)
+    assert optim.schedule(0., 0, warmup_iters=0, min_lr_ratio=.1) == 1.
+    assert optim.schedule(1., 0, warmup_iters=0, min_lr_ratio=0.) == pytest.approx(0.)
+
+
+def test_set_rate_scales_each_peak():
+    optimizers = optim.make(net(), settings())
+    for factor in (.5, .25):                                         # of the peak, not of the rate before
+        optim.set_rate(optimizers, factor)
+        assert rates(optimizers) == [1e-3 * factor, 1e-3 * factor, .02 * factor]
+
+
+# --- average of the weights --------------------------------------------------
+
+def test_ema_formula():
+    model = net()
+    ema = optim.EMA(model, .6)
+    expected = {name: p.detach().double() for name, p in model.named_parameters()}
+    for iteration in range(20):
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(iteration)))
+        ema.update(iteration)
+        decay = min(.6, (1 + iteration) / (10 + iteration))          # .1, .18, ... until .6
+        for name, p in model.named_parameters():
+            expected[name] = decay * expected[name] + (1 - decay) * p.detach().double()
+    for name, p in ema.model.named_parameters():
+        torch.testing.assert_close(p.double(), expected[name], rtol=1e-5, atol=1e-5)
+
+
+def test_the_average_is_a_copy_that_is_not_trained():
+    model = net().train()
+    ema = optim.EMA(model, .9)
+    assert model.training and not ema.model.training
+    assert all(p.requires_grad for p in model.parameters())
+    assert not any(p.requires_grad for p in ema.model.parameters())
+    before = ema.model.table.clone()
+    with torch.no_grad():
+        model.table.add_(1.)
+    assert torch.equal(ema.model.table, before)
+
+
+def test_without_decay_the_average_follows_the_weights():
+    model = net()
+    ema = optim.EMA(model, 0.)
+    train(model, optim.make(model, settings()), 3)
+    ema.update(2)
+    for p, q in zip(model.parameters(), ema.model.parameters()):
+        assert torch.equal(p, q)
+
+
+# --- states in a file --------------------------------------------------------
+
+def test_training_goes_on_bit_for_bit_from_a_file(tmp_path):
+    model = net()
+    optimizers = optim.make(model, settings())
+    train(model, optimizers, 4)
+    torch.save({'model': model.state_dict(), 'optimizers': [o.state_dict() for o in optimizers]},
+               tmp_path / 'state.pt')
+    train(model, optimizers, 3, seed=2)
+
+    saved = torch.load(tmp_path / 'state.pt', weights_only=True)
+    again = net(seed=5)
+    again.load_state_dict(saved['model'])
+    others = optim.make(again, settings())
+    for optimizer, state in zip(others, saved['optimizers']):
+        optimizer.load_state_dict(state)
+    train(again, others, 3, seed=2)
+    for p, q in zip(model.parameters(), again.parameters()):
+        assert torch.equal(p, q)
+
+
+def test_a_run_that_goes_on_has_the_settings_of_today():
+    model = net()
+    optimizers = optim.make(model, settings())
+    train(model, optimizers, 2)
+    others = optim.make(model, settings(learning_rate=5e-4, muon_lr=.01))
+    for optimizer, old in zip(others, optimizers):
+        optimizer.load_state_dict(old.state_dict())
+    optim.set_rate(others, 1.)
+    assert rates(others) == [5e-4, 5e-4, .01]
+    key = model.first.weight
+    assert torch.equal(others[1].state[key]['momentum'], optimizers[1].state[key]['momentum'])
+
+
+def test_the_state_of_another_model_is_refused():
+    adamw, muon = optim.make(net(), settings())
+    small = nn.Linear(4, 4)
+    others = optim.make(small, settings())
+    with pytest.raises(ValueError):
+        others[0].load_state_dict(adamw.state_dict())
+    with pytest.raises(ValueError):
+        others[1].load_state_dict(muon.state_dict())
