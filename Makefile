@@ -4,7 +4,7 @@ PY := .venv/bin/python
 
 PY_GPU ?= python
 
-.PHONY: setup demo gpu peers test
+.PHONY: setup demo gpu peers test test-slow
 
 setup: .venv/.installed
 
@@ -20,15 +20,19 @@ demo: setup
 	$(PY) eval.py --ckpt out/burgers_cpu --json out/burgers_cpu/eval.json
 	$(PY) sample.py --ckpt out/burgers_cpu
 
-# every GPU figure of the README in one command, in the environment of `python` (which needs requirements-peers.txt):
-# the headline trained and evaluated, peers at its size, all speeds, the study
+# Every GPU figure of docs/RESULTS.md in one command, in the environment of `python` (which needs
+# requirements-peers.txt): the headline trained and evaluated, peers at its size, all speeds, the study. Finished parts
+# are not run again: a stopped training goes on, and so does the study.
+GPU_MINUTES ?= 20
+
 gpu:
+	@echo "about $$(( (10 + 32) * $(GPU_MINUTES) / 60 )) hours for peers and study, and 2 to 6 for the headline; two data sets of 8.2 GB are made in datasets/"
 	$(PY_GPU) train.py config/burgers_128_pure.py --device=cuda
 	$(PY_GPU) eval.py --ckpt out/burgers_128_pure --device cuda --json out/burgers_128_pure/eval.json
 	$(PY_GPU) eval.py --ckpt out/burgers_128_pure --device cuda --initial_step 10 --json out/burgers_128_pure/eval10.json
-	$(PY_GPU) bench.py peers config/burgers_128_pure.py --device=cuda --minutes 20 --seeds 2 --json out/peers.json
 	$(PY_GPU) bench.py speed --device=cuda --batch_size=256 --json out/speed.json
-	$(PY_GPU) bench.py study config/burgers_128_pure.py --device=cuda --minutes 20 --seeds 2
+	$(PY_GPU) bench.py peers config/burgers_128_pure.py --device=cuda --minutes $(GPU_MINUTES) --seeds 2 --json out/peers.json
+	$(PY_GPU) bench.py study config/burgers_128_pure.py --device=cuda --minutes $(GPU_MINUTES) --seeds 2
 
 # what bench.py peers needs, into the same .venv
 peers: setup
@@ -36,3 +40,7 @@ peers: setup
 
 test: setup
 	$(PY) -m pytest
+
+# what takes minutes: 50 kills, 20 signals, processes
+test-slow: setup
+	$(PY) -m pytest -m slow

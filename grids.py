@@ -1,18 +1,28 @@
 """
-Points, grids and interpolation, in any number of axes: what model.py and those who use it need of geometry.
+Points, grids, and the fixed transform between them and tokens, in any number of axes.
 
 A field (B, *grid, C) is flattened to (B, N, C) row-major, the last axis running fastest. Positions are fractions of the
 domain where they say so, and physical coordinates otherwise.
 """
+import math
+
 import torch
+import torch.nn as nn
+import torch.nn.functional as F
 
 
 def positions(grid, first, spacing):
     """Centres of a row-major grid that starts at `first` (one number an axis). -> (S, d) float32"""
-    axes = [first[i] + spacing[i] * torch.arange(n, dtype=torch.float64) for i, n in enumerate(grid)]
+    axes = []
+    for axis, n in enumerate(grid):
+        step = torch.arange(n, dtype=torch.float64)
+        axes.append(first[axis] + spacing[axis] * step)
     mesh = torch.meshgrid(*axes, indexing='ij')
     return torch.stack([axis.flatten() for axis in mesh], -1).float()
 
+
+# ---------------------------------------------------------------------------------------------
+# tokens
 
 def merge_tokens(x, grid, factors):
     """Concatenate the features of factors[i] neighbours along axis i. (B, S, D) -> (B, S / prod f, prod f D)"""
@@ -24,19 +34,83 @@ def merge_tokens(x, grid, factors):
     coarse = range(1, 2 * d, 2)
     fine = range(2, 2 * d + 1, 2)
     x = x.permute(0, *coarse, *fine, 2 * d + 1)                      # (B, n1/f1, n2/f2, f1, f2, D)
-    return x.flatten(d + 1).flatten(1, d)
+    x = x.flatten(d + 1)
+    return x.flatten(1, d)
 
 
 def split_tokens(x, grid, factors):
     """The inverse of merge_tokens; `grid` is the fine one. (B, S / prod f, prod f D) -> (B, S, D)"""
     d = len(grid)
-    x = x.unflatten(1, [n // factor for n, factor in zip(grid, factors)])
+    coarse = [n // factor for n, factor in zip(grid, factors)]
+    x = x.unflatten(1, coarse)
     x = x.unflatten(-1, (*factors, -1))                              # (B, n1/f1, n2/f2, f1, f2, D)
-    order = [0]
+    order = []
     for axis in range(1, d + 1):
         order += [axis, axis + d]
-    return x.permute(*order, 2 * d + 1).flatten(1, 2 * d)
+    x = x.permute(0, *order, 2 * d + 1)
+    return x.flatten(1, 2 * d)
 
+
+def dct_basis(shape, n_field, dim):
+    """The `dim` lowest orthonormal cosine modes (DCT-II) of a patch of `shape` points and `n_field` fields, lowest
+    frequency first, so the first n_field rows are means. Rows are zero where dim is larger than the number of modes.
+    -> (dim, points x n_field)"""
+    modes = torch.ones(1, 1, dtype=torch.float64)
+    frequency = torch.zeros(1, dtype=torch.float64)
+    for n in shape:
+        k = torch.arange(n, dtype=torch.float64)
+        angle = math.pi / n * k[:, None] * (k + .5)                  # (n, n)
+        one = math.sqrt(2 / n) * angle.cos()
+        one[0] /= math.sqrt(2)
+        modes = torch.kron(modes, one)
+        frequency = frequency[:, None] + k / n
+        frequency = frequency.flatten()
+    modes = modes[frequency.float().argsort(stable=True)]
+    modes = torch.kron(modes, torch.eye(n_field, dtype=torch.float64))[:dim]
+    return F.pad(modes, (0, 0, 0, dim - len(modes))).float()
+
+
+class Patches(nn.Module):
+    """
+    Grid values of a token <-> its cosine modes: the fixed, invertible part of encoder and decoder.
+
+    A token holds as many of the lowest modes of its patch as it has features; where it has more, the rest is zero. The
+    modes are orthonormal up to a gain, which gives latents that have room for all of them the field's mean square.
+    The first C features of a token are the means of its C fields.
+    """
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.grid = tuple(cfg.grid)
+        self.points = cfg.points_per_token                           # of a token, along each axis
+        self.spare = cfg.latent_dim > math.prod(self.points) * cfg.n_field
+        self.gain = max(1., cfg.latent_dim / (math.prod(self.points) * cfg.n_field)) ** .5
+        modes = dct_basis(self.points, cfg.n_field, cfg.latent_dim)
+        self.register_buffer('modes', modes, persistent=False)       # (D, points x C)
+
+    def to_tokens(self, u):
+        """(B, *grid, C) -> (B, S, D), float32"""
+        with torch.autocast(u.device.type, enabled=False):
+            patches = merge_tokens(u.float().flatten(1, -2), self.grid, self.points)
+            return patches @ (self.modes * self.gain).T
+
+    def to_grid(self, z):
+        """(B, S, D) -> (B, *grid, C), float32"""
+        with torch.autocast(z.device.type, enabled=False):
+            patches = z.float() @ (self.modes / self.gain)
+            return split_tokens(patches, self.grid, self.points).unflatten(1, self.grid)
+
+    def shift(self, z, n):
+        """The same field on tokens that lie `n` grid points further along every axis of a periodic domain. Features
+        beyond the grid values stay with their token."""
+        u = self.to_grid(z)
+        axes = tuple(range(1, 1 + len(self.grid)))
+        moved = self.to_tokens(u.roll((-n,) * len(axes), axes))
+        return moved + (z - self.to_tokens(u)) if self.spare else moved
+
+
+# ---------------------------------------------------------------------------------------------
+# interpolation
 
 def neighbours(q, shape, first, length, periodic, reach):
     """
@@ -51,20 +125,30 @@ def neighbours(q, shape, first, length, periodic, reach):
     """
     d = q.shape[-1]
     steps = torch.arange(1 - reach, 1 + reach, device=q.device)
-    steps = torch.cartesian_prod(*[steps] * d).view(-1, d)           # (K, d)
+    steps = torch.cartesian_prod(*[steps] * d)
+    steps = steps.view(-1, d)                                        # (K, d)
     index = 0
     inside = True
     offsets = []
     clamped = []
     for axis, n in enumerate(shape):
-        s = (q[..., axis, None] - first[axis]) / (length[axis] / n)  # (..., Q, 1) in cells
-        near = s if periodic else s.clamp(0, n - 1)
+        spacing = length[axis] / n
+        distance = q[..., axis, None] - first[axis]
+        s = distance / spacing                                       # (..., Q, 1) in cells
+        near = s
+        if not periodic:
+            near = s.clamp(0, n - 1)
         cell = near.floor() + steps[:, axis]                         # (..., Q, K)
-        here = cell % n if periodic else cell.clamp(0, n - 1)
+        if periodic:
+            here = cell % n
+        else:
+            here = cell.clamp(0, n - 1)
+            inside = inside & (here == cell)
         index = index * n + here.long()
-        inside = inside & (periodic | ((cell >= 0) & (cell < n)))
         offsets.append(s - cell)
         clamped.append(near - cell)
+    if periodic:
+        inside = torch.ones_like(index, dtype=torch.bool)
     return index, inside, torch.stack(offsets, -1), torch.stack(clamped, -1)
 
 
@@ -74,7 +158,8 @@ def cubic_kernel(t):
     t = t.abs()
     near = (1.5 * t - 2.5) * t * t + 1
     far = ((-.5 * t + 2.5) * t - 4) * t + 2
-    return torch.where(t < 1, near, torch.where(t < 2, far, 0.))
+    far = torch.where(t < 2, far, 0.)
+    return torch.where(t < 1, near, far)
 
 
 def interpolate(u, q, shape, first, length, periodic):
@@ -86,12 +171,16 @@ def interpolate(u, q, shape, first, length, periodic):
     """
     index, inside, offset, _ = neighbours(q, shape, first, length, periodic, 2)
     weight = cubic_kernel(offset).prod(-1) * inside                  # (..., Q, 4^d)
-    weight = (weight / weight.sum(-1, keepdim=True))[..., None]
+    weight = weight / weight.sum(-1, keepdim=True)
+    weight = weight[..., None]
     if q.ndim == 2:                                                  # the same points for the whole batch
-        rows = u.transpose(0, 1).flatten(1)[index]                   # (Q, 4^d, B C)
-        return (rows * weight).sum(1).unflatten(-1, (len(u), -1)).transpose(0, 1)
-    rows = u.gather(1, index.flatten(1)[..., None].expand(-1, -1, u.shape[-1]))
-    return (rows.unflatten(1, index.shape[1:]) * weight).sum(2)
+        values = u.transpose(0, 1).flatten(1)                        # (N, B C)
+        values = (values[index] * weight).sum(1)                     # (Q, B C)
+        return values.unflatten(-1, (len(u), -1)).transpose(0, 1)
+    flat = index.flatten(1)[..., None]
+    values = u.gather(1, flat.expand(-1, -1, u.shape[-1]))
+    values = values.unflatten(1, index.shape[1:])                    # (B, Q, 4^d, C)
+    return (values * weight).sum(2)
 
 
 def resample(u, x, to, length=None):
@@ -108,14 +197,17 @@ def resample(u, x, to, length=None):
     u = u[..., order]
     to = to.to(wide)
     n = len(x)
+    first = x[0]
+    last = n - 1                                                     # number of the last interval
     if length is None:
-        to = to.clamp(x[0], x[-1])
-        left = (torch.searchsorted(x, to + 1e-9, right=True) - 1).clamp(0, n - 2)
+        to = to.clamp(first, x[-1])
+        last = n - 2
     else:
-        to = x[0] + (to - x[0]) % length
-        is_first = (x[0] + length - to).abs() < 1e-6 * length        # rounding moved it to the end
-        to = torch.where(is_first, x[0], to)
-        left = (torch.searchsorted(x, to + 1e-9, right=True) - 1).clamp(0, n - 1)
+        to = first + (to - first) % length
+        gap = (first + length - to).abs()
+        to = torch.where(gap < 1e-6 * length, first, to)             # rounding had moved it to the end
+    left = torch.searchsorted(x, to + 1e-9, right=True) - 1
+    left = left.clamp(0, last)
 
     points = []                                                      # the four points around `to`, and u there
     values = []
@@ -123,10 +215,12 @@ def resample(u, x, to, length=None):
         i = left + step
         if length is None:
             known = i.clamp(0, n - 1)
-            points.append(x[known] + (i - known) * (x[1] - x[0]))
+            beyond = (i - known) * (x[1] - first)
         else:
             known = i % n
-            points.append(x[known] + length * torch.div(i, n, rounding_mode='floor'))
+            turns = torch.div(i, n, rounding_mode='floor')
+            beyond = turns * length
+        points.append(x[known] + beyond)
         values.append(u[..., known].to(wide))
     x0, x1, x2, x3 = points
     y0, y1, y2, y3 = values
@@ -134,7 +228,9 @@ def resample(u, x, to, length=None):
     s = ((to - x1) / h).clamp(0, 1)
     tangent1 = (y2 - y0) / (x2 - x0) * h
     tangent2 = (y3 - y1) / (x3 - x1) * h
-    a = 2 * s ** 3 - 3 * s ** 2
+    a = 2 * s ** 3 - 3 * s ** 2                                      # Hermite's cubic
+    b = s ** 3 - s ** 2
     curve = (a + 1) * y1 - a * y2
-    curve = curve + (s ** 3 - 2 * s ** 2 + s) * tangent1 + (s ** 3 - s ** 2) * tangent2
+    curve = curve + b * tangent2
+    curve = curve + (b - s ** 2 + s) * tangent1
     return curve.float()

@@ -147,7 +147,7 @@ class OperatorStage(Stage):
     losses = ('field', 'latent', 'inverse_encoding', 'inverse_decoding', 'spectral', 'latent_norm')
 
     def __init__(self, model, settings):
-        super().__init__(model.requires_grad_(True), settings)
+        super().__init__(model.requires_grad_(True).train(), settings)
         s = settings
         if not (s.lambda_field or s.lambda_spectral or s.lambda_latent):
             raise UserError('nothing would train the operator: lambda_field, lambda_spectral or lambda_latent must be '
@@ -214,7 +214,9 @@ class DecoderStage(Stage):
     def __init__(self, model, settings):
         if not model.cfg.decoder_dim:
             raise UserError("the stage 'decoder' needs a learned decoder: --decoder_dim=64, or leave it out of stages")
-        super().__init__(model.requires_grad_(False), settings)
+        super().__init__(model.requires_grad_(False).eval(), settings)      # eval: rollouts drop no paths
+        if not any(self.weights.values()):
+            raise UserError('nothing would train the decoder: lambda_field or lambda_spectral must be positive')
         model.decoder.requires_grad_(True)
 
     def forward(self, batch, progress):

@@ -13,6 +13,7 @@ Order of the file: small layers, attention, block, configuration, encoder, decod
 """
 import json
 import math
+import warnings
 from dataclasses import asdict, dataclass, fields
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 import peers
-from grids import interpolate, merge_tokens, neighbours, positions, resample, split_tokens
+from grids import Patches, interpolate, merge_tokens, neighbours, positions, resample, split_tokens
 from runtime.checkpoint import find_checkpoint, load_checkpoint
 from runtime.configurator import UserError
 
@@ -71,62 +72,6 @@ def drop_path(x, rate, training):
         return x
     keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= rate
     return x * keep.to(x.dtype) / (1 - rate)
-
-
-def dct_basis(shape, n_field, dim):
-    """The `dim` lowest orthonormal cosine modes (DCT-II) of a patch of `shape` points and `n_field` fields, lowest
-    frequency first, so the first n_field rows are means. Rows are zero where dim is larger than the number of modes.
-    -> (dim, points x n_field)"""
-    modes = torch.ones(1, 1, dtype=torch.float64)
-    frequency = torch.zeros(1, dtype=torch.float64)
-    for n in shape:
-        k = torch.arange(n, dtype=torch.float64)
-        one = torch.cos(math.pi * k[:, None] * (k + .5) / n) * (2 / n) ** .5     # (n, n)
-        one[0] /= 2 ** .5
-        modes = torch.kron(modes, one)
-        frequency = (frequency[:, None] + k / n).flatten()
-    modes = modes[frequency.float().argsort(stable=True)]
-    modes = torch.kron(modes, torch.eye(n_field, dtype=torch.float64))[:dim]
-    return F.pad(modes, (0, 0, 0, dim - len(modes))).float()
-
-
-class Patches(nn.Module):
-    """
-    Grid values of a token <-> its cosine modes: the fixed, invertible part of encoder and decoder.
-
-    A token holds as many of the lowest modes of its patch as it has features; where it has more, the rest is zero. The
-    modes are orthonormal up to a gain, which gives latents that have room for all of them the field's mean square.
-    The first C features of a token are the means of its C fields.
-    """
-
-    def __init__(self, cfg):
-        super().__init__()
-        self.grid = tuple(cfg.grid)
-        self.points = cfg.points_per_token                           # of a token, along each axis
-        self.spare = cfg.latent_dim > math.prod(self.points) * cfg.n_field
-        self.gain = max(1., cfg.latent_dim / (math.prod(self.points) * cfg.n_field)) ** .5
-        modes = dct_basis(self.points, cfg.n_field, cfg.latent_dim)
-        self.register_buffer('modes', modes, persistent=False)       # (D, points x C)
-
-    def to_tokens(self, u):
-        """(B, *grid, C) -> (B, S, D), float32"""
-        with torch.autocast(u.device.type, enabled=False):
-            patches = merge_tokens(u.float().flatten(1, -2), self.grid, self.points)
-            return patches @ (self.modes * self.gain).T
-
-    def to_grid(self, z):
-        """(B, S, D) -> (B, *grid, C), float32"""
-        with torch.autocast(z.device.type, enabled=False):
-            patches = z.float() @ (self.modes / self.gain)
-            return split_tokens(patches, self.grid, self.points).unflatten(1, self.grid)
-
-    def shift(self, z, n):
-        """The same field on tokens that lie `n` grid points further along every axis of a periodic domain. Features
-        beyond the grid values stay with their token."""
-        u = self.to_grid(z)
-        axes = tuple(range(1, 1 + len(self.grid)))
-        moved = self.to_tokens(u.roll((-n,) * len(axes), axes))
-        return moved + (z - self.to_tokens(u)) if self.spare else moved
 
 
 class RotaryPositions(nn.Module):
@@ -848,6 +793,10 @@ class UPT(nn.Module):
             if name not in values:
                 raise UserError(f"unknown parameter '{name}': this model knows {', '.join(cfg.params) or 'none'}")
             values[name] = value
+        given = {name: (value,) for name, value in values.items() if isinstance(value, (int, float))}
+        note = unseen(cfg, given)
+        if note:
+            warnings.warn(note, stacklevel=3)
         dt = self._per_sample(cfg.dt if dt is None else dt, n_sample)
         numbers = [self._per_sample(values[name], n_sample) for name in cfg.params]
         numbers = torch.stack(numbers, 1) if numbers else dt.new_zeros(n_sample, 0)
@@ -879,10 +828,9 @@ class UPT(nn.Module):
         if grid is not None and d != 1:
             raise UserError('input points of their own are supported in 1D; in 2D give u on m.grid(nx, ny)')
         for axis in range(d):
+            x = self._axis(axis, space[axis])
             if grid is not None:
                 x = torch.as_tensor(grid).float().flatten().to(self.device)
-            else:
-                x = self._axis(axis, space[axis])
             if len(x) != space[axis]:
                 raise UserError(f'{len(x)} coordinates for {space[axis]} values')
             period = cfg.length[axis] if cfg.periodic else None

@@ -1,8 +1,144 @@
 """
-Other people's networks in this project's frame: operators that map a field to its change over one step.
+Other people's networks in this project's frame: they map a field to its change over one step.
 
-A peer is an operator of model.py like the transformer: with one token a grid point and no learned encoder or decoder,
-tokens are the normalised field itself. So train.py trains it with the same data, losses, symmetries, moving frame,
-conservation, averaging and schedule, by --arch=fno. Each takes a ModelConfig, and maps (B, S, D), cond -> (B, S, D).
+    python train.py config/burgers_cpu.py --arch=fno --latent_tokens=512 --latent_dim=1 --token_shift=0 \
+        --hidden_dim=48 --optimizer=adamw --learning_rate=6e-3
+
+A peer is an operator network of model.py, like the transformer. With one token a grid point, one feature a
+field, and no learned encoder or decoder, the tokens are the normalised field itself. So train.py trains a
+peer with the same data, losses, symmetries, moving frame, conservation, averaging and schedule; bench.py has
+the settings they are compared with. hidden_dim is a peer's width and depth its number of layers.
+
+To add a peer, derive a class from FieldNetwork that makes self.network, and name it in NETWORKS.
 """
-NETWORKS = {}
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from runtime.configurator import UserError
+
+
+class FieldNetwork(nn.Module):
+    """
+    What peers share: tokens become the channels of a field, followed by as many channels, constant in space,
+    that tell the network the time step and the parameters of the equation. These start at zero.
+
+    self.network maps (B, 2 C, *grid) to the change of the C fields over a step, (B, C, *grid). Raises
+    UserError where the tokens of `cfg` are not the grid points.
+    """
+
+    def __init__(self, cfg):
+        super().__init__()
+        is_field = cfg.token_grid == cfg.grid and cfg.latent_dim == cfg.n_field
+        if not is_field or cfg.encoder_dim or cfg.decoder_dim:
+            raise UserError(f'arch={cfg.arch} takes the field itself for its tokens: --encoder_dim=0 '
+                            f'--decoder_dim=0 --latent_tokens={cfg.grid[0]} --latent_dim={cfg.n_field}')
+        self.grid = tuple(cfg.grid)
+        self.told = nn.Linear(cfg.cond_dim, cfg.n_field, bias=False)
+        self.told.outer = True                                       # it meets the condition: AdamW trains it
+        nn.init.zeros_(self.told.weight)
+
+    def forward(self, z, cond):
+        """z (B, S, C), cond (B, cond_dim) -> the change of z over a step, (B, S, C) float32"""
+        told = self.told(cond)[:, None].expand_as(z)
+        u = torch.cat([z, told], -1)
+        u = u.transpose(1, 2).unflatten(2, self.grid)
+        change = self.network(u)                                     # (B, C, *grid)
+        return change.flatten(2).transpose(1, 2).float()
+
+
+class FourierOperator(FieldNetwork):
+    """
+    Fourier neural operator (arXiv 2010.08895) of the package neuraloperator: three sixteenths of the wave
+    numbers of the grid along each axis (0 to 48 of 512 points, which the package counts as 96 modes), and no
+    coordinates as input, since they would break the translation symmetry. Raises UserError as package_fno
+    does.
+    """
+
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        modes = tuple(3 * n // 16 for n in cfg.grid)
+        make = package_fno()
+        self.network = make(n_modes=modes, in_channels=2 * cfg.n_field, out_channels=cfg.n_field,
+                            hidden_channels=cfg.hidden_dim, n_layers=cfg.depth, positional_embedding=None)
+        self.register_state_dict_post_hook(drop_arguments)
+
+
+def package_fno():
+    """The class FNO of the package neuraloperator. Raises UserError where the package is missing."""
+    try:
+        from neuralop.models import FNO
+    except ImportError as error:
+        raise UserError(f'the FNO comes from the package neuraloperator ({error}): pip install -r '
+                        'requirements-peers.txt, or do without it') from error
+    return FNO
+
+
+def drop_arguments(module, state, prefix, local_metadata):
+    """The package puts the arguments of its constructor among the weights; a checkpoint holds weights
+    alone."""
+    state.pop('_metadata', None)
+
+
+class UNet(FieldNetwork):
+    """
+    Convolutional U-Net (arXiv 1505.04597) with group norm, GELU and skips by concatenation. Level i, counted
+    from 1, is i times hidden_dim wide and half as fine as the one above. Its last layer starts at zero.
+    Raises UserError where the grid or the width cannot be divided so.
+    """
+
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        coarsest = 2 ** (cfg.depth - 1)
+        if cfg.hidden_dim % 8 or any(n % coarsest for n in cfg.grid):
+            raise UserError(f'arch=unet needs hidden_dim={cfg.hidden_dim} to be a multiple of 8, and at '
+                            f'depth={cfg.depth} a grid {cfg.grid} of multiples of {coarsest} points')
+        self.network = Levels(cfg)
+
+
+class Levels(nn.Module):
+    """The convolutions of the U-Net, (B, 2 C, *grid) -> (B, C, *grid)."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        d = len(cfg.grid)
+        self.conv = (nn.Conv1d, nn.Conv2d)[d - 1]
+        self.pool = (F.avg_pool1d, F.avg_pool2d)[d - 1]
+        self.padding = 'circular' if cfg.periodic else 'replicate'
+        widths = [cfg.hidden_dim * (level + 1) for level in range(cfg.depth)]
+        self.down = nn.ModuleList()
+        n_in = 2 * cfg.n_field
+        for width in widths:
+            self.down.append(self.pair(n_in, width))
+            n_in = width
+        self.up = nn.ModuleList()
+        for width in reversed(widths[:-1]):
+            self.up.append(self.pair(n_in + width, width))
+            n_in = width
+        self.head = self.conv(n_in, cfg.n_field, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def pair(self, n_in, n_out):
+        """Two convolutions of three points along each axis."""
+        layers = []
+        for n in (n_in, n_out):
+            conv = self.conv(n, n_out, 3, padding=1, padding_mode=self.padding)
+            layers += [conv, nn.GroupNorm(8, n_out), nn.GELU()]
+        return nn.Sequential(*layers)
+
+    def forward(self, u):
+        skips = []
+        for level, block in enumerate(self.down):
+            if level:
+                u = self.pool(u, 2)
+            u = block(u)
+            skips.append(u)
+        skips.pop()
+        for block in self.up:
+            u = F.interpolate(u, scale_factor=2)
+            u = block(torch.cat([u, skips.pop()], 1))
+        return self.head(u)
+
+
+NETWORKS = {'fno': FourierOperator, 'unet': UNet}

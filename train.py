@@ -134,10 +134,14 @@ _choices = {
 _may_be_zero = (
     'boost noise halo encoder_dim encoder_depth decoder_dim decoder_depth log_clamp token_shift unroll_start '
     'unroll_switch inverse_decoding_ramp max_iters epochs max_minutes weight_decay grad_clip warmup_iters '
-    'min_lr_ratio patience lambda_field lambda_latent lambda_inverse_encoding lambda_inverse_decoding '
-    'lambda_spectral lambda_latent_norm').split()
-_bounds = {key: (0, None) for key in _may_be_zero}
+    'min_lr_ratio patience').split()
+_names = list(globals())
+_weights = [name for name in _names if name.startswith('lambda_')]
+_bounds = {key: (0, None) for key in _may_be_zero + _weights}
 _bounds.update(drop_path=(0, 1), ema_decay=(0, 1), beta2=(0, 1), seed=(0, 2 ** 32), memory_gb=(None, None))
+_of_a_stage = [                                                      # keys of which a stage may have its own value
+    'eval_interval', 'log_interval', 'save_interval', 'seed', 'early', 'shift', 'flip', 'boost', 'noise',
+    *_names[_names.index('unroll'):_names.index('stages')]]          # losses and optimisation
 _defaults = {**pdes.parameter_keys(), **globals()}                   # nu, beta, ...: parameters of the equations
 config = configure(_defaults, sys.argv[1:], __file__, _choices, _bounds)
 params = pdes.parameters(config['dataset'], {key: config[key] for key in pdes.parameter_keys()})
@@ -153,8 +157,18 @@ def settings_of(stage):
 
 if not out_dir or not stages or len(set(stages)) < len(stages):
     raise UserError(f'out_dir and stages must not be empty, and stages={",".join(stages)} must not name one twice')
+for stage in stages:
+    wrong = set(config.get(f'{stage}_stage', {})) - set(_of_a_stage)
+    if wrong:
+        raise UserError(f'{stage}_stage.{min(wrong)}: a stage has no value of its own of this key, set --{min(wrong)}')
 longest = max(settings_of(stage).unroll for stage in stages)
-machine = devices.start(device, dtype, compile, deterministic, max_minutes, batch_size, accumulation)
+minutes = max(settings_of(stage).max_minutes for stage in stages)
+machine = devices.start(device, dtype, compile, deterministic, minutes)
+for stage in stages:
+    s = settings_of(stage)
+    if s.batch_size % (machine.world * s.accumulation):
+        raise UserError(f'batch_size={s.batch_size} must be a multiple of {machine.world} processes x '
+                        f'accumulation={s.accumulation}')
 run = Run(out_dir, config, _defaults, machine, init_from, overwrite)
 
 # ---- data
@@ -220,6 +234,8 @@ if machine.compiled:
         part.compile()                                               # in place: parameter names stay as they are
 machine.say(f'model {arch}, {attention} attention | {model.n_params():,} parameters | latent '
             f'{" x ".join(map(str, cfg.token_grid))} tokens of {latent_dim}')
+for stage in stages:
+    STAGES[stage](model, settings_of(stage))                         # raises now what would end a later stage
 loss_names = list(dict.fromkeys(name for stage in stages for name in STAGES[stage].losses))
 run.start({'model_args': model_args(model.cfg), 'data': trajectories.describe(paths, run)}, stages, loss_names)
 
@@ -243,10 +259,8 @@ for stage in run.remaining(stages):
     wrapped = machine.wrap(trainer)
     n_iters = min(s.max_iters, math.ceil(s.epochs * windows.n_windows / s.batch_size) or s.max_iters)
     run.begin(n_iters, s, model=model, ema=ema.model, optimizers=optimizers, sampler=sampler)
-    if run.already_finished():
-        machine.say(f"'{out_dir}' is already finished: {run.total} iterations, best validation nRMSE {run.best:.4f}")
-        sys.exit(0)
-    if run.stage_index > 0 and run.best == math.inf:                 # a later stage has to improve on its beginning
+    run.exit_if_finished()
+    if run.stage_index > 0 and run.iteration == 0:                   # a later stage has to improve on its beginning
         run.evaluated(validate(ema.model, s.batch_size) if machine.master else None)
 
     while run.goes_on():

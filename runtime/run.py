@@ -4,6 +4,7 @@ A run is a folder: lock, config, provenance, log, checkpoints, signals.
     run = Run('out/a', config, defaults, machine)          # locks the folder; run.state is what a resume goes on from
     for stage in run.remaining(('operator', 'decoder')):   # continues in the middle of any stage after a stop
         run.begin(n_iters, settings, model=model, ema=ema.model, optimizers=optimizers, sampler=sampler)
+        run.exit_if_finished()
         while run.goes_on():
             ...
             run.check(loss, norm, windows, index)          # before the step
@@ -90,8 +91,8 @@ class Run:
         self.stopped = 0               # agreed on by all processes
         self.flag = None               # on its way between them
         self.pending = []              # checks of steps whose numbers are on their way from the device
-        self.losses = {}
         self.columns = COLUMNS
+        self.opened = False            # are log.csv and the other files those of this process?
         self.environment = self.describe_environment()
         self.wandb = None
 
@@ -150,12 +151,25 @@ class Run:
                             f'{self.folder}_2 --init_from={self.best_path}') from error
 
     def check_config(self):
-        """Refuse to resume with other keys than the run was started with. A key that it did not know yet counts as
-        having had its default, so a fork may add keys."""
-        old = flat({**self.defaults, **self.state['config']})
-        new = flat(self.config)
-        changed = {name: (old.get(name), value) for name, value in new.items() if old.get(name) != value}
-        refused = [f'{name}: {a!r} there, {b!r} now' for name, (a, b) in changed.items()
+        """Refuse to resume with other keys than the run was started with, or with stages that do not hold the one in
+        which it stands. A key that it did not know yet counts as having had its default, so a fork may add keys;
+        a stage that has not begun may still be given any settings."""
+        stages = self.config['stages']
+        index = self.state['stage_index']
+        stage = self.state['stage']
+        if index >= len(stages) or stages[index] != stage:
+            raise UserError(f"'{self.folder}' stands in stage {index + 1}, '{stage}', which stages={','.join(stages)} "
+                            'do not have there')
+        old = {**self.defaults, **self.state['config']}
+        begun = [f'{stage}_stage' for stage in stages[:index + 1]]
+        changed = {}
+        for name in [*flat(self.config), *(name for name in flat(old) if '.' in name)]:
+            there = value_of(name, old)
+            now = value_of(name, self.config)
+            of_stage, dot, _ = name.partition('.')
+            if there != now and (not dot or of_stage in begun):
+                changed[name] = (there, now)
+        refused = [f'{name}: {there!r} there, {now!r} now' for name, (there, now) in changed.items()
                    if name.split('.')[-1] not in FREE]
         if refused:
             raise UserError(f"'{self.folder}' holds a run with another configuration ({'; '.join(refused)}): use "
@@ -181,22 +195,26 @@ class Run:
     # ---- stages
 
     def start(self, about, stages, loss_names):
-        """Everything is built: write what describes the run, and begin. about: model arguments and data, for the
-        checkpoints."""
+        """Everything is built. about: model arguments and data, for the checkpoints. From here on a signal ends the
+        run after an iteration."""
         self.about = plain_but_tensors(about)
         self.n_stage = len(stages)
         self.columns = [*COLUMNS[:3], *loss_names, *COLUMNS[3:]]
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.on_signal)
+
+    def open_files(self):
+        """Write what describes the run, and the part of the log that holds."""
+        self.opened = True
         what = f'fine-tuning {self.parent_path} in' if self.parent else 'starting'
         if self.state:
             what = 'resuming'
-        self.say(f"{what} '{self.folder}' at iteration {self.before + self.iteration}")
+        self.say(f"{what} '{self.folder}' at iteration {self.total}")
         if not self.machine.master:
             return
         kept = []
         if self.state:
-            kept = self.rows_until(self.before + self.iteration)
+            kept = self.rows_until(self.total)
         else:
             for stale in (self.last_path, self.best_path):
                 if os.path.exists(stale):
@@ -222,9 +240,6 @@ class Run:
 
     def remaining(self, stages):
         """The stages that are not done yet, in order; after each, the book-keeping moves on to the next."""
-        if self.state and list(stages[:self.stage_index + 1])[-1:] != [self.stage]:
-            raise UserError(f"'{self.folder}' stands in stage {self.stage_index + 1}, '{self.stage}', which stages="
-                            f'{",".join(stages)} do not have there')
         for index, stage in enumerate(stages):
             if index < self.stage_index:
                 continue
@@ -259,24 +274,37 @@ class Run:
                 self.finished = False                                # more was asked for since patience ran out
                 self.bad_evals = 0
         self.clock = time.perf_counter()
+        self.progress = self.fraction_done()
+        if not self.opened and not self.already_finished():          # a finished run is left as it is
+            self.open_files()
+            self.clock = time.perf_counter()
         self.last_time = self.clock
         self.advanced = self.clock
         self.last_iteration = self.iteration
-        self.progress = self.fraction_done()
         if self.iteration == 0 and not self.state:                   # a run may be killed before its first interval
             self.save()
 
     def take_newer_best(self):
-        """best.pt is newer than last.pt if the run was killed between the two."""
+        """best.pt is newer than last.pt if the run was killed between the two. (What a stage begins with is validated
+        again, by all processes or by none, whichever of them have seen best.pt.)"""
         if os.path.exists(self.best_path):
             newer = load_checkpoint(self.best_path)
-            if newer['stage_index'] == self.stage_index and newer['stage_iter'] <= self.iteration:
+            if newer['stage_index'] == self.stage_index and 0 < newer['stage_iter'] <= self.iteration:
                 self.best = min(self.best, newer['best'])
 
     def already_finished(self):
         """Is this a run of which nothing is left to do?"""
         last = self.stage_index == self.n_stage - 1
         return bool(self.state) and last and (self.progress >= 1 or self.finished)
+
+    def exit_if_finished(self):
+        """Leave a finished run as it is."""
+        if not self.already_finished():
+            return
+        self.say(f"'{self.folder}' is already finished: {self.total} iterations, best validation nRMSE "
+                 f'{self.best:.4f}')
+        self.machine.stop()
+        sys.exit(0)
 
     def best_weights(self):
         """Averaged weights of the best validation of the stage; None before the first."""
@@ -435,6 +463,14 @@ class Run:
             self.say(f'wandb stopped ({type(error).__name__}); log.csv has it all')
             self.wandb = None
 
+    def end_wandb(self):
+        if self.wandb is None:
+            return
+        try:
+            self.wandb.finish()
+        except Exception as error:
+            self.say(f'wandb stopped ({type(error).__name__}); log.csv has it all')
+
     # ---- best and last
 
     def evaluated(self, nrmse):
@@ -465,11 +501,13 @@ class Run:
     def write(self, path, everything):
         if not self.machine.master:
             return
-        state = {**self.about, 'config': self.config, 'environment': self.environment, 'iter': self.total,
-                 'stage': self.stage, 'stage_index': self.stage_index, 'stage_iter': self.iteration,
-                 'before': self.before, 'best': self.best, 'bad_evals': self.bad_evals, 'finished': self.finished,
-                 'limits': [self.n_iters, self.settings.patience], 'stage_seconds': self.stage_seconds + self.spent(), 'seconds_before': self.seconds_before,
-                 'train_seconds': self.train_seconds(), 'peak_memory_gb': self.machine.peak_memory_gb()}
+        state = {
+            **self.about, 'config': self.config, 'environment': self.environment,
+            'iter': self.total, 'stage': self.stage, 'stage_index': self.stage_index, 'stage_iter': self.iteration,
+            'before': self.before, 'best': self.best, 'bad_evals': self.bad_evals, 'finished': self.finished,
+            'limits': [self.n_iters, self.settings.patience],
+            'stage_seconds': self.stage_seconds + self.spent(), 'seconds_before': self.seconds_before,
+            'train_seconds': self.train_seconds(), 'peak_memory_gb': self.machine.peak_memory_gb()}
         for name, part in self.parts.items():
             if isinstance(part, torch.nn.Module) or everything:
                 many = isinstance(part, list)
@@ -489,8 +527,7 @@ class Run:
 
     def finish(self):
         self.save()
-        if self.wandb is not None:
-            self.wandb.finish()
+        self.end_wandb()
         self.say(f'done: {self.total} iterations in {self.train_seconds() / 60:.1f} minutes | best validation nRMSE '
                  f'{self.best:.4f} | python eval.py --ckpt {self.folder}')
         self.machine.stop()
@@ -505,6 +542,14 @@ def flat(config):
         else:
             result[name] = value
     return result
+
+
+def value_of(name, config):
+    """The value of a key, 'unroll', or of a stage's, 'decoder_stage.unroll', which is that of the plain key where the
+    stage has none of its own."""
+    stage, _, key = name.rpartition('.')
+    plain_value = config.get(key)
+    return config.get(stage, {}).get(key, plain_value) if stage else plain_value
 
 
 def plain_but_tensors(about):

@@ -1,5 +1,6 @@
 """Shared by the tests: one thread, small files made by the built-in solvers, and train.py run in four ways: as a user
 does, in this process, in a child that can be killed, and as two processes."""
+import csv
 import multiprocessing
 import os
 import runpy
@@ -18,10 +19,12 @@ from files import write_file
 from runtime.configurator import UserError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+TIMEOUT = 600                          # seconds, of what takes a few on a quiet machine
 torch.set_num_threads(1)
 SMOKE = os.path.join(ROOT, 'config', 'burgers_smoke.py')
 ENV = {**os.environ, 'OMP_NUM_THREADS': '1'}
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+TWO_STAGES = ['--stages=operator,decoder', '--decoder_stage.unroll=3']
 
 
 @pytest.fixture(scope='session')
@@ -50,7 +53,7 @@ def refused(call, *args, **options):
 def run(*args, script='train.py', cwd, check=True, env=None):
     """Run a script in a process of its own, as a user does. -> CompletedProcess"""
     done = subprocess.run([sys.executable, os.path.join(ROOT, script), *map(str, args)], cwd=cwd, env=env or ENV,
-                          capture_output=True, text=True, timeout=300)
+                          capture_output=True, text=True, timeout=TIMEOUT)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -85,10 +88,11 @@ SERVER.set_forkserver_preload(['torch', 'torch.distributed', 'torch.optim', 'h5p
 class Child:
     """train.py in a child process: start, signal, wait. before: functions that the child calls first (picklable)."""
 
-    def __init__(self, folder, *args, before=(), env={}):
+    def __init__(self, folder, *args, before=(), env=None):
         os.makedirs(folder, exist_ok=True)
-        self.out, self.err = (os.path.join(folder, f'{name}{time.monotonic_ns()}') for name in ('stdout', 'stderr'))
-        self.process = SERVER.Process(target=_train, args=(self.out, self.err, [*map(str, args)], before, env))
+        self.out = os.path.join(folder, f'stdout{time.monotonic_ns()}')
+        self.err = os.path.join(folder, f'stderr{time.monotonic_ns()}')
+        self.process = SERVER.Process(target=_train, args=(self.out, self.err, [*map(str, args)], before, env or {}))
         self.process.start()
         self.pid = self.process.pid
 
@@ -98,15 +102,17 @@ class Child:
 
     def wait_for(self, there):
         """Until there() is true. False if the child ended first."""
+        end = time.monotonic() + TIMEOUT
         while not there():
             if not self.process.is_alive():
                 return there()
+            assert time.monotonic() < end, self.text() + self.text('err')
             time.sleep(.002)
         return True
 
-    def wait(self, timeout=120):
+    def wait(self):
         """-> the exit status, as subprocess has it"""
-        self.process.join(timeout)
+        self.process.join(TIMEOUT)
         assert not self.process.is_alive(), self.text() + self.text('err')
         return self.process.exitcode
 
@@ -150,8 +156,13 @@ def error_line(text):
     return lines[0]
 
 
+def state_of(folder, name='last.pt'):
+    """What a checkpoint of a run holds."""
+    return torch.load(os.path.join(folder, name), weights_only=True)
+
+
 def weights(folder, name='last.pt'):
-    state = torch.load(os.path.join(folder, name), weights_only=True)
+    state = state_of(folder, name)
     return {f'{part}.{k}': v for part in ('model', 'ema') for k, v in state[part].items()}
 
 
@@ -159,11 +170,35 @@ def equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+def rows_of(folder):
+    """log.csv without the clock."""
+    with open(os.path.join(folder, 'log.csv'), newline='') as file:
+        return [{k: v for k, v in row.items() if k != 'train_seconds'} for row in csv.DictReader(file)]
+
+
+def same_run(a, b):
+    """Two run folders hold the same weights, best weights and log, and the log goes forward."""
+    for name in ('last.pt', 'best.pt'):
+        assert equal(weights(a, name), weights(b, name)), name
+    assert rows_of(a) == rows_of(b)
+    iters = [int(row['iter']) for row in rows_of(b)]
+    assert iters == sorted(set(iters))
+
+
+@pytest.fixture
+def train(monkeypatch, burgers_file):
+    """The smoke config in this process, on the CPU: train(folder, '--key=value', ...) -> globals of train.py"""
+    def _train(folder, *args):
+        return train_here(monkeypatch, SMOKE, f'--data_path={burgers_file}', '--device=cpu', f'--out_dir={folder}',
+                          *args)
+    return _train
+
+
 @pytest.fixture(scope='session')
 def smoke(tmp_path_factory, burgers_file):
     """A finished smoke run and its folder."""
     folder = tmp_path_factory.mktemp('a b é')                        # a space and an accent in the path
-    run(SMOKE, f'--data_path={burgers_file}', '--out_dir=o', cwd=folder)
+    run(SMOKE, f'--data_path={burgers_file}', '--device=cpu', '--out_dir=o', cwd=folder)
     return folder
 
 

@@ -1,4 +1,5 @@
-"""bench.py: the peers are trained, scored and tabled; what cannot be compared is refused."""
+"""bench.py: methods are trained, scored and tabled; what cannot be compared is refused; speed counts what it should."""
+import csv
 import fcntl
 import json
 import os
@@ -10,139 +11,274 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import ENV, ROOT, SMOKE, refused, train_here
 
 import bench
-import data
+import pdes
 from solvers import burgers
 
-ROOT = os.path.dirname(os.path.abspath(bench.__file__))
-SMOKE = os.path.join(ROOT, 'config', 'burgers_smoke.py')
+ADVECTION = os.path.join(ROOT, 'config', 'advection_cpu.py')
 
 
-def run(*args, cwd):
-    return subprocess.run([sys.executable, os.path.join(ROOT, 'bench.py'), *map(str, args)], cwd=cwd, text=True,
-                          env={**os.environ, 'OMP_NUM_THREADS': '1'}, capture_output=True, timeout=300)
+@pytest.fixture
+def here(monkeypatch, tmp_path):
+    """Work in tmp_path; trainings run in this process, which saves the import of torch. -> the arguments of each"""
+    calls = []
+
+    def run_training(code, config, folder, *args, environment={}):
+        calls.append(args)
+        try:
+            train_here(monkeypatch, config, f'--out_dir={folder}', '--patience=0', *args)
+        except SystemExit as end:                                    # it was finished before
+            assert not end.code
+        with open(os.path.join(folder, 'log.csv'), newline='') as file:
+            return list(csv.DictReader(file))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bench, 'run_training', run_training)
+    return calls
 
 
-def test_peers(tmp_path, burgers_file):
-    done = run('peers', SMOKE, '--minutes', .02, '--seeds', 2, '--methods', 'ours', 'unet', '--json', 'p.json',
-               '--plot', 'p.png', f'--data_path={burgers_file}', cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_peers(here, burgers_file, tmp_path, capsys):
+    bench.main(['peers', SMOKE, '--iters=4', '--seeds=2', '--methods', 'ours', 'unet', '--json=p.json', '--plot=p.png',
+                f'--data_path={burgers_file}'])
     found = json.loads((tmp_path / 'p.json').read_text())
-    assert set(found) == {'ours', 'unet', 'persistence', 'classical'} and (tmp_path / 'p.png').stat().st_size > 1000
+    assert set(found) == {'ours', 'unet', 'persistence', 'classical'}
+    assert (tmp_path / 'p.png').stat().st_size > 1000
     for method in ('ours', 'unet'):
         r = found[method]
         assert {'nrmse', 'seconds', 'n_params', 'iters', 'ms_per_trajectory'} <= r.keys()
         assert len(r['nrmse_seeds']) == 2 and r['nrmse'] == pytest.approx(sum(r['nrmse_seeds']) / 2)
         assert len(r['per_step']) == 40 and r['nrmse'] == pytest.approx(sum(r['per_step']) / 40, rel=1e-4)
-        assert r['iters'] > 1 and r['n_params'] > 1e4 and r['seconds'] >= 1
-    assert 'nRMSE of ours / unet' in done.stdout
-    assert sorted(os.listdir(tmp_path)) == ['p.json', 'p.png']        # nothing of the runs is left behind
+        assert r['iters'] == 4 and r['n_params'] > 1e4
+        assert [len(curve) for curve in r['validation']] == [4, 4]
+    assert 'nRMSE of ours / unet' in capsys.readouterr().out
+    assert sorted(os.listdir(tmp_path)) == ['p.json', 'p.png']       # nothing of the runs is left behind
+    ours, unet = here[:2]
+    same = {'--seed=0', '--max_iters=4', '--eval_interval=1', '--stages=operator'}
+    assert same <= set(ours) and same <= set(unet)
+    assert {'--latent_tokens=64', '--latent_dim=1', '--arch=unet', '--moving_frame=false'} <= set(unet)
 
 
-@pytest.mark.parametrize('latent_dim, dims', [(18, (34, 10)), (20, (34, 20))])
-def test_other_numbers_of_tokens_hold_their_points(latent_dim, dims):
-    """A token that has room for its points and the moving frame alone keeps it so; other widths stay where they fit."""
-    g = {'depth': 4, 'hidden_dim': 96, 'cfg': SimpleNamespace(grid=(512,)), 'n_head': 4, 'latent_tokens': 32,
-         'latent_dim': latent_dim, 'patch_size': 8, 'halo': 4, 'token_shift': 20}
-    cells = bench.study_cells(g, [16, 32, 64])
-    assert len(cells) == 7 and 'pure, standard, 32 tokens' not in cells
-    for n, dim, shift in zip((16, 64), dims, (20, 7)):
-        method, changes = cells[f'pure, standard, {n} tokens']
-        assert method == 'ours' and {f'--latent_tokens={n}', f'--latent_dim={dim}', f'--token_shift={shift}'} <= \
-            set(changes)
+def test_what_is_scored_are_the_best_weights(here, burgers_file, tmp_path):
+    """The last weights of a training at an absurd rate are worse than those of its first validations."""
+    bench.main(['peers', SMOKE, '--iters=6', '--methods', 'ours', '--json=p.json', f'--data_path={burgers_file}',
+                '--muon_lr=3', '--learning_rate=.3', '--warmup_iters=20', '--ema_decay=0'])
+    found = json.loads((tmp_path / 'p.json').read_text())['ours']
+    errors = [error for _, error in found['validation'][0]]
+    assert max(errors) > 2 * min(errors)                             # or the test could not fail
+    assert found['nrmse'] < .5 * (min(errors) + max(errors))
 
 
-def test_study_runs_what_is_missing_and_tables_what_is_there(tmp_path, burgers_file):
-    args = ['study', SMOKE, '--iters', 2, '--nus', .01, '--tokens', 8, '--methods', 'ours', '--out', 's',
-            f'--data_path={burgers_file}']
-    done = run(*args, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    files = sorted(f for f in os.listdir(tmp_path / 's') if f.endswith('.json'))
-    found = {json.loads((tmp_path / 's' / f).read_text())['name']: f for f in files}
-    assert set(found) == {'pure, standard', 'pure, channel', 'u, standard', 'u, channel', 'pure, standard, 8 tokens'}
-    rows = [line for line in done.stdout.splitlines() if line.startswith(('| pure', '| u'))]
-    assert len(rows) == 5 and '| best |' in rows[0]
-    lost = found['u, channel']
-    before = {f: (tmp_path / 's' / f).read_text() for f in files}
-    os.remove(tmp_path / 's' / lost)                                 # as if stopped before the result was written
-    again = run(*args, cwd=tmp_path)
-    assert again.returncode == 0 and [s for s in again.stdout.splitlines() if s.startswith('ours')] == \
-        [s for s in done.stdout.splitlines() if s.startswith('ours')][3:4]
-    for f in files:
-        then, now = json.loads(before[f]), json.loads((tmp_path / 's' / f).read_text())
-        assert (f == lost or before[f] == (tmp_path / 's' / f).read_text()) and then['nrmse'] == now['nrmse']
-    other = run(*[3 if a == 2 else a for a in args], cwd=tmp_path)
-    assert other.returncode == 1 and 'another study' in other.stderr
-    wrong = run(*[.1 if a == .01 else a for a in args], cwd=tmp_path)
-    assert wrong.returncode == 1 and 'is not of nu 0.1' in wrong.stderr
+def test_minutes_become_an_interval_of_validations(monkeypatch):
+    """A tenth of a second an iteration is 600 in a minute; what the last row holds beside iterations is left out."""
+    rows = [{'iter': 5 * i, 'train_seconds': .5 * i + 7. * (i == 5)} for i in range(1, 6)]
+    monkeypatch.setattr(bench, 'run_training', lambda *args, **options: rows)
+    task = SimpleNamespace(config=SMOKE, source=SimpleNamespace(path='x'))
+    assert bench.iterations_within(1., task, [], {}) == pytest.approx(600)
 
 
-def test_a_terminated_bench_takes_its_training_along(tmp_path, burgers_file):
-    log = tmp_path / 's' / 'pure-standard-nu_0.01-seed_0' / 'log.csv'
-    args = 'study', SMOKE, '--minutes=5', '--nus=.01', '--tokens=16', '--out=s', f'--data_path={burgers_file}'
-    bench_py = subprocess.Popen([sys.executable, os.path.join(ROOT, 'bench.py'), *args], cwd=tmp_path,
-                                stdout=subprocess.DEVNULL)
-    try:
-        end = time.monotonic() + 120
-        while not log.exists():
-            assert bench_py.poll() is None and time.monotonic() < end
-            time.sleep(.1)
-        bench_py.send_signal(signal.SIGTERM)
-        assert bench_py.wait(60) == 128 + signal.SIGTERM
-        with open(log.with_name('lock')) as lock:                    # which a training holds as long as it lives
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    finally:
-        bench_py.kill()
-
-
-def test_speed_counts_the_flops_of_the_blocks(tmp_path, burgers_file):
-    """By hand, forward: 24 D² a token and block in the linear layers, 4 S D in the attention; twice that backward."""
-    done = run('speed', SMOKE, '--repeats', 2, '--modes', 'eager', 'bf16', '--json', 's.json', '--encoder_dim=0',
-               '--decoder_dim=0', '--lambda_inverse_encoding=0', f'--data_path={burgers_file}', cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / 's.json').read_text())
-    assert [r['mode'] for r in found] == ['eager', 'bf16']
-    B, K, S, D, depth = 8, 2, 16, 32, 2
-    blocks = 3 * B * K * S * depth * (24 * D ** 2 + 4 * S * D)
-    for r in found:
-        assert blocks < r['flops_per_iteration'] < 1.2 * blocks and 0 < r['utilisation'] < 1
-
-
-def test_speed_against_another_tree(tmp_path, burgers_file):
-    done = run('speed', SMOKE, '--against', ROOT, '--rounds', 1, f'--data_path={burgers_file}', '--json', 's.json',
-               cwd=tmp_path)
-    assert done.returncode == 0 and 'ratio' in done.stdout, done.stderr
-    ms = json.loads((tmp_path / 's.json').read_text())[SMOKE]
-    assert len(ms['here']) == len(ms['there']) == 1 and min(*ms['here'], *ms['there']) > 0
-
-
-@pytest.mark.parametrize('args, message', [(['--minutes', 0], '--minutes'), (['--json', 'no/p.json'], "'no/p.json'"),
-                                           (['--input_frames=2'], 'one input frame'),
-                                           (['--n_trajectorie=3'], 'n_trajectories')])
-def test_peers_refuse(tmp_path, burgers_file, args, message):
-    done = run('peers', SMOKE, f'--data_path={burgers_file}', '--methods', 'unet', *args, cwd=tmp_path)
-    assert done.returncode == 1 and message in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
-
-
-@pytest.mark.parametrize('frame', [False, True])
-def test_peers_roll_out_in_either_frame(burgers_file, frame):
-    """A network that does nothing leaves the field where it is, or lets the mean flow carry it along."""
-    source = data.open_source(burgers_file, quiet=True)
-    windows = data.Windows([source], 20, 5, 8, 8, 2, torch.device('cpu'))
-    x = (torch.arange(128) / 128)[None, :, None]
-    u0 = 1.5 + torch.sin(2 * torch.pi * x) + .3 * torch.cos(6 * torch.pi * x)
-    p = bench.roll_out(torch.nn.Identity(), u0, 3, windows, frame)
-    for k in range(3):
-        y = x - 1.5 * .05 * (k + 1) * frame
-        expected = 1.5 + torch.sin(2 * torch.pi * y) + .3 * torch.cos(6 * torch.pi * y)
-        assert torch.allclose(p[:, k], expected, atol=1e-5)
+def test_an_equation_without_a_moving_frame(monkeypatch, advection_file):
+    """Nothing is compared twice, and the baseline is that equation's own solver."""
+    monkeypatch.setattr(bench, 'package_fno', lambda: None)
+    task = bench.prepare(ADVECTION, [f'--data_path={advection_file}', '--space_stride=16', '--query_stride=16',
+                                     '--latent_tokens=8', '--latent_dim=8', '--token_shift=0'])
+    assert bench.possible([], task) == ['ours', 'reencoder', 'ours_plain', 'fno', 'unet']
+    assert 'unet_frame' in refused(bench.possible, ['unet_frame'], task)
+    assert task.y.shape == (2, 41, 64, 1)
+    found = bench.classical(task)
+    assert list(found) == [64, 32, 16, 8]
+    assert found[64]['nrmse'] < 1e-3
 
 
 def test_classical_solver_converges_with_its_grid():
     x = (torch.arange(128, dtype=torch.float64) + .5) / 128
     u0 = torch.stack([torch.sin(2 * torch.pi * x), .5 + torch.cos(2 * torch.pi * x)])
-    u = burgers(u0, .05, [0., .05, .1]).cpu()[..., None].float()
-    found = bench.classical(u, .05, .05)
-    errors = [found[n][0] for n in (128, 64, 32, 16)]
+    y = burgers(u0, .05, [0., .05, .1]).cpu()[..., None].float()
+    source = SimpleNamespace(entry=pdes.entry('burgers'), params={'Nu': .05})
+    found = bench.classical(SimpleNamespace(y=y, dt=.05, source=source))
+    errors = [found[n]['nrmse'] for n in (128, 64, 32, 16)]
     assert errors == sorted(errors) and errors[0] < 1e-5 and errors[1] < 2e-2
+
+
+def test_the_classical_row_is_the_coarsest_grid_that_is_as_good():
+    y = torch.rand(2, 3, 8, 1)
+    run = {'seed': 0, 'nrmse': .1, 'seconds': 1., 'iters': 1, 'n_params': 1, 'ms_per_trajectory': 1.,
+           'validation': [], 'per_step': [.1, .1]}
+    coarse = {n: {'nrmse': error, 'ms_per_trajectory': 1.} for n, error in ((64, .01), (32, .05), (16, .2))}
+    assert bench.peers_summary({'ours': [run]}, y, coarse)['classical']['cells'] == 32
+    assert bench.peers_summary({'unet': [run]}, y, coarse)['classical']['cells'] == 64     # none of ours to beat
+    assert 'classical' not in bench.peers_summary({'ours': [run]}, y, {})
+
+
+@pytest.mark.parametrize('options, message', [
+    (['--minutes=0'], '--minutes'),
+    (['--json=no/p.json'], "'no/p.json'"),
+    (['--input_frames=2', '--moving_frame=false', '--token_shift=0'], 'one input frame'),
+    (['--n_trajectorie=3'], 'n_trajectories'),
+    (['--nu', '.1'], 'is not of nu 0.1'),
+    (['--nu', '.1', '.2'], 'one value'),
+    (['epochs=3'], 'epochs')])
+def test_peers_refuse(here, burgers_file, options, message):
+    assert message in refused(bench.main, ['peers', SMOKE, f'--data_path={burgers_file}', '--methods=unet', *options])
+
+
+def test_peers_without_the_package_of_one(here, burgers_file, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'neuralop.models', None)        # as if it were not installed
+    monkeypatch.setitem(sys.modules, 'neuralop', None)
+    said = refused(bench.main, ['peers', SMOKE, f'--data_path={burgers_file}', '--iters=2'])
+    assert 'requirements-peers.txt' in said and not here
+
+
+# ---------------------------------------------------------------------------------------------
+# study
+
+@pytest.mark.parametrize('latent_dim, dims', [(16, (32, 8)), (20, (32, 20))])
+def test_other_numbers_of_tokens_hold_their_points(latent_dim, dims):
+    """A token that has room for its points alone keeps it so; other widths stay where they fit."""
+    keys = {'depth': 4, 'hidden_dim': 96, 'n_head': 4, 'latent_tokens': 32, 'latent_dim': latent_dim, 'patch_size': 8,
+            'halo': 4, 'token_shift': 20}
+    cells = bench.study_cells(keys, (512, 1), [16, 32, 64])
+    assert len(cells) == 7 and 'pure, standard, 32 tokens' not in cells
+    for n, dim, shift in zip((16, 64), dims, (20, 7)):
+        method, changes = cells[f'pure, standard, {n} tokens']
+        wanted = {f'--latent_tokens={n}', f'--latent_dim={dim}', f'--token_shift={shift}'}
+        assert method == 'ours' and wanted <= set(changes)
+
+
+def test_tokens_of_a_plane_hold_all_fields():
+    keys = {'depth': 4, 'hidden_dim': 96, 'n_head': 4, 'latent_tokens': 16, 'latent_dim': 32, 'patch_size': 4,
+            'halo': 2, 'token_shift': 0}
+    cells = bench.study_cells(keys, (64, 64, 2), [32])
+    assert '--latent_dim=8' in cells['pure, standard, 32 tokens'][1]          # 2 x 2 points of 2 fields
+
+
+def test_study_runs_what_is_missing_and_tables_what_is_there(here, tmp_path, burgers_file, capsys):
+    args = ['study', SMOKE, '--iters=2', '--nu', '.01', '--tokens', '8', '--methods', 'ours', '--out=s',
+            f'--data_path={burgers_file}']
+    bench.main(args)
+    files = sorted(name for name in os.listdir(tmp_path / 's') if name.endswith('.json'))
+    before = {name: (tmp_path / 's' / name).read_text() for name in files}
+    cells = {json.loads(text)['name']: name for name, text in before.items()}
+    assert set(cells) == {'pure, standard', 'pure, channel', 'u, standard', 'u, channel', 'pure, standard, 8 tokens'}
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(('| pure', '| u'))]
+    assert len(rows) == 5 and '| best |' in rows[0]
+
+    lost = cells['u, channel']
+    os.remove(tmp_path / 's' / lost)                                 # as if stopped before the result was written
+    here.clear()
+    bench.main(args)
+    assert len(here) == 1 and {'--arch=u', '--attention=channel'} <= set(here[0])
+    for name in files:
+        now = (tmp_path / 's' / name).read_text()
+        assert name == lost or before[name] == now
+        assert json.loads(before[name])['nrmse'] == json.loads(now)['nrmse']
+    args[2] = '--iters=3'
+    assert 'another study' in refused(bench.main, args)
+
+
+def test_parts_of_a_study_are_all_of_it(here, tmp_path, burgers_file):
+    """Two processes share the cells; nobody does one twice."""
+    for part in ('0/2', '1/2'):
+        bench.main(['study', SMOKE, '--iters=1', '--tokens', '16', '--methods', 'ours', '--out=s', f'--part={part}',
+                    f'--data_path={burgers_file}'])
+    assert len(here) == 4
+    assert len([name for name in os.listdir(tmp_path / 's') if name.endswith('.json')]) == 4
+    assert 'i/n' in refused(bench.main, ['study', SMOKE, '--part=2/2'])
+
+
+def test_a_terminated_bench_takes_its_training_along(tmp_path, burgers_file):
+    log = tmp_path / 's' / 'pure-standard-nu_0.01-seed_0' / 'log.csv'
+    args = ['study', SMOKE, '--iters=1000000', '--tokens=16', '--methods=ours', '--out=s',
+            f'--data_path={burgers_file}']
+    child = subprocess.Popen([sys.executable, os.path.join(ROOT, 'bench.py'), *args], cwd=tmp_path, env=ENV,
+                             stdout=subprocess.DEVNULL)
+    try:
+        while not log.exists():
+            assert child.poll() is None
+            time.sleep(.1)
+        child.send_signal(signal.SIGTERM)
+        assert child.wait() == 128 + signal.SIGTERM
+        with open(log.with_name('lock')) as lock:                    # which a training holds as long as it lives
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert log.with_name('last.pt').exists()
+    finally:
+        child.kill()
+
+
+def test_a_training_that_fails_is_a_user_error(tmp_path, burgers_file):
+    said = refused(bench.run_training, ROOT, SMOKE, str(tmp_path / 'r'), f'--data_path={burgers_file}.lost')
+    assert 'exit code 1' in said
+
+
+# ---------------------------------------------------------------------------------------------
+# speed
+
+def test_speed_counts_the_flops_of_the_blocks(tmp_path, burgers_file, capsys):
+    """By hand, forward: 24 D² a token and block in the linear layers, 4 S D in the attention; twice that backward."""
+    bench.main(['speed', SMOKE, '--repeats=1', '--modes=eager', f'--json={tmp_path}/s.json', '--encoder_dim=0',
+                '--decoder_dim=0', '--lambda_inverse_encoding=0', f'--data_path={burgers_file}'])
+    found = json.loads((tmp_path / 's.json').read_text())
+    assert [r['mode'] for r in found] == ['eager']
+    B, K, S, D, depth = 8, 2, 16, 32, 2
+    blocks = 3 * B * K * S * depth * (24 * D ** 2 + 4 * S * D)
+    assert blocks < found[0]['flops_per_iteration'] < 1.2 * blocks
+    assert set(found[0]['share']) == {'encoder', 'operator', 'decoder', 'optimiser', 'losses and the rest'}
+    assert found[0]['matmul_flops_per_second'] > 0 and found[0]['memory_gb'] > 0
+    assert 'burgers_smoke.py' in capsys.readouterr().out
+
+
+def test_one_config_that_fails_does_not_stop_the_others(monkeypatch, tmp_path, capsys):
+    def run(command, stdout):
+        path = next(arg for arg in command if arg.startswith('--json=')).removeprefix('--json=')
+        if 'bad.py' in command:
+            return SimpleNamespace(returncode=1)
+        with open(path, 'w') as file:
+            json.dump([{'mode': next(arg for arg in command if arg.startswith('--modes='))}], file)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(bench, 'subprocess', SimpleNamespace(run=run, DEVNULL=None))
+    found = bench.time_all(['bad.py', 'good.py'], ['eager', 'bf16'], [], 1)
+    assert [r['mode'] for r in found] == ['--modes=eager', '--modes=bf16']
+    assert capsys.readouterr().out.count('bad.py') == 2
+    assert 'nothing' in refused(bench.time_all, ['bad.py'], ['eager'], [], 1)
+
+
+@pytest.mark.parametrize('ms, sizes', [(70., [256]), (1., [256, 512, 1024, 2048]), (20., [256, 512, 1024, 2048])])
+def test_the_matrix_product_stays_small_where_it_is_slow(monkeypatch, ms, sizes):
+    seen = []
+
+    def median_ms(run, device, repeats):
+        seen.append(run.__defaults__[0].shape[0])
+        return ms
+
+    monkeypatch.setattr(bench, 'median_ms', median_ms)
+    assert bench.matmul_rate(torch.device('cpu'), torch.float32) == pytest.approx(2 * sizes[-1] ** 3 / (ms / 1e3))
+    assert seen == sizes
+
+
+def test_slow_calls_are_repeated_less(monkeypatch):
+    """A clock that a call moves on by so many seconds."""
+    now = [0.]
+    monkeypatch.setattr(bench.time, 'perf_counter', lambda: now[0])
+
+    def calls_of(seconds):
+        n = 0
+
+        def run():
+            nonlocal n
+            n += 1
+            now[0] += seconds
+
+        assert bench.median_ms(run, torch.device('cpu'), 20) == pytest.approx(1e3 * seconds)
+        return n
+
+    assert [calls_of(seconds) for seconds in (.01, 1., 60.)] == [23, 5, 1]
+
+
+def test_speed_against_another_tree(here, tmp_path, burgers_file, capsys):
+    bench.main(['speed', SMOKE, '--against', ROOT, '--rounds=1', f'--data_path={burgers_file}', '--json=s.json'])
+    assert 'ratio' in capsys.readouterr().out
+    ms = json.loads((tmp_path / 's.json').read_text())[SMOKE]
+    assert len(ms['here']) == len(ms['there']) == 1 and len(here) == 2
+    assert "no train.py in '/no'" in refused(bench.main, ['speed', SMOKE, '--against=/no'])

@@ -53,77 +53,75 @@ import pickle
 import random
 import re
 import resource
-import runpy
 import shutil
 import signal
+import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 
 import h5py
 import pytest
 import torch
 
-import checkpoint
-import configurator
 import data
+import files
 import losses
+import pdes
 import solvers
-from checkpoint import load_checkpoint, save_checkpoint
-from configurator import UserError
-from conftest import ROOT, SERVER, SMOKE, Child, equal, error_line, run, train_here, two_processes, weights
+from conftest import (ENV, ROOT, SERVER, SMOKE, TIMEOUT, TWO_STAGES, Child, equal, error_line, refused, rows_of, run,
+                      same_run, state_of, two_processes, weights)
+from files import inspect, write_file
 from model import UPT, ModelConfig, load, model_args
+from runtime import checkpoint, configurator
+from runtime.checkpoint import load_checkpoint, save_checkpoint
+from runtime.configurator import UserError
+from runtime.run import Run
 
 STOCHASTIC = ['--drop_path=.2', '--noise=.01', '--boost=1']         # everything that draws random numbers
 
 
-def slow(value):
-    return pytest.param(value, marks=pytest.mark.slow)
-
-
-def rows_of(folder):
-    """log.csv without the clock."""
-    with open(os.path.join(folder, 'log.csv'), newline='') as file:
-        return [{k: v for k, v in row.items() if k != 'train_seconds'} for row in csv.DictReader(file)]
-
-
-def same_run(a, b):
-    """Two run folders hold the same weights, best weights and log, and the log goes forward."""
-    for name in ('last.pt', 'best.pt'):
-        assert equal(weights(a, name), weights(b, name)), name
-    assert rows_of(a) == rows_of(b)
-    iters = [int(row['iter']) for row in rows_of(b)]
-    assert iters == sorted(set(iters))
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def content(folder):
-    return {name: open(os.path.join(folder, name), 'rb').read() for name in ('last.pt', 'best.pt')}
+    """The bytes of a run's checkpoints."""
+    found = {}
+    for name in ('last.pt', 'best.pt'):
+        with open(os.path.join(folder, name), 'rb') as file:
+            found[name] = file.read()
+    return found
 
 
-def refused(call, *args):
-    with pytest.raises(Exception) as caught:
-        call(*args)
-    assert isinstance(caught.value, UserError), caught.value
-    assert '\n' not in str(caught.value)
-    return str(caught.value)
-
-
-@pytest.fixture
-def train(monkeypatch, burgers_file):
-    """The smoke config in this process, on the CPU: train(folder, '--key=value', ...) -> globals of train.py"""
-    def _train(folder, *args):
-        return train_here(monkeypatch, SMOKE, f'--data_path={burgers_file}', '--device=cpu', f'--out_dir={folder}',
-                          *args)
-    return _train
+def change(folder, edit, name='last.pt'):
+    """Edit what a checkpoint holds: edit(state)."""
+    path = os.path.join(folder, name)
+    state = load_checkpoint(path)
+    edit(state)
+    save_checkpoint(path, state)
 
 
 @pytest.fixture
 def child(tmp_path, burgers_file):
-    """The same in a process that can be killed."""
+    """What the fixture train does, in a process that can be killed. -> Child"""
     def _child(folder, *args, **options):
         return Child(tmp_path / 'streams', SMOKE, f'--data_path={burgers_file}', '--device=cpu', f'--out_dir={folder}',
                      *args, **options)
     return _child
+
+
+@pytest.fixture
+def cut(train, monkeypatch):
+    """Training in this process that a power cut ends at a call of Sampler.next: cut(call, folder, '--key=value', ...)"""
+    def _cut(call, *args):
+        with monkeypatch.context() as patch:
+            patch.setattr(data.Sampler, 'next', data.Sampler.next)   # to be put back
+            stop_at(call, no_power)
+            with pytest.raises(RuntimeError, match='power cut'):
+                train(*args)
+    return _cut
 
 
 # ---------------------------------------------------------------------------------------------
@@ -131,7 +129,8 @@ def child(tmp_path, burgers_file):
 
 def stop_at(call, how):
     """how() at a call of Sampler.next."""
-    whole, calls = data.Sampler.next, []
+    whole = data.Sampler.next
+    calls = []
 
     def count(self):
         calls.append(0)
@@ -141,8 +140,29 @@ def stop_at(call, how):
     data.Sampler.next = count
 
 
+def no_power():
+    raise RuntimeError('power cut')
+
+
 def power_cut():
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def first_is_told_to_stop():
+    """What a launcher that ends one process does: the signal comes twice, and the other process hears nothing."""
+    if os.environ['RANK'] == '0':
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def hang(folder):
+    """An iteration that never ends; it leaves a file when it begins, and one when a signal has come."""
+    run_ = signal.getsignal(signal.SIGTERM).__self__
+    open(os.path.join(folder, 'hangs'), 'w').close()
+    while not run_.signal:
+        time.sleep(.01)
+    open(os.path.join(folder, 'heard'), 'w').close()
+    time.sleep(10 * TIMEOUT)
 
 
 def limit_files(n_bytes):
@@ -152,11 +172,15 @@ def limit_files(n_bytes):
 
 def only_with_permission():
     """Even root may then write only where the permissions say so (it loses CAP_DAC_OVERRIDE)."""
-    if os.geteuid() == 0:
-        libc, header, sets = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
-        assert libc.capget(header, sets) == 0
-        sets[0], sets[1] = sets[0] & ~2, sets[1] & ~2                # effective, permitted
-        assert libc.capset(header, sets) == 0
+    if os.geteuid() != 0:
+        return
+    libc = ctypes.CDLL(None)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    sets = (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, sets) == 0
+    for which in (0, 1):                                             # effective, permitted
+        sets[which] = sets[which] & ~2
+    assert libc.capset(header, sets) == 0
 
 
 def stdout_to(kind):
@@ -169,168 +193,219 @@ def stdout_to(kind):
 
 
 # ---------------------------------------------------------------------------------------------
-# killed, resumed
+# killed, resumed: 8 iterations of the operator, then 6 of the decoder
+
+N_FIRST = 8
+N_ALL = 14
+
 
 @pytest.fixture(scope='module')
 def random_run(tmp_path_factory, burgers_file):
-    """An uninterrupted run that draws random numbers, saved at every iteration: (arguments, folder, seconds)."""
+    """An uninterrupted run that draws random numbers, saved at every iteration: (arguments, folder)."""
     folder = tmp_path_factory.mktemp('whole')
-    args = [*STOCHASTIC, '--save_interval=1', '--log_interval=1', '--eval_interval=4', '--max_iters=16']
+    args = [*STOCHASTIC, *TWO_STAGES, '--save_interval=1', '--log_interval=1', '--eval_interval=4',
+            f'--max_iters={N_FIRST}', f'--decoder_stage.max_iters={N_ALL - N_FIRST}']
     whole = Child(folder, SMOKE, f'--data_path={burgers_file}', '--device=cpu', f'--out_dir={folder}/o', *args)
-    assert whole.wait_for(lambda: os.path.exists(folder / 'o' / 'log.csv'))
-    start = time.monotonic()
     assert whole.wait() == 0, whole.text('err')
-    return args, folder / 'o', time.monotonic() - start
+    return args, folder / 'o'
 
 
-@pytest.mark.parametrize('n', [3, slow(50)])
-def test_killed_at_random_moments(n, random_run, train, child, tmp_path):
-    args, whole, seconds = random_run
-    rng, midway, done = random.Random(n), 0, 0
-    while done < n:
-        folder = tmp_path / f'killed{done}'
+def moments(n, seed):
+    """Rows of the log after which to strike, in the two stages in turn."""
+    rng = random.Random(seed)
+    for i in range(n):
+        yield rng.randrange(N_FIRST) if i % 2 == 0 else rng.randrange(N_FIRST, N_ALL - 1)
+
+
+def strike(child, folder, args, row, number):
+    """Start a run and signal it at any moment of the iteration after that row of its log. -> the ended Child"""
+    rng = random.Random(row)
+
+    def reached():
+        log = folder / 'log.csv'
+        return log.exists() and log.read_text().count('\n') > row
+
+    while True:
         victim = child(folder, *args)
-        assert victim.wait_for(lambda: os.path.exists(folder / 'log.csv')), victim.text('err')
-        time.sleep(rng.uniform(0, .9 * seconds))
-        victim.process.kill()
-        if victim.wait() != -signal.SIGKILL:                         # too late, it had ended
-            shutil.rmtree(folder)
-            continue
-        done += 1
-        if os.path.exists(folder / 'last.pt'):
-            last, logged = load_checkpoint(str(folder / 'last.pt'))['iter'], rows_of(folder)
-            assert not logged or int(logged[-1]['iter']) - last <= 1         # no more than a save interval is lost
-            midway += last < 16
-        train(folder, *args)
+        assert victim.wait_for(reached), victim.text('err')
+        time.sleep(rng.uniform(0, .03))
+        with contextlib.suppress(ProcessLookupError):                # it may have ended
+            os.kill(victim.pid, number)
+        if victim.wait() != 0:
+            return victim
+        shutil.rmtree(folder)                                        # it had ended: once more
+
+
+@pytest.mark.parametrize('n', [4, slow(50)])
+def test_killed_at_random_moments(n, random_run, train, child, tmp_path):
+    args, whole = random_run
+    folder = tmp_path / 'killed'
+    for row in moments(n, n):
+        victim = strike(child, folder, args, row, signal.SIGKILL)
+        assert victim.process.exitcode == -signal.SIGKILL
+        n_logged = len(rows_of(folder))
+        n_saved = 0
+        if (folder / 'last.pt').exists():                            # else it was killed in its first write
+            n_saved = load_checkpoint(str(folder / 'last.pt'))['iter']
+        assert row - 1 <= n_saved and n_logged - n_saved <= 1        # no more than a save interval is lost
+        if n_saved < N_ALL:
+            train(folder, *args)
         same_run(whole, folder)
         assert not [name for name in os.listdir(folder) if name.endswith('.tmp')]
         shutil.rmtree(folder)
-    assert midway >= n / 3
 
 
 @pytest.mark.parametrize('number, code', [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize('n', [2, slow(10)])
 def test_signals_at_random_moments(n, number, code, random_run, train, child, tmp_path):
-    args, whole, seconds = random_run
+    args, whole = random_run
     args = [*args, '--save_interval=1000']                           # so that it is the signal that saves
-    rng, done = random.Random(n + number), 0
-    while done < n:
-        folder = tmp_path / f'stopped{done}'
-        victim = child(folder, *args)
-        assert victim.wait_for(lambda: 'iter 1/' in victim.text()), victim.text('err')
-        time.sleep(rng.uniform(0, .5 * seconds))
-        with contextlib.suppress(ProcessLookupError):                # it may have ended
-            os.kill(victim.pid, number)
-        if victim.wait() == 0:                                       # too late, it had ended
-            assert 'done: 16 iterations' in victim.text()
-            shutil.rmtree(folder)
-            continue
+    folder = tmp_path / 'stopped'
+    for row in moments(n, n + number):
+        victim = strike(child, folder, args, max(row, 1), number)    # not before the first iteration
         assert victim.process.exitcode == code and 'the same command continues' in victim.text(), victim.text('err')
         assert victim.text('err') == ''
         stopped = load_checkpoint(str(folder / 'last.pt'))['iter']
-        assert 1 <= stopped <= 16
-        if stopped < 16:                                             # else the signal came in the last iteration
+        assert row <= stopped <= N_ALL
+        if stopped < N_ALL:                                          # else the signal came in the last iteration
             train(folder, *args)
         same_run(whole, folder)
-        done += 1
+        shutil.rmtree(folder)
+
+
+def test_cut_before_and_after_every_write(train, tmp_path, monkeypatch):
+    """Of last.pt and best.pt, through both stages, so also between them."""
+    args = [*STOCHASTIC, *TWO_STAGES, '--max_iters=2', '--decoder_stage.max_iters=2', '--save_interval=2',
+            '--eval_interval=1', '--log_interval=1', '--n_trajectories=5']
+    whole = Run.write
+    written = []
+
+    def count(self, path, everything):
+        written.append(os.path.basename(path))
+        whole(self, path, everything)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, 'write', count)
+        train(tmp_path / 'whole', *args)
+    last, best = 'last.pt', 'best.pt'
+    assert written[:2] == [last, best] and written[-1] == last and 8 <= len(written) <= 10
+    n_cut = 0
+    for at in range(len(written)):
+        for when in ('before', 'after'):
+            folder = tmp_path / f'{when}{at}'
+            calls = []
+
+            def no_power_at(self, path, everything):
+                calls.append(path)
+                if len(calls) == at + 1 and when == 'before':
+                    raise RuntimeError('power cut')
+                whole(self, path, everything)
+                if len(calls) == at + 1:
+                    raise RuntimeError('power cut')
+            with monkeypatch.context() as patch:
+                patch.setattr(Run, 'write', no_power_at)
+                with pytest.raises(RuntimeError, match='power cut'):
+                    train(folder, *args)
+            if (at, when) != (len(written) - 1, 'after'):
+                train(folder, *args)
+            same_run(tmp_path / 'whole', folder)
+            n_cut += 1
+    assert n_cut == 2 * len(written)
 
 
 def test_second_signal_ends_at_once(child, copy):
     before = content(copy)
-    victim = child(copy, '--max_iters=30', before=[partial(stop_at, 3, partial(time.sleep, 60))])
-    assert victim.wait_for(lambda: 'resuming' in victim.text())
-    time.sleep(.5)
+    victim = child(copy, '--max_iters=30', before=[partial(stop_at, 3, partial(hang, str(copy)))])
+    assert victim.wait_for((copy / 'hangs').exists), victim.text('err')
     os.kill(victim.pid, signal.SIGTERM)
-    time.sleep(.2)
-    assert victim.process.is_alive()                                 # the first one waits for the step to end
+    assert victim.wait_for((copy / 'heard').exists)                  # the first one waits for the step to end
     os.kill(victim.pid, signal.SIGTERM)
-    assert victim.wait(5) == 143 and content(copy) == before
+    assert victim.wait() == 143 and content(copy) == before
+
+
+SECOND_STAGE = ' '.join([*TWO_STAGES, '--decoder_stage.max_iters=9', '--max_iters=3', '--optimizer=adamw'])
 
 
 @pytest.mark.parametrize('extra', [
-    ['--accumulation=2'], ['--optimizer=adamw', '--dtype=bfloat16'], ['--dtype=bfloat16', '--ema_decay=0'],
-    ['--memory_gb=0', '--input_frames=2'], ['--arch=u', '--attention=channel', '--checkpointing=true'],
-    ['--optimizer=adamw', '--memory_gb=0', '--accumulation=4'], ['--lambda_inverse_decoding=1', '--weight_decay=.1'],
-    ['--batch_size=500']], ids=' '.join)
-def test_resume_is_bit_equal(extra, train, tmp_path, monkeypatch, capsys):
+    '--accumulation=2', '--optimizer=adamw --dtype=bfloat16', '--memory_gb=0 --input_frames=2 --ema_decay=0',
+    '--arch=u --attention=channel --checkpointing=true', '--batch_size=500', SECOND_STAGE,
+    slow('--dtype=bfloat16 --ema_decay=0'), slow('--optimizer=adamw --memory_gb=0 --accumulation=4'),
+    slow('--lambda_inverse_decoding=1 --weight_decay=.1'), slow(SECOND_STAGE + ' --dtype=bfloat16 --memory_gb=0')])
+def test_resume_is_bit_equal(extra, train, cut, tmp_path, capsys):
     """Cut off at the 8th iteration, which is 7 after the start and 2 after last.pt."""
-    args = [*STOCHASTIC, '--max_iters=12', '--save_interval=5', '--log_interval=1', '--eval_interval=3', *extra]
-    if '--batch_size=500' in extra:                                  # an epoch and a half of windows
+    args = [*STOCHASTIC, '--max_iters=12', '--save_interval=5', '--log_interval=1', '--eval_interval=3',
+            *extra.split()]
+    at = 8
+    saved = 5
+    if extra.startswith(SECOND_STAGE):
+        args += ['--save_interval=2']
+        at = 9                                                       # the 6th of the decoder, 2 after last.pt
+        saved = 7
+    if extra == '--batch_size=500':                                  # an epoch and a half of windows
         args += ['--max_iters=3', '--save_interval=2', '--eval_interval=1', '--latent_dim=6']
+        at = 3
+        saved = 2
     train(tmp_path / 'whole', *args)
-    with monkeypatch.context() as patch:
-        at = 3 if '--batch_size=500' in extra else 8
-        patch.setattr(data.Sampler, 'next', data.Sampler.next)       # to be put back
-        stop_at(at, partial(exec, 'raise RuntimeError("power cut")'))
-        with pytest.raises(RuntimeError, match='power cut'):
-            train(tmp_path / 'cut', *args)
-    assert load_checkpoint(str(tmp_path / 'cut' / 'last.pt'))['iter'] == (2 if at == 3 else 5)
+    cut(at, tmp_path / 'cut', *args)
+    assert load_checkpoint(str(tmp_path / 'cut' / 'last.pt'))['iter'] == saved
     capsys.readouterr()
     train(tmp_path / 'cut', *args)
     same_run(tmp_path / 'whole', tmp_path / 'cut')
     out = capsys.readouterr().out
-    assert 'resuming' in out
-    etas = [60 * int(m) + int(s) for m, s in re.findall(r'eta (\d+)m(\d+)s', out)]
-    assert etas and max(etas) < 120 and etas[-1] == 0
+    assert f'at iteration {saved}' in out and 'resuming' in out
+    assert re.findall(r'eta (\d+m\d+s)', out)[-1] == '0m00s'
     with open(tmp_path / 'cut' / 'log.csv') as file:
         seconds = [float(row['train_seconds']) for row in csv.DictReader(file)]
-    assert seconds == sorted(seconds) and seconds[-1] < 120
+    assert seconds == sorted(seconds)
 
 
-def test_patience_survives_a_resume(train, tmp_path, monkeypatch):
+def test_patience_survives_a_resume(train, cut, tmp_path):
     """Cut off between a validation without progress and the next checkpoint but one."""
     args = ['--eval_interval=1', '--patience=4', '--save_interval=1', '--learning_rate=1e-12', '--muon_lr=1e-12',
             '--max_iters=50']
-    assert train(tmp_path / 'whole', *args)['iteration'] < 20
-    with monkeypatch.context() as patch:
-        patch.setattr(data.Sampler, 'next', data.Sampler.next)
-        stop_at(4, partial(exec, 'raise RuntimeError("power cut")'))
-        with pytest.raises(RuntimeError):
-            train(tmp_path / 'cut', *args)
+    assert train(tmp_path / 'whole', *args)['run'].total < 20
+    cut(4, tmp_path / 'cut', *args)
     train(tmp_path / 'cut', *args)
     same_run(tmp_path / 'whole', tmp_path / 'cut')
 
 
-def test_cut_before_the_first_checkpoint(train, tmp_path, monkeypatch):
+def test_cut_before_the_first_checkpoint(train, cut, tmp_path):
     """When best.pt is there already, and last.pt is that of the start."""
     args = [*STOCHASTIC, '--max_iters=6', '--save_interval=1000', '--eval_interval=2', '--log_interval=1']
     train(tmp_path / 'whole', *args)
-    with monkeypatch.context() as patch:
-        patch.setattr(data.Sampler, 'next', data.Sampler.next)
-        stop_at(4, partial(exec, 'raise RuntimeError("power cut")'))
-        with pytest.raises(RuntimeError):
-            train(tmp_path / 'cut', *args)
+    cut(4, tmp_path / 'cut', *args)
     assert {'best.pt', 'last.pt'} <= set(os.listdir(tmp_path / 'cut'))
     assert load_checkpoint(str(tmp_path / 'cut' / 'last.pt'))['iter'] == 0
     train(tmp_path / 'cut', *args)
     same_run(tmp_path / 'whole', tmp_path / 'cut')
 
 
-def test_two_processes_resume_bit_equal(tmp_path, burgers_file):
-    """Stopped as a launcher stops them, which sends the signal once more; then without power; against a whole run."""
+@pytest.mark.parametrize('call', [9, slow(3), slow(7)])
+def test_two_processes_resume_bit_equal(call, tmp_path, burgers_file):
+    """One process is told to stop, in the first or second stage or in the last iteration of the first, and both stop
+    after the same iteration; then without power; against a whole run."""
     def start(folder, **options):
-        return two_processes(tmp_path / 'streams', SMOKE, f'--data_path={burgers_file}', '--device=cpu', *STOCHASTIC,
-                             f'--out_dir={tmp_path / folder}', '--max_iters=14', '--save_interval=5',
-                             '--eval_interval=7', '--log_interval=1', '--accumulation=2', **options)
-    pair = start('cut')
-    assert pair[0].wait_for(lambda: 'iter 2/' in pair[0].text()), pair[0].text('err')
-    for number in (signal.SIGTERM, signal.SIGTERM):
-        for process in pair:
-            os.kill(process.pid, number)
-        time.sleep(.01)
-    assert [p.wait() for p in pair] == [143, 143], pair[0].text('err')
+        pair = two_processes(tmp_path / 'streams', SMOKE, f'--data_path={burgers_file}', '--device=cpu', *STOCHASTIC,
+                             *TWO_STAGES, f'--out_dir={tmp_path / folder}', '--max_iters=7', '--save_interval=5',
+                             '--decoder_stage.max_iters=6', '--eval_interval=4', '--log_interval=1',
+                             '--accumulation=2', **options)
+        return [process.wait() for process in pair], pair[0].text() + pair[0].text('err')
+    codes, text = start('cut', before=[partial(stop_at, call, first_is_told_to_stop)])
+    assert codes == [143, 143] and 'the same command continues' in text, text
     stopped = load_checkpoint(str(tmp_path / 'cut' / 'last.pt'))['iter']
-    assert 2 <= stopped < 12
-    pair = start('cut', before=[partial(stop_at, 2, power_cut)])
-    assert [p.wait() for p in pair] == [-9, -9]
+    assert call <= stopped <= call + 1
+    codes, text = start('cut', before=[partial(stop_at, 2, power_cut)])
+    assert codes == [-9, -9], text
     for folder in ('cut', 'whole'):
-        assert [p.wait() for p in start(folder)] == [0, 0]
+        codes, text = start(folder)
+        assert codes == [0, 0], text
     same_run(tmp_path / 'whole', tmp_path / 'cut')
     load(str(tmp_path / 'whole'))                                    # one process reads what two have written
+    codes, text = start('whole')
+    assert codes == [0, 0] and 'already finished' in text
 
 
 def test_finished_run_is_left_alone(copy, train, capsys):
-    names = ('last.pt', 'best.pt', 'log.csv', 'config.json')
+    names = ('last.pt', 'best.pt', 'log.csv', 'config.json', 'env.json')
     before = {name: os.stat(copy / name).st_mtime_ns for name in names}
     with pytest.raises(SystemExit) as done:
         train(copy)
@@ -338,10 +413,60 @@ def test_finished_run_is_left_alone(copy, train, capsys):
     assert before == {name: os.stat(copy / name).st_mtime_ns for name in names}
 
 
-@pytest.mark.parametrize('change, says', [('--depth=3', 'depth: 2 there, 3 now'),
-                                          ('--n_trajectories=10', 'n_trajectories')])
-def test_resume_with_another_configuration_is_refused(change, says, copy, train):
-    assert says in refused(train, copy, change)
+def test_more_iterations_go_on_with_a_finished_run(copy, train):
+    g = train(copy, '--max_iters=23', '--log_interval=1')
+    assert g['run'].total == 23 and [int(row['iter']) for row in rows_of(copy)] == [5, 10, 15, 20, 21, 22, 23]
+
+
+# ---------------------------------------------------------------------------------------------
+# another configuration, data, program
+
+@pytest.mark.parametrize('args, says', [
+    ('--depth=3', 'depth: 2 there, 3 now'), ('--n_trajectories=10', 'n_trajectories'),
+    ('--noise=.1', 'noise: 0.0 there, 0.1 now')])
+def test_resume_with_another_configuration_is_refused(args, says, copy, train):
+    before = content(copy)
+    assert says in refused(train, copy, *args.split())
+    assert content(copy) == before
+
+
+@pytest.mark.parametrize('there, now, says', [
+    ('', '--decoder_stage.noise=.1', 'decoder_stage.noise: 0.0 there, 0.1 now'),
+    ('--decoder_stage.noise=.1', '', 'decoder_stage.noise: 0.1 there, 0.0 now'),
+    ('--decoder_stage.noise=.1', '--decoder_stage.noise=.2', 'decoder_stage.noise: 0.1 there, 0.2 now'),
+    ('--decoder_stage.noise=0', '', None), ('', '--decoder_stage.learning_rate=.1', None)])
+def test_settings_of_a_stage_that_has_begun(there, now, says, train, cut, tmp_path):
+    """Compared as the stage sees them: its own value, or else that of the plain key."""
+    args = [*TWO_STAGES, '--max_iters=1', '--decoder_stage.max_iters=2', '--save_interval=1']
+    cut(3, tmp_path / 'o', *args, *there.split())
+    if says:
+        assert says in refused(train, tmp_path / 'o', *args, *now.split())
+    else:
+        assert train(tmp_path / 'o', *args, *now.split())['run'].total == 3
+
+
+def test_a_program_with_a_new_key_goes_on(copy, train):
+    """A run of a program that did not know a key has had its default."""
+    change(copy, lambda state: state['config'].pop('noise'))
+    change(copy, lambda state: state['config'].pop('decoder_stage'))
+    assert 'noise: 0.0 there, 0.1 now' in refused(train, copy, '--max_iters=21', '--noise=.1')
+    assert train(copy, '--max_iters=21')['run'].total == 21
+    assert state_of(copy)['config']['noise'] == 0.
+
+
+@pytest.mark.parametrize('name, args, says', [
+    ('n_wave', '', None), ('frame_speed', '--moving_frame=true', 'frame_speed: 0.0 there, 1.0 now'),
+    ('log_clamp', '--log_clamp=.5', 'log_clamp: 0.0 there, 0.5 now')])
+def test_a_program_with_a_new_model_argument_goes_on(name, args, says, copy, train):
+    def forget(state):
+        state['model_args'].pop(name)
+        state['config'][name] = .5                                   # so that it is the model that is refused
+    change(copy, forget)
+    if name == 'n_wave':
+        change(copy, lambda state: state['config'].update(n_wave=4))
+        assert train(copy, '--max_iters=21')['run'].total == 21
+    else:
+        assert says in refused(train, copy, '--max_iters=21', *args.split())
 
 
 def test_another_learning_rate_is_noted(copy, train, capsys):
@@ -350,7 +475,7 @@ def test_another_learning_rate_is_noted(copy, train, capsys):
 
 
 def test_changed_data_are_refused(copy, tmp_path, train):
-    other = solvers.write_burgers(str(tmp_path / 'other.hdf5'), 20, .01, seed=1)
+    other = write_file(str(tmp_path / 'other.hdf5'), 'burgers', {'Nu': .01}, 20, seed=1, device='cpu')
     message = refused(train, copy, f'--data_path={other}', '--max_iters=21')
     assert 'force_data' in message
     train(copy, f'--data_path={other}', '--max_iters=21', '--force_data=true')
@@ -358,6 +483,7 @@ def test_changed_data_are_refused(copy, tmp_path, train):
 
 def test_scratch_refuses_to_overwrite(copy, train):
     assert 'overwrite' in refused(train, copy, '--init_from=scratch')
+    assert train(copy, '--init_from=scratch', '--overwrite=true', '--max_iters=1')['run'].total == 1
 
 
 def test_second_training_in_one_folder_is_refused(tmp_path, train):
@@ -391,7 +517,7 @@ def test_a_torn_log_is_mended(copy, train):
 # ---------------------------------------------------------------------------------------------
 # disks
 
-@pytest.mark.parametrize('n_bytes, file', [(1500, 'config.json'), (20_000, 'last.pt')])
+@pytest.mark.parametrize('n_bytes, file', [(2000, 'config.json'), (20_000, 'last.pt')])
 def test_full_disk(n_bytes, file, child, copy):
     before = content(copy)
     line = child(copy, '--max_iters=30', '--save_interval=3', before=[partial(limit_files, n_bytes)]).error_line()
@@ -400,9 +526,10 @@ def test_full_disk(n_bytes, file, child, copy):
 
 
 def test_full_disk_under_the_log(child, copy):
-    size, before = os.path.getsize(copy / 'log.csv'), content(copy)
-    line = child(copy, '--max_iters=30', '--save_interval=1000', before=[
-        partial(stop_at, 3, partial(limit_files, size + 10))]).error_line()
+    size = os.path.getsize(copy / 'log.csv')
+    before = content(copy)
+    full = partial(stop_at, 3, partial(limit_files, size + 10))
+    line = child(copy, '--max_iters=30', '--save_interval=1000', before=[full]).error_line()
     assert 'log.csv' in line and 'File too large' in line and content(copy) == before
 
 
@@ -448,12 +575,12 @@ def saved(tmp_path_factory):
         m = UPT(ModelConfig(grid=(32,), first=(.5 / 32,), patch_size=4, token_grid=(8,), latent_dim=8, encoder_dim=16,
                             decoder_dim=16, hidden_dim=16, depth=2, n_head=2, group_size=8, cond_dim=8))
     path = str(tmp_path_factory.mktemp('saved') / 'best.pt')
-    save_checkpoint(path, state_of(m))
+    save_checkpoint(path, saved_state(m))
     with open(path, 'rb') as file:
         return m, file.read()
 
 
-def state_of(m, **changes):
+def saved_state(m, **changes):
     return {'model': m.state_dict(), 'ema': m.state_dict(), 'model_args': model_args(m.cfg), 'iter': 7,
             'config': {'a': [1, 'b']}, 'stage': 'operator', **changes}
 
@@ -482,7 +609,8 @@ def test_truncated_checkpoint(tmp_path, saved, size):
 @pytest.mark.parametrize('part', ['anywhere', 'directory'])
 def test_a_flipped_bit_is_refused_or_harmless(tmp_path, saved, part):
     m, content = saved
-    rng, n_refused = random.Random(0), 0
+    rng = random.Random(0)
+    n_refused = 0
     for _ in range(40):
         broken = bytearray(content)
         place = rng.randrange(len(broken)) if part == 'anywhere' else len(broken) - 1 - rng.randrange(1500)
@@ -520,9 +648,10 @@ def test_foreign_files_are_refused(tmp_path, saved):
 
 @pytest.mark.parametrize('form', ['checkpoint', 'bare', 'legacy'])
 def test_code_in_a_checkpoint_is_not_executed(tmp_path, saved, form):
-    target, path = str(tmp_path / 'PWNED'), str(tmp_path / 'best.pt')
+    target = str(tmp_path / 'PWNED')
+    path = str(tmp_path / 'best.pt')
     if form == 'checkpoint':
-        save_checkpoint(path, state_of(saved[0], config=Attack(target)))
+        save_checkpoint(path, saved_state(saved[0], config=Attack(target)))
         assert 'not executed' in refused(load, path)
     elif form == 'bare':
         refused(load, put(path, pickle.dumps(Attack(target))))
@@ -538,7 +667,7 @@ def test_hostile_sizes_in_a_checkpoint_are_refused(tmp_path, saved):
     """One stored number that claims to be 4 TB of them must not be touched."""
     m, _ = saved
     for which in ('model', 'ema'):
-        state = state_of(m)
+        state = saved_state(m)
         state[which] = {**state[which], 'operator.head.weight': torch.zeros(1).expand(10 ** 6, 10 ** 6)}
         save_checkpoint(str(tmp_path / 'best.pt'), state)
         assert '(1000000, 1000000)' in refused(load, str(tmp_path))
@@ -547,7 +676,7 @@ def test_hostile_sizes_in_a_checkpoint_are_refused(tmp_path, saved):
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
 @pytest.mark.parametrize('which', ['model', 'ema'])
 def test_weights_that_are_not_finite_are_refused(tmp_path, saved, which, value):
-    state = state_of(saved[0])
+    state = saved_state(saved[0])
     state[which] = {k: v.clone() for k, v in state[which].items()}
     name = list(state[which])[3]
     state[which][name].view(-1)[0] = value
@@ -558,7 +687,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, saved, which, value):
 
 @pytest.mark.parametrize('version', [0, 99, None])
 def test_other_format_version_is_refused(tmp_path, saved, version):
-    save_checkpoint(str(tmp_path / 'best.pt'), state_of(saved[0], version=version))
+    save_checkpoint(str(tmp_path / 'best.pt'), saved_state(saved[0], version=version))
     message = refused(load, str(tmp_path))
     assert str(version) in message and str(checkpoint.FORMAT_VERSION) in message
 
@@ -567,7 +696,7 @@ def test_other_format_version_is_refused(tmp_path, saved, version):
                                     {'n_layer': 2}, {'patch_size': 5}, {'n_head': 3}])
 def test_model_arguments_that_do_not_fit_the_weights_are_refused(tmp_path, saved, change):
     m, _ = saved
-    save_checkpoint(str(tmp_path / 'best.pt'), state_of(m, model_args={**model_args(m.cfg), **change}))
+    save_checkpoint(str(tmp_path / 'best.pt'), saved_state(m, model_args={**model_args(m.cfg), **change}))
     refused(load, str(tmp_path))
 
 
@@ -581,7 +710,7 @@ def test_failed_save_keeps_the_old_file(tmp_path, saved, monkeypatch, where, err
         raise error
     monkeypatch.setattr(where, fail)
     with pytest.raises(OSError if where == 'torch.save' and shown is UserError else shown):
-        save_checkpoint(path, state_of(saved[0]))
+        save_checkpoint(path, saved_state(saved[0]))
     monkeypatch.undo()
     assert os.listdir(tmp_path) == ['last.pt'] and load(path)
 
@@ -594,7 +723,7 @@ def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path, saved, monke
         assert load_checkpoint(new)['iter'] == 8                     # complete before it takes the name
         raise OSError(5, 'stop here')
     monkeypatch.setattr(os, 'replace', look)
-    refused(save_checkpoint, path, state_of(saved[0], iter=8))
+    refused(save_checkpoint, path, saved_state(saved[0], iter=8))
     monkeypatch.undo()
     assert os.listdir(tmp_path) == ['last.pt'] and load_checkpoint(path)['iter'] == 7
 
@@ -611,7 +740,7 @@ def test_compiled_parts_keep_the_names_of_their_parameters(saved):
 def test_gpu_checkpoint_goes_on_on_a_cpu(tmp_path, train):
     train(tmp_path / 'o', '--device=cuda', '--dtype=bfloat16', '--compile=false', '--max_iters=2')
     g = train(tmp_path / 'o', '--max_iters=4', '--dtype=float32')
-    assert g['iteration'] == 4 and all(v.device.type == 'cpu' for v in weights(tmp_path / 'o').values())
+    assert g['run'].iteration == 4 and all(v.device.type == 'cpu' for v in weights(tmp_path / 'o').values())
 
 
 # ---------------------------------------------------------------------------------------------
@@ -619,10 +748,13 @@ def test_gpu_checkpoint_goes_on_on_a_cpu(tmp_path, train):
 
 @pytest.mark.parametrize('kind, says', [('loss', 'loss nan'), ('gradient', r'loss [\d.]+, gradient norm nan'),
                                         ('infinite gradient', r'loss [\d.]+, gradient norm (inf|nan)')])
-def test_not_finite_stops_before_the_weights(kind, says, tmp_path, train, monkeypatch):
-    whole = losses.bundle
+@pytest.mark.parametrize('n_first', [20, 11])
+def test_not_finite_stops_before_the_weights(n_first, kind, says, tmp_path, train, monkeypatch):
+    """In the 13th iteration, of the first stage or the second."""
+    whole = losses.weighted_sum
+    calls = []
 
-    def poisoned(*args, calls=[]):
+    def poisoned(*args):
         calls.append(0)
         total, parts = whole(*args)
         if len(calls) == 13 and kind == 'loss':
@@ -630,14 +762,14 @@ def test_not_finite_stops_before_the_weights(kind, says, tmp_path, train, monkey
         elif len(calls) == 13:
             total.register_hook(lambda g: g * float('nan' if kind == 'gradient' else 'inf'))
         return total, parts
-    monkeypatch.setattr(losses, 'bundle', poisoned)
-    message = refused(train, tmp_path / 'o')
+    monkeypatch.setattr(losses, 'weighted_sum', poisoned)
+    message = refused(train, tmp_path / 'o', *TWO_STAGES, f'--max_iters={n_first}', '--decoder_stage.max_iters=20')
     assert re.search(rf'iteration 12: {says}.*trajectories \d', message), message
     for name in ('last.pt', 'best.pt'):
-        assert load_checkpoint(str(tmp_path / 'o' / name))['iter'] == 10         # which checks that all are finite
+        state = load_checkpoint(str(tmp_path / 'o' / name))          # which checks that all are finite
+        assert state['iter'] == (10 if n_first == 20 else 11)
     dump = torch.load(tmp_path / 'o' / 'nan_dump.pt', weights_only=True)
     assert dump['iter'] == 12 and len(dump['index']) == 8
-    monkeypatch.undo()
 
 
 def test_nan_in_the_data_is_refused(tmp_path, train, burgers_file):
@@ -658,18 +790,25 @@ def test_divergence_is_stopped_and_best_is_kept(copy, train):
 def test_bfloat16_stays_close_to_float32(tmp_path, train):
     for dtype in ('float32', 'bfloat16'):
         train(tmp_path / dtype, f'--dtype={dtype}')
-    a, b = (float(rows_of(tmp_path / dtype)[-1]['val_nrmse']) for dtype in ('float32', 'bfloat16'))
-    assert abs(a - b) < .05 * a and a != b
+    single = float(rows_of(tmp_path / 'float32')[-1]['val_nrmse'])
+    half = float(rows_of(tmp_path / 'bfloat16')[-1]['val_nrmse'])
+    assert abs(single - half) < .2 * single and single != half
 
 
 # ---------------------------------------------------------------------------------------------
 # data
 
-def test_test_rows_are_never_read(tmp_path, train, monkeypatch):
-    read, whole = set(), data.read_rows
-    monkeypatch.setattr(data, 'read_rows', lambda s, rows, *a, **k: read.update(rows) or whole(s, rows, *a, **k))
-    train(tmp_path / 'o', '--max_iters=2')
-    assert read == set(range(2, 20))                                 # of 20 rows the first 2 are the test part
+@pytest.mark.parametrize('memory_gb', [0, 1])
+def test_test_rows_are_never_read(memory_gb, tmp_path, train, monkeypatch):
+    seen = set()
+    layout = files.LAYOUTS['tensor']
+
+    def watch(file, rows, frames):
+        seen.update(range(*rows.indices(20)))
+        return layout.read(file, rows, frames)
+    monkeypatch.setitem(files.LAYOUTS, 'tensor', replace(layout, read=watch))
+    train(tmp_path / 'o', '--max_iters=2', f'--memory_gb={memory_gb}')
+    assert seen == set(range(2, 20))                                 # of 20 rows the first 2 are the test part
 
 
 @pytest.mark.parametrize('memory_gb', [0, 1])
@@ -677,16 +816,16 @@ def test_test_rows_change_nothing(memory_gb, tmp_path, train, burgers_file):
     shutil.copy(burgers_file, tmp_path / 'b.hdf5')
     with h5py.File(tmp_path / 'b.hdf5', 'a') as file:
         file['tensor'][:2] *= 1000
-    a, b = (train(tmp_path / name, '--max_iters=3', f'--memory_gb={memory_gb}', f'--data_path={path}')
-            for name, path in (('a', burgers_file), ('b', tmp_path / 'b.hdf5')))
-    assert (a['windows'].mean, a['windows'].std) == (b['windows'].mean, b['windows'].std)
+    a = train(tmp_path / 'a', '--max_iters=3', f'--memory_gb={memory_gb}')
+    b = train(tmp_path / 'b', '--max_iters=3', f'--memory_gb={memory_gb}', f'--data_path={tmp_path}/b.hdf5')
+    assert a['mean'] == b['mean'] and a['std'] == b['std']
     same_run(tmp_path / 'a', tmp_path / 'b')
 
 
 def test_lazy_data_train_the_same_weights(tmp_path, train):
     for gb in (0, 1):
         g = train(tmp_path / str(gb), '--max_iters=3', f'--memory_gb={gb}', *STOCHASTIC)
-        assert g['windows'].in_memory == bool(gb)
+        assert g['trajectories'].in_memory == bool(gb)
     same_run(tmp_path / '0', tmp_path / '1')
 
 
@@ -699,52 +838,66 @@ def test_data_that_break_during_the_training(tmp_path, train, burgers_file, monk
     assert 'b.hdf5' in message and '5000000 bytes' in message and 'truncated or damaged' in message
 
 
-def make(path, barrier=None, wait=0):
-    """Make a small file; `wait` seconds in each call of the solver."""
+def make(path, barrier=None, hangs=False):
+    """Make a small file, in a process of its own; or begin to, once the rows are written."""
+    torch.set_num_threads(1)
     if barrier:
         barrier.wait()
-    if wait:
-        whole = solvers.burgers
-        solvers.burgers = lambda *args: (time.sleep(wait), whole(*args))[1]
-    torch.set_num_threads(1)
-    solvers.write_burgers(path, 3, .01, device='cpu', batch_size=1)
+    if hangs:
+        solve_with(lambda *args: hang_where_a_file_is(os.path.dirname(path)) or solvers.burgers(*args))
+    write_file(path, 'burgers', {'Nu': .01}, 3, device='cpu', batch_size=1)
+
+
+def hang_where_a_file_is(folder):
+    """The solver is called before there is a file, to see how long it takes, and then for the rows."""
+    if os.listdir(folder):
+        open(os.path.join(folder, 'hangs'), 'w').close()
+        time.sleep(10 * TIMEOUT)
+
+
+def solve_with(solver):
+    pdes.PDES['burgers'] = replace(pdes.PDES['burgers'], solve=solver)
 
 
 def test_killed_generator_leaves_no_file(tmp_path):
     path = str(tmp_path / 'a.hdf5')
-    victim = SERVER.Process(target=make, args=(path, None, 1))
+    victim = SERVER.Process(target=make, args=(path, None, True))
     victim.start()
-    while not os.listdir(tmp_path):
-        assert victim.is_alive()
+    end = time.monotonic() + TIMEOUT
+    while not os.path.exists(tmp_path / 'hangs'):
+        assert victim.is_alive() and time.monotonic() < end
         time.sleep(.01)
     victim.kill()
     victim.join()
-    assert not os.path.exists(path)
+    left = os.listdir(tmp_path)
+    assert len(left) == 2 and not os.path.exists(path)               # the marker and the temporary file
     make(path)
-    assert data.inspect(path)['trajectories'] == 3
+    assert inspect(path)['trajectories'] == 3
 
 
 def test_two_generators_at_once_make_a_whole_file(tmp_path):
-    path, barrier = str(tmp_path / 'a.hdf5'), SERVER.Barrier(2)
+    path = str(tmp_path / 'a.hdf5')
+    barrier = SERVER.Barrier(2)
     both = [SERVER.Process(target=make, args=(path, barrier)) for _ in range(2)]
     for process in both:
         process.start()
     for process in both:
-        process.join()
+        process.join(TIMEOUT)
         assert process.exitcode == 0
-    assert data.inspect(path)['trajectories'] == 3 and os.listdir(tmp_path) == ['a.hdf5']
+    assert inspect(path)['trajectories'] == 3 and os.listdir(tmp_path) == ['a.hdf5']
 
 
 def test_reader_sees_the_old_file_while_a_new_one_is_written(tmp_path, burgers_file, monkeypatch):
-    path, whole, seen = shutil.copy(burgers_file, tmp_path / 'a.hdf5'), solvers.burgers, []
-    before = data.inspect(path)
+    path = shutil.copy(burgers_file, tmp_path / 'a.hdf5')
+    before = inspect(path)
+    seen = []
 
     def look(*args):
-        seen.append(data.inspect(path) == before)
-        return whole(*args)
-    monkeypatch.setattr(solvers, 'burgers', look)
-    solvers.write_burgers(path, 3, .01, device='cpu')
-    assert len(seen) == 3 and all(seen) and data.inspect(path)['trajectories'] == 3
+        seen.append(inspect(path) == before)
+        return solvers.burgers(*args)
+    monkeypatch.setitem(pdes.PDES, 'burgers', replace(pdes.PDES['burgers'], solve=look))
+    write_file(str(path), 'burgers', {'Nu': .01}, 3, device='cpu')
+    assert len(seen) == 3 and all(seen) and inspect(path)['trajectories'] == 3
 
 
 # ---------------------------------------------------------------------------------------------
@@ -759,7 +912,7 @@ def test_reader_sees_the_old_file_while_a_new_one_is_written(tmp_path, burgers_f
     ('--n_trajectories=3', 'n_trajectories', 3), ('--batch_size=1', 'batch_size', 1)])
 def test_accepted_values(arg, key, value, tmp_path, train):
     g = train(tmp_path / 'o', '--max_iters=1', arg)
-    assert g['iteration'] == 1 and g['config'][key] == value and type(g['config'][key]) is type(value)
+    assert g['run'].iteration == 1 and g['config'][key] == value and type(g['config'][key]) is type(value)
     found = json.load(open(tmp_path / 'o' / 'config.json'))[key]
     assert found == (list(value) if isinstance(value, tuple) else value)
 
@@ -860,11 +1013,3 @@ def test_lost_stdout_does_not_stop_a_training(kind, tmp_path, child):
     done = child(tmp_path / 'o', before=[partial(stdout_to, kind)])
     assert done.wait() == 0 and done.text('err') == ''
     assert load_checkpoint(str(tmp_path / 'o' / 'last.pt'))['iter'] == 20
-
-
-def test_sample_without_matplotlib(copy, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, 'matplotlib', None)             # import fails
-    monkeypatch.setattr(sys, 'argv', ['sample.py', '--ckpt', str(copy)])
-    with contextlib.suppress(SystemExit):
-        runpy.run_path(os.path.join(ROOT, 'sample.py'), run_name='__main__')
-    assert 'pip install matplotlib' in capsys.readouterr().out and os.path.exists(copy / 'rollout.npz')

@@ -1,0 +1,371 @@
+"""grids.py: points of a grid, tokens and the modes that they hold, interpolation and resampling."""
+import itertools
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import refused
+from grids import (Patches, cubic_kernel, dct_basis, interpolate, merge_tokens, neighbours, positions,
+                   resample, split_tokens)
+from model import UPT, ModelConfig
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def close(a, b, tol=1e-5):
+    """Equal shapes, and values equal to `tol` of the largest one."""
+    assert a.shape == b.shape
+    error = float((a - b).abs().max())
+    assert error <= tol * max(1., float(b.abs().max())), error
+
+
+def sine(x):
+    """A wave with period 1 along every axis, (..., d) -> (..., 1)."""
+    return torch.sin(2 * math.pi * x + .4).prod(-1, keepdim=True)
+
+
+# ---------------------------------------------------------------------------------------------
+# points
+
+def test_positions_are_row_major():
+    assert torch.equal(positions((3,), [.5], [2.]), torch.tensor([[.5], [2.5], [4.5]]))
+    points = positions((2, 3), [1., 10.], [1., 5.])
+    assert points.tolist() == [[1, 10], [1, 15], [1, 20], [2, 10], [2, 15], [2, 20]]
+    assert points.dtype == torch.float32
+
+
+# ---------------------------------------------------------------------------------------------
+# merging and splitting tokens
+
+GRIDS = [((8,), (2,)), ((8,), (4,)), ((4, 8), (2, 2)), ((8, 4), (4, 4)), ((8, 6), (2, 3)), ((4, 6), (1, 2))]
+
+
+@pytest.mark.parametrize('grid, factors', GRIDS)
+def test_split_is_the_inverse_of_merge(grid, factors):
+    n_token = math.prod(grid)
+    n_merged = math.prod(factors)
+    x = torch.randn(2, n_token, 3)
+    merged = merge_tokens(x, grid, factors)
+    assert merged.shape == (2, n_token // n_merged, 3 * n_merged)
+    assert torch.equal(split_tokens(merged, grid, factors), x)
+
+
+@pytest.mark.parametrize('grid, factors', GRIDS)
+def test_only_neighbours_are_merged(grid, factors):
+    d = len(grid)
+    where = positions(grid, [0.] * d, [1.] * d)                      # of each token, as features
+    merged = merge_tokens(where[None], grid, factors)
+    merged = merged.unflatten(-1, (-1, d))                           # (1, S, tokens merged, d)
+    size = torch.tensor(factors).float()
+    first = merged.amin(2)
+    assert (merged.amax(2) - first == size - 1).all()
+    assert (first % size == 0).all()
+    coarse = [n // factor for n, factor in zip(grid, factors)]
+    assert torch.equal(first[0], positions(coarse, [0.] * d, factors))
+
+
+# ---------------------------------------------------------------------------------------------
+# modes
+
+BASES = [((4,), 1, 4), ((4,), 1, 2), ((4,), 3, 20), ((2, 3), 2, 12), ((4, 4), 1, 5), ((2, 2), 4, 16)]
+
+
+@pytest.mark.parametrize('shape, n_field, dim', BASES)
+def test_modes_are_orthonormal_and_padded_with_zeros(shape, n_field, dim):
+    modes = dct_basis(shape, n_field, dim).double()
+    n_value = math.prod(shape) * n_field
+    n_mode = min(dim, n_value)
+    assert modes.shape == (dim, n_value)
+    assert not modes[n_mode:].any()
+    gram = modes[:n_mode] @ modes[:n_mode].T
+    assert torch.allclose(gram, torch.eye(n_mode, dtype=torch.float64), atol=1e-6)
+
+
+@pytest.mark.parametrize('shape, n_field, dim', BASES)
+def test_the_first_modes_are_the_means_of_the_fields(shape, n_field, dim):
+    modes = dct_basis(shape, n_field, dim)
+    n_point = math.prod(shape)
+    for i in range(min(n_field, dim)):
+        mean = torch.zeros(n_point, n_field)
+        mean[:, i] = n_point ** -.5
+        close(modes[i], mean.flatten())
+
+
+@pytest.mark.parametrize('shape', [(8,), (4, 4)])
+def test_the_frequency_of_the_modes_rises(shape):
+    modes = dct_basis(shape, 1, math.prod(shape)).view(-1, *shape)
+    roughness = 0.                                                   # squared differences
+    for axis in range(len(shape)):
+        roughness = roughness + modes.diff(dim=1 + axis).square().flatten(1).sum(1)
+    if len(shape) == 1:
+        assert (roughness.diff() > 0).all()
+    assert roughness[0] < 1e-12 and roughness[1:].min() > .1
+    assert roughness.argmax() == len(modes) - 1
+
+
+# ---------------------------------------------------------------------------------------------
+# patches
+
+def patches(grid, token_grid, n_field, latent_dim):
+    points = tuple(n // s for n, s in zip(grid, token_grid))
+    cfg = SimpleNamespace(grid=grid, points_per_token=points, n_field=n_field, latent_dim=latent_dim)
+    return Patches(cfg)
+
+
+# grid, tokens, fields, and a latent_dim that is just enough
+ENOUGH = [((32,), (8,), 1, 4), ((24,), (4,), 2, 12), ((8, 12), (4, 3), 1, 8), ((8, 8), (2, 4), 4, 32)]
+enough = pytest.mark.parametrize('grid, token_grid, n_field, latent_dim', ENOUGH)
+
+
+@enough
+@pytest.mark.parametrize('spare', [0, 3])
+def test_tokens_hold_the_field(grid, token_grid, n_field, latent_dim, spare):
+    p = patches(grid, token_grid, n_field, latent_dim + spare)
+    u = torch.randn(3, *grid, n_field)
+    z = p.to_tokens(u)
+    assert z.shape == (3, math.prod(token_grid), latent_dim + spare)
+    close(p.to_grid(z), u)
+    assert not z[..., latent_dim:].any()
+    ratio = z.square().mean() / u.square().mean()
+    assert float(ratio) == pytest.approx(1., rel=1e-5)               # the gain is for that
+    z[..., latent_dim:] = torch.randn(3, math.prod(token_grid), spare)
+    close(p.to_grid(z), u)                                           # spare features are not seen on the grid
+
+
+@enough
+def test_the_first_features_are_the_means_of_a_token(grid, token_grid, n_field, latent_dim):
+    p = patches(grid, token_grid, n_field, latent_dim)
+    u = torch.randn(3, *grid, n_field)
+    tokens = merge_tokens(u.flatten(1, -2), grid, p.points)          # (B, S, points x C)
+    means = tokens.unflatten(-1, (-1, n_field)).mean(2)
+    close(p.to_tokens(u)[..., :n_field], means * math.prod(p.points) ** .5)
+
+
+@pytest.mark.parametrize('grid, token_grid, n_field, latent_dim', [((32,), (8,), 1, 2),
+                                                                   ((8, 8), (2, 2), 2, 7)])
+def test_small_tokens_project(grid, token_grid, n_field, latent_dim):
+    """What they hold comes back; what they do not hold is orthogonal to it."""
+    p = patches(grid, token_grid, n_field, latent_dim)
+    u = torch.randn(3, *grid, n_field)
+    kept = p.to_grid(p.to_tokens(u))
+    close(p.to_tokens(kept), p.to_tokens(u))
+    lost = u - kept
+    assert lost.square().mean() > .1
+    assert abs(float((kept * lost).mean())) < 1e-6
+
+
+@enough
+@pytest.mark.parametrize('spare', [0, 2])
+@pytest.mark.parametrize('n', [1, 3, -2])
+def test_shift_is_encoding_the_rolled_field(grid, token_grid, n_field, latent_dim, spare, n):
+    p = patches(grid, token_grid, n_field, latent_dim + spare)
+    d = len(grid)
+    u = torch.randn(3, *grid, n_field)
+    rolled = u.roll((-n,) * d, tuple(range(1, 1 + d)))
+    z = p.to_tokens(u)
+    own = torch.randn(3, math.prod(token_grid), spare)
+    z[..., latent_dim:] = own
+    moved = p.shift(z, n)
+    close(moved[..., :latent_dim], p.to_tokens(rolled)[..., :latent_dim])
+    assert torch.allclose(moved[..., latent_dim:], own, atol=1e-5)
+    close(p.shift(moved, -n), z)
+
+
+def test_shifting_by_a_token_permutes_tokens():
+    p = patches((8, 8), (4, 4), 2, 8)                                # 2 x 2 points of 2 fields
+    z = torch.randn(2, 16, 8)
+    expected = z.unflatten(1, (4, 4)).roll((-1, -1), (1, 2)).flatten(1, 2)
+    close(p.shift(z, 2), expected)
+
+
+def test_patches_stay_in_float32_under_autocast():
+    p = patches((32,), (8,), 1, 4)
+    u = torch.randn(3, 32, 1)
+    z = p.to_tokens(u)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        tokens = p.to_tokens(u)
+        values = p.to_grid(z)
+        assert p.to_grid(z.bfloat16()).dtype == torch.float32
+    assert torch.equal(tokens, z)
+    assert torch.equal(values, p.to_grid(z))
+
+
+# ---------------------------------------------------------------------------------------------
+# interpolation
+
+def test_cubic_kernel_at_points_and_on_quadratics():
+    assert torch.equal(cubic_kernel(torch.arange(-3., 4.)), torch.tensor([0., 0., 0., 1., 0., 0., 0.]))
+    x = torch.linspace(0, 1, 21, dtype=torch.float64)
+    j = torch.arange(-1, 3, dtype=torch.float64)
+    weight = cubic_kernel(x[:, None] - j)
+    for power in (0, 1, 2):
+        assert torch.allclose(weight @ j ** power, x ** power)
+
+
+def by_hand(q, shape, first, length, periodic, reach):
+    """Cells around one point, axis by axis: (index, inside, offset)."""
+    axes = []
+    for axis, n in enumerate(shape):
+        s = (q[axis] - first[axis]) / (length[axis] / n)
+        near = s if periodic else min(max(s, 0.), n - 1.)
+        here = []
+        for cell in range(math.floor(near) + 1 - reach, math.floor(near) + 1 + reach):
+            number = cell % n if periodic else min(max(cell, 0), n - 1)
+            here.append((number, periodic or 0 <= cell < n, s - cell))
+        axes.append(here)
+    found = []
+    for cells in itertools.product(*axes):
+        index = 0
+        for n, (number, _, _) in zip(shape, cells):
+            index = index * n + number
+        inside = all(cell[1] for cell in cells)
+        found.append((index, inside, [cell[2] for cell in cells]))
+    return found
+
+
+@pytest.mark.parametrize('shape', [(6,), (4, 5)])
+@pytest.mark.parametrize('periodic', [True, False])
+@pytest.mark.parametrize('reach', [1, 2])
+def test_neighbours_against_a_loop(shape, periodic, reach):
+    d = len(shape)
+    first = [.3, -.9][:d]
+    length = [2., 3.][:d]
+    low = torch.tensor([.1, -1.][:d])
+    q = low + torch.tensor(length) * torch.rand(7, d)
+    index, inside, offset, clamped = neighbours(q, shape, first, length, periodic, reach)
+    assert index.shape == inside.shape == (7, (2 * reach) ** d)
+    assert offset.shape == clamped.shape == (7, (2 * reach) ** d, d)
+    for i in range(7):
+        expected = by_hand(q[i].tolist(), shape, first, length, periodic, reach)
+        assert index[i].tolist() == [cell for cell, _, _ in expected]
+        assert inside[i].tolist() == [is_in for _, is_in, _ in expected]
+        assert np.allclose(offset[i], [o for _, _, o in expected], atol=1e-5)
+
+
+def test_neighbours_beyond_the_outermost_centres():
+    """At a wall, offsets tell the true distance, clamped ones that of the outermost centre."""
+    index, inside, offset, clamped = neighbours(torch.tensor([[0.], [1.]]), (4,), [.125], [1.], False, 1)
+    assert index.tolist() == [[0, 1], [3, 3]]
+    assert inside.tolist() == [[True, True], [True, False]]
+    assert offset[..., 0].tolist() == [[-.5, -1.5], [.5, -.5]]
+    assert clamped[..., 0].tolist() == [[0., -1.], [0., -1.]]
+
+
+@pytest.mark.parametrize('d', [1, 2])
+@pytest.mark.parametrize('periodic', [True, False])
+def test_interpolation_keeps_grid_values(d, periodic):
+    shape = (9, 7)[:d]
+    first = [.5 / n for n in shape]
+    u = torch.randn(2, math.prod(shape), 3)
+    q = positions(shape, first, [1 / n for n in shape])
+    close(interpolate(u, q, shape, first, (1.,) * d, periodic), u, 1e-4)
+
+
+@pytest.mark.parametrize('d', [1, 2])
+def test_interpolation_is_of_third_order(d):
+    def error(n):
+        shape = (n,) * d
+        first = (.2 / n,) * d
+        u = sine(positions(shape, first, (1 / n,) * d))[None]
+        q = torch.rand(200, d, generator=torch.Generator().manual_seed(0))
+        return float((interpolate(u, q, shape, first, (1.,) * d, True) - sine(q)).abs().max())
+    assert error(16) / error(32) > 6.5
+    assert error(32) < 3e-3
+
+
+@pytest.mark.parametrize('d', [1, 2])
+@pytest.mark.parametrize('periodic', [True, False])
+def test_interpolation_at_points_of_each_sample(d, periodic):
+    shape = (6, 5)[:d]
+    first = [.5 / n for n in shape]
+    u = torch.randn(3, math.prod(shape), 2)
+    q = torch.rand(3, 11, d)
+    together = interpolate(u, q, shape, first, (1.,) * d, periodic)
+    assert together.shape == (3, 11, 2)
+    for i in range(3):
+        close(together[i:i + 1], interpolate(u[i:i + 1], q[i], shape, first, (1.,) * d, periodic), 1e-6)
+
+
+def test_interpolation_keeps_constants_at_walls():
+    q = torch.tensor([[0.], [.01], [.5], [1.]])
+    u = torch.full((1, 8, 1), 3.)
+    close(interpolate(u, q, (8,), [1 / 16], [1.], False), torch.full((1, 4, 1), 3.), 1e-6)
+
+
+# ---------------------------------------------------------------------------------------------
+# resampling
+
+@pytest.mark.parametrize('length', [None, 1.])
+def test_resample_keeps_shared_points(length):
+    x = (torch.arange(40) / 40 + .003).float()
+    u = torch.randn(2, 3, 40)
+    assert torch.equal(resample(u, x, x[5:30:3], length), u[..., 5:30:3])
+    assert torch.equal(resample(u, x, x, length), u)
+    order = torch.randperm(40)
+    assert torch.equal(resample(u[..., order], x[order], x, length), u)
+
+
+def test_resample_accuracy():
+    to = torch.rand(500, generator=torch.Generator().manual_seed(0))
+
+    def error(x):
+        u = sine(x[:, None])[:, 0]
+        return float((resample(u[None], x, to, 1.) - sine(to[:, None])[:, 0]).abs().max())
+    errors = [error((torch.arange(n) + .5) / n) for n in (8, 16, 32)]
+    assert errors[0] / errors[1] > 6
+    assert errors[1] / errors[2] > 6
+    assert errors[2] < 1e-3
+    uneven = torch.rand(200, generator=torch.Generator().manual_seed(1))
+    assert error(torch.sort(uneven)[0]) < 5e-3
+
+
+def test_resample_wraps_around():
+    x = (torch.arange(64) + .5) / 64
+    u = sine(x[:, None])[:, 0]
+    to = torch.tensor([-.3, 0., .001, .999, 1., 1.7])
+    close(resample(u[None], x, to, 1.)[0], sine(to[:, None])[:, 0], 1e-3)
+    close(resample(u[None], x, to + 2., 1.), resample(u[None], x, to, 1.), 1e-5)
+
+
+def test_resample_between_walls():
+    x = (torch.arange(10) + .5) / 10
+    to = torch.tensor([-.5, 0., .05, .37, .5, .95, 1., 2.])
+    got = resample((3 * x + 1)[None], x, to)[0]
+    expected = 3 * to.clamp(.05, .95) + 1                            # clamped to the outermost points
+    close(got, expected, 1e-6)
+
+
+# ---------------------------------------------------------------------------------------------
+# the grid of a model
+
+def test_grid_in_1d():
+    m = UPT(ModelConfig(grid=(32,), token_grid=(8,), first=(.5 / 1024,)))
+    assert m.grid().shape == (32, 1)
+    assert np.allclose(m.grid(128)[:, 0], .5 / 1024 + np.arange(128) / 128)
+    assert torch.equal(m.grid(128)[::4], m.grid())
+    assert '1 axes' in refused(m.grid, 8, 8)
+
+
+def test_grid_in_2d():
+    first = (.5 / 16,) * 2
+    m = UPT(ModelConfig(grid=(16, 16), token_grid=(4, 4), low=(0.,) * 2, length=(1.,) * 2, first=first))
+    x = m.grid(8, 4).reshape(8, 4, 2)
+    assert np.allclose(x[:, 0, 0], .5 / 16 + np.arange(8) / 8)
+    assert np.allclose(x[0, :, 1], .5 / 16 + np.arange(4) / 4)
+    assert torch.equal(x[:, :1, 0].expand(8, 4), x[..., 0])
+    assert '2 axes' in refused(m.grid, 8)
+
+
+def test_grid_between_walls_stays_inside():
+    m = UPT(ModelConfig(grid=(32,), token_grid=(8,), first=(.5 / 32,), boundary='wall'))
+    assert torch.equal(m.grid(32), m.grid())
+    for n in (16, 8):                                                # coarser: the first point fits its cell
+        assert np.allclose(m.grid(n)[:, 0], .5 / 32 + np.arange(n) / n)
+    fine = m.grid(128)[:, 0]                                         # finer: it would not; cells are centred
+    assert np.allclose(fine, (np.arange(128) + .5) / 128)
