@@ -684,8 +684,8 @@ def time_all(configs, modes, overrides, repeats):
 
 
 def speed_table(results, repeats):
-    print(f"{machine(results[0]['device'])}, medians of {repeats}; use: model FLOPs / those of a large matrix "
-          'product in the same time')
+    print(f'{machine(results[0]["device"])}, medians of {repeats}; use: model FLOPs / those of a large '
+          'matrix product in the same time')
     *parts, _ = results[0]['share']
     widths = (-27, -14, 10, 6, 7, 9, 10, 6, 7, *[11] * (len(parts) + 1), 40)
     head = 'config,mode,params,batch,unroll,ms/iter,samples/s,use,GB'.split(',')

@@ -3,10 +3,11 @@ Data: trajectories in, batches of windows out.
 
     python data.py inspect FILE [--json]      # what is in it, every row checked; exit 1 if broken
 
-files.py reads the files. Here their rows are split, their statistics taken (of train rows only, one mean and one scale
-a field), kept in memory or read when they are needed, cut into windows of consecutive frames, and transformed by the
-exact symmetries that the equation's entry in pdes.py promises. Everything random follows from (seed, iteration), and is
-drawn for the whole batch, so a resumed run and several processes see the same batches.
+files.py reads the files. Here their rows are split, their statistics taken (of train rows only, one mean and
+one scale a field), kept in memory or read when they are needed, cut into windows of consecutive frames, and
+transformed by the exact symmetries that the equation's entry in pdes.py promises. Everything random follows
+from (seed, iteration), and is drawn for the whole batch, so a resumed run and several processes see the same
+batches.
 """
 import argparse
 import hashlib
@@ -25,8 +26,8 @@ from runtime.configurator import UserError, one_line_errors, say
 
 
 class Batch(NamedTuple):
-    """A batch of windows, normalised, on the device. Its frames follow the tokens: frame k is seen on points that have
-    moved on k times, in the frame of the mean flow where there is one."""
+    """A batch of windows, normalised, on the device. Its frames follow the tokens: frame k is seen on points
+    that have moved on k times, in the frame of the mean flow where there is one."""
     u: torch.Tensor                       # (B, window, *grid, C): what the encoder sees
     q: torch.Tensor                       # (Q, d): query points, physical coordinates
     y: torch.Tensor                       # (B, window, *grid, C): the true fields at the query points
@@ -47,22 +48,23 @@ def check_strides(shape, n_frames, time_stride, space_stride, query_stride, wind
                             f'query_stride={query_stride} must divide space_stride')
     n = -(-n_frames // time_stride)
     if n < window:
-        raise UserError(f'{n_frames} frames at time_stride={time_stride} leave {n}, but a window of input frames + '
-                        f'unroll needs {window}')
+        raise UserError(f'{n_frames} frames at time_stride={time_stride} leave {n}, but a window of input '
+                        f'frames + unroll needs {window}')
 
 
 class Trajectories:
     """
     The train and validation rows of one or several files that share an equation and a grid.
 
-    Fields are kept on the query grid, query_stride cells apart; the encoder's grid is every `ratio`-th of its points
-    along each axis. Several files (several parameter values) share their initial conditions row by row, so a row
-    belongs to the same split in all of them. Raises UserError for files that differ, strides that do not fit, splits
-    that overlap, and values that are not finite.
+    Fields are kept on the query grid, query_stride cells apart; the encoder's grid is every `ratio`-th of its
+    points along each axis. Several files (several parameter values) share their initial conditions row by
+    row, so a row belongs to the same split in all of them. Raises UserError for files that differ, strides
+    that do not fit, splits that overlap, and values that are not finite.
     """
 
     def __init__(self, sources, keys, device, processes=1):
-        """sources: of open_source. keys: has n_trajectories, time_stride, space_stride, query_stride, memory_gb."""
+        """sources: of open_source. keys: has n_trajectories, time_stride, space_stride, query_stride,
+        memory_gb."""
         self.sources = sources
         self.device = device
         self.keys = keys
@@ -71,12 +73,13 @@ class Trajectories:
         self.ratio = keys.space_stride // keys.query_stride
         self.n_trajectories = min(keys.n_trajectories, *(s.n for s in sources))
         if self.n_trajectories < keys.n_trajectories:
-            say(f'data: {self.n_trajectories} trajectories are there, n_trajectories={keys.n_trajectories} were asked '
-                'for')
+            say(f'data: {self.n_trajectories} trajectories are there, n_trajectories={keys.n_trajectories} '
+                'were asked for')
         for s in sources:
             same = (s.pde, s.n_frames, s.shape) == (first.pde, first.n_frames, first.shape)
             if not same or abs(s.dt - first.dt) > 1e-9:
-                raise UserError(f"'{s.path}' and '{first.path}' differ in equation, frames, grid or time step")
+                raise UserError(f"'{s.path}' and '{first.path}' differ in equation, frames, grid or time "
+                                'step')
         self.dt = first.dt * keys.time_stride
         self.n_frames = -(-first.n_frames // keys.time_stride)
         self.query_grid = tuple(cells // keys.query_stride for cells in first.shape)
@@ -109,8 +112,8 @@ class Trajectories:
         return u
 
     def read_validation(self):
-        """self.val (N, T, *grid, C), on the CPU, and its parameters. Rows of several files take turns, so that any
-        first few of them cover all files."""
+        """self.val (N, T, *grid, C), on the CPU, and its parameters. Rows of several files take turns, so
+        that any first few of them cover all files."""
         values = []
         prints = []
         for s in self.sources:
@@ -126,10 +129,12 @@ class Trajectories:
         self.params = params.repeat_interleave(len(self.rows), 0).to(self.device)        # (N, P)
 
     def read_train(self):
-        """One pass over the train rows: statistics, identity, fingerprints, and the rows themselves where they fit."""
+        """One pass over the train rows: statistics, identity, fingerprints, and the rows themselves where
+        they fit."""
         n_field = len(self.entry.fields)
         total = np.zeros(n_field)
         squares = np.zeros(n_field)
+        rest_squares = np.zeros(n_field)
         count = 0
         means = []
         prints = []
@@ -148,28 +153,31 @@ class Trajectories:
                 total += flat.sum(0, dtype=np.float64)
                 squares += np.square(flat, dtype=np.float64).sum(0)
                 count += len(flat)
-                means.append(u[:, 0].reshape(len(u), -1, n_field).mean(1, dtype=np.float64))
+                mean = u[:, 0].reshape(len(u), -1, n_field).mean(1, dtype=np.float64)        # (n, C)
+                means.append(mean)
+                rest = u.reshape(len(u), -1, n_field) - mean[:, None]
+                rest_squares += np.square(rest).sum((0, 1))
                 digest.update(u[::8].tobytes())
                 if self.in_memory:
                     self.u[filled:filled + len(u)] = torch.from_numpy(u)
                 filled += len(u)
         self.prints = np.concatenate(prints)
-        check_overlap({'train': (self.rows.start, self.prints), 'val': (self.val_rows.start, self.val_prints)})
+        check_overlap({'train': (self.rows.start, self.prints),
+                       'val': (self.val_rows.start, self.val_prints)})
         self.identity = digest.hexdigest()
         self.row_means = np.concatenate(means)                       # (N, C): of the first frames
         self.mean = total / count
         self.mean_square = squares / count
+        self.rest_square = rest_squares / count                     # about the mean of each row's first frame
 
     def statistics(self, moving):
-        """Mean and scale of each field, as tuples of C numbers. moving: fields whose mean a frame takes off; their
-        mean is 0, and their scale that of what is left."""
+        """Mean and scale of each field, as tuples of C numbers. moving: fields whose mean a frame takes off;
+        their mean is 0, and their scale that of what is left."""
         mean = self.mean.copy()
         variance = self.mean_square - mean ** 2
         for field in moving:
-            rest = self.mean_square[field] - np.mean(self.row_means[:, field] ** 2)
             mean[field] = 0.
-            if rest > 1e-16:
-                variance[field] = rest
+            variance[field] = self.rest_square[field]
         std = np.sqrt(np.maximum(variance, 0.))
         for field, name in enumerate(self.entry.fields):
             if std[field] < 1e-8:
@@ -180,9 +188,9 @@ class Trajectories:
     # ---- what checkpoints know of the data
 
     def describe(self, paths, run):
-        """What a checkpoint says of the data: where the files are (as typed, absolute, and as seen from the run
-        folder, so that both may move together), which they are, and what they began like, for checks of leaks: also
-        what the run was fine-tuned from has seen."""
+        """What a checkpoint says of the data: where the files are (as typed, absolute, and as seen from the
+        run folder, so that both may move together), which they are, and what they began like, for checks of
+        leaks: also what the run was fine-tuned from has seen."""
         seen = [self.prints, self.val_prints]
         for earlier in (run.parent, run.state):
             if earlier:
@@ -194,25 +202,26 @@ class Trajectories:
                 'seen': torch.from_numpy(np.unique(np.concatenate(seen)))}
 
     def check_history(self, run, force):
-        """Refuse to resume on other data, and to fine-tune where the parent was trained on what is now the test part:
-        its errors would be too low."""
+        """Refuse to resume on other data, and to fine-tune where the parent was trained on what is now the
+        test part: its errors would be too low."""
         if run.state and run.state['data']['identity'] != self.identity and not force:
-            raise UserError(f"the data are not those that '{run.folder}' was trained on (another file, seed or number "
-                            'of rows): put them back, or --force_data=true')
+            raise UserError(f"the data are not those that '{run.folder}' was trained on (another file, seed "
+                            'or number of rows): put them back, or --force_data=true')
         if run.parent:
             rows = split_rows(self.n_trajectories, 'test', self.entry.test)
             for s in self.sources:
                 again = seen_rows(s, rows, run.parent['data']['seen'])
                 if again:
-                    raise UserError(f"{len(again)} of {len(rows)} test trajectories of '{s.path}' (first: {again[0]}) "
-                                    f"begin like ones that '{run.parent_path}' was trained on, so a test would say "
-                                    'nothing: take its n_trajectories, or data of another seed')
+                    raise UserError(f"{len(again)} of {len(rows)} test trajectories of '{s.path}' (first: "
+                                    f"{again[0]}) begin like ones that '{run.parent_path}' was trained on, "
+                                    'so a test would say nothing: take its n_trajectories, or data of another '
+                                    'seed')
 
     # ---- windows
 
     def gather(self, trajectory, start, window):
-        """Windows (B, window, *query grid, C) that begin at frames `start` (B,) of rows `trajectory` (B,), both on the
-        CPU; on the device where the rows live there."""
+        """Windows (B, window, *query grid, C) that begin at frames `start` (B,) of rows `trajectory` (B,),
+        both on the CPU; on the device where the rows live there."""
         if self.in_memory:
             frame = start[:, None] + torch.arange(window)
             index = torch.stack([trajectory[:, None].expand_as(frame), frame])
@@ -235,7 +244,8 @@ class Trajectories:
 
 
 def seen_rows(source, rows, seen):
-    """Those of `rows` whose first frame is one of the fingerprints `seen` (an int64 tensor). Reads first frames."""
+    """Those of `rows` whose first frame is one of the fingerprints `seen` (an int64 tensor). Reads first
+    frames."""
     seen = set(seen.tolist()) - {0}
     again = []
     for offset, u in blocks(source, rows, source.n_frames):
@@ -261,11 +271,12 @@ class Windows:
     """
     Windows of consecutive frames, gathered and transformed by exact symmetries of the equation.
 
-    A window begins at any frame; early frames, where gradients are steep, are drawn more often: the start is the
-    fraction U^early of the possible ones, with U uniform and stratified, so that early=1 visits each once an epoch.
-    The symmetries are those that the entry promises: translation of a periodic domain, reflection of an axis (the
-    velocity along it changes its sign), a Galilean boost. With a moving frame, the boost that brings the mean flow to
-    rest is applied, to half a cell a step. With token_shift, the points move on every frame, as the tokens will.
+    A window begins at any frame; early frames, where gradients are steep, are drawn more often: the start is
+    the fraction U^early of the possible ones, with U uniform and stratified, so that early=1 visits each once
+    an epoch. The symmetries are those that the entry promises: translation of a periodic domain, reflection
+    of an axis (the velocity along it changes its sign), a Galilean boost. With a moving frame, the boost that
+    brings the mean flow to rest is applied, to half a cell a step. With token_shift, the points move on every
+    frame, as the tokens will.
     """
 
     def __init__(self, trajectories, cfg, keys):
@@ -282,7 +293,7 @@ class Windows:
         self.d = len(trajectories.query_grid)
         device = trajectories.device
         entry = trajectories.entry
-        # a boost by one cell of the query grid a step, as a velocity along each axis, and that as a change of fields
+        # A boost by one cell of the query grid a step is a velocity along each axis: a change of fields.
         cells = torch.tensor(trajectories.query_grid)
         cell_a_step = torch.tensor(cfg.length) / cells / cfg.dt
         self.lift_of_boost = torch.zeros(self.d, cfg.n_field)
@@ -293,7 +304,7 @@ class Windows:
             if entry.galilean:
                 self.lift_of_boost[axis, field] = cell_a_step[axis] / entry.galilean
         self.can_boost = bool(entry.galilean and entry.periodic)
-        # the boosts that bring the mean flow of each row to rest, in whole cells a step
+        # These boosts bring the mean flow of each row to rest, in whole cells a step.
         self.rest = torch.zeros(trajectories.n_rows, self.d, dtype=torch.long)
         if cfg.frame_speed:
             for axis, field in enumerate(cfg.velocity):
@@ -322,8 +333,8 @@ class Windows:
         return torch.Generator().manual_seed((self.keys.seed * 1_000_003 + iteration) * 1_009 + 1_008)
 
     def batches(self, index, iteration, rank=0, world=1, parts=1):
-        """The global batch of windows `index` (B,), in `parts` micro-batches; a process takes every world-th window.
-        Yields Batch."""
+        """The global batch of windows `index` (B,), in `parts` micro-batches; a process takes every world-th
+        window. Yields Batch."""
         keys = self.keys
         n = len(index)
         random = self.generator(iteration)
@@ -354,17 +365,17 @@ class Windows:
         return (self.n_starts * fraction).long().clamp_max(self.n_starts - 1)
 
     def batch(self, drawn, offset, iteration):
-        """drawn (2 + 3 d, B): trajectory, start, and shift, flip, boost along each axis, on the CPU; offset: of the
-        query points from the encoder's along each axis, in cells of the query grid. -> Batch"""
+        """drawn (2 + 3 d, B): trajectory, start, and shift, flip, boost along each axis, on the CPU; offset:
+        of the query points from the encoder's along each axis, in cells of the query grid. -> Batch"""
         data = self.trajectories
         d = self.d
         u = data.gather(drawn[0], drawn[1], self.window).to(data.device, non_blocking=True)
         drawn = drawn.to(data.device, non_blocking=True)
         shift, flip, boost = drawn[2:].view(3, d, -1)
         sign = 1 - 2 * flip                                          # (d, B)
-        rest = -sign * self.rest[drawn[0]].T                         # brings the mean flow to rest, after the flip
+        rest = -sign * self.rest[drawn[0]].T                    # brings the mean flow to rest, after the flip
         u = self.transform(u, shift, sign, boost + rest)
-        lift = -(rest.T.float() @ self.lift_of_boost)                # (B, C): what that has taken off the fields
+        lift = -(rest.T.float() @ self.lift_of_boost)             # (B, C): what that has taken off the fields
         ones = [1] * (d + 1)
         u = (u - self.mean) / self.std
         lift = (lift / self.std).view(len(u), *ones, -1)
@@ -372,14 +383,15 @@ class Windows:
         params = data.params[drawn[0]]
         dt = torch.full((len(u),), self.cfg.dt, device=data.device)
         y = u[(slice(None), slice(None), *every)]
-        return Batch(data.on_encoder_grid(u), self.points[every].reshape(-1, d), y, lift, params, dt, iteration)
+        q = self.points[every].reshape(-1, d)
+        return Batch(data.on_encoder_grid(u), q, y, lift, params, dt, iteration)
 
     def transform(self, u, shift, sign, boost):
         """
-        u (B, window, *query grid, C) in physical units; shift, sign, boost (d, B) along each axis: cells by which the
-        domain is rotated, -1 for a reflection, cells a frame by which the fields are boosted, u(x, t) -> u(x - ct, t)
-        + lift. Point i of frame k comes from point sign (i - shift - boost k + drag k), where drag is what the tokens
-        move on.
+        u (B, window, *query grid, C) in physical units; shift, sign, boost (d, B) along each axis: cells by
+        which the domain is rotated, -1 for a reflection, cells a frame by which the fields are boosted, u(x,
+        t) -> u(x - ct, t) + lift. Point i of frame k comes from point sign (i - shift - boost k + drag k),
+        where drag is what the tokens move on.
         """
         drag = self.cfg.token_shift * self.trajectories.ratio
         frame = torch.arange(self.window, device=u.device)
@@ -399,8 +411,8 @@ class Windows:
 
 
 class Sampler:
-    """Order of the windows as a function of (seed, epoch, cursor): resume is two integers. Every draw is made for the
-    whole global batch, so one and several processes see the same one."""
+    """Order of the windows as a function of (seed, epoch, cursor): resume is two integers. Every draw is made
+    for the whole global batch, so one and several processes see the same one."""
 
     def __init__(self, n_windows, batch_size, seed):
         self.n_windows = n_windows

@@ -1,8 +1,8 @@
 """
 Points, grids, and the fixed transform between them and tokens, in any number of axes.
 
-A field (B, *grid, C) is flattened to (B, N, C) row-major, the last axis running fastest. Positions are fractions of the
-domain where they say so, and physical coordinates otherwise.
+A field (B, *grid, C) is flattened to (B, N, C) row-major, the last axis running fastest. Positions are
+fractions of the domain where they say so, and physical coordinates otherwise.
 """
 import math
 
@@ -25,7 +25,8 @@ def positions(grid, first, spacing):
 # tokens
 
 def merge_tokens(x, grid, factors):
-    """Concatenate the features of factors[i] neighbours along axis i. (B, S, D) -> (B, S / prod f, prod f D)"""
+    """Concatenate the features of factors[i] neighbours along axis i. (B, S, D) -> (B, S / prod f, prod f
+    D)"""
     d = len(grid)
     sizes = []
     for n, factor in zip(grid, factors):
@@ -52,9 +53,9 @@ def split_tokens(x, grid, factors):
 
 
 def dct_basis(shape, n_field, dim):
-    """The `dim` lowest orthonormal cosine modes (DCT-II) of a patch of `shape` points and `n_field` fields, lowest
-    frequency first, so the first n_field rows are means. Rows are zero where dim is larger than the number of modes.
-    -> (dim, points x n_field)"""
+    """The `dim` lowest orthonormal cosine modes (DCT-II) of a patch of `shape` points and `n_field` fields,
+    lowest frequency first, so the first n_field rows are means. Rows are zero where dim is larger than the
+    number of modes. -> (dim, points x n_field)"""
     modes = torch.ones(1, 1, dtype=torch.float64)
     frequency = torch.zeros(1, dtype=torch.float64)
     for n in shape:
@@ -74,9 +75,9 @@ class Patches(nn.Module):
     """
     Grid values of a token <-> its cosine modes: the fixed, invertible part of encoder and decoder.
 
-    A token holds as many of the lowest modes of its patch as it has features; where it has more, the rest is zero. The
-    modes are orthonormal up to a gain, which gives latents that have room for all of them the field's mean square.
-    The first C features of a token are the means of its C fields.
+    A token holds as many of the lowest modes of its patch as it has features; where it has more, the rest is
+    zero. The modes are orthonormal up to a gain, which gives latents that have room for all of them the
+    field's mean square. The first C features of a token are the means of its C fields.
     """
 
     def __init__(self, cfg):
@@ -101,8 +102,8 @@ class Patches(nn.Module):
             return split_tokens(patches, self.grid, self.points).unflatten(1, self.grid)
 
     def shift(self, z, n):
-        """The same field on tokens that lie `n` grid points further along every axis of a periodic domain. Features
-        beyond the grid values stay with their token."""
+        """The same field on tokens that lie `n` grid points further along every axis of a periodic domain.
+        Features beyond the grid values stay with their token."""
         u = self.to_grid(z)
         axes = tuple(range(1, 1 + len(self.grid)))
         moved = self.to_tokens(u.roll((-n,) * len(axes), axes))
@@ -116,8 +117,8 @@ def neighbours(q, shape, first, length, periodic, reach):
     """
     The K = (2 reach)^d cells of a grid that are nearest to query points.
 
-    q (..., Q, d): physical coordinates. shape: cells along each axis; first: centre of the first one; length: extent of
-    the domain. Returns
+    q (..., Q, d): physical coordinates. shape: cells along each axis; first: centre of the first one; length:
+    extent of the domain. Returns
         index (..., Q, K): row-major number of the cell,
         inside (..., Q, K): whether the domain has it; beyond a wall, the last cell is repeated,
         offset (..., Q, K, d): distance of q from its centre, in cells,
@@ -187,9 +188,9 @@ def resample(u, x, to, length=None):
     """
     Cubic (Catmull-Rom) interpolation along the last axis, from points of any spacing: (..., N) -> (..., M).
 
-    x (N,): where u is known, in any order; to (M,): where it is wanted. Periodic with period `length` where one is
-    given, clamped to the outermost points otherwise. Points that both share keep their values. (interpolate, above,
-    takes points anywhere in d axes, but a uniform grid.)
+    x (N,): where u is known, in any order; to (M,): where it is wanted. Periodic with period `length` where
+    one is given, clamped to the outermost points otherwise. Points that both share keep their values.
+    (interpolate, above, takes points anywhere in d axes, but a uniform grid.)
     """
     wide = torch.float32 if x.device.type == 'mps' else torch.float64
     order = torch.argsort(x)
@@ -209,7 +210,7 @@ def resample(u, x, to, length=None):
     left = torch.searchsorted(x, to + 1e-9, right=True) - 1
     left = left.clamp(0, last)
 
-    points = []                                                      # the four points around `to`, and u there
+    points = []                                                     # the four points around `to`, and u there
     values = []
     for step in (-1, 0, 1, 2):
         i = left + step

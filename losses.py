@@ -1,13 +1,14 @@
 """
 Training losses by name, and the stages: what each trains, and on what.
 
-u is a field, z = E(u) its latent, A the operator, D the decoder. Every loss is a mean, so that a weight means the same
-at any size. The inverse losses are those of UPT (arXiv 2402.12365, section 3.3): they make encoder and decoder inverses
-of each other, so that an operator that was trained on encodings may be fed its own output, and a rollout needs no
-decoding.
+u is a field, z = E(u) its latent, A the operator, D the decoder. Every loss is a mean, so that a weight means
+the same at any size. The inverse losses are those of UPT (arXiv 2402.12365, section 3.3): they make encoder
+and decoder inverses of each other, so that an operator that was trained on encodings may be fed its own
+output, and a rollout needs no decoding.
 
-To add a loss: write a function, name it in LOSSES with the outputs that it takes, and give its weight lambda_NAME a
-line in train.py. To add a stage: write a module whose forward is the loss of a batch, and name it in STAGES.
+To add a loss: write a function, name it in LOSSES with the outputs that it takes, and give its weight
+lambda_NAME a line in train.py. To add a stage: write a module whose forward is the loss of a batch, and name
+it in STAGES.
 """
 import torch
 import torch.nn as nn
@@ -25,15 +26,16 @@ def space_of(u):
 
 
 def relative_l2(p, y):
-    """Mean over samples and steps of |p - y| / |y|, L2 norms over points and fields. Its gradient at p = y is zero."""
+    """Mean over samples and steps of |p - y| / |y|, L2 norms over points and fields. Its gradient at p = y is
+    zero."""
     dims = tuple(range(2, y.ndim))
     norm = torch.linalg.vector_norm(y, dim=dims).clamp_min(SMALLEST)
     return (torch.linalg.vector_norm(p - y, dim=dims) / norm).mean()
 
 
 def relative_square(p, y):
-    """Mean over samples and steps of |p - y|^2 / |y|^2, norms as above. As inverse encoding, with p = D(E(u)) and
-    y = u, it asks that what was encoded can be decoded."""
+    """Mean over samples and steps of |p - y|^2 / |y|^2, norms as above. As inverse encoding, with p = D(E(u))
+    and y = u, it asks that what was encoded can be decoded."""
     dims = tuple(range(2, y.ndim))
     error = (p - y).square().mean(dims)
     return (error / y.square().mean(dims).clamp_min(SMALLEST)).mean()
@@ -45,16 +47,17 @@ def mean_square(z, target):
 
 
 def inverse_decoding(cycle, z):
-    """mean |E(D(z)) - z|^2 / var(z), z the advanced latent: what was decoded can be encoded again. The variance is that
-    of each feature over batch, steps and tokens, detached, so the loss cannot be won by inflating z."""
+    """mean |E(D(z)) - z|^2 / var(z), z the advanced latent: what was decoded can be encoded again. The
+    variance is that of each feature over batch, steps and tokens, detached, so the loss cannot be won by
+    inflating z."""
     variance = z.detach().var((0, 1, 2), correction=0).clamp_min(SMALLEST)
     return ((cycle - z).square() / variance).mean()
 
 
 def spectral(p, y):
     """
-    Relative Sobolev (H1) error: wave number k weighs 1 + |k|^2. Mean over samples and steps of
-    sqrt(sum_k (1 + |k|^2) |P_k - Y_k|^2 / sum_k (1 + |k|^2) |Y_k|^2), P and Y the Fourier coefficients of fields on a
+    Relative Sobolev (H1) error: wave number k weighs 1 + |k|^2. Mean over samples and steps of sqrt(sum_k (1
+    + |k|^2) |P_k - Y_k|^2 / sum_k (1 + |k|^2) |Y_k|^2), P and Y the Fourier coefficients of fields on a
     uniform grid of a periodic domain. (Of conjugate pairs along the last axis, one counts.)
     """
     axes = space_of(y)
@@ -73,7 +76,8 @@ def spectral(p, y):
 
 
 def norm_of(coefficients):
-    """sqrt(sum |.|^2) of a sample and step; as real numbers, since not every device has norms of complex ones."""
+    """sqrt(sum |.|^2) of a sample and step; as real numbers, since not every device has norms of complex
+    ones."""
     parts = torch.view_as_real(coefficients)                         # (B, K, *space, C, 2)
     return torch.linalg.vector_norm(parts, dim=tuple(range(2, parts.ndim)))
 
@@ -121,8 +125,8 @@ class Stage(nn.Module):
         self.weights = {name: getattr(settings, 'lambda_' + name) for name in self.losses}
 
     def encode(self, batch, first):
-        """Tokens of the input frames that begin at frame `first` of the windows; `first` may be a list, for several
-        encodings of a sample at once. -> (B, [K,] S, D)"""
+        """Tokens of the input frames that begin at frame `first` of the windows; `first` may be a list, for
+        several encodings of a sample at once. -> (B, [K,] S, D)"""
         n = self.settings.input_frames
         if isinstance(first, int):
             return self.model.encoder(torch.cat(batch.u[:, first:first + n].unbind(1), -1))
@@ -131,8 +135,8 @@ class Stage(nn.Module):
         return tokens.unflatten(0, (len(batch.u), len(first)))
 
     def decode(self, z, batch):
-        """Latents (B, K, S, D) -> the whole fields at the batch's query points, (B, K, *grid, C): what the moving frame
-        has taken off is added, so that relative errors are those of the whole field."""
+        """Latents (B, K, S, D) -> the whole fields at the batch's query points, (B, K, *grid, C): what the
+        moving frame has taken off is added, so that relative errors are those of the whole field."""
         u = self.model.decoder(z.flatten(0, 1), batch.q)
         u = u.unflatten(1, self.model.cfg.grid).unflatten(0, z.shape[:2])
         return u + batch.lift
@@ -143,15 +147,16 @@ class Stage(nn.Module):
 
 
 class OperatorStage(Stage):
-    """Encoder, operator and decoder together, on rollouts of a few latent steps from the encoding of true frames."""
+    """Encoder, operator and decoder together, on rollouts of a few latent steps from the encoding of true
+    frames."""
     losses = ('field', 'latent', 'inverse_encoding', 'inverse_decoding', 'spectral', 'latent_norm')
 
     def __init__(self, model, settings):
         super().__init__(model.requires_grad_(True).train(), settings)
         s = settings
         if not (s.lambda_field or s.lambda_spectral or s.lambda_latent):
-            raise UserError('nothing would train the operator: lambda_field, lambda_spectral or lambda_latent must be '
-                            'positive')
+            raise UserError('nothing would train the operator: lambda_field, lambda_spectral or '
+                            'lambda_latent must be positive')
         if model.cfg.decoder_dim and not (s.lambda_field or s.lambda_spectral or s.lambda_inverse_encoding):
             raise UserError('nothing would train the decoder: lambda_field, lambda_spectral or '
                             'lambda_inverse_encoding must be positive')
@@ -159,7 +164,8 @@ class OperatorStage(Stage):
             raise UserError(f'unroll_start={s.unroll_start} is more than unroll={s.unroll}')
 
     def forward(self, batch, progress):
-        """batch: windows of input_frames + unroll frames; progress: of the stage, 0 .. 1. -> loss, {name: value}"""
+        """batch: windows of input_frames + unroll frames; progress: of the stage, 0 .. 1. -> loss, {name:
+        value}"""
         s = self.settings
         m = self.model
         steps = s.unroll_start or s.unroll if progress < s.unroll_switch else s.unroll
@@ -207,16 +213,19 @@ class OperatorStage(Stage):
 
 
 class DecoderStage(Stage):
-    """The learned decoder alone, on latents of rollouts: encoder and operator are frozen, and the decoder learns to
-    read what the operator really hands it. Errors of the latent itself stay; those of reading it get smaller."""
+    """The learned decoder alone, on latents of rollouts: encoder and operator are frozen, and the decoder
+    learns to read what the operator really hands it. Errors of the latent itself stay; those of reading it
+    get smaller."""
     losses = ('field', 'spectral')
 
     def __init__(self, model, settings):
         if not model.cfg.decoder_dim:
-            raise UserError("the stage 'decoder' needs a learned decoder: --decoder_dim=64, or leave it out of stages")
+            raise UserError("the stage 'decoder' needs a learned decoder: --decoder_dim=64, or leave it out "
+                            'of stages')
         super().__init__(model.requires_grad_(False).eval(), settings)      # eval: rollouts drop no paths
         if not any(self.weights.values()):
-            raise UserError('nothing would train the decoder: lambda_field or lambda_spectral must be positive')
+            raise UserError('nothing would train the decoder: lambda_field or lambda_spectral must be '
+                            'positive')
         model.decoder.requires_grad_(True)
 
     def forward(self, batch, progress):

@@ -1,15 +1,16 @@
 """
-The model: a field is encoded to latent tokens, an operator advances them in time, a decoder reads the field at any
-point. After the Universal Physics Transformer (UPT, arXiv 2402.12365), in one and two dimensions.
+The model: a field is encoded to latent tokens, an operator advances them in time, a decoder reads the field
+at any point. After the Universal Physics Transformer (UPT, arXiv 2402.12365), in one and two dimensions.
 
     from model import load
     m = load('out/burgers_cpu')                   # best weights; physical units in and out
-    u = m.rollout(u0, steps=40)                   # (B, *space, C) -> (B, 40, *space, C), all of it in latent space
+    u = m.rollout(u0, steps=40)              # (B, *space, C) -> (B, 40, *space, C), all of it in latent space
     v = m.rollout(u0, steps=40, points=q)         # q (Q, d), anywhere in the domain -> (B, 40, Q, C)
     z = m.encode(u0); z = m.step(z); f = m.decode(z, q)
 
-Shapes: B batch, N grid points, S tokens, D features of a token, C fields, Q query points, d = 1 or 2 space dimensions.
-Order of the file: small layers, attention, block, configuration, encoder, decoder, operator, container, checkpoints.
+Shapes: B batch, N grid points, S tokens, D features of a token, C fields, Q query points, d = 1 or 2 space
+dimensions. Order of the file: small layers, attention, block, configuration, encoder, decoder, operator,
+container, checkpoints.
 """
 import json
 import math
@@ -38,8 +39,8 @@ BOUNDARIES = ('periodic', 'wall', 'open')
 # small layers
 
 class Float32Linear(nn.Linear):
-    """A linear layer that computes in float32 under any autocast. Where fields enter and leave the network, and where
-    its residual stream is scaled, bfloat16 would round by as much as a trained model errs."""
+    """A linear layer that computes in float32 under any autocast. Where fields enter and leave the network,
+    and where its residual stream is scaled, bfloat16 would round by as much as a trained model errs."""
 
     def forward(self, x):
         with torch.autocast(x.device.type, enabled=False):
@@ -47,7 +48,8 @@ class Float32Linear(nn.Linear):
 
 
 def outer(layer):
-    """Mark a layer that meets fields, conditions or scalars rather than features: AdamW trains it, not Muon."""
+    """Mark a layer that meets fields, conditions or scalars rather than features: AdamW trains it, not
+    Muon."""
     layer.outer = True
     return layer
 
@@ -77,8 +79,8 @@ def drop_path(x, rate, training):
 class RotaryPositions(nn.Module):
     """Rotary position embedding (arXiv 2104.09864) of queries and keys.
 
-    On a periodic axis the wave numbers are integers, so attention sees distances on the circle and nothing of where
-    the domain was cut: the operator commutes with translations by a token.
+    On a periodic axis the wave numbers are integers, so attention sees distances on the circle and nothing of
+    where the domain was cut: the operator commutes with translations by a token.
     """
 
     def __init__(self, centres, head_dim, periodic):
@@ -103,7 +105,8 @@ class RotaryPositions(nn.Module):
         self.register_buffer('sin', sin, persistent=False)
 
     def forward(self, x):
-        """x (..., S, head_dim) -> the same shape; features i and i + head_dim/2 are rotated by their token's angle."""
+        """x (..., S, head_dim) -> the same shape; features i and i + head_dim/2 are rotated by their token's
+        angle."""
         return torch.addcmul(x * self.cos.to(x.dtype), x.roll(self.half, -1), self.sin.to(x.dtype))
 
 
@@ -111,8 +114,8 @@ class RotaryPositions(nn.Module):
 # attention
 
 class StandardAttention(nn.Module):
-    """Multi-head self-attention over the tokens. Queries and keys are layer-normalised per head (QK-norm, arXiv
-    2302.05442) with one scale for both, since only its square acts."""
+    """Multi-head self-attention over the tokens. Queries and keys are layer-normalised per head (QK-norm,
+    arXiv 2302.05442) with one scale for both, since only its square acts."""
 
     def __init__(self, dim, n_head, centres, periodic):
         super().__init__()
@@ -138,13 +141,13 @@ class ChannelAttention(nn.Module):
     """
     Channel-separated attention: block-diagonal over groups of features.
 
-    The D features fall into D / group_size contiguous groups. All groups share one set of group_size x group_size
-    projections; inside a group, attention runs over all tokens:
+    The D features fall into D / group_size contiguous groups. All groups share one set of group_size x
+    group_size projections; inside a group, attention runs over all tokens:
 
         q = Wq RMSNorm(x),  k = Wk RMSNorm(x),  v = Wv x,  out = Wo softmax(q k^T / sqrt(hd)) v
 
-    with the norm over the group and `n_head` heads inside it. Groups meet only in the MLP that follows. The key has no
-    bias, since it would cancel in the softmax. group_size = D is ordinary multi-head attention.
+    with the norm over the group and `n_head` heads inside it. Groups meet only in the MLP that follows. The key
+    has no bias, since it would cancel in the softmax. group_size = D is ordinary multi-head attention.
     """
 
     def __init__(self, dim, n_head, group_size, centres, periodic):
@@ -184,12 +187,14 @@ class Block(nn.Module):
     """
     Transformer block around an attention layer; both of its branches start at zero.
 
-    With cond_dim, a condition (B, cond_dim) scales, shifts and gates them (adaptive layer norm, arXiv 2212.09748),
-    starting from shift 0, scale 1 and gate 1. Without layer_norm a branch sees amplitudes as they are, which a step of
-    a nonlinear PDE depends on. Under autocast, attention and MLP are in bfloat16, the residual stream in float32.
+    With cond_dim, a condition (B, cond_dim) scales, shifts and gates them (adaptive layer norm, arXiv
+    2212.09748), starting from shift 0, scale 1 and gate 1. Without layer_norm a branch sees amplitudes as
+    they are, which a step of a nonlinear PDE depends on. Under autocast, attention and MLP are in bfloat16,
+    the residual stream in float32.
     """
 
-    def __init__(self, dim, attention, mlp_ratio, cond_dim=0, drop_path=0., layer_norm=True, checkpointing=False):
+    def __init__(self, dim, attention, mlp_ratio, cond_dim=0, drop_path=0., layer_norm=True,
+                 checkpointing=False):
         super().__init__()
         inner = int(mlp_ratio * dim)
         if inner < 1:
@@ -200,7 +205,7 @@ class Block(nn.Module):
         zero(self.mlp[2])
         self.norm1 = nn.Identity()
         self.norm2 = nn.Identity()
-        if layer_norm:                                               # the condition, where there is one, scales
+        if layer_norm:                                             # the condition, where there is one, scales
             self.norm1 = nn.LayerNorm(dim, elementwise_affine=not cond_dim, bias=False)
             self.norm2 = nn.LayerNorm(dim, elementwise_affine=not cond_dim, bias=False)
         self.modulation = None
@@ -313,8 +318,8 @@ class ModelConfig:
         return centres
 
     def check(self):
-        """Raise UserError where the numbers do not fit together. What concerns one part is checked by that part: see
-        check_config."""
+        """Raise UserError where the numbers do not fit together. What concerns one part is checked by that
+        part: see check_config."""
         d = len(self.grid)
         closed = {'arch': self.archs(), 'attention': ('standard', 'channel'),
                   'boundary': BOUNDARIES}
@@ -327,29 +332,39 @@ class ModelConfig:
         depths = (self.depth, sum(self.depths), self.encoder_depth, self.decoder_depth)
         n_point = max(math.prod(self.grid), math.prod(self.token_grid))
         if n_point > MAX_POINTS or max(widths) > MAX_WIDTH or max(depths) > MAX_DEPTH:
-            raise UserError(f'larger than the limits of {MAX_POINTS} points, width {MAX_WIDTH} and depth {MAX_DEPTH}')
+            raise UserError(f'larger than the limits of {MAX_POINTS} points, width {MAX_WIDTH} and depth '
+                            f'{MAX_DEPTH}')
         for name in ('token_grid', 'low', 'length', 'first'):
             if len(getattr(self, name)) != d:
                 raise UserError(f'{name}={getattr(self, name)} needs one entry for each of the {d} axes')
         for name in ('mean', 'std'):
             if len(getattr(self, name)) != self.n_field:
-                raise UserError(f'{name}={getattr(self, name)} needs one entry for each of the {self.n_field} fields')
+                raise UserError(f'{name}={getattr(self, name)} needs one entry for each of the '
+                                f'{self.n_field} fields')
         if len(self.params) != len(self.seen_params):
             raise UserError(f'{len(self.params)} parameters, but values of {len(self.seen_params)}')
         for n, s in zip(self.grid, self.token_grid):
             divides(s, n, f'the latent tokens of an axis must divide its grid of {n} points')
+        sizes = (*self.grid, *self.token_grid, self.latent_dim, self.hidden_dim, self.depth)
+        if min(sizes) < 1 or min(*self.length, *self.std) <= 0 or min(widths + depths) < 0:
+            raise UserError(f'sizes must be positive: grid {self.grid}, tokens {self.token_grid}, widths '
+                            f'{widths}, depths {depths}, length {self.length}, std {self.std}')
+        if not all(0 <= field < self.n_field for field in (*self.conserved, *self.velocity)):
+            raise UserError(f'conserved={self.conserved} and velocity={self.velocity} must be numbers of '
+                            f'fields, below {self.n_field}')
         if self.frame_speed and not (self.periodic and self.input_frames == 1 and len(self.velocity) == d):
-            raise UserError('a moving frame needs a periodic domain and one input frame: --moving_frame=false')
+            raise UserError('a moving frame needs a periodic domain, one input frame and a velocity along '
+                            'every axis: --moving_frame=false')
         if self.input_frames > 1 and not self.encoder_dim:
-            raise UserError(f'input_frames={self.input_frames} needs a learned encoder, since its fixed part holds '
-                            'the last frame alone: --encoder_dim=64')
+            raise UserError(f'input_frames={self.input_frames} needs a learned encoder, since its fixed part '
+                            'holds the last frame alone: --encoder_dim=64')
         if self.token_shift:
             room = math.prod(self.points_per_token) * self.n_field
             fits = 0 < self.token_shift < min(self.points_per_token) and room <= self.latent_dim
             if not (fits and self.periodic and self.input_frames == 1):
-                raise UserError(f'token_shift={self.token_shift} needs a periodic domain, one input frame, more points '
-                                f'a token ({min(self.points_per_token)}) and latent_dim={self.latent_dim} to be at '
-                                f'least {room}: --token_shift=0')
+                raise UserError(f'token_shift={self.token_shift} needs a periodic domain, one input frame, '
+                                f'more points a token ({min(self.points_per_token)}) and latent_dim='
+                                f'{self.latent_dim} to be at least {room}: --token_shift=0')
 
 
 # ---------------------------------------------------------------------------------------------
@@ -359,10 +374,11 @@ class GridEncoder(nn.Module):
     """
     Fields on the trained grid -> latent tokens: z = M patch(u) + g(u).
 
-    M are the cosine modes of the points of a token (Patches), fixed, so that the decoder inverts it from the first
-    iteration on. The learned part g (none with encoder_dim=0) starts at zero: every field has its own stem (the rows of
-    one convolution), where a patch of patch_size points and a halo around it become one token; `encoder_depth` blocks
-    mix them; neighbouring tokens are merged where the patch grid is larger than the latent one.
+    M are the cosine modes of the points of a token (Patches), fixed, so that the decoder inverts it from the
+    first iteration on. The learned part g (none with encoder_dim=0) starts at zero: every field has its own
+    stem (the rows of one convolution), where a patch of patch_size points and a halo around it become one
+    token; `encoder_depth` blocks mix them; neighbouring tokens are merged where the patch grid is larger than
+    the latent one.
     """
 
     def __init__(self, cfg, patches):
@@ -388,7 +404,7 @@ class GridEncoder(nn.Module):
         self.pool = tuple(n // s for n, s in zip(self.patch_grid, cfg.token_grid))
         spacing = [1 / n for n in self.patch_grid]
         centres = positions(self.patch_grid, cfg.token_centre([cfg.patch_size] * d), spacing)
-        if not cfg.periodic:                                         # between walls it matters where a token is
+        if not cfg.periodic:                                       # between walls it matters where a token is
             waves = torch.arange(1, dim // (2 * d) + 1) * math.pi
             angles = centres[..., None] * waves                      # (S, d, dim/2d)
             table = torch.cat([angles.sin(), angles.cos()], -1).flatten(1)
@@ -430,16 +446,16 @@ class AnyPointDecoder(nn.Module):
     """
     (query points, latent) -> the fields there, on or off the grid, at a cost per point that is local.
 
-    The modes of a token are inverted to its grid values, which are interpolated, I(q; M^T z). What is learned is added
-    to that and starts at zero (nothing with decoder_dim=0). For it, each token carries the coefficients of a local
-    expansion in the offset o of the query from its centre (in token spacings, -1 < o < 1), with a learned basis phi of
-    sines and cosines of o. The expansions of the 2^d nearest tokens are blended by smooth weights w that sum to one,
-    and a small MLP reads the fields:
+    The modes of a token are inverted to its grid values, which are interpolated, I(q; M^T z). What is learned
+    is added to that and starts at zero (nothing with decoder_dim=0). For it, each token carries the
+    coefficients of a local expansion in the offset o of the query from its centre (in token spacings, -1 < o
+    < 1), with a learned basis phi of sines and cosines of o. The expansions of the 2^d nearest tokens are
+    blended by smooth weights w that sum to one, and a small MLP reads the fields:
 
         h(q) = sum over corners of w(o_c) phi(o_c) * K z_c,        u(q) = I(q; M^T z) + W h + MLP(h)
 
-    The result is continuously differentiable in q, wraps on a periodic domain, and does not depend on which other
-    points are asked for.
+    The result is continuously differentiable in q, wraps on a periodic domain, and does not depend on which
+    other points are asked for.
     """
 
     def __init__(self, cfg, patches):
@@ -470,7 +486,8 @@ class AnyPointDecoder(nn.Module):
         self.linear = outer(zero(nn.Linear(dim, cfg.n_field, bias=False)))
 
     def forward(self, z, q):
-        """z (B, S, latent_dim), q (Q, d) or (B, Q, d) in physical coordinates -> (B, Q, C), normalised, float32"""
+        """z (B, S, latent_dim), q (Q, d) or (B, Q, d) in physical coordinates -> (B, Q, C), normalised,
+        float32"""
         cfg = self.cfg
         u = self.patches.to_grid(z).flatten(1, -2)                   # (B, N, C)
         u = interpolate(u, q, cfg.grid, cfg.first, cfg.length, cfg.periodic)
@@ -487,7 +504,8 @@ class AnyPointDecoder(nn.Module):
         cfg = self.cfg
         index, _, offset, clamped = neighbours(q, cfg.token_grid, self.first, cfg.length, cfg.periodic, 1)
         near = (1 - clamped.abs()).clamp(0, 1)
-        blend = (near * near * (3 - 2 * near)).prod(-1, keepdim=True)    # smooth steps of two neighbours sum to one
+        # smooth steps of two neighbours sum to one
+        blend = (near * near * (3 - 2 * near)).prod(-1, keepdim=True)
         angle = offset[..., None] * torch.arange(1, cfg.n_wave + 1, device=q.device) * math.pi
         waves = torch.cat([torch.ones_like(blend), angle.sin().flatten(-2), angle.cos().flatten(-2)], -1)
         x = self.stem(z)
@@ -528,9 +546,9 @@ class Transformer(nn.Module):
     """
     Blocks over the tokens, at one resolution (arch='pure') or at halved and restored ones (arch='u').
 
-    Going down, pairs of tokens (per axis) are concatenated and mapped back to the width; going up, a linear map unfolds
-    them and a linear map of the skip connection is added. The pure one is a U of a single level. The drop-path rate
-    ramps up linearly with depth.
+    Going down, pairs of tokens (per axis) are concatenated and mapped back to the width; going up, a linear
+    map unfolds them and a linear map of the skip connection is added. The pure one is a U of a single level.
+    The drop-path rate ramps up linearly with depth.
     """
 
     def __init__(self, cfg):
@@ -595,12 +613,14 @@ class Transformer(nn.Module):
 
 class Operator(nn.Module):
     """
-    One step in latent space: A(z, c) = z + f(z, c). The last layer of f starts at zero, so an untrained operator is the
-    identity (up to the shift below). f is the transformer above or, by `arch`, a peer of peers.py.
+    One step in latent space: A(z, c) = z + f(z, c). The last layer of f starts at zero, so an untrained
+    operator is the identity (up to the shift below). f is the transformer above or, by `arch`, a peer of
+    peers.py.
 
-    The integral of a conserved field stays, exactly so for the fixed part of encoder and decoder: the first features of
-    a token are its means, and the mean of f over all tokens is taken off them. With `token_shift`, the tokens then
-    move on by so many grid points, since tokens at rest on the field would repeat the same errors at every step.
+    The integral of a conserved field stays, exactly so for the fixed part of encoder and decoder: the first
+    features of a token are its means, and the mean of f over all tokens is taken off them. With
+    `token_shift`, the tokens then move on by so many grid points, since tokens at rest on the field would
+    repeat the same errors at every step.
     """
 
     def __init__(self, cfg, patches):
@@ -628,7 +648,7 @@ class Operator(nn.Module):
 class Latent(NamedTuple):
     """A latent is tokens and the frame that they live in."""
     tokens: torch.Tensor                   # (B, S, D): what encoder, operator and decoder see
-    mean: torch.Tensor                     # (B, C): taken off the fields on entry, put back on exit; 0 without a frame
+    mean: torch.Tensor            # (B, C): taken off the fields on entry, put back on exit; 0 without a frame
     offset: torch.Tensor                   # (B, d): distance that the tokens have moved, physical units
 
 
@@ -636,9 +656,10 @@ class UPT(nn.Module):
     """
     Encoder E, operator A and decoder D, with the normalisation of the data inside.
 
-    With `frame_speed`, the mean of a velocity is taken off the field and the rest is advanced in the frame that moves
-    along (Galilean invariance, exact at any speed because the decoder reads at any point). E, A and D themselves see
-    normalised fields and tokens; losses.py calls them for training, the methods below for use.
+    With `frame_speed`, the mean of a velocity is taken off the field and the rest is advanced in the frame
+    that moves along (Galilean invariance, exact at any speed because the decoder reads at any point). E, A
+    and D themselves see normalised fields and tokens; losses.py calls them for training, the methods below
+    for use.
     """
 
     def __init__(self, cfg):
@@ -650,11 +671,11 @@ class UPT(nn.Module):
         self.condition = Conditioning(cfg)
         self.operator = Operator(cfg, patches)
         self.decoder = AnyPointDecoder(cfg, patches)
-        frame = torch.zeros(cfg.n_field, len(cfg.grid))              # velocity of the frame per unit of a mean field
+        frame = torch.zeros(cfg.n_field, len(cfg.grid))       # velocity of the frame per unit of a mean field
         if cfg.frame_speed:
             for axis, field in enumerate(cfg.velocity):
                 frame[field, axis] = cfg.frame_speed
-        moves_with = frame.ne(0).any(1).float()                      # (C,): 1 for a velocity that the frame takes off
+        moves_with = frame.ne(0).any(1).float()              # (C,): 1 for a velocity that the frame takes off
         spacing = torch.tensor(cfg.length) / torch.tensor(cfg.grid)
         buffers = {'mean': torch.tensor(cfg.mean), 'std': torch.tensor(cfg.std), 'points': self.grid(),
                    'frame': frame, 'moves_with': moves_with, 'token_step': cfg.token_shift * spacing,
@@ -670,9 +691,9 @@ class UPT(nn.Module):
         return self.mean.device
 
     def grid(self, *shape):
-        """Coordinates of the trained kind of grid with `shape` points along the axes, (N, d), row-major. It starts at
-        the trained grid's first coordinate; without arguments it is the trained grid. Between walls, where that would
-        leave the domain, points are the centres of equal cells."""
+        """Coordinates of the trained kind of grid with `shape` points along the axes, (N, d), row-major. It
+        starts at the trained grid's first coordinate; without arguments it is the trained grid. Between
+        walls, where that would leave the domain, points are the centres of equal cells."""
         cfg = self.cfg
         shape = shape or cfg.grid
         if len(shape) != len(cfg.grid):
@@ -689,14 +710,15 @@ class UPT(nn.Module):
     # ---- encode, step, decode: physical units in and out
 
     def encode(self, u, grid=None):
-        """u (B, *space, C), or (B, input_frames, *space, C) for several, on m.grid(*space) or on the 1D points `grid`
-        (N,) or (N, 1) -> Latent. Other grids are resampled to the trained one by cubic interpolation, which leaves
-        points that both share as they are. Raises UserError for a wrong shape or values that are not finite."""
+        """u (B, *space, C), or (B, input_frames, *space, C) for several, on m.grid(*space) or on the 1D
+        points `grid` (N,) or (N, 1) -> Latent. Other grids are resampled to the trained one by cubic
+        interpolation, which leaves points that both share as they are. Raises UserError for a wrong shape or
+        values that are not finite."""
         return self._encode(self._on_grid(u, grid))
 
     def step(self, z, params=None, dt=None):
-        """One step of `dt` seconds (default: that of training) in latent space, Latent -> Latent. params: {'Nu': .01},
-        a number or (B,) each."""
+        """One step of `dt` seconds (default: that of training) in latent space, Latent -> Latent. params:
+        {'Nu': .01}, a number or (B,) each."""
         cond, dt = self._condition(len(z.tokens), params, dt)
         return self._advance(z, cond, dt)
 
@@ -712,13 +734,13 @@ class UPT(nn.Module):
     @torch.no_grad()
     def rollout(self, u0, steps, points=None, params=None, dt=None, grid=None, reencode=False):
         """
-        Advance u0 by `steps` steps and decode every one of them. (For gradients through a rollout, call encode, step
-        and decode yourself.)
+        Advance u0 by `steps` steps and decode every one of them. (For gradients through a rollout, call
+        encode, step and decode yourself.)
 
-        u0 (B, *space, C) on m.grid(*space), or on the 1D points `grid` (N,); points (Q, d): where to decode (default:
-        the points of u0's grid). Encoded once, then advanced in latent space; with reencode=True every step is decoded
-        on the trained grid and encoded again. params {'Nu': .01} and dt in seconds default to those of training.
-        Returns (B, steps, *space, C), or (B, steps, Q, C) with points or grid.
+        u0 (B, *space, C) on m.grid(*space), or on the 1D points `grid` (N,); points (Q, d): where to decode
+        (default: the points of u0's grid). Encoded once, then advanced in latent space; with reencode=True
+        every step is decoded on the trained grid and encoded again. params {'Nu': .01} and dt in seconds
+        default to those of training. Returns (B, steps, *space, C), or (B, steps, Q, C) with points or grid.
         """
         if steps < 1:
             raise UserError(f'steps={steps} must be at least 1')
@@ -763,13 +785,15 @@ class UPT(nn.Module):
     def _decode(self, z, q):
         """q (Q, d) or (B, Q, d) on the device -> (B, Q, C)"""
         if self.cfg.moves:
-            q = q - z.offset.to(q.dtype).nan_to_num(0., 0., 0.)[:, None]     # (B, Q, d) in the frame of the tokens
+            # (B, Q, d) in the frame of the tokens
+            q = q - z.offset.to(q.dtype).nan_to_num(0., 0., 0.)[:, None]
         if self.cfg.periodic:
             q = self.low + (q - self.low) % self.length              # x = 1 is x = 0
         return self.decoder(z.tokens, q.float()) * self.std + self.mean + z.mean[:, None]
 
     def _check_points(self, points, n_sample):
-        """Query points (Q, d) or (B, Q, d) of any kind -> on the device, in double precision where it has that."""
+        """Query points (Q, d) or (B, Q, d) of any kind -> on the device, in double precision where it has
+        that."""
         d = len(self.cfg.grid)
         q = torch.as_tensor(points)
         if q.ndim not in (2, 3) or q.shape[-1] != d:
@@ -791,7 +815,8 @@ class UPT(nn.Module):
         values = {name: seen[0] for name, seen in zip(cfg.params, cfg.seen_params)}
         for name, value in (params or {}).items():
             if name not in values:
-                raise UserError(f"unknown parameter '{name}': this model knows {', '.join(cfg.params) or 'none'}")
+                known = ', '.join(cfg.params) or 'none'
+                raise UserError(f"unknown parameter '{name}': this model knows {known}")
             values[name] = value
         given = {name: (value,) for name, value in values.items() if isinstance(value, (int, float))}
         note = unseen(cfg, given)
@@ -805,7 +830,8 @@ class UPT(nn.Module):
     def _per_sample(self, value, n_sample):
         value = torch.as_tensor(value).float().to(self.device)
         if value.ndim > 1 or value.ndim == 1 and len(value) != n_sample:
-            raise UserError(f'a parameter has shape {tuple(value.shape)}; expected one value or ({n_sample},)')
+            shape = tuple(value.shape)
+            raise UserError(f'a parameter has shape {shape}; expected one value or ({n_sample},)')
         return value.expand(n_sample)
 
     def _on_grid(self, u, grid=None):
@@ -817,8 +843,8 @@ class UPT(nn.Module):
             u = u[:, None]
         if u.ndim != d + 3 or u.shape[1] != cfg.input_frames or u.shape[-1] != cfg.n_field:
             frames = f'{cfg.input_frames}, ' if cfg.input_frames > 1 else ''
-            raise UserError(f'u has shape {tuple(u.shape)}; expected (B, {frames}*space, {cfg.n_field}) with {d} '
-                            'space axes')
+            expected = f'(B, {frames}*space, {cfg.n_field})'
+            raise UserError(f'u has shape {tuple(u.shape)}; expected {expected} with {d} space axes')
         if u.device.type == 'cpu' and not torch.isfinite(u).all():
             raise UserError('u holds values that are not finite')
         u = u.to(self.device)
@@ -887,9 +913,9 @@ FREE_ARGS = {'checkpointing', 'mean', 'std', 'seen_params', 'drop_path', 'token_
 
 
 def rebuild(cfg, state, path, averaged):
-    """The model of a checkpoint, to be trained on under the configuration `cfg`. It keeps the mean and scale that its
-    weights are used to. An argument that the checkpoint does not know yet counts as having had its default. Raises
-    UserError for another architecture."""
+    """The model of a checkpoint, to be trained on under the configuration `cfg`. It keeps the mean and scale
+    that its weights are used to. An argument that the checkpoint does not know yet counts as having had its
+    default. Raises UserError for another architecture."""
     then = {**model_args(ModelConfig()), **state['model_args']}
     args = model_args(cfg)
     differ = [f'{name}: {then[name]!r} there, {value!r} now' for name, value in args.items()
@@ -901,8 +927,8 @@ def rebuild(cfg, state, path, averaged):
 
 
 def load(path, device='cpu', ema=True):
-    """The model of a run folder (best weights) or checkpoint file, ready for use: in evaluation mode, and without
-    gradients of its weights (model.requires_grad_(True) brings them back)."""
+    """The model of a run folder (best weights) or checkpoint file, ready for use: in evaluation mode, and
+    without gradients of its weights (model.requires_grad_(True) brings them back)."""
     file = find_checkpoint(path)
     state = load_checkpoint(file)
     model = build(state['model_args'], state['ema' if ema else 'model'], file)
@@ -910,11 +936,13 @@ def load(path, device='cpu', ema=True):
 
 
 def unseen(cfg, params):
-    """A sentence on parameter values {name: numbers} that the model was not trained with; empty if there are none."""
+    """A sentence on parameter values {name: numbers} that the model was not trained with; empty if there are
+    none."""
     notes = []
     for name, seen in zip(cfg.params, cfg.seen_params):
         new = [v for v in params.get(name, ()) if not any(math.isclose(v, s, rel_tol=1e-4) for s in seen)]
         if new:
             values = ', '.join(f'{v:g}' for v in sorted(set(new)))
-            notes.append(f'{name}={values} was never seen in training ({", ".join(f"{s:g}" for s in seen)} was)')
+            known = ', '.join(f'{s:g}' for s in seen)
+            notes.append(f'{name}={values} was never seen in training ({known} was)')
     return '; '.join(notes)

@@ -138,7 +138,8 @@ _may_be_zero = (
 _names = list(globals())
 _weights = [name for name in _names if name.startswith('lambda_')]
 _bounds = {key: (0, None) for key in _may_be_zero + _weights}
-_bounds.update(drop_path=(0, 1), ema_decay=(0, 1), beta2=(0, 1), seed=(0, 2 ** 32), memory_gb=(None, None))
+_bounds.update(drop_path=(0, 1), ema_decay=(0, 1), beta2=(0, 1), seed=(0, 2 ** 32), memory_gb=(None, None),
+               depths=(1, None))
 _of_a_stage = [                                                      # keys of which a stage may have its own value
     'eval_interval', 'log_interval', 'save_interval', 'seed', 'early', 'shift', 'flip', 'boost', 'noise',
     *_names[_names.index('unroll'):_names.index('stages')]]          # losses and optimisation

@@ -825,7 +825,7 @@ SETTINGS.update({f'lambda_{name}': 1. for name in LOSSES})
 @pytest.mark.parametrize('make, moving, frame_ahead', [
     (write_pair, False, 0), (write_pair, True, 0), (write_flow, False, 0), (write_flow, True, 1)])
 def test_several_fields_end_to_end(path, several, make, moving, frame_ahead):
-    """An untrained model is persistence; in the frame of the flow, that solves the equation of what it carries."""
+    """An untrained model is persistence; in the frame of the flow, that solves what the flow carries."""
     torch.manual_seed(0)
     small = {'latent_dim': 64, 'patch_size': 2, 'halo': 1, 'encoder_dim': 16, 'decoder_dim': 16,
              'hidden_dim': 16, 'depth': 1}

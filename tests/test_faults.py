@@ -46,6 +46,7 @@ import contextlib
 import csv
 import ctypes
 import fcntl
+import glob
 import io
 import json
 import os
@@ -55,6 +56,7 @@ import re
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -273,43 +275,39 @@ def test_signals_at_random_moments(n, number, code, random_run, train, child, tm
         shutil.rmtree(folder)
 
 
-def test_cut_before_and_after_every_write(train, tmp_path, monkeypatch):
+@pytest.mark.parametrize('when', ['after', slow('before')])
+def test_cut_at_every_write(when, train, tmp_path, monkeypatch):
     """Of last.pt and best.pt, through both stages, so also between them."""
     args = [*STOCHASTIC, *TWO_STAGES, '--max_iters=2', '--decoder_stage.max_iters=2', '--save_interval=2',
             '--eval_interval=1', '--log_interval=1', '--n_trajectories=5']
     whole = Run.write
-    written = []
 
-    def count(self, path, everything):
-        written.append(os.path.basename(path))
-        whole(self, path, everything)
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, 'write', count)
-        train(tmp_path / 'whole', *args)
-    last, best = 'last.pt', 'best.pt'
-    assert written[:2] == [last, best] and written[-1] == last and 8 <= len(written) <= 10
-    n_cut = 0
-    for at in range(len(written)):
-        for when in ('before', 'after'):
-            folder = tmp_path / f'{when}{at}'
-            calls = []
+    def no_power_at(at, folder):
+        """Train until that write. -> names of the files written so far"""
+        written = []
 
-            def no_power_at(self, path, everything):
-                calls.append(path)
-                if len(calls) == at + 1 and when == 'before':
-                    raise RuntimeError('power cut')
-                whole(self, path, everything)
-                if len(calls) == at + 1:
-                    raise RuntimeError('power cut')
-            with monkeypatch.context() as patch:
-                patch.setattr(Run, 'write', no_power_at)
-                with pytest.raises(RuntimeError, match='power cut'):
-                    train(folder, *args)
-            if (at, when) != (len(written) - 1, 'after'):
+        def write(self, path, everything):
+            written.append(os.path.basename(path))
+            if len(written) == at and when == 'before':
+                no_power()
+            whole(self, path, everything)
+            if len(written) == at:
+                no_power()
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, 'write', write)
+            with contextlib.nullcontext() if at == 0 else pytest.raises(RuntimeError, match='power cut'):
                 train(folder, *args)
-            same_run(tmp_path / 'whole', folder)
-            n_cut += 1
-    assert n_cut == 2 * len(written)
+        return written
+
+    written = no_power_at(0, tmp_path / 'whole')
+    assert written[:2] == ['last.pt', 'best.pt'] and written[-1] == 'last.pt' and 8 <= len(written) <= 10
+    for at in range(1, len(written) + 1):
+        folder = tmp_path / str(at)
+        assert no_power_at(at, folder) == written[:at]
+        is_finished = (folder / 'last.pt').exists() and state_of(folder)['iter'] == 4
+        if not is_finished:
+            train(folder, *args)
+        same_run(tmp_path / 'whole', folder)
 
 
 def test_second_signal_ends_at_once(child, copy):
@@ -326,7 +324,7 @@ SECOND_STAGE = ' '.join([*TWO_STAGES, '--decoder_stage.max_iters=9', '--max_iter
 
 
 @pytest.mark.parametrize('extra', [
-    '--accumulation=2', '--optimizer=adamw --dtype=bfloat16', '--memory_gb=0 --input_frames=2 --ema_decay=0',
+    '--accumulation=2', '--optimizer=adamw --dtype=bfloat16', '--memory_gb=0 --input_frames=2 --moving_frame=false --token_shift=0 --ema_decay=0',
     '--arch=u --attention=channel --checkpointing=true', '--batch_size=500', SECOND_STAGE,
     slow('--dtype=bfloat16 --ema_decay=0'), slow('--optimizer=adamw --memory_gb=0 --accumulation=4'),
     slow('--lambda_inverse_decoding=1 --weight_decay=.1'), slow(SECOND_STAGE + ' --dtype=bfloat16 --memory_gb=0')])
@@ -926,8 +924,8 @@ def test_accepted_values(arg, key, value, tmp_path, train):
     ('--noise=-1', 'noise=-1.0 must be at least 0'), ('--drop_path=1', 'drop_path=1.0 must be below 1'),
     ('--seed=1e20', 'seed=100000000000000000000 must be below 4294967296'), ('--out_dir=', 'out_dir'),
     ('--stages=operater', "has 'operater', which is not one of operator"), ('--stages=operator,operator', 'twice'),
-    ('--depths=0,1', 'depths'), ('--arch=u --depths=1,1', 'depths=(1, 1) needs an odd number'),
-    ('--n_head=3', 'n_head must divide hidden_dim: 3 does not divide 32'), ('--encoder_dim=12', 'even'),
+    ('--depths=0,1', 'depths=(0, 1) must be at least 1'), ('--arch=u --depths=1,1', 'depths=(1, 1) needs an odd number'),
+    ('--n_head=3', 'n_head must divide the width: 3 does not divide 32'), ('--encoder_dim=12', 'even'),
     ('--attention=channel --group_size=7', '7 does not divide 32'), ('--mlp_ratio=1e-9', 'mlp_ratio=1e-09'),
     ('--patch_size=3', 'does not divide'), ('--latent_tokens=5', 'does not divide'), ('--halo=1000', 'halo=1000'),
     ('--space_stride=3', 'must divide'), ('--space_stride=2048', 'space_stride=2048 must divide the 1024 cells'),
@@ -980,7 +978,8 @@ class Wandb:
     """Fails where it is told to."""
 
     def __init__(self, fails):
-        self.fails, self.logged = fails, 0
+        self.fails = fails
+        self.logged = 0
 
     def Settings(self, **_):
         return None
@@ -995,8 +994,12 @@ class Wandb:
         if self.fails == 'log' and self.logged == 2:
             raise BrokenPipeError
 
+    def finish(self):
+        if self.fails == 'finish':
+            raise TimeoutError('no answer')
 
-@pytest.mark.parametrize('fails', ['import', 'init', 'log', 'nothing'])
+
+@pytest.mark.parametrize('fails', ['import', 'init', 'log', 'finish', 'nothing'])
 def test_wandb_changes_nothing(fails, tmp_path, train, monkeypatch, capsys):
     wandb = None if fails == 'import' else Wandb(fails)
     monkeypatch.setitem(sys.modules, 'wandb', wandb)
@@ -1006,6 +1009,90 @@ def test_wandb_changes_nothing(fails, tmp_path, train, monkeypatch, capsys):
     assert fails in ('import', 'init') or wandb.logged == (2 if fails == 'log' else 4)
     train(tmp_path / 'without', *args)
     same_run(tmp_path / 'with', tmp_path / 'without')
+
+
+WITH_WANDB = [*TWO_STAGES, *STOCHASTIC, '--device=cpu', '--max_iters=4', '--decoder_stage.max_iters=3',
+              '--log_interval=1', '--eval_interval=2', '--wandb_log=true']
+
+
+def wandb_records(folder):
+    """Records of the one run that the real package has written below a folder. A .wandb file is a 7-byte header and
+    blocks of 32 KiB; in them are pieces of records, each with 4 bytes of checksum, 2 of length and 1 of kind (whole,
+    first, middle or last piece)."""
+    from wandb.proto import wandb_internal_pb2
+    path, = glob.glob(os.path.join(folder, 'wandb', 'offline-run-*', '*.wandb'))
+    with open(path, 'rb') as file:
+        content_ = file.read()
+    place = 7
+    pieces = b''
+    records = []
+    while place + 7 <= len(content_):
+        left = 32768 - place % 32768
+        if left < 7:
+            place += left
+            continue
+        _, size, kind = struct.unpack('<IHB', content_[place:place + 7])
+        pieces += content_[place + 7:place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(pieces)
+            records.append(record)
+            pieces = b''
+    return records
+
+
+def with_wandb(folder, *args, before=''):
+    """A run with the real package, offline, in a process of its own. before: Python that the process runs first."""
+    env = {**ENV, 'WANDB_MODE': 'offline', 'WANDB_DIR': str(folder), 'PYTHONPATH': f'{ROOT}:{ROOT}/tests'}
+    script = f'import runpy\n{before}\nrunpy.run_path({ROOT + "/train.py"!r}, run_name="__main__")'
+    done = subprocess.run([sys.executable, '-c', script, SMOKE, *args, *WITH_WANDB, '--out_dir=o'], cwd=folder,
+                          env=env, capture_output=True, text=True, timeout=TIMEOUT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def kill_wandb():
+    """Kill the service that the package has started, which is a child of this process."""
+    n_killed = 0
+    for path in glob.glob('/proc/[0-9]*/stat'):
+        with contextlib.suppress(OSError), open(path) as file:
+            pid, name, _, parent = file.read().split()[:4]
+            if int(parent) == os.getpid() and 'wandb' in name:
+                os.kill(int(pid), signal.SIGKILL)
+                n_killed += 1
+    assert n_killed, 'no service of wandb is running'
+
+
+def test_wandb_has_a_curve_of_every_loss(tmp_path, burgers_file, train):
+    """All numbers of log.csv, at its iterations, through both stages; and the run is the same as without."""
+    pytest.importorskip('wandb')
+    with_wandb(tmp_path, f'--data_path={burgers_file}')
+    found = {}
+    for record in wandb_records(tmp_path):
+        if record.WhichOneof('record_type') == 'history':
+            row = {item.nested_key or item.key: json.loads(item.value_json) for item in record.history.item}
+            found[row['iter']] = {name: value for name, value in row.items() if name[0] != '_'}
+            assert row['_step'] == row['iter']
+    with open(tmp_path / 'o' / 'log.csv') as file:
+        logged = list(csv.DictReader(file))
+    assert [int(row['iter']) for row in logged] == sorted(found) == [1, 2, 3, 4, 5, 6, 7]
+    for row in logged:
+        numbers = {name: float(value) for name, value in row.items() if value and name != 'stage'}
+        assert found[int(row['iter'])] == {'stage': row['stage'], **numbers}
+    curves = {name for row in found.values() for name in row}
+    assert {'field', 'latent', 'inverse_encoding', 'spectral', 'val_nrmse', 'loss'} <= curves
+    train(tmp_path / 'without', *WITH_WANDB, '--wandb_log=false')
+    same_run(tmp_path / 'without', tmp_path / 'o')
+
+
+def test_killed_wandb_does_not_stop_a_training(tmp_path, burgers_file, train):
+    pytest.importorskip('wandb')
+    done = with_wandb(tmp_path, f'--data_path={burgers_file}',
+                      before='import test_faults\ntest_faults.stop_at(3, test_faults.kill_wandb)')
+    assert 'wandb stopped' in done.stdout and 'done: 7 iterations' in done.stdout
+    train(tmp_path / 'without', *WITH_WANDB, '--wandb_log=false')
+    same_run(tmp_path / 'without', tmp_path / 'o')
 
 
 @pytest.mark.parametrize('kind', ['closed pipe', 'full disk'])

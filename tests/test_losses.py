@@ -230,7 +230,7 @@ def test_only_what_has_a_weight_and_outputs_is_computed(zero):
     whole = outputs()
     needed = ('field', 'truth', 'latent')                            # a loss without weight needs nothing
     out = {name: whole[name] for name in needed}
-    weights = {'field': 2., 'latent': zero, 'inverse_encoding': zero, 'inverse_decoding': 3.}
+    weights = {'field': 2., 'latent': zero, 'spectral': zero, 'latent_norm': zero, 'inverse_decoding': 3.}
     total, parts = weighted_sum(out, weights)
     assert list(parts) == ['field']
     assert torch.allclose(total, 2 * parts['field'])
