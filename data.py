@@ -214,8 +214,8 @@ class Trajectories:
                 if again:
                     raise UserError(f"{len(again)} of {len(rows)} test trajectories of '{s.path}' (first: "
                                     f"{again[0]}) begin like ones that '{run.parent_path}' was trained on, "
-                                    'so a test would say nothing: take its n_trajectories, or data of another '
-                                    'seed')
+                                    'so a test would say nothing: take its n_trajectories, or data of '
+                                    'another seed')
 
     # ---- windows
 

@@ -99,15 +99,21 @@ LOSSES = {
 
 
 def weighted_sum(outputs, weights):
-    """All losses that have a weight and whose outputs are there: (total, {name: detached value})."""
+    """All losses that have a weight: (total, {name: detached value}). Raises UserError for a loss that takes an
+    output which is not there."""
     total = 0.
     parts = {}
     for name, weight in weights.items():
+        if not weight:
+            continue
         function, *needs = LOSSES[name]
-        if weight and all(need in outputs for need in needs):
-            value = function(*(outputs[need] for need in needs))
-            total = total + weight * value
-            parts[name] = value.detach()
+        missing = [need for need in needs if need not in outputs]
+        if missing:
+            raise UserError(f"the loss '{name}' takes '{missing[0]}', which this stage does not have: it has "
+                            f'{", ".join(outputs)}')
+        value = function(*(outputs[need] for need in needs))
+        total = total + weight * value
+        parts[name] = value.detach()
     return total, parts
 
 
@@ -120,9 +126,13 @@ class Stage(nn.Module):
 
     def __init__(self, model, settings):
         super().__init__()
-        self.model = model
+        self.model = model.train()
         self.settings = settings
-        self.weights = {name: getattr(settings, 'lambda_' + name) for name in self.losses}
+        self.weights = {}
+        for name in self.losses:
+            if not hasattr(settings, 'lambda_' + name):
+                raise UserError(f"the loss '{name}' has no weight: add lambda_{name} to the keys of train.py")
+            self.weights[name] = getattr(settings, 'lambda_' + name)
 
     def encode(self, batch, first):
         """Tokens of the input frames that begin at frame `first` of the windows; `first` may be a list, for
@@ -152,7 +162,7 @@ class OperatorStage(Stage):
     losses = ('field', 'latent', 'inverse_encoding', 'inverse_decoding', 'spectral', 'latent_norm')
 
     def __init__(self, model, settings):
-        super().__init__(model.requires_grad_(True).train(), settings)
+        super().__init__(model.requires_grad_(True), settings)
         s = settings
         if not (s.lambda_field or s.lambda_spectral or s.lambda_latent):
             raise UserError('nothing would train the operator: lambda_field, lambda_spectral or '
@@ -189,10 +199,12 @@ class OperatorStage(Stage):
         if s.lambda_latent:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not s.detach_target):
                 outputs['target'] = self.encode(batch, range(1, steps + 1))
+        weights = dict(self.weights)
+        weights['inverse_decoding'] = 0.
         if s.lambda_inverse_decoding and batch.iteration % s.inverse_loss_frequency == 0:
             outputs.update(cycle=self.cycle(latents[:, 1], batch), advanced=latents[:, 1:2])
-        ramp = min(1., progress / max(s.inverse_decoding_ramp, 1e-9))
-        weights = {**self.weights, 'inverse_decoding': ramp * s.lambda_inverse_decoding}
+            ramp = min(1., progress / max(s.inverse_decoding_ramp, 1e-9))
+            weights['inverse_decoding'] = ramp * s.lambda_inverse_decoding
         return weighted_sum(outputs, weights)
 
     def cycle(self, z, batch):
@@ -222,7 +234,8 @@ class DecoderStage(Stage):
         if not model.cfg.decoder_dim:
             raise UserError("the stage 'decoder' needs a learned decoder: --decoder_dim=64, or leave it out "
                             'of stages')
-        super().__init__(model.requires_grad_(False).eval(), settings)      # eval: rollouts drop no paths
+        super().__init__(model.requires_grad_(False), settings)
+        model.eval()                                                 # a rollout in use drops no paths either
         if not any(self.weights.values()):
             raise UserError('nothing would train the decoder: lambda_field or lambda_spectral must be '
                             'positive')

@@ -146,8 +146,8 @@ class ChannelAttention(nn.Module):
 
         q = Wq RMSNorm(x),  k = Wk RMSNorm(x),  v = Wv x,  out = Wo softmax(q k^T / sqrt(hd)) v
 
-    with the norm over the group and `n_head` heads inside it. Groups meet only in the MLP that follows. The key
-    has no bias, since it would cancel in the softmax. group_size = D is ordinary multi-head attention.
+    with the norm over the group and `n_head` heads inside it. Groups meet only in the MLP that follows. The
+    key has no bias, since it would cancel in the softmax. group_size = D is ordinary multi-head attention.
     """
 
     def __init__(self, dim, n_head, group_size, centres, periodic):

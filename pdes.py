@@ -27,7 +27,7 @@ class PDE:
     boundary: str                   # 'periodic', 'wall' or 'open'
     file: str                       # name of the released file, filled in with the parameters
     layout: str = 'tensor'          # how the file is laid out: a key of files.LAYOUTS
-    solve: Callable = None          # (u0 (B, *X[, C]), *parameters, t) -> (B, T, *X[, C]); None: files only
+    solve: Callable = None          # (u0 (B, *X[, C]), t=.., nu=..) -> (B, T, *X[, C]); None: files only
     initial: Callable = None        # (n, cells, seed, first) -> (n, *cells[, C])
     cells: tuple = (1024,)          # what the built-in solver stores along each axis
     frames: int = 201               # how many frames it stores,
@@ -66,10 +66,10 @@ class PDE:
         Raises UserError where the equation has no solver, and what the solver raises."""
         if self.solve is None:
             raise UserError(f'there is no built-in solver for {self.file}: only its files have solutions')
-        values = [params[name] for name in self.params]
+        values = {name.lower(): params[name] for name in self.params}
         if len(self.fields) > 1:
-            return self.solve(u0, *values, t)
-        return self.solve(u0[..., 0], *values, t)[..., None]
+            return self.solve(u0, t=t, **values)
+        return self.solve(u0[..., 0], t=t, **values)[..., None]
 
     def released(self, params):
         """Name of the released file: 1D_Burgers_Sols_Nu0.01.hdf5."""
@@ -135,10 +135,15 @@ def entry(name):
     return PDES[name]
 
 
-def parameter_keys():
+def parameter_keys(taken=()):
     """{'nu': None, 'beta': None}: the keys of all parameters of all entries, in lower case. None stands for
-    the default of the entry."""
-    return {name.lower(): None for pde in PDES.values() for name in pde.params}
+    the default of the entry. Raises UserError for a parameter whose name is one of those that are taken."""
+    keys = {name.lower(): None for pde in PDES.values() for name in pde.params}
+    for key in keys:
+        if key in taken:
+            raise UserError(f"a parameter of an equation is called '{key}', which train.py calls something "
+                            'else: give it another name in pdes.py')
+    return keys
 
 
 def parameters(dataset, keys):

@@ -6,8 +6,8 @@ Train a latent neural PDE solver.
     python train.py config/burgers_128_pure.py --batch_size=32 --seed=1
     torchrun --standalone --nproc_per_node=4 train.py config/burgers_128_pure.py
 
-Every key below can be set in a config file or as --key=value; python train.py --help lists them. The same command
-continues a run that was stopped, by Ctrl-C, SIGTERM or a power cut.
+Every key below can be set in a config file or as --key=value; python train.py --help lists them. The same
+command continues a run that was stopped, by Ctrl-C, SIGTERM or a power cut.
 """
 import math
 import sys
@@ -32,15 +32,15 @@ one_line_errors()
 # -----------------------------------------------------------------------------
 # run
 out_dir = 'out/run'                # folder of the run
-init_from = 'auto'                 # auto: resume what out_dir holds, else start; scratch; or a checkpoint to fine-tune
+init_from = 'auto'        # auto: resume what out_dir holds, else start; scratch; or a checkpoint to fine-tune
 overwrite = False                  # with init_from=scratch: throw away the run in out_dir
 force_data = False                 # resume although the data differ from those of the run
 eval_interval = 1000               # iterations between validations
-eval_batches = 2                   # a validation rolls out so many batches of batch_size trajectories, at most all
+eval_batches = 2              # a validation rolls out so many batches of batch_size trajectories, at most all
 log_interval = 200                 # iterations between log lines
 save_interval = 1000               # iterations between writes of last.pt
 seed = 0                           # of weights, order of the data, augmentation
-wandb_log = False                  # also log to Weights & Biases; it can fail, the run cannot
+wandb_log = False                  # also log to Weights & Biases; the run goes on if that fails
 wandb_project = 'nanoupt'          # project name there
 wandb_run_name = ''                # run name there (default: out_dir)
 # data
@@ -48,15 +48,16 @@ dataset = 'burgers'                # an entry of pdes.py; made by its solver whe
 data_dir = 'datasets'              # where files are looked for and made
 data_path = ''                     # explicit file(s), separated by commas; never made
 n_trajectories = 1000              # rows used, at most: 10 % test, 10 % validation, the rest train
-time_stride = 5                    # frames a step: 5 x .01 s = .05 s, 41 frames
-space_stride = 2                   # cells a grid point of the encoder: 1024 / 2 = 512 points
-query_stride = 2                   # cells a point where the field loss may be taken; divides space_stride
+# (a cell is a value of a stored frame, a point a cell that is kept; a step is time_stride frames)
+time_stride = 5                    # frames per step: 5 x .01 s = .05 s, 41 frames
+space_stride = 2                   # cells per grid point of the encoder: 1024 / 2 = 512 points
+query_stride = 2                   # cells per point where the field loss may be taken; divides space_stride
 input_frames = 1                   # frames the encoder sees
-memory_gb = -1.                    # train rows up to this size live in memory, else in HDF5; -1: half of the free
-early = 3.                         # start frames are drawn as U^early: above 1, steep early ones more often
+memory_gb = -1.                # train rows up to this size live in memory, else in HDF5; -1: half of the free
+early = 3.                      # windows start at U^early of the frames, U uniform: above 1, more often early
 shift = True                       # augmentation: rotate the periodic domain
 flip = True                        # augmentation: reflect the domain, where the equation allows it
-boost = 0                          # augmentation: Galilean boost of up to so many grid points a step, likewise
+boost = 0                       # augmentation: Galilean boost of up to so many grid points per step, likewise
 noise = 0.                         # noise on the input frames, relative to their rms
 # model
 arch = 'pure'                      # pure or u; or a peer of peers.py
@@ -78,18 +79,19 @@ mlp_ratio = 2.                     # width of the MLP / width of the block
 drop_path = 0.                     # rate of the last block; ramps up from 0
 n_wave = 4                         # waves of the decoder's local basis
 log_clamp = 0.                     # threshold of the output log-clamp; 0: none
-layer_norm = False                 # in the operator's blocks; without, they see amplitudes
-moving_frame = True                # advance fields in the frame of their mean flow, where the equation allows it
+layer_norm = False                 # in the operator's blocks; without it, they see how large a field is
+moving_frame = True             # advance fields in the frame of their mean flow, where the equation allows it
 conserve = True                    # a step keeps the integral of the fields that the equation conserves
 token_shift = 0                    # grid points by which the tokens move on every step, so that errors differ
-# losses (losses.py), all means; 0 switches one off
-unroll = 1                         # latent steps a window, through all of which the gradient runs
-unroll_start = 1                   # latent steps a window in the beginning; 0: as unroll
+# losses (losses.py), all means; 0 switches one off. From here to `stages`, a stage may have its own values
+# (a window is input_frames + unroll consecutive frames)
+unroll = 1                         # latent steps per window, through all of which the gradient runs
+unroll_start = 1                   # latent steps per window in the beginning; 0: as unroll
 unroll_switch = .7                 # fraction of the iterations at which unroll_start becomes unroll
-gradient_through_time = True       # false: every unrolled step is trained alone, on the input it met
+gradient_through_time = True     # false: every step of a window is trained alone, on what the one before gave
 detach_target = True               # encodings of the truth carry no gradient in the latent loss
 lambda_field = 1.                  # relative L2 of the decoded rollout
-lambda_latent = 0.                 # advanced latents against encodings of the truth; 10 with a learned encoder
+lambda_latent = 0.                # advanced latents against encodings of the truth; 10 with a learned encoder
 lambda_inverse_encoding = 0.       # D(E(u)) = u; 50 with a learned encoder or decoder
 lambda_inverse_decoding = 0.       # E(D(z)) = z
 lambda_spectral = .05              # relative H1 error: wave number k weighs 1 + k^2
@@ -98,9 +100,9 @@ inverse_loss_frequency = 10        # inverse decoding on every so many-th batch
 inverse_decoding_ramp = .2         # fraction of the iterations over which its weight grows from 0
 # optimisation of a stage
 max_iters = 4500                   # iterations; 0 skips the stage
-epochs = 0.                        # if not 0: stop after so many passes over the windows, where that is earlier
-max_minutes = 0.                   # if not 0: train so long; schedules follow the clock, so runs are not bit-equal
-batch_size = 32                    # windows an iteration, over all processes
+epochs = 0.                      # if not 0: stop after so many passes over the windows, where that is earlier
+max_minutes = 0.                  # if not 0: train so long; rates follow the clock, so runs are not bit-equal
+batch_size = 32                    # windows per iteration, over all processes
 accumulation = 1                   # micro-batches they are split into
 optimizer = 'muon'                 # muon (hidden matrices; AdamW for the rest) or adamw
 learning_rate = 1e-3               # of AdamW
@@ -112,7 +114,7 @@ warmup_iters = 100                 # linear warm-up, then cosine
 min_lr_ratio = .01                 # final learning rate / peak
 ema_decay = .999                   # of the averaged weights, which are the ones evaluated; 0: none
 patience = 0                       # validations without progress before stopping; 0: never
-# stages: what each trains is in losses.py. The keys above hold for all; a stage may have its own values of them
+# stages: what each trains is in losses.py. NAME_stage holds the keys of which a stage has its own value
 stages = ('operator',)             # trained in this order
 decoder_stage = {'max_iters': 1000, 'unroll': 8, 'learning_rate': 3e-4, 'muon_lr': 3e-3}
 # system
@@ -131,6 +133,7 @@ _choices = {
     'dtype': ('auto', 'float32', 'bfloat16'),
     'compile': ('auto', 'true', 'false'),
     'device': ('auto', 'cpu', 'cuda', 'mps', *(f'cuda:{i}' for i in range(8)))}
+# Numbers must be positive, unless they are named here.
 _may_be_zero = (
     'boost noise halo encoder_dim encoder_depth decoder_dim decoder_depth log_clamp token_shift unroll_start '
     'unroll_switch inverse_decoding_ramp max_iters epochs max_minutes weight_decay grad_clip warmup_iters '
@@ -140,12 +143,15 @@ _weights = [name for name in _names if name.startswith('lambda_')]
 _bounds = {key: (0, None) for key in _may_be_zero + _weights}
 _bounds.update(drop_path=(0, 1), ema_decay=(0, 1), beta2=(0, 1), seed=(0, 2 ** 32), memory_gb=(None, None),
                depths=(1, None))
-_of_a_stage = [                                                      # keys of which a stage may have its own value
+_of_a_stage = [                                                 # keys of which a stage may have its own value
     'eval_interval', 'log_interval', 'save_interval', 'seed', 'early', 'shift', 'flip', 'boost', 'noise',
     *_names[_names.index('unroll'):_names.index('stages')]]          # losses and optimisation
-_defaults = {**pdes.parameter_keys(), **globals()}                   # nu, beta, ...: parameters of the equations
+_parameters = pdes.parameter_keys(taken=globals())                # nu, beta, ...: None is the entry's default
+_defaults = {**_parameters, **globals()}
+for _name in STAGES:
+    _defaults.setdefault(f'{_name}_stage', {})
 config = configure(_defaults, sys.argv[1:], __file__, _choices, _bounds)
-params = pdes.parameters(config['dataset'], {key: config[key] for key in pdes.parameter_keys()})
+params = pdes.parameters(config['dataset'], {key: config[key] for key in _parameters})
 config.update({name.lower(): value for name, value in params.items()})
 keys = SimpleNamespace(**config)
 globals().update(config)
@@ -157,11 +163,13 @@ def settings_of(stage):
 
 
 if not out_dir or not stages or len(set(stages)) < len(stages):
-    raise UserError(f'out_dir and stages must not be empty, and stages={",".join(stages)} must not name one twice')
+    raise UserError(f'out_dir and stages must not be empty, and stages={",".join(stages)} must not name one '
+                    'twice')
 for stage in stages:
     wrong = set(config.get(f'{stage}_stage', {})) - set(_of_a_stage)
     if wrong:
-        raise UserError(f'{stage}_stage.{min(wrong)}: a stage has no value of its own of this key, set --{min(wrong)}')
+        raise UserError(f'{stage}_stage.{min(wrong)}: a stage has no value of its own of this key, but of '
+                        f'those from unroll to patience in train.py: set --{min(wrong)}')
 longest = max(settings_of(stage).unroll for stage in stages)
 minutes = max(settings_of(stage).max_minutes for stage in stages)
 machine = devices.start(device, dtype, compile, deterministic, minutes)
@@ -176,15 +184,16 @@ run = Run(out_dir, config, _defaults, machine, init_from, overwrite)
 
 
 def model_config(shape, **more):
-    """The ModelConfig for a file of `shape` cells: the keys of the same name, what the equation's entry says, and
-    what the data say. Raises UserError where the keys do not fit such a file."""
+    """The ModelConfig for a file of `shape` cells: the keys of the same name, what the equation's entry says,
+    and what the data say. Raises UserError where the keys do not fit such a file."""
     entry = pdes.entry(dataset)
     names = {field.name for field in fields(ModelConfig)} & set(config)
     values = {name: config[name] for name in names}
     conserved = [entry.fields.index(name) for name in entry.conserved]
     velocity = [entry.fields.index(name) for name in entry.velocity]
     values.update(
-        pde=dataset, fields=entry.fields, params=tuple(params), seen_params=tuple((p,) for p in params.values()),
+        pde=dataset, fields=entry.fields,
+        params=tuple(params), seen_params=tuple((value,) for value in params.values()),
         boundary=entry.boundary, low=entry.low, length=entry.length,
         grid=tuple(cells // space_stride for cells in shape),
         token_grid=(latent_tokens,) * entry.axes,
@@ -203,42 +212,41 @@ def check_fit(shape, n_frames):
     model_config(shape)
 
 
-if not machine.master:
-    machine.barrier()                                                # one process makes the file, the others wait
-paths = files.find_or_make(dataset, data_dir, data_path, params, n_trajectories, machine.device.type,
-                           lambda: check_fit(pdes.entry(dataset).cells, pdes.entry(dataset).frames))
-if machine.master:
-    machine.barrier()
+with machine.master_first():                                     # one process makes the file, the others wait
+    paths = files.find_or_make(dataset, data_dir, data_path, params, n_trajectories, machine.device.type,
+                               lambda: check_fit(pdes.entry(dataset).cells, pdes.entry(dataset).frames))
 sources = [files.open_source(path, dataset, quiet=not machine.master) for path in paths]
 check_fit(sources[0].shape, sources[0].n_frames)
 trajectories = data.Trajectories(sources, keys, machine.device, machine.world)
 trajectories.check_history(run, force_data)
 machine.say(f'data {", ".join(paths)} | {trajectories.n_rows} train and {len(trajectories.val)} validation '
-            f'trajectories, {trajectories.n_frames} frames of {" x ".join(map(str, trajectories.grid))} points | '
-            f'{"in memory" if trajectories.in_memory else "read from HDF5"}')
+            f'trajectories, {trajectories.n_frames} frames of {" x ".join(map(str, trajectories.grid))} '
+            f'points | {"in memory" if trajectories.in_memory else "read from HDF5"}')
 
 # ---- model
 torch.manual_seed(seed)
-cfg = model_config(sources[0].shape)
+cfg = model_config(sources[0].shape)                           # without statistics, which depend on the frame
 mean, std = trajectories.statistics(moving=cfg.velocity if cfg.frame_speed else ())
 cfg = model_config(
     sources[0].shape, mean=mean, std=std, dt=trajectories.dt,
     first=tuple(float(axis[0]) for axis in sources[0].x),
     seen_params=tuple(tuple(s.params[name] for s in sources) for name in params))
-if run.state or run.parent:
+if run.state or run.parent:                                       # this run, resumed; another one, fine-tuned
     model = rebuild(cfg, run.state or run.parent, run.parent_path or run.last_path, averaged=bool(run.parent))
 else:
     model = UPT(cfg)
 model.to(machine.device)
 if machine.compiled:
     for part in (model.encoder, model.operator, model.decoder):
-        part.compile()                                               # in place: parameter names stay as they are
+        part.compile()                                            # in place: parameter names stay as they are
 machine.say(f'model {arch}, {attention} attention | {model.n_params():,} parameters | latent '
             f'{" x ".join(map(str, cfg.token_grid))} tokens of {latent_dim}')
-for stage in stages:
-    STAGES[stage](model, settings_of(stage))                         # raises now what would end a later stage
-loss_names = list(dict.fromkeys(name for stage in stages for name in STAGES[stage].losses))
-run.start({'model_args': model_args(model.cfg), 'data': trajectories.describe(paths, run)}, stages, loss_names)
+loss_names = []
+for name in stages:
+    STAGES[name](model, settings_of(name))                           # raises now what would end a later stage
+    loss_names += [loss for loss in STAGES[name].losses if loss not in loss_names]
+about = {'model_args': model_args(model.cfg), 'data': trajectories.describe(paths, run)}
+run.start(about, stages, loss_names)
 
 
 def validate(model, batch_size):
@@ -250,41 +258,45 @@ def validate(model, batch_size):
 
 
 # ---- the loop
-for stage in run.remaining(stages):
-    s = settings_of(stage)
-    trainer = STAGES[stage](model, s)                                # a module: (batch, progress) -> loss, its parts
+for name in run.remaining(stages):
+    s = settings_of(name)
+    stage = STAGES[name](model, s)                            # a module: (batch, progress) -> loss, its parts
     windows = data.Windows(trajectories, model.cfg, s)
     sampler = data.Sampler(windows.n_windows, s.batch_size, s.seed)
-    optimizers = optim.make(trainer, s)
+    optimizers = optim.make(stage, s)
     ema = optim.EMA(model, s.ema_decay)
-    wrapped = machine.wrap(trainer)
-    n_iters = min(s.max_iters, math.ceil(s.epochs * windows.n_windows / s.batch_size) or s.max_iters)
+    wrapped = machine.wrap(stage)                                  # in DDP, where there are several processes
+    n_iters = s.max_iters
+    if s.epochs:
+        n_iters = min(n_iters, math.ceil(s.epochs * windows.n_windows / s.batch_size))
+    # A resumed run takes its weights, averages, optimisers and sampler from last.pt here.
     run.begin(n_iters, s, model=model, ema=ema.model, optimizers=optimizers, sampler=sampler)
     run.exit_if_finished()
-    if run.stage_index > 0 and run.iteration == 0:                   # a later stage has to improve on its beginning
-        run.evaluated(validate(ema.model, s.batch_size) if machine.master else None)
+    if run.stage_index > 0 and run.iteration == 0:             # a later stage has to improve on its beginning
+        run.validate(validate, ema.model, s.batch_size)
 
-    while run.goes_on():
+    while run.goes_on():                                    # until max_iters, max_minutes, patience, a signal
         # 1. learning rate
         rate = optim.schedule(run.progress, run.iteration, s.warmup_iters, s.min_lr_ratio)
         optim.set_rate(optimizers, rate)
 
         # 2. gradients of the global batch; everything random follows from the seed and the iteration
-        torch.manual_seed((s.seed * 1_000_003 + run.total) * 1_009 + machine.rank)
+        torch.manual_seed((s.seed * 1_000_003 + run.total) * 1_009 + machine.rank)    # of noise and drop-path
         index = sampler.next()
         total = 0.
         losses = {}
-        for micro, batch in enumerate(windows.batches(index, run.total, machine.rank, machine.world, s.accumulation)):
+        micro_batches = windows.batches(index, run.total, machine.rank, machine.world, s.accumulation)
+        for micro, batch in enumerate(micro_batches):
             machine.synchronise_gradients(wrapped, micro == s.accumulation - 1)
             with machine.autocast():
                 loss, parts = wrapped(batch, run.progress)
             (loss / s.accumulation).backward()
             total = total + loss.detach() / s.accumulation
-            for name, value in parts.items():
-                losses[name] = losses.get(name, 0.) + value / s.accumulation
+            for part, value in parts.items():
+                losses[part] = losses.get(part, 0.) + value / s.accumulation
 
-        # 3. step, unless something is not finite
-        norm = torch.nn.utils.clip_grad_norm_(trainer.parameters(), s.grad_clip or math.inf)
+        # 3. clip, stop the run if loss or gradient is not finite, step
+        norm = torch.nn.utils.clip_grad_norm_(stage.parameters(), s.grad_clip or math.inf)
         run.check(total, norm, windows, index)
         for o in optimizers:
             o.step()
@@ -295,14 +307,13 @@ for stage in run.remaining(stages):
         # 4. validate, log, save
         nrmse = None
         if run.every(s.eval_interval):
-            nrmse = validate(ema.model, s.batch_size) if machine.master else None
-            run.evaluated(nrmse)
+            nrmse = run.validate(validate, ema.model, s.batch_size)
         if nrmse is not None or run.iteration % s.log_interval == 0:
             run.log(losses, s.learning_rate * rate, nrmse)
         if run.iteration % s.save_interval == 0:
             run.save()
 
     run.end_if_stopped()
-    if stage != stages[-1]:                                          # the next one starts from the best of this one
+    if name != stages[-1]:                                       # the next one starts from its best, averaged
         model.load_state_dict(run.best_weights() or ema.model.state_dict())
 run.finish()

@@ -1,10 +1,11 @@
-# The headline: 128 tokens of 128, pure operator, standard attention, nu .001, 1024 points, one frame in. The other
-# configs of this ladder begin with this one and say only what differs.
+# The headline: 128 tokens of 128, pure operator, standard attention, nu .001, 1024 points, one frame in. The
+# other configs of this ladder begin with this one and say only what differs.
 #
 #     python train.py config/burgers_128_pure.py
 #     torchrun --standalone --nproc_per_node=4 train.py config/burgers_128_pure.py
 #
-# Made for a GPU. No figure yet: it has not been trained at full length on one. Data: 8.2 GB, made when absent.
+# Made for a GPU. No figure yet: it has not been trained at full length on one. Data: 8.2 GB, made when
+# absent.
 out_dir = 'out/burgers_128_pure'
 dataset = 'burgers'
 nu = .001
@@ -14,7 +15,7 @@ patch_size = 8                     # 128 patches
 halo = 4
 latent_tokens = 128
 latent_dim = 128
-token_shift = 0                    # it needs latents that hold all points of a token and nothing that is learned
+token_shift = 0                 # it needs latents that hold all points of a token and nothing that is learned
 encoder_dim = decoder_dim = 64     # learned, on top of the fixed part
 lambda_latent = 10.
 lambda_inverse_encoding = 50.      # keeps a learned encoder and decoder inverses of each other (dev/LOG.md)

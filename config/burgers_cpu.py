@@ -1,16 +1,17 @@
-# The quick start: Burgers at nu .01, 512 points in, on two CPU cores. Keys that are not here have train.py's defaults,
-# which are those of this recipe.
+# The quick start: Burgers at nu .01, 512 points in, on two CPU cores. Keys that are not here have train.py's
+# defaults, which are those of this recipe.
 #
 #     python train.py config/burgers_cpu.py          (or make demo, which also evaluates and draws)
 #
-# 2 to 4 minutes on two cores. Test nRMSE, 40-step latent rollout: .0014 (seed 0). Figures behind a key are nRMSE of
-# earlier recipes, one variable at a time (dev/LOG.md).
+# 2 to 4 minutes on two cores. Figures behind a key are nRMSE of earlier recipes, one variable at a time
+# (dev/LOG.md).
 out_dir = 'out/burgers_cpu'
 dataset = 'burgers'
 nu = .01
-space_stride = query_stride = 2    # 512 points in. With 16 tokens at nu .001 256: .0197, 512: .0164, 1024: .0183
-early = 3.                         # steep early frames decide a rollout. 1: .0125, 2: .0068, 3: .0058, 4: .0053
-latent_tokens = 32                 # at nu .001 16: .0164, 32: .0125, 64: .0109, but twice the time (2000 iterations)
+# 512 points in. With 16 tokens at nu .001 256: .0197, 512: .0164, 1024: .0183
+space_stride = query_stride = 2
+early = 3.                       # steep early frames decide a rollout. 1: .0125, 2: .0068, 3: .0058, 4: .0053
+latent_tokens = 32          # at nu .001 16: .0164, 32: .0125, 64: .0109, but twice the time (2000 iterations)
 latent_dim = 16                    # all 16 points of a token: the latent is the grid, transformed
 token_shift = 5                    # none: .0080, 1 to 15: .0050 to .0057 on the same weights
 encoder_dim = decoder_dim = 0      # their fixed parts alone; learned ones cost accuracy at these lengths

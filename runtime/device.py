@@ -116,9 +116,13 @@ class Machine:
         if self.ddp:
             wrapped.require_backward_grad_sync = now
 
-    def barrier(self):
-        """Wait until all processes are here."""
-        if self.ddp:
+    @contextlib.contextmanager
+    def master_first(self):
+        """The first process does what is inside, then the others do."""
+        if self.ddp and not self.master:
+            dist.barrier()
+        yield
+        if self.ddp and self.master:
             dist.barrier()
 
     def say(self, text):

@@ -1,7 +1,7 @@
 """
 A run is a folder: lock, config, provenance, log, checkpoints, signals.
 
-    run = Run('out/a', config, defaults, machine)          # locks the folder; run.state is what a resume goes on from
+    run = Run('out/a', config, defaults, machine)  # locks the folder; run.state is what a resume goes on from
     for stage in run.remaining(('operator', 'decoder')):   # continues in the middle of any stage after a stop
         run.begin(n_iters, settings, model=model, ema=ema.model, optimizers=optimizers, sampler=sampler)
         run.exit_if_finished()
@@ -13,8 +13,9 @@ A run is a folder: lock, config, provenance, log, checkpoints, signals.
         run.end_if_stopped()
     run.finish()
 
-It never sees a batch, and decides nothing about training. The folder holds config.json, env.json, log.csv, last.pt
-(everything that is needed to go on) and best.pt (the weights with the lowest validation error of the latest stage).
+It never sees a batch, and decides nothing about training. The folder holds config.json, env.json, log.csv,
+last.pt (everything that is needed to go on) and best.pt (the weights with the lowest validation error of the
+latest stage).
 """
 import csv
 import fcntl
@@ -37,7 +38,8 @@ from runtime.configurator import UserError
 
 # Keys that a resumed run may change. Any other would make it another experiment.
 FREE = {'out_dir', 'init_from', 'overwrite', 'force_data', 'eval_interval', 'eval_batches', 'log_interval',
-        'save_interval', 'stages', 'max_iters', 'epochs', 'max_minutes', 'patience', 'learning_rate', 'muon_lr',
+        'save_interval', 'stages', 'max_iters', 'epochs', 'max_minutes', 'patience', 'learning_rate',
+        'muon_lr',
         'data_dir', 'data_path', 'memory_gb', 'device', 'compile', 'dtype', 'wandb_log', 'wandb_project',
         'wandb_run_name', 'checkpointing', 'deterministic'}
 DIVERGED = 1e6                         # a loss beyond this stops the run
@@ -53,8 +55,8 @@ class Run:
     """The folder of a training, and where in its stages it stands."""
 
     def __init__(self, out_dir, config, defaults, machine, init_from='auto', overwrite=False):
-        """config: the resolved keys, defaults: what they would be unset. Raises UserError for a folder that cannot be
-        written, that another process is writing to, or that holds another run."""
+        """config: the resolved keys, defaults: what they would be unset. Raises UserError for a folder that
+        cannot be written, that another process is writing to, or that holds another run."""
         self.folder = out_dir
         self.config = plain(config)
         self.defaults = plain({name: defaults.get(name) for name in config})
@@ -108,8 +110,8 @@ class Run:
             self.lock_file.flush()
         except BlockingIOError:
             self.lock_file.seek(0)
-            raise UserError(f"another training ({self.lock_file.read().strip()}) is writing to '{self.folder}': wait "
-                            'for it, or choose another --out_dir') from None
+            raise UserError(f"another training ({self.lock_file.read().strip()}) is writing to "
+                            f"'{self.folder}': wait for it, or choose another --out_dir") from None
         except OSError as error:
             raise UserError(f"out_dir '{self.folder}' cannot be written ({error.strerror}): choose another "
                             'one') from error
@@ -123,12 +125,12 @@ class Run:
                 self.state = self.load_last()
             elif has_run:
                 raise UserError(f"'{self.folder}' holds best.pt but no last.pt to resume: "
-                                f'--init_from={self.best_path} with another --out_dir, or --init_from=scratch '
-                                '--overwrite=true')
+                                f'--init_from={self.best_path} with another --out_dir, or '
+                                '--init_from=scratch --overwrite=true')
         elif init_from == 'scratch':
             if has_run and not overwrite:
-                raise UserError(f"'{self.folder}' holds a run: --init_from=auto resumes it, --overwrite=true throws "
-                                'it away')
+                raise UserError(f"'{self.folder}' holds a run: --init_from=auto resumes it, --overwrite=true "
+                                'throws it away')
         else:
             path = find_checkpoint(init_from)
             if not has_run or overwrite:
@@ -138,8 +140,8 @@ class Run:
             # This fine-tuning may have been stopped; then it goes on.
             self.state = load_checkpoint(self.last_path) if has_last else None
             if self.state is None or self.state['config']['init_from'] != init_from:
-                raise UserError(f"'{self.folder}' holds another run: choose another --out_dir for fine-tuning, or "
-                                '--overwrite=true')
+                raise UserError(f"'{self.folder}' holds another run: choose another --out_dir for fine-"
+                                'tuning, or --overwrite=true')
 
     def load_last(self):
         try:
@@ -151,15 +153,15 @@ class Run:
                             f'{self.folder}_2 --init_from={self.best_path}') from error
 
     def check_config(self):
-        """Refuse to resume with other keys than the run was started with, or with stages that do not hold the one in
-        which it stands. A key that it did not know yet counts as having had its default, so a fork may add keys;
-        a stage that has not begun may still be given any settings."""
+        """Refuse to resume with other keys than the run was started with, or with stages that do not hold the
+        one in which it stands. A key that it did not know yet counts as having had its default, so a fork may
+        add keys; a stage that has not begun may still be given any settings."""
         stages = self.config['stages']
         index = self.state['stage_index']
         stage = self.state['stage']
         if index >= len(stages) or stages[index] != stage:
-            raise UserError(f"'{self.folder}' stands in stage {index + 1}, '{stage}', which stages={','.join(stages)} "
-                            'do not have there')
+            raise UserError(f"'{self.folder}' stands in stage {index + 1}, '{stage}', which stages="
+                            f"{','.join(stages)} do not have there")
         old = {**self.defaults, **self.state['config']}
         begun = [f'{stage}_stage' for stage in stages[:index + 1]]
         changed = {}
@@ -172,8 +174,8 @@ class Run:
         refused = [f'{name}: {there!r} there, {now!r} now' for name, (there, now) in changed.items()
                    if name.split('.')[-1] not in FREE]
         if refused:
-            raise UserError(f"'{self.folder}' holds a run with another configuration ({'; '.join(refused)}): use "
-                            'those values, another --out_dir, or --init_from=scratch --overwrite=true')
+            raise UserError(f"'{self.folder}' holds a run with another configuration ({'; '.join(refused)}): "
+                            'use those values, another --out_dir, or --init_from=scratch --overwrite=true')
         for name in ('learning_rate', 'muon_lr', 'max_iters'):
             if name in changed:
                 self.say(f'note: {name} changes from {changed[name][0]} to {changed[name][1]}')
@@ -195,8 +197,8 @@ class Run:
     # ---- stages
 
     def start(self, about, stages, loss_names):
-        """Everything is built. about: model arguments and data, for the checkpoints. From here on a signal ends the
-        run after an iteration."""
+        """Everything is built. about: model arguments and data, for the checkpoints. From here on a signal
+        ends the run after an iteration."""
         self.about = plain_but_tensors(about)
         self.n_stage = len(stages)
         self.columns = [*COLUMNS[:3], *loss_names, *COLUMNS[3:]]
@@ -257,8 +259,8 @@ class Run:
                 self.state = None
 
     def begin(self, n_iters, settings, **parts):
-        """Begin, or go on with, the stage. parts: what last.pt holds by name: modules, lists of optimisers, or what
-        else has a state_dict."""
+        """Begin, or go on with, the stage. parts: what last.pt holds by name: modules, lists of optimisers,
+        or what else has a state_dict."""
         self.n_iters = n_iters
         self.settings = settings
         self.parts = parts
@@ -271,7 +273,7 @@ class Run:
                     part.load_state_dict(self.state[name])
             self.take_newer_best()
             if self.finished and self.state['limits'] != [n_iters, settings.patience]:
-                self.finished = False                                # more was asked for since patience ran out
+                self.finished = False                              # more was asked for since patience ran out
                 self.bad_evals = 0
         self.clock = time.perf_counter()
         self.progress = self.fraction_done()
@@ -281,12 +283,12 @@ class Run:
         self.last_time = self.clock
         self.advanced = self.clock
         self.last_iteration = self.iteration
-        if self.iteration == 0 and not self.state:                   # a run may be killed before its first interval
+        if self.iteration == 0 and not self.state:             # a run may be killed before its first interval
             self.save()
 
     def take_newer_best(self):
-        """best.pt is newer than last.pt if the run was killed between the two. (What a stage begins with is validated
-        again, by all processes or by none, whichever of them have seen best.pt.)"""
+        """best.pt is newer than last.pt if the run was killed between the two. (What a stage begins with is
+        validated again, by all processes or by none, whichever of them have seen best.pt.)"""
         if os.path.exists(self.best_path):
             newer = load_checkpoint(self.best_path)
             if newer['stage_index'] == self.stage_index and 0 < newer['stage_iter'] <= self.iteration:
@@ -324,7 +326,8 @@ class Run:
         return time.perf_counter() - self.clock
 
     def advance(self):
-        """An iteration is over. From here to the next one, run.progress stays as it is, whatever the clock says."""
+        """An iteration is over. From here to the next one, run.progress stays as it is, whatever the clock
+        says."""
         self.iteration += 1
         self.progress = self.fraction_done()
         self.advanced = time.perf_counter()
@@ -346,12 +349,13 @@ class Run:
         return self.iteration % interval == 0 or self.progress >= 1
 
     def on_signal(self, number, _):
-        if self.signal and not self.machine.ddp:                     # torchrun sends each one again, and waits 30 s
+        if self.signal and not self.machine.ddp:               # torchrun sends each one again, and waits 30 s
             os._exit(128 + number)                                   # the second one ends the process at once
         self.signal = number
 
     def poll(self):
-        """Has a signal asked to stop? All processes stop after the same iteration: the flag of each is on its way
+        """Has a signal asked to stop? All processes stop after the same iteration: the flag of each is on its
+        way
         while the next iteration runs, so that nobody waits for it."""
         if not self.machine.ddp:
             self.stopped = self.signal
@@ -366,8 +370,8 @@ class Run:
     # ---- a step
 
     def check(self, loss, norm, windows, index):
-        """Stop before a loss or gradient that is not finite can reach weights that are kept. On CUDA the numbers of
-        one iteration are read in the next, so that nothing waits for the device."""
+        """Stop before a loss or gradient that is not finite can reach weights that are kept. On CUDA the
+        numbers of one iteration are read in the next, so that nothing waits for the device."""
         self.numbers = torch.stack([loss, norm.to(loss.dtype)])
         numbers = self.numbers
         event = None
@@ -393,8 +397,8 @@ class Run:
         rows = windows.row_names(index)
         shown = ', '.join(map(str, rows[:8])) + (' ...' if len(rows) > 8 else '')
         raise UserError(f'iteration {iteration}: loss {loss}, gradient norm {norm} (learning rates {rates}; '
-                        f'trajectories {shown}; batch in nan_dump.pt): lower the learning rates or check the data; '
-                        f"'{self.last_path}' is as it was last saved")
+                        f'trajectories {shown}; batch in nan_dump.pt): lower the learning rates or check the '
+                        f"data; '{self.last_path}' is as it was last saved")
 
     # ---- log
 
@@ -430,9 +434,9 @@ class Run:
             seconds = max(0, 60 * self.settings.max_minutes - self.stage_seconds - self.spent())
         memory = self.machine.peak_memory_gb()
         memory = '' if memory is None else f' | mem {memory:.1f}G'
-        parts = ' '.join(f'{name} {row[name]:.4f}' for name in names)
+        parts = ' '.join(f'{name} {row[name]:.3g}' for name in names)
         rate = self.settings.batch_size / ms
-        self.say(f'{self.position()} {self.progress:.0%} | loss {row["loss"]:.4f} | {parts} | {ms:.1f} ms | '
+        self.say(f'{self.position()} {self.progress:.0%} | loss {row["loss"]:.3g} | {parts} | {ms:.1f} ms | '
                  f'{rate:.2f}k samples/s{memory} | eta {int(seconds) // 60}m{int(seconds) % 60:02d}s')
 
     def position(self):
@@ -447,7 +451,8 @@ class Run:
         try:
             import wandb
             settings = wandb.Settings(init_timeout=30)
-            wandb.init(project=self.config['wandb_project'], name=self.config['wandb_run_name'] or self.folder,
+            name = self.config['wandb_run_name'] or self.folder
+            wandb.init(project=self.config['wandb_project'], name=name,
                        config=self.config, settings=settings)
             self.wandb = wandb
         except Exception as error:
@@ -473,9 +478,12 @@ class Run:
 
     # ---- best and last
 
-    def evaluated(self, nrmse):
-        """A validation error (of the first process; the others pass None) -> keep the best weights, count patience."""
+    def validate(self, error_of, *args):
+        """Take a validation error, error_of(*args): keep the best weights, count patience. The first process
+        does it, and returns it; the others return None."""
+        nrmse = None
         if self.machine.master:
+            nrmse = error_of(*args)
             while self.pending:
                 self.check_oldest()
             self.say(f'{self.position()} | validation nRMSE {nrmse:.4f} (latent rollout)')
@@ -491,6 +499,7 @@ class Run:
             flag = torch.tensor([int(self.finished)], device=self.machine.device)
             dist.broadcast(flag, 0)
             self.finished = bool(flag)
+        return nrmse
 
     def save(self):
         """last.pt, with everything that a resume needs."""
@@ -503,7 +512,8 @@ class Run:
             return
         state = {
             **self.about, 'config': self.config, 'environment': self.environment,
-            'iter': self.total, 'stage': self.stage, 'stage_index': self.stage_index, 'stage_iter': self.iteration,
+            'iter': self.total, 'stage': self.stage, 'stage_index': self.stage_index,
+            'stage_iter': self.iteration,
             'before': self.before, 'best': self.best, 'bad_evals': self.bad_evals, 'finished': self.finished,
             'limits': [self.n_iters, self.settings.patience],
             'stage_seconds': self.stage_seconds + self.spent(), 'seconds_before': self.seconds_before,
@@ -519,8 +529,8 @@ class Run:
         if not self.stopped:
             return
         self.save()
-        self.say(f"stopped by signal {self.stopped} at iteration {self.total}, saved '{self.last_path}': the same "
-                 'command continues')
+        self.say(f"stopped by signal {self.stopped} at iteration {self.total}, saved '{self.last_path}': the "
+                 'same command continues')
         if self.machine.ddp:
             os._exit(128 + self.stopped)
         sys.exit(128 + self.stopped)
@@ -528,13 +538,14 @@ class Run:
     def finish(self):
         self.save()
         self.end_wandb()
-        self.say(f'done: {self.total} iterations in {self.train_seconds() / 60:.1f} minutes | best validation nRMSE '
-                 f'{self.best:.4f} | python eval.py --ckpt {self.folder}')
+        self.say(f'done: {self.total} iterations in {self.train_seconds() / 60:.1f} minutes | best '
+                 f'validation nRMSE {self.best:.4f} | python eval.py --ckpt {self.folder}')
         self.machine.stop()
 
 
 def flat(config):
-    """The settings of a stage beside the plain keys: {'decoder_stage': {'unroll': 8}} -> {'decoder_stage.unroll': 8}"""
+    """The settings of a stage beside the plain keys: {'decoder_stage': {'unroll': 8}} ->
+    {'decoder_stage.unroll': 8}"""
     result = {}
     for name, value in config.items():
         if isinstance(value, dict):
@@ -545,8 +556,8 @@ def flat(config):
 
 
 def value_of(name, config):
-    """The value of a key, 'unroll', or of a stage's, 'decoder_stage.unroll', which is that of the plain key where the
-    stage has none of its own."""
+    """The value of a key, 'unroll', or of a stage's, 'decoder_stage.unroll', which is that of the plain key
+    where the stage has none of its own."""
     stage, _, key = name.rpartition('.')
     plain_value = config.get(key)
     return config.get(stage, {}).get(key, plain_value) if stage else plain_value

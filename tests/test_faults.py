@@ -841,20 +841,18 @@ def make(path, barrier=None, hangs=False):
     torch.set_num_threads(1)
     if barrier:
         barrier.wait()
+
+    def hang_where_a_file_is(*args, **named):
+        """The solver is called before there is a file, to see how long it takes, and then for the rows."""
+        folder = os.path.dirname(path)
+        if os.listdir(folder):
+            open(os.path.join(folder, 'hangs'), 'w').close()
+            time.sleep(10 * TIMEOUT)
+        return solvers.burgers(*args, **named)
+
     if hangs:
-        solve_with(lambda *args: hang_where_a_file_is(os.path.dirname(path)) or solvers.burgers(*args))
+        pdes.PDES['burgers'] = replace(pdes.PDES['burgers'], solve=hang_where_a_file_is)
     write_file(path, 'burgers', {'Nu': .01}, 3, device='cpu', batch_size=1)
-
-
-def hang_where_a_file_is(folder):
-    """The solver is called before there is a file, to see how long it takes, and then for the rows."""
-    if os.listdir(folder):
-        open(os.path.join(folder, 'hangs'), 'w').close()
-        time.sleep(10 * TIMEOUT)
-
-
-def solve_with(solver):
-    pdes.PDES['burgers'] = replace(pdes.PDES['burgers'], solve=solver)
 
 
 def test_killed_generator_leaves_no_file(tmp_path):
@@ -890,9 +888,9 @@ def test_reader_sees_the_old_file_while_a_new_one_is_written(tmp_path, burgers_f
     before = inspect(path)
     seen = []
 
-    def look(*args):
+    def look(*args, **named):
         seen.append(inspect(path) == before)
-        return solvers.burgers(*args)
+        return solvers.burgers(*args, **named)
     monkeypatch.setitem(pdes.PDES, 'burgers', replace(pdes.PDES['burgers'], solve=look))
     write_file(str(path), 'burgers', {'Nu': .01}, 3, device='cpu')
     assert len(seen) == 3 and all(seen) and inspect(path)['trajectories'] == 3
@@ -1071,7 +1069,7 @@ def test_wandb_has_a_curve_of_every_loss(tmp_path, burgers_file, train):
     found = {}
     for record in wandb_records(tmp_path):
         if record.WhichOneof('record_type') == 'history':
-            row = {item.nested_key or item.key: json.loads(item.value_json) for item in record.history.item}
+            row = {item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
             found[row['iter']] = {name: value for name, value in row.items() if name[0] != '_'}
             assert row['_step'] == row['iter']
     with open(tmp_path / 'o' / 'log.csv') as file:

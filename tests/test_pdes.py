@@ -71,6 +71,7 @@ def test_unknown_name():
 
 def test_parameters():
     keys = parameter_keys()
+    assert "'nu'" in refused(parameter_keys, {'nu': 1.})              # as a key of train.py may be called
     assert keys['nu'] is None and keys['beta'] is None
     assert parameters('burgers', keys) == {'Nu': .01} == parameters('burgers', {})
     assert parameters('burgers', {**keys, 'nu': 1}) == {'Nu': 1.}
@@ -81,6 +82,8 @@ def test_parameters():
 
 
 @pytest.mark.parametrize('value', [0., -.1, float('nan'), float('inf'), '0.1', True, (.1, .2)])
+
+
 def test_a_parameter_must_be_a_positive_number(value):
     assert 'nu=' in refused(parameters, 'burgers', {'nu': value})
 
@@ -93,13 +96,13 @@ def test_no_solver():
 def test_solvers_of_several_fields_get_the_channel_axis(monkeypatch):
     seen = []
 
-    def solve(u0, first, second, t):
-        seen.append((u0.shape, first, second))
+    def solve(u0, p, q, t):                                          # by name, in whatever order
+        seen.append((u0.shape, p, q))
         return u0[:, None].expand(-1, len(t), -1, -1)
 
     pde = dataclasses.replace(entry('burgers'), fields=('a', 'b'), params={'q': 1., 'p': 2.}, solve=solve)
     u = pde.solution(torch.zeros(3, 8, 2), {'p': 5., 'q': 7.}, [0., 1.])
-    assert u.shape == (3, 2, 8, 2) and seen == [((3, 8, 2), 7., 5.)]
+    assert u.shape == (3, 2, 8, 2) and seen == [((3, 8, 2), 5., 7.)]
 
 
 # ---------------------------------------------------------------------------------------------

@@ -25,8 +25,7 @@ def config(arch, grid=(32,), **more):
     fields = ('u', 'v')[:d]
     values = {'arch': arch, 'grid': grid, 'token_grid': grid, 'fields': fields, 'latent_dim': d,
               'encoder_dim': 0, 'decoder_dim': 0, 'hidden_dim': 16, 'depth': 2, 'low': (0.,) * d,
-              'length': (1.,) * d,
-              'first': tuple(.5 / n for n in grid), 'mean': (0.,) * d, 'std': (1.5,) * d,
+              'length': (1.,) * d, 'first': tuple(.5 / n for n in grid), 'mean': (0.,) * d, 'std': (1.5,) * d,
               'conserved': tuple(range(d)), 'velocity': tuple(range(d)), 'dt': .25}
     return ModelConfig(**{**values, **more})
 
