@@ -199,13 +199,15 @@ class Task(NamedTuple):
 
 
 def prepare(config, overrides):
-    """The Task of a config, read from what train.py makes of it without training. Raises UserError for
-    several files or input frames."""
+    """The Task of a config, read from what train.py makes of it without training. Raises UserError where
+    methods cannot be compared on it."""
     quick = '--stages=operator --max_iters=0 --max_minutes=0 --memory_gb=0 --compile=false'.split()
     with tempfile.TemporaryDirectory() as folder:
         t = start_training(config, [*overrides, *quick], folder)
     if len(t.sources) != 1 or t.config['input_frames'] != 1:
         raise UserError('peers and study take one data file and one input frame')
+    if t.config['operator_stage']:
+        raise UserError('peers and study take plain keys: write those of operator_stage without it')
     source = t.sources[0]
     for name, value in source.params.items():
         key = name.lower()
@@ -532,10 +534,10 @@ def count_flops(t):
     """Of an iteration: forward and backward of the stage, of a small batch times what it is smaller.
     Recomputation is not the model's work. A fresh copy is counted, since compiled parts hide what they do."""
     model = UPT(replace(t.model.cfg, checkpointing=False)).to(t.machine.device)
-    trainer = OperatorStage(model, t.s).train()
+    stage = OperatorStage(model, t.s).train()
     size = math.gcd(t.s.batch_size, 4)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        loss, _ = trainer(first_batch(t, size), 1.)
+        loss, _ = stage(first_batch(t, size), 1.)
         loss.backward()
     return counter.get_total_flops() * t.s.batch_size // size
 
@@ -547,7 +549,7 @@ def time_iteration(t, repeats):
         with t.machine.autocast():
             loss, _ = t.wrapped(batch, 1.)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(t.trainer.parameters(), t.s.grad_clip or math.inf)
+        torch.nn.utils.clip_grad_norm_(t.stage.parameters(), t.s.grad_clip or math.inf)
         for optimizer in t.optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -571,12 +573,12 @@ def time_parts(t, repeats):
 
     def encode():
         with t.machine.autocast():
-            tokens = t.trainer.encode(batch, 0)
+            tokens = t.stage.encode(batch, 0)
             if tokens.requires_grad:
                 tokens.sum().backward()
             if t.s.lambda_latent:
                 with torch.no_grad():
-                    t.trainer.encode(batch, range(1, steps + 1))
+                    t.stage.encode(batch, range(1, steps + 1))
 
     def advance():
         with t.machine.autocast():
@@ -587,7 +589,7 @@ def time_parts(t, repeats):
 
     def decode():
         with t.machine.autocast():
-            fields = t.trainer.decode(latents, batch)
+            fields = t.stage.decode(latents, batch)
         fields.sum().backward()
 
     def optimise():
@@ -633,7 +635,7 @@ def time_config(config, mode, overrides, repeats):
             '--n_trajectories=40', f'--data_dir={folder}', *overrides, *short, f'--dtype={dtype}',
             f'--compile={compiled}'], folder)
     device = t.machine.device
-    t.trainer.train()
+    t.stage.train()
     set_rate(t.optimizers, 0.)                                       # weights stay as they are
     flops = count_flops(t)
     if device.type == 'cuda':

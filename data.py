@@ -16,11 +16,10 @@ import os
 import sys
 from typing import NamedTuple
 
-import h5py
 import numpy as np
 import torch
 
-from files import blocks, check_finite, check_overlap, fingerprints, inspect, read, split_rows
+from files import blocks, check_finite, check_overlap, fingerprints, inspect, opened, read, split_rows
 from grids import positions
 from runtime.configurator import UserError, one_line_errors, say
 
@@ -232,7 +231,7 @@ class Trajectories:
     def _read(self, trajectory, start, window):
         out = np.empty((len(trajectory), window, *self.query_grid, len(self.entry.fields)), np.float32)
         if self.files is None:
-            self.files = [h5py.File(s.path, 'r') for s in self.sources]
+            self.files = [opened(s) for s in self.sources]
         stride = self.keys.time_stride
         for i, (row, first) in enumerate(zip(trajectory, start)):
             which = row // len(self.rows)

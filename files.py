@@ -327,15 +327,19 @@ def read(source, file, rows, frames=slice(None)):
         raise _unreadable(source.path, error) from error
 
 
+def opened(source):
+    """Its file, open for reading. Raises UserError if it has become unreadable since it was checked."""
+    try:
+        return h5py.File(source.path, 'r')
+    except OSError as error:
+        raise _unreadable(source.path, error) from error
+
+
 def blocks(source, rows, time_stride=1):
     """Rows of a file, 16 at a time and not checked: yields (offset of the block's first row in `rows`, values
     (n, T, *X, C) float32) at the full space resolution. rows: a range of step 1. Raises UserError for a
     failed checksum."""
-    try:
-        file = h5py.File(source.path, 'r')
-    except OSError as error:
-        raise _unreadable(source.path, error) from error
-    with file:
+    with opened(source) as file:
         for first in range(0, len(rows), CHUNK_ROWS):
             start = rows.start + first
             stop = min(start + CHUNK_ROWS, rows.stop)

@@ -121,6 +121,7 @@ def test_the_classical_row_is_the_coarsest_grid_that_is_as_good():
     (['--json=no/p.json'], "'no/p.json'"),
     (['--input_frames=2', '--moving_frame=false', '--token_shift=0'], 'one input frame'),
     (['--n_trajectorie=3'], 'n_trajectories'),
+    (['--operator_stage.batch_size=4'], 'operator_stage'),
     (['--nu', '.1'], 'is not of nu 0.1'),
     (['--nu', '.1', '.2'], 'one value'),
     (['epochs=3'], 'epochs')])

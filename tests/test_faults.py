@@ -1,46 +1,55 @@
 """
-Faults: what train.py and its checkpoints do when something goes wrong. Children are killed at random (seeded) moments;
-the long versions run with pytest -m slow.
+Faults: what train.py and its checkpoints do when something goes wrong. Children are killed at random (seeded)
+moments, in both stages of a run; the long versions run with pytest -m slow.
 
 fault                                               test (in this file where no other is named)
---------------------------------------------------  ------------------------------------------------------------------
-kill -9 at any moment, save included; rerun         test_killed_at_random_moments (3 here, 50 slow)
-exception while a checkpoint is written             test_failed_save_keeps_the_old_file, test_the_old_file_stays_...
+--------------------------------------------------  ---------------------------------------------------------
+kill -9 at any moment, save included; rerun         test_killed_at_random_moments (4 here, 50 slow)
+kill -9 before and after each write, and between    test_cut_at_every_write
+  two stages
+exception while a checkpoint is written             test_failed_save_keeps_the_old_file, test_the_old_file_...
 disk full: checkpoint, log.csv, config.json, data   test_full_disk, test_full_disk_under_the_log,
                                                     test_full_disk_while_data_are_made
 folder or data folder that may not be written       test_read_only_folders
 checkpoint truncated, one bit flipped               test_truncated_checkpoint, test_a_flipped_bit_...
-another file, missing, other version, not finite    test_foreign_files_..., test_missing_..., test_other_format_...,
-                                                    test_weights_that_are_not_finite_are_refused
+another file, missing, other version, not finite    test_foreign_files_..., test_missing_...,
+                                                    test_other_format_..., test_weights_that_are_not_finite_...,
+                                                    test_checkpoint.py
 code or hostile sizes in a checkpoint               test_code_in_a_checkpoint_..., test_hostile_sizes_...
-checkpoint of another architecture                  test_resume_with_another_configuration_..., test_model_arguments_...
-checkpoint of DDP, torch.compile, a GPU             test_two_processes_resume_bit_equal, test_compiled_..., test_gpu_...
+checkpoint of another architecture                  test_resume_with_another_..., test_model_arguments_...
+checkpoint of DDP, torch.compile, a GPU             test_two_processes_resume_..., test_compiled_..., test_gpu_...
+checkpoint of a program without a key or argument   test_a_program_with_a_new_key_..., ..._a_new_model_argument_...
 N iterations against k and N - k, bit for bit       test_resume_is_bit_equal, test_two_processes_resume_bit_equal
 rerun of a finished run; damaged last.pt            test_finished_run_is_left_alone, test_damaged_last_names_...
+resume in a stage that stages= does not have there, test_train.py::test_a_run_stands_in_a_stage_of_its_own,
+  with other settings of the stage                  test_settings_of_a_stage_that_has_begun
+a later stage that cannot begin, or only gets worse test_train.py::test_what_would_end_the_second_stage_...,
+                                                      ::test_a_later_stage_is_never_worse_than_it_begins
 data that changed between run and resume            test_changed_data_are_refused
 two trainings in one folder                         test_second_training_in_one_folder_is_refused
 log.csv after a resume                              test_resume_is_bit_equal, test_a_torn_log_is_mended
-HDF5 truncated, rotten, incomplete, wrong layout,   test_data.py::test_truncated_file, ::test_a_flipped_byte_...,
-  NaN, constant, few, other types, links, sizes       ::test_wrong_layout_..., ::test_values_that_are_not_..., ...
+HDF5 truncated, rotten, incomplete, wrong layout,   test_files.py
+  NaN, constant, few, other types, links, sizes     test_files.py, test_data.py
 data file that breaks while it is trained on        test_data_that_break_during_the_training
-generator killed, two at once, reader meanwhile     test_killed_generator_..., test_two_generators_..., test_reader_...
-larger than memory                                  test_lazy_data_train_the_same_weights, test_data.py::test_memory_...
-train, validation and test overlap                  test_data.py::test_overlap_..., test_eval.py::test_test_rows_...
+generator killed, two at once, reader meanwhile     test_killed_generator_..., test_two_generators_...,
+                                                    test_reader_...
+larger than memory                                  test_lazy_data_train_the_same_weights, test_data.py
+train, validation and test overlap                  test_data.py, test_eval.py
 test rows read or leaking into statistics           test_test_rows_are_never_read, test_test_rows_change_nothing
-NaN in the loss, in a gradient alone, in the data   test_not_finite_stops_before_the_weights, test_nan_in_the_data_...
+NaN in the loss, in a gradient alone, in the data   test_not_finite_stops_before_the_weights, test_nan_in_...
 learning rate of 1000                               test_divergence_is_stopped_and_best_is_kept
 bfloat16                                            test_bfloat16_stays_close_to_float32
-rollout that blows up in evaluation                 test_eval.py::test_blow_up_at_a_known_step, ::test_a_model_that_...
+rollout that blows up in evaluation                 test_eval.py
 config: typos, types, values, files, cross-fields   test_accepted_values, test_refused_values, test_configurator.py
 SIGTERM, SIGINT, twice, with two processes          test_signals_at_random_moments (2 x 2 here, 2 x 10 slow),
                                                     test_second_signal_..., test_two_processes_resume_bit_equal
-device absent; out of memory                        test_refused_values, test_out_of_memory_..., test_configurator.py
-wandb missing, unreachable, dying                   test_wandb_changes_nothing
-closed or full stdout; no matplotlib                test_lost_stdout_..., test_sample_without_matplotlib
+device absent; out of memory                        test_refused_values, test_out_of_memory_..., test_device.py
+wandb missing, unreachable, dying, killed           test_wandb_changes_nothing, test_killed_wandb_... (slow)
+wandb lacks a curve                                 test_wandb_has_a_curve_of_every_loss
+closed or full stdout; no matplotlib                test_lost_stdout_..., test_sample.py
 odd paths, another cwd, read-only HOME              conftest.py::smoke, test_read_only_home
-metrics: given frames, closed forms, uneven batch   test_eval.py::test_given_frames_..., ::test_uneven_batches,
-                                                    test_metrics.py
-every parameter matters; evaluation leaves no trace test_model.py::test_every_parameter_..., test_eval.py::..._no_trace
+metrics: given frames, closed forms, uneven batch   test_eval.py, test_metrics.py
+every parameter matters; evaluation leaves no trace test_model.py, test_eval.py
 """
 import contextlib
 import csv
@@ -81,7 +90,8 @@ from runtime.checkpoint import load_checkpoint, save_checkpoint
 from runtime.configurator import UserError
 from runtime.run import Run
 
-STOCHASTIC = ['--drop_path=.2', '--noise=.01', '--boost=1']         # everything that draws random numbers
+# everything that draws random numbers; and few frames, since validations take the longest
+STOCHASTIC = ['--drop_path=.2', '--noise=.01', '--boost=1', '--time_stride=20']
 
 
 def slow(*values):
@@ -325,7 +335,7 @@ SECOND_STAGE = ' '.join([*TWO_STAGES, '--decoder_stage.max_iters=9', '--max_iter
 
 @pytest.mark.parametrize('extra', [
     '--accumulation=2', '--optimizer=adamw --dtype=bfloat16', '--memory_gb=0 --input_frames=2 --moving_frame=false --token_shift=0 --ema_decay=0',
-    '--arch=u --attention=channel --checkpointing=true', '--batch_size=500', SECOND_STAGE,
+    '--arch=u --attention=channel --checkpointing=true', '--batch_size=100', SECOND_STAGE,
     slow('--dtype=bfloat16 --ema_decay=0'), slow('--optimizer=adamw --memory_gb=0 --accumulation=4'),
     slow('--lambda_inverse_decoding=1 --weight_decay=.1'), slow(SECOND_STAGE + ' --dtype=bfloat16 --memory_gb=0')])
 def test_resume_is_bit_equal(extra, train, cut, tmp_path, capsys):
@@ -338,7 +348,7 @@ def test_resume_is_bit_equal(extra, train, cut, tmp_path, capsys):
         args += ['--save_interval=2']
         at = 9                                                       # the 6th of the decoder, 2 after last.pt
         saved = 7
-    if extra == '--batch_size=500':                                  # an epoch and a half of windows
+    if extra == '--batch_size=100':                                  # an epoch and a half of windows
         args += ['--max_iters=3', '--save_interval=2', '--eval_interval=1', '--latent_dim=6']
         at = 3
         saved = 2
@@ -1084,6 +1094,7 @@ def test_wandb_has_a_curve_of_every_loss(tmp_path, burgers_file, train):
     same_run(tmp_path / 'without', tmp_path / 'o')
 
 
+@pytest.mark.slow
 def test_killed_wandb_does_not_stop_a_training(tmp_path, burgers_file, train):
     pytest.importorskip('wandb')
     done = with_wandb(tmp_path, f'--data_path={burgers_file}',

@@ -5,8 +5,10 @@ A recipe lies between the lines `<!-- recipe: NAME -->` and `<!-- end -->`. Each
 with a line that FILE has already, exactly once; the rest of the block goes in after it.
 """
 import json
+import math
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -78,7 +80,6 @@ def test_add_a_loss(tmp_path, burgers_file):
     for row in rows:
         total = sum(weight * float(row[name]) for name, weight in terms.items())
         assert total == pytest.approx(float(row['loss']), rel=1e-4)
-    assert 'differences of neighbours' in call(tmp_path, 'train.py', '--help')
 
 
 def test_add_a_stage(tmp_path, burgers_file):
@@ -105,13 +106,8 @@ def test_add_an_equation(tmp_path):
     call(tmp_path, 'eval.py', '--ckpt', 'o', '--device', 'cpu', '--json', 'eval.json')
     with open(tmp_path / 'eval.json') as file:
         assert json.load(file)
-    (tmp_path / 'exact.py').write_text(EXACT)
-    call(tmp_path, 'exact.py')
-
-
-EXACT = '''
-import math, torch, solvers
-x = (torch.arange(64) + .5) / 64
-u = solvers.heat(torch.sin(2 * math.pi * x)[None], .02, [0., 1.])
-torch.testing.assert_close(u[0, 1], math.exp(-.02 * 4 * math.pi ** 2) * u[0, 0], rtol=0, atol=1e-6)
-'''
+    solvers = runpy.run_path(str(tmp_path / 'solvers.py'))
+    x = (torch.arange(64) + .5) / 64
+    u0 = torch.sin(2 * math.pi * x)[None]
+    u = solvers['heat'](u0, nu=.02, t=[0., 1.])
+    torch.testing.assert_close(u[0, 1], math.exp(-.02 * 4 * math.pi ** 2) * u[0, 0], rtol=0, atol=1e-6)

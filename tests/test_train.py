@@ -328,6 +328,7 @@ def test_two_processes_train_as_one(start, tmp_path, burgers_file, train):
 # configs
 
 CONFIGS = sorted(os.path.basename(p) for p in glob.glob(os.path.join(ROOT, 'config', '*.py')))
+LARGE = [name for name in CONFIGS if '256' in name]                  # seconds each
 
 
 def keys_of(name):
@@ -338,7 +339,8 @@ def keys_of(name):
     return {k: v for k, v in found.items() if not k.startswith('_') and k != 'out_dir'}
 
 
-@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in CONFIGS])
 def test_every_config_trains(name, tmp_path, burgers_file, advection_file, monkeypatch):
     path = os.path.join(ROOT, 'config', name)
     data_path = advection_file if keys_of(name).get('dataset') == 'advection' else burgers_file
