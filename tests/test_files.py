@@ -514,7 +514,7 @@ def test_write_replaces_whole_files_only(tmp_path, short):
     path = str(tmp_path / 'a.hdf5')
     write_file(path, 'burgers', {'Nu': .1}, 2, device='cpu')
     before = open(path, 'rb').read()
-    short(solve=lambda *_: 1 / 0)
+    short(solve=lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_file(path, 'burgers', {'Nu': .1}, 2, device='cpu')
     assert open(path, 'rb').read() == before
