@@ -560,8 +560,8 @@ def write_file(path, dataset, params, n, seed=0, device='auto', batch_size=None,
 
     def solve(first, size, times):
         """Trajectories first .. first + size, (size, T, *X) float32."""
-        u0 = torch.from_numpy(entry.initial(size, cells, seed, first)).to(device)
-        u = entry.solution(u0[..., None], params, times)
+        u0 = entry.start(size, cells, seed, first).to(device)
+        u = entry.solution(u0, params, times)
         return u[..., 0].float().cpu().numpy()
 
     _make_folder(path)

@@ -622,12 +622,26 @@ def test_only_promised_symmetries_are_used(solved):
     assert torch.allclose(none.u.sum(2), batch.u.sum(2), atol=1e-3)
 
 
-def test_between_walls_nothing_is_transformed(path, monkeypatch):
-    walls = dataclasses.replace(PDES['burgers'], boundary='wall')
-    monkeypatch.setitem(PDES, 'burgers', walls)
+@pytest.mark.parametrize('change', [{'boundary': 'wall'}, {'translation': False}], ids=str)
+def test_where_places_differ_nothing_is_transformed(path, monkeypatch, change):
     write(path, noise())
     w = windows_of(path, shift=True, flip=True, boost=2)
+    assert not same(batch_of(w), batch_of(windows_of(path)))
+    monkeypatch.setitem(PDES, 'burgers', dataclasses.replace(PDES['burgers'], **change))
+    w = windows_of(path, shift=True, flip=True, boost=2)
     assert same(batch_of(w), batch_of(windows_of(path)))
+    assert 'token_shift=2' in refused(windows_of, path, config={'token_shift': 2})
+
+
+def test_a_pseudo_scalar_changes_its_sign_with_every_reflection(path, several, monkeypatch):
+    monkeypatch.setitem(PDES, 'flow', dataclasses.replace(FLOW, pseudo=('rho',)))
+    w = windows_of(write_flow(path))
+    u = torch.ones(4, w.window, *FLOW_CELLS, 4)
+    none = torch.zeros(2, 4, dtype=torch.long)
+    sign = torch.tensor([[1, -1, 1, -1], [1, 1, -1, -1]])           # none, along x, along y, along both
+    found = w.transform(u, none, sign, none)[:, 0, 0, 0]
+    expected = [[1., 1., 1., 1.], [-1., -1., 1., 1.], [-1., 1., -1., 1.], [1., -1., -1., 1.]]
+    assert found.tolist() == expected
 
 
 def test_boosts_are_whole_points_of_the_encoder(solved):

@@ -239,14 +239,15 @@ def test_where_in_its_cell_a_point_lies(path, shift):
 
 
 @pytest.mark.parametrize('parts, words', [
-    ({'attrs': {'Nu': .5, 'rho': 1.}}, ['Nu, rho']),     # another equation, of one parameter more
+    ({'attrs': {'Nu': .5, 'kappa': 1.}}, ['Nu, kappa']),     # another equation, of one parameter more
     ({'attrs': {'Nu': .01}, 'x': centres(16, 0, 2)}, ['(0, 2)']),
     ({'attrs': {'Nu': .01}, 'x': centres(16, .3, 1)}, ['(0.3, 1.3)']),
     ({'attrs': {'beta': .4}, 'x': centres(16, -1, 2)}, ['(-1, 1)', 'beta']),
     ({'attrs': {'Nu': .01, 'pde': 'advection'}}, ["'advection'", 'Nu']),
     ({'attrs': {'Nu': .01, 'pde': 'heat'}}, ["'heat'"]),
     ({'attrs': {}}, ['none']),
-    ({'u': fields()[:, :, None] * np.ones((4, 1)), 'axes': (centres(4), centres(16))}, ['(0, 1) x (0, 1)']),
+    ({'u': fields()[:, :, None] * np.ones((4, 1)), 'axes': (centres(4), centres(16, 0, 3))},
+     ['(0, 1) x (0, 3)']),
 ])
 def test_unknown_equations_are_refused_with_what_is_known(path, parts, words):
     message = refused(open_source, write(path, **parts))
