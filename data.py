@@ -453,6 +453,18 @@ class Sampler:
         self.order = None
 
 
+def print_found(found):
+    """What `inspect` has found, as text: a line each, then a table of the fields."""
+    statistics = ('min', 'max', 'mean', 'std')
+    for key, value in found.items():
+        if key not in statistics:
+            print(f'{key:>13}  {value}')
+    print(f"{'field':>13}" + ''.join(f'{name:>13}' for name in statistics))
+    for index, field in enumerate(found['fields']):
+        values = [found[name][index] for name in statistics]
+        print(f'{field:>13}' + ''.join(f'{value:>13.5g}' for value in values))
+
+
 if __name__ == '__main__':
     one_line_errors()
     parser = argparse.ArgumentParser(description='Look into a data file and check every row.')
@@ -465,5 +477,4 @@ if __name__ == '__main__':
         json.dump(found, sys.stdout, indent=1)
         print()
     else:
-        for key, value in found.items():
-            print(f'{key:>13}  {value}')
+        print_found(found)

@@ -16,6 +16,7 @@ from conftest import ROOT, refused, run
 from data import Sampler, Trajectories, Windows, check_strides
 from files import fingerprints, open_source
 from grids import interpolate
+from layouts import Layout
 from losses import LOSSES, OperatorStage
 from model import UPT, ModelConfig
 from pdes import PDE, PDES
@@ -73,7 +74,7 @@ def read_stack(file, rows, frames):
 @pytest.fixture
 def several(monkeypatch):
     """Two equations of several fields, and a layout for them: `stack` (N, T, *X, C)."""
-    monkeypatch.setitem(files.LAYOUTS, 'stack', files.Layout(is_stack, check_stack, read_stack))
+    monkeypatch.setitem(files.LAYOUTS, 'stack', Layout(is_stack, check_stack, read_stack))
     monkeypatch.setitem(PDES, 'pair', PAIR)
     monkeypatch.setitem(PDES, 'flow', FLOW)
 
@@ -204,8 +205,13 @@ def test_inspect_command(path, monkeypatch, capsys):
     assert found['params'] == {'Nu': .01}
     assert found['min'] == [u.min()]
     lines = inspect_here(monkeypatch, capsys, path).splitlines()
-    assert [line.split()[0] for line in lines] == list(found)
+    statistics = ['min', 'max', 'mean', 'std']
+    keys = [key for key in found if key not in statistics]
+    assert [line.split()[0] for line in lines] == [*keys, 'field', 'u']
     assert lines[1].split() == ['pde', 'burgers']
+    assert lines[-2].split()[1:] == statistics
+    assert [float(word) for word in lines[-1].split()[1:]] == [
+        pytest.approx(found[name][0], rel=1e-4) for name in statistics]
 
 
 def test_inspect_command_of_a_broken_file(path, tmp_path):

@@ -530,9 +530,10 @@ def test_write_refuses(tmp_path, change):
     assert not os.listdir(tmp_path)
 
 
-def test_several_fields_cannot_be_written_yet(tmp_path, monkeypatch):
-    monkeypatch.setitem(PDES, 'pair', dataclasses.replace(PDES['burgers'], fields=('u', 'v')))
-    assert '2 fields' in refused(write_file, str(tmp_path / 'a.hdf5'), 'pair', {'Nu': .1}, 3)
+def test_what_cannot_be_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(files.LAYOUTS, 'tensor', dataclasses.replace(files.LAYOUTS['tensor'], write=None))
+    assert 'cannot be written' in refused(write_file, str(tmp_path / 'a.hdf5'), 'burgers', {'Nu': .1}, 3)
+    assert not os.listdir(tmp_path)
 
 
 def test_command_line(tmp_path, burgers_file):

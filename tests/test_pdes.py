@@ -8,6 +8,7 @@ import torch
 import pdes
 import solvers
 from conftest import refused
+from layouts import GAS, LAYOUTS
 from pdes import PDES, entry, parameter_keys, parameters
 
 SOLVED = [name for name, pde in PDES.items() if pde.solve]
@@ -53,6 +54,9 @@ def test_an_entry_is_consistent(name):
     assert not pde.galilean or pde.velocity             # a boost is lifted onto the velocity
     assert len({key.lower() for key in pde.params}) == len(pde.params)
     assert (pde.solve is None) == (pde.initial is None)
+    assert pde.layout in LAYOUTS and pde.steady == (pde.layout == 'steady')
+    assert pde.layout != 'tensor' or len(pde.fields) == 1
+    assert pde.layout != 'arrays' or pde.fields == GAS[:2 + pde.axes]
 
 
 def test_no_two_entries_have_the_same_file():

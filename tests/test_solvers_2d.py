@@ -1,4 +1,5 @@
-"""Solvers in two dimensions: closed forms, other methods, grids and steps twice as fine, budgets, and exact symmetries."""
+"""Solvers in two dimensions: closed forms, other methods, grids and steps twice as fine, budgets, and exact
+symmetries."""
 import math
 
 import numpy as np
