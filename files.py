@@ -52,11 +52,13 @@ class Source:
     x: tuple                          # one float64 array of coordinates an axis
     params: dict                      # values of the PDE's parameters by name
     dtype: str                        # type of the stored numbers
+    layout: str = 'tensor'            # a key of layouts.LAYOUTS
     doubts: tuple = ()                # what is unusual in it
+    own_entry: pdes.PDE = None        # what the file says of an equation that pdes.py has not
 
     @property
     def entry(self):
-        return pdes.entry(self.pde)
+        return self.own_entry or pdes.entry(self.pde)
 
     @property
     def fields(self):
@@ -137,45 +139,53 @@ def _check(path, file, dataset):
     name = fitting[0] if fitting else 'tensor'                          # its check says what the file lacks
     if not np.all(file.attrs.get('complete', 1)):
         raise UserError(f"'{path}' is marked incomplete: delete it and make it again")
-    found = LAYOUTS[name].check(path, file)
-    n_fields = found.pop('n_fields', None)
-    found['doubts'] = tuple(found.get('doubts', ()))
-    pde = _recognise(path, file, name, found['x'], n_fields, dataset)
+    content = LAYOUTS[name].check(path, file)
+    numbers = _numbers(file) if content.params is None else content.params
+    pde = _recognise(path, file, name, content, numbers, dataset)
+    own = None
+    if pde is None:                                                     # the file's own word is taken
+        own = content.entry
+        pde = os.path.splitext(own.file)[0]
     params = {}
-    for key in pdes.entry(pde).params:
-        params[key] = float(np.squeeze(file.attrs[key]))
+    for key in (own or pdes.entry(pde)).params:
+        params[key] = numbers[key]
         if not (np.isfinite(params[key]) and params[key] > 0):
             raise UserError(f"'{path}': {key}={params[key]} must be positive and finite")
-    return Source(path, pde, params=params, **found)
+    return Source(path, pde, content.n, content.n_frames, content.dt, content.x, params, content.dtype, name,
+                  tuple(content.doubts), own)
 
 
 # ---------------------------------------------------------------------------------------------
 # which equation
 
-def _recognise(path, file, layout, x, n_fields, dataset):
+def _recognise(path, file, layout, content, numbers, dataset):
     """Name of the equation that a file is of: what the attribute `pde` says, else of the known ones that fit
     (that fit the name of the file, too, if there are any) the one that was asked for, or that with the most
-    parameters. Raises UserError, listing what is known, where none fits."""
+    parameters. Where none fits, it is None if the file tells enough itself and none was asked for; else that
+    raises UserError, listing what is known."""
     said = file.attrs.get('pde')
     if isinstance(said, bytes):
         said = said.decode()
-    fitting = [name for name, entry in pdes.PDES.items() if _fits(entry, file, layout, x, n_fields)]
+    fitting = [name for name, entry in pdes.PDES.items() if _fits(entry, layout, content, numbers)]
     if said is not None:
         fitting = [name for name in fitting if name == said]
     else:                                                # a parameter too many is one of another equation
-        fitting = [name for name in fitting if _numbers(file) <= set(pdes.entry(name).params)]
+        fitting = [name for name in fitting if set(numbers) <= set(pdes.entry(name).params)]
         fitting = [name for name in fitting if _is_named_like(path, pdes.entry(name))] or fitting
     if dataset in fitting:
         return dataset
     if fitting:
         return max(fitting, key=lambda name: len(pdes.entry(name).params))
-    spans = ' x '.join(f'({low:g}, {high:g})' for low, high in map(_span, x))
+    if content.entry is not None and dataset is None:
+        return None
+    spans = ' x '.join(f'({low:g}, {high:g})' for low, high in map(_span, content.x))
     attributes = ', '.join(file.attrs) or 'none'
+    fields = 'the fields ' + ', '.join(content.fields) if content.fields else f'{content.n_fields} fields'
     known = '; '.join(f'{name}: {_expected(pdes.entry(name))}' for name in pdes.PDES)
     says = '' if said is None else f"says that it is of '{said}', but "
-    raise UserError(f"'{path}' {says}fits no known equation: its layout is '{layout}' with {n_fields} "
-                    f'fields, its cells span {spans}, its attributes are {attributes}; known are {known}; pdes.py says how one is added. If it is one of these, '
-                    'name it in an attribute pde of the file')
+    raise UserError(f"'{path}' {says}fits no known equation: its layout is '{layout}' with {fields}, "
+                    f'its cells span {spans}, its attributes are {attributes}; known are {known}; pdes.py '
+                    'says how one is added. If it is one of these, name it in an attribute pde of the file')
 
 
 def _is_named_like(path, entry):
@@ -185,8 +195,13 @@ def _is_named_like(path, entry):
 
 
 def _numbers(file):
-    """Names of the attributes that may be parameters of the equation."""
-    return {name for name, value in file.attrs.items() if np.asarray(value).dtype.kind in 'fiu'}
+    """The attributes that may be parameters of the equation: {name: number}."""
+    numbers = {}
+    for name, value in file.attrs.items():
+        value = np.asarray(value)
+        if value.dtype.kind in 'fiu' and value.size == 1:
+            numbers[name] = float(value.squeeze())
+    return numbers
 
 
 def _expected(entry):
@@ -201,13 +216,16 @@ def _span(axis):
     return axis[0] - half, axis[-1] + half
 
 
-def _fits(entry, file, layout, x, n_fields):
-    """Do layout, fields, attributes and domain fit? The first point may lie anywhere in its cell."""
-    if entry.layout != layout or entry.axes != len(x) or n_fields not in (None, len(entry.fields)):
+def _fits(entry, layout, content, numbers):
+    """Do layout, fields, boundary, attributes and domain fit? The first point may lie anywhere in its
+    cell."""
+    if entry.layout not in (layout, LAYOUTS[layout].like) or entry.axes != len(content.x):
         return False
-    if not all(name in file.attrs for name in entry.params):
+    if content.n_fields not in (None, len(entry.fields)) or content.fields not in (None, entry.fields):
         return False
-    for axis, low, length in zip(x, entry.low, entry.length):
+    if content.boundary not in (None, entry.boundary) or not set(entry.params) <= set(numbers):
+        return False
+    for axis, low, length in zip(content.x, entry.low, entry.length):
         dx = (axis[-1] - axis[0]) / (len(axis) - 1)
         tolerance = .02 * length
         if abs(len(axis) * dx - length) > tolerance:
@@ -224,15 +242,15 @@ def read(source, file, rows, frames=slice(None)):
     """Values (n, T, *X, C) float32 of an opened file, unchecked. rows, frames: slices. Raises UserError for a
     failed checksum."""
     try:
-        return LAYOUTS[source.entry.layout].read(file, rows, frames)
+        return LAYOUTS[source.layout].read(file, rows, frames)
     except OSError as error:
         raise _unreadable(source.path, error) from error
 
 
 def blocks(source, rows, time_stride=1):
-    """Rows of a file, 16 at a time (fewer where they are large) and not checked: yields (offset of the block's first row in `rows`, values
-    (n, T, *X, C) float32) at the full space resolution. rows: a range of step 1. Raises UserError for a
-    failed checksum."""
+    """Rows of a file, 16 at a time (fewer where they are large) and not checked: yields (offset of the
+    block's first row in `rows`, values (n, T, *X, C) float32) at the full space resolution. rows: a range of
+    step 1. Raises UserError for a failed checksum."""
     try:
         file = h5py.File(source.path, 'r')
     except OSError as error:
@@ -365,6 +383,7 @@ def inspect(path):
     found = {
         'path': path,
         'pde': source.pde,
+        'layout': source.layout,
         'fields': list(source.fields),
         'trajectories': source.n,
         'frames': source.n_frames,

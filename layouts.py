@@ -9,9 +9,17 @@ HDF5 layouts, one section each: how a file is recognised, checked, read and writ
 | 'steady' | no time: `nu`, the coefficient (N, *X), `tensor`, the solution (N, 1, *X); coordinates.   |
 |          | Read as two frames of two fields: (coefficient, 0), (coefficient, solution)               |
 | 'groups' | one group a trajectory: `0000/data` (T, *X, C), `0000/grid/x`, `y`, `t`                   |
+| 'forced' | `velocity` (N, T, X, Y, 2), `particles` (N, T, X, Y, 1), `force` (N, X, Y, 2), `t` (N, T),|
+|          | on the unit square; the force is read as two fields that stay                             |
+| 'well'   | The Well's (arXiv 2412.00568): `t0_fields`, `t1_fields`, `dimensions`,                    |
+|          | `boundary_conditions`                                                                     |
+| 'matlab' | vorticity of arXiv 2010.08895 as MATLAB 7.3 writes it, with reversed axes: `a` (Y, X, N), |
+|          | `u` (T, Y, X, N), `t`; the viscosity is in the name of the file                           |
 
-All are PDEBench's (arXiv 2210.07182). Coordinates and times stay in physical units.
+The first five are PDEBench's (arXiv 2210.07182). Coordinates and times stay in physical units. The last
+three are only read.
 """
+import os
 import re
 from dataclasses import dataclass
 from typing import Callable
@@ -19,6 +27,7 @@ from typing import Callable
 import h5py
 import numpy as np
 
+from pdes import PDE
 from runtime.configurator import UserError
 
 CHUNK_VALUES = 2 ** 18                # of a file that is written: 1 MB
@@ -26,13 +35,29 @@ GAS = ('density', 'pressure', 'Vx', 'Vy', 'Vz')
 
 
 @dataclass(frozen=True)
+class Content:
+    """What a checked file says of itself; None where it says nothing."""
+    n: int                    # trajectories
+    n_frames: int
+    dt: float                 # seconds between stored frames
+    x: tuple                  # one float64 array of coordinates an axis
+    dtype: str                # type of the stored numbers
+    n_fields: int = None
+    fields: tuple = None      # their names
+    boundary: str = None      # as in pdes.py
+    params: dict = None       # numbers that may be parameters; None: all attributes of the file that are
+    doubts: tuple = ()        # what is unusual in it
+    entry: PDE = None         # one for pdes.py that promises nothing, made of all that it says
+
+
+@dataclass(frozen=True)
 class Layout:
     fits: Callable            # (h5py file) -> is it laid out like this?
-    check: Callable           # (path, h5py file) -> {'n', 'n_frames', 'dt', 'x', 'dtype'} of a Source, and
-                              # where they are known 'n_fields' and 'doubts'
+    check: Callable           # (path, h5py file) -> Content. Raises UserError
     read: Callable            # (h5py file, slice of rows, slice of frames) -> (n, T, *X, C) float32
     create: Callable = None   # (h5py file, entry of pdes.py, n, cells): coordinates, and room for the rows
     write: Callable = None    # (h5py file, number of the first row, values (n, T, *X, C))
+    like: str = None          # layout of the entries that it holds, where that is another one
 
 
 # ---------------------------------------------------------------------------------------------
@@ -79,11 +104,15 @@ def _check_values(path, dataset):
 
 def _read_uniform(path, dataset, n):
     """The first n values of a coordinate, float64."""
-    axis = dataset[:n].astype(np.float64)
+    return _uniform(path, dataset.name.lstrip('/'), dataset[:n].astype(np.float64))
+
+
+def _uniform(path, name, axis):
+    """The axis (X,) itself, if it is a uniform increasing grid."""
     step = np.diff(axis)
     is_uniform = np.isfinite(axis).all() and step.min() > 0 and np.allclose(step, step.mean(), rtol=1e-2)
     if not is_uniform:
-        raise UserError(f"'{path}': {dataset.name.lstrip('/')} is not a uniform increasing grid")
+        raise UserError(f"'{path}': {name} is not a uniform increasing grid")
     return axis
 
 
@@ -207,8 +236,7 @@ def _check_stacked(path, file, names):
         _check_values(path, file[name])
     _check_size(path, names[0], n, n_frames, shape)
     x = tuple(_read_uniform(path, file[name], None) for name in axis_names)
-    return {'n': n, 'n_frames': n_frames, 'dt': dt, 'x': x, 'dtype': str(first.dtype),
-            'n_fields': len(names), 'doubts': doubts}
+    return Content(n, n_frames, dt, x, str(first.dtype), n_fields=len(names), doubts=doubts)
 
 
 def _check_shapes(path, file, dataset, axis_names, before):
@@ -255,7 +283,7 @@ def _check_steady(path, file):
     _check_values(path, tensor)
     _check_size(path, 'nu', len(nu), 2, shape)
     x = tuple(_read_uniform(path, file[name], None) for name in axis_names)
-    return {'n': len(nu), 'n_frames': 2, 'dt': 1., 'x': x, 'dtype': str(tensor.dtype), 'n_fields': 2}
+    return Content(len(nu), 2, 1., x, str(tensor.dtype), n_fields=2)
 
 
 def _read_steady(file, rows, frames):
@@ -319,8 +347,8 @@ def _check_groups(path, file):
     dt, doubts = _read_times(path, file['0000/grid/t'], len(first))
     doubts += _config_doubts(file['0000'], len(first))
     x = tuple(_read_uniform(path, file[axis], None) for axis in axis_names)
-    return {'n': len(names), 'n_frames': len(first), 'dt': dt, 'x': x, 'dtype': str(first.dtype),
-            'n_fields': first.shape[-1], 'doubts': doubts}
+    n_fields = first.shape[-1]
+    return Content(len(names), len(first), dt, x, str(first.dtype), n_fields=n_fields, doubts=doubts)
 
 
 def _config_doubts(group, n_frames):
@@ -356,10 +384,170 @@ def _write_groups(file, first, u):
 
 
 # ---------------------------------------------------------------------------------------------
+# 'forced'
+
+FORCED = ('Vx', 'Vy', 'particles', 'Fx', 'Fy')
+
+
+def _is_forced(file):
+    return 'velocity' in file and 'particles' in file
+
+
+def _check_forced(path, file):
+    expected = 'velocity (N, T, X, Y, 2), particles (N, T, X, Y, 1), force (N, X, Y, 2), t (N, T)'
+    for key in ('velocity', 'particles', 'force', 't'):
+        _check_own_dataset(path, file, key, expected)
+        _check_values(path, file[key])
+    velocity = file['velocity']
+    whole = velocity.shape[:-1]
+    row = whole[:1] + whole[2:]
+    found = [velocity.shape, file['particles'].shape, file['force'].shape, file['t'].shape]
+    if velocity.ndim != 5 or found != [(*whole, 2), (*whole, 1), (*row, 2), whole[:2]]:
+        raise UserError(f"'{path}': expected {expected}; found {', '.join(map(str, found))}")
+    n, n_frames = whole[:2]
+    _check_size(path, 'velocity', n, n_frames, whole[2:])
+    t = _uniform(path, 't', file['t'][0].astype(np.float64))
+    x = tuple((np.arange(size) + .5) / size for size in whole[2:])
+    dt = float((t[-1] - t[0]) / (n_frames - 1))
+    doubts = ['no coordinates: cells of the unit square are assumed']
+    return Content(n, n_frames, dt, x, str(velocity.dtype), fields=FORCED, params={}, doubts=doubts)
+
+
+def _read_forced(file, rows, frames):
+    velocity = _strided(file['velocity'], (rows,), frames)
+    particles = _strided(file['particles'], (rows,), frames)
+    force = file['force'][rows].astype(np.float32, copy=False)[:, None]
+    force = np.broadcast_to(force, velocity.shape)
+    return np.concatenate([velocity, particles, force], -1)
+
+
+# ---------------------------------------------------------------------------------------------
+# 'well'
+
+def _is_well(file):
+    return 't0_fields' in file and 'dimensions' in file
+
+
+def _texts(values):
+    """Strings of an attribute."""
+    return [value.decode() if isinstance(value, bytes) else str(value) for value in np.atleast_1d(values)]
+
+
+def _well_parts(file):
+    """[(dataset, names of its channels)]: scalars, then vectors with a name for each axis."""
+    letters = _texts(file['dimensions'].attrs['spatial_dims'])
+    parts = [(dataset, [name]) for name, dataset in file['t0_fields'].items()]
+    for name, dataset in file.get('t1_fields', {}).items():
+        parts.append((dataset, [f'{name}_{letter}' for letter in letters]))
+    return parts
+
+
+def _check_well(path, file):
+    letters = _texts(file['dimensions'].attrs['spatial_dims'])
+    axis_names = [f'dimensions/{letter}' for letter in letters]
+    for key in (*axis_names, 'dimensions/time'):
+        _check_own_dataset(path, file, key, 'dimensions/x (X,), dimensions/y (Y,), dimensions/time (T,)')
+    parts = _well_parts(file)
+    if not parts:
+        raise UserError(f"'{path}': t0_fields and t1_fields are empty")
+    x = tuple(_read_uniform(path, file[name], None) for name in axis_names)
+    t = _read_uniform(path, file['dimensions/time'], None)
+    shape = tuple(len(axis) for axis in x)
+    n = parts[0][0].shape[0]
+    for dataset, names in parts:
+        key = dataset.name.lstrip('/')
+        _check_own_dataset(path, file, key, 'fields in t0_fields and t1_fields')
+        vector = (len(shape),) if len(names) > 1 else ()
+        if dataset.shape != (n, len(t), *shape, *vector):
+            raise UserError(f"'{path}': {key} is {dataset.shape}, expected {(n, len(t), *shape, *vector)}; "
+                            'fields that do not vary with trajectory, time or place are not read')
+        _check_values(path, dataset)
+    _check_size(path, parts[0][0].name.lstrip('/'), n, len(t), shape)
+    fields = tuple(name for _, names in parts for name in names)
+    params = {name: float(np.squeeze(file.attrs[name]))
+              for name in _texts(file.attrs.get('simulation_parameters', [])) if name in file.attrs}
+    boundary, doubts = _well_boundary(file)
+    if len(file.get('t2_fields', ())):
+        doubts.append(f"the tensors {', '.join(file['t2_fields'])} are left out")
+    dt = float((t[-1] - t[0]) / (len(t) - 1))
+    spans = tuple((axis[0], axis[0] + len(axis) * (axis[1] - axis[0])) for axis in x)
+    name = _texts(file.attrs.get('dataset_name', 'unnamed'))[0]
+    entry = PDE(fields=fields, params=params, space=spans, boundary=boundary, file=f'{name}.hdf5',
+                layout='well', cells=shape, frames=len(t), dt=dt)
+    return Content(n, len(t), dt, x, str(parts[0][0].dtype), fields=fields, boundary=boundary, params=params,
+                   doubts=doubts, entry=entry)
+
+
+def _well_boundary(file):
+    """'periodic', 'wall' or 'open', and what is doubtful: axes may differ in a file, but not here."""
+    kinds = set()
+    for part in file.get('boundary_conditions', {}).values():
+        kinds.update(text.lower() for text in _texts(part.attrs['bc_type']))
+    if len(kinds) == 1:
+        return kinds.pop(), []
+    return 'open', [f"boundaries are {', '.join(sorted(kinds)) or 'not told'}: taken as open"]
+
+
+def _read_well(file, rows, frames):
+    values = []
+    for dataset, names in _well_parts(file):
+        part = _strided(dataset, (rows,), frames)
+        values.append(part if len(names) > 1 else part[..., None])
+    return np.concatenate(values, -1)
+
+
+# ---------------------------------------------------------------------------------------------
+# 'matlab'
+
+def _is_matlab(file):
+    return all(name in file for name in ('a', 'u', 't'))
+
+
+def _check_matlab(path, file):
+    for key in ('a', 'u', 't'):
+        _check_own_dataset(path, file, key, 'a (Y, X, N), u (T, Y, X, N), t')
+        _check_values(path, file[key])
+    u = file['u']
+    if u.ndim != 4 or file['a'].shape != u.shape[1:] or file['t'].size != u.shape[0]:
+        raise UserError(f"'{path}': expected a (Y, X, N), u (T, Y, X, N), t (T, 1); found a "
+                        f"{file['a'].shape}, u {u.shape}, t {file['t'].shape}")
+    shape = u.shape[2:0:-1]
+    _check_size(path, 'u', u.shape[3], 1 + len(u), shape)
+    said = re.search(r'_V(\d[\d.]*e-?\d+)', os.path.basename(path))
+    if said is None:
+        raise UserError(f"'{path}' does not hold its viscosity: its name must, as in "
+                        'NavierStokes_V1e-4_N10000_T30.mat')
+    t = _uniform(path, 't', np.concatenate([[0.], file['t'][:].ravel()]))
+    x = tuple(np.arange(size) / size for size in shape)
+    doubts = ['frame 0 is a, at time 0; points at whole multiples of 1/X of the unit square are assumed',
+              'the values of a trajectory lie far apart in the file: reading takes long']
+    dt = float(t[-1] / len(u))
+    return Content(u.shape[3], 1 + len(u), dt, x, str(u.dtype), n_fields=1, params={'Nu': float(said[1])},
+                   doubts=doubts)
+
+
+def _read_matlab(file, rows, frames):
+    """Frames that lie in u are read at once; a goes before them."""
+    wanted = range(*frames.indices(1 + len(file['u'])))
+    later = [frame - 1 for frame in wanted if frame > 0]
+    parts = []
+    if len(later) < len(wanted):
+        parts.append(file['a'][..., rows][None])
+    if later:
+        step = later[1] - later[0] if len(later) > 1 else 1
+        parts.append(file['u'][later[0]:later[-1] + 1:step, :, :, rows])
+    values = np.concatenate(parts) if parts else file['u'][:0, :, :, rows]
+    return values.transpose(3, 0, 2, 1).astype(np.float32)[..., None]
+
+
+# ---------------------------------------------------------------------------------------------
 # the first that fits is taken, so that 'steady', which has a tensor, too, comes before 'tensor'
 
 LAYOUTS = {
     'steady': Layout(_is_steady, _check_steady, _read_steady, _create_steady, _write_steady),
     'tensor': Layout(_is_tensor, _check_tensor, _read_tensor, _create_tensor, _write_tensor),
     'arrays': Layout(_is_arrays, _check_arrays, _read_arrays, _create_arrays, _write_arrays),
-    'groups': Layout(_is_groups, _check_groups, _read_groups, _create_groups, _write_groups)}
+    'groups': Layout(_is_groups, _check_groups, _read_groups, _create_groups, _write_groups),
+    'forced': Layout(_is_forced, _check_forced, _read_forced),
+    'well': Layout(_is_well, _check_well, _read_well),
+    'matlab': Layout(_is_matlab, _check_matlab, _read_matlab, like='tensor')}

@@ -212,6 +212,38 @@ PDES = {
         mirror=True,
         positive=('density', 'pressure')),
 
+    # Files only, of 128² and 512² cells; M is the Mach number of the initial flow.
+    'compressible-2d': PDE(
+        fields=('density', 'pressure', 'Vx', 'Vy'),
+        params={'M': .1, 'eta': .01, 'zeta': .01},
+        space=((0, 1), (0, 1)),
+        boundary='periodic',
+        file='2D_CFD_Rand_M{M}_Eta{eta}_Zeta{zeta}_periodic_128_Train.hdf5',
+        layout='arrays',
+        cells=(128, 128),
+        frames=21,
+        dt=.05,
+        conserved=('density',),
+        velocity=('Vx', 'Vy'),
+        mirror=True,
+        galilean=1.,
+        positive=('density', 'pressure')),
+
+    # Files only: a flow that carries particles, driven by a force that differs from trajectory to trajectory.
+    # The force is a field that stays, so that the operator sees it.
+    'incompressible': PDE(
+        fields=('Vx', 'Vy', 'particles', 'Fx', 'Fy'),
+        params={},
+        space=((0, 1), (0, 1)),
+        boundary='wall',
+        file='ns_incom_inhom_2d_512-0.h5',
+        layout='forced',
+        cells=(512, 512),
+        frames=1000,
+        dt=.005,
+        conserved=('Fx', 'Fy'),
+        velocity=('Vx', 'Vy')),
+
     # The length is no parameter here, because it is the domain.
     'kuramoto-sivashinsky': PDE(
         fields=('u',),

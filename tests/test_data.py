@@ -16,7 +16,7 @@ from conftest import ROOT, refused, run
 from data import Sampler, Trajectories, Windows, check_strides
 from files import fingerprints, open_source
 from grids import interpolate
-from layouts import Layout
+from layouts import Content, Layout
 from losses import LOSSES, OperatorStage
 from model import UPT, ModelConfig
 from pdes import PDE, PDES
@@ -63,8 +63,7 @@ def check_stack(path, file):
     stack = file['stack']
     t = file['t'][:]
     x = tuple(file[f'axis{i}'][:] for i in range(stack.ndim - 3))
-    return {'n': stack.shape[0], 'n_frames': stack.shape[1], 'dt': float(t[1] - t[0]), 'x': x,
-            'dtype': 'float32'}
+    return Content(stack.shape[0], stack.shape[1], float(t[1] - t[0]), x, 'float32')
 
 
 def read_stack(file, rows, frames):

@@ -278,6 +278,142 @@ def test_links_in_steady_files_are_not_followed(path, tmp_path, key):
 
 
 # ---------------------------------------------------------------------------------------------
+# layouts that are only read
+
+def test_arrays_on_two_axes(path):
+    u = noise(12, 5, 8, 6, 4)
+    attrs = {'M': .1, 'eta': 1e-8, 'zeta': 1e-8}
+    source = same_rows(write_gas(path, u, [centres(8), centres(6)], attrs), u)
+    assert (source.pde, source.params) == ('compressible-2d', attrs)
+    assert source.fields == ('density', 'pressure', 'Vx', 'Vy')
+
+
+def forced(path):
+    parts = {'velocity': noise(6, 5, 8, 6, 2), 'particles': noise(6, 5, 8, 6, 1, seed=1),
+             'force': noise(6, 8, 6, 2, seed=2), 't': np.tile(np.arange(5) * .005, (6, 1))}
+    with h5py.File(path, 'w') as file:
+        for key, values in parts.items():
+            file[key] = values
+        file.attrs.update({'latestIndex': 999, 'config': 'NU: 0.01'})
+    return path, parts
+
+
+def test_forced_flow(path):
+    path, parts = forced(path)
+    force = np.broadcast_to(parts['force'][:, None], (6, 5, 8, 6, 2))
+    source = same_rows(path, np.concatenate([parts['velocity'], parts['particles'], force], -1))
+    assert (source.pde, source.params) == ('incompressible', {}) and source.dt == pytest.approx(.005)
+    assert 'unit square' in source.doubts[0]
+
+
+@pytest.mark.parametrize('key, values, words', [
+    ('force', None, ["'force'"]),
+    ('force', noise(5, 8, 6, 2), ['(5, 8, 6, 2)', 'force (N, X, Y, 2)']),
+    ('particles', noise(6, 5, 8, 6, 2), ['(6, 5, 8, 6, 2)']),
+    ('velocity', noise(6, 5, 8, 6), ['(6, 5, 8, 6)']),
+    ('t', np.zeros((6, 5)), ['t is not'])])
+def test_broken_forced_flow(path, key, values, words):
+    change(forced(path)[0], key, values)
+    message = refused(open_source, path)
+    assert path in message and all(word in message for word in words), message
+
+
+def well(path, kinds=('PERIODIC', 'PERIODIC'), **attrs):
+    """A file of The Well's layout, and its scalars and vectors."""
+    scalars = noise(6, 5, 8, 6, 2)
+    vectors = noise(6, 5, 8, 6, 2, seed=1)
+    with h5py.File(path, 'w') as file:
+        file.attrs.update({'simulation_parameters': ['feed', 'kill'], 'feed': .014, 'kill': .054,
+                           'dataset_name': 'patterns', 'grid_type': 'cartesian', 'n_spatial_dims': 2,
+                           'n_trajectories': 6, **attrs})
+        file['dimensions/x'] = centres(8, -1)
+        file['dimensions/y'] = centres(6, -1)
+        file['dimensions/time'] = np.arange(5) * 10.
+        file['dimensions'].attrs['spatial_dims'] = ['x', 'y']
+        for letter, kind in zip('xy', kinds):
+            file.create_group(f'boundary_conditions/{letter}_boundary').attrs['bc_type'] = kind
+        file['t0_fields/A'] = scalars[..., 0]
+        file['t0_fields/B'] = scalars[..., 1]
+        file['t1_fields/velocity'] = vectors
+        file.create_group('t2_fields')
+    return path, np.concatenate([scalars, vectors], -1)
+
+
+def test_the_well(path):
+    path, u = well(path)
+    source = same_rows(path, u)
+    assert (source.pde, source.params, source.dt) == ('patterns', {'feed': .014, 'kill': .054}, 10.)
+    assert source.fields == ('A', 'B', 'velocity_x', 'velocity_y') and source.periodic
+    assert source.low == pytest.approx((-1 + 1 / 8, -1 + 1 / 6)) and source.length == pytest.approx((2, 2))
+    assert inspect(path)['pde'] == 'patterns' and source.doubts == ()
+    assert 'A, B, velocity_x' in refused(open_source, path, 'burgers')
+    namesake = open_source(well(path, dataset_name='burgers')[0])
+    assert namesake.pde == 'burgers' and namesake.fields == source.fields
+
+
+def test_the_well_with_an_entry(path, monkeypatch):
+    path, u = well(path)
+    own = dataclasses.replace(open_source(path).entry, space=((-1, 1), (-1, 1)), positive=('A', 'B'))
+    monkeypatch.setitem(PDES, 'spots', own)
+    source = same_rows(path, u)
+    assert source.pde == 'spots' and source.entry is own and open_source(path, 'spots').pde == 'spots'
+    for other in ({'boundary': 'wall'}, {'fields': ('B', 'A', 'velocity_x', 'velocity_y')}):
+        monkeypatch.setitem(PDES, 'spots', dataclasses.replace(own, **other))
+        assert open_source(path).pde == 'patterns'
+
+
+def test_what_the_well_says_of_boundaries_and_tensors(path):
+    source = open_source(well(path, ('WALL', 'PERIODIC'))[0])
+    assert source.entry.boundary == 'open' and 'periodic, wall' in source.doubts[0]
+    assert open_source(well(path, ('WALL', 'WALL'))[0]).entry.boundary == 'wall'
+    with h5py.File(path, 'a') as file:
+        file['t2_fields/stress'] = np.zeros((6, 5, 8, 6, 2, 2))
+    assert 'stress' in open_source(path).doubts[-1]
+
+
+@pytest.mark.parametrize('key, values, words', [
+    ('dimensions/y', None, ["'dimensions/y'"]),
+    ('dimensions/time', np.zeros(5), ['dimensions/time', 'uniform']),
+    ('dimensions/time', np.arange(4.), ['t0_fields/A', '(6, 4, 8, 6)']),
+    ('t0_fields/B', noise(6, 8, 6), ['t0_fields/B is (6, 8, 6)', 'do not vary']),
+    ('t1_fields/velocity', noise(6, 5, 8, 6, 3), ['(6, 5, 8, 6, 3)'])])
+def test_a_broken_well(path, key, values, words):
+    change(well(path)[0], key, values)
+    message = refused(open_source, path)
+    assert path in message and all(word in message for word in words), message
+
+
+def matlab(folder, name='NavierStokes_V1e-4_N12_T4.mat'):
+    path = str(folder / name)
+    u = noise(12, 5, 8, 6)
+    with h5py.File(path, 'w', userblock_size=512) as file:
+        file['a'] = u[:, 0].transpose(2, 1, 0)
+        file['u'] = u[:, 1:].transpose(1, 3, 2, 0)
+        file['t'] = np.arange(1., 5)[:, None]
+    return path, u[..., None]
+
+
+def test_matlab(tmp_path):
+    path, u = matlab(tmp_path)
+    source = same_rows(path, u)
+    assert (source.pde, source.params, source.dt) == ('navier-stokes', {'Nu': 1e-4}, 1.)
+    assert source.x[0][0] == 0 and 'frame 0 is a' in source.doubts[0]
+    assert 'viscosity' in refused(open_source, matlab(tmp_path, 'other.mat')[0])
+
+
+@pytest.mark.parametrize('key, values, words', [
+    ('a', noise(8, 6, 12), ['(8, 6, 12)', '(4, 6, 8, 12)']),
+    ('u', noise(4, 6, 8), ['(4, 6, 8)']),
+    ('t', np.arange(1., 4), ['t (3,)']),
+    ('t', np.array([1., 2., 3., 9.]), ['t is not'])])
+def test_broken_matlab(tmp_path, key, values, words):
+    path, _ = matlab(tmp_path)
+    change(path, key, values)
+    message = refused(open_source, path)
+    assert path in message and all(word in message for word in words), message
+
+
+# ---------------------------------------------------------------------------------------------
 # every equation
 
 @pytest.mark.parametrize('name', SOLVED)
