@@ -13,6 +13,7 @@ Nothing but this file, solvers.py and numerics/ (and the configs and tests) name
 """
 import math
 import os
+import re
 from dataclasses import dataclass
 from typing import Callable
 
@@ -100,8 +101,11 @@ class PDE:
         return self.solve(u0[..., 0], t=t, **values)[..., None]
 
     def released(self, params):
-        """Name of the released file: 1D_Burgers_Sols_Nu0.01.hdf5."""
-        return self.file.format(**{name: float(value) for name, value in params.items()})
+        """Name of the released file: 1D_Burgers_Sols_Nu0.01.hdf5. PDEBench writes 1e-08 as 1.e-8."""
+        texts = {name: str(float(value)) for name, value in params.items()}
+        for name, text in texts.items():
+            texts[name] = re.sub(r'^(\d)e-0(\d)$', r'\1.e-\2', text)
+        return self.file.format(**texts)
 
     def made(self, params, n, resolution=None):
         """Name of the built-in solver's file of n trajectories: 1D_Burgers_Sols_Nu0.01_N1000.hdf5."""

@@ -2,6 +2,7 @@
 written and read again. (test_files.py has the layout 'tensor'.)"""
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from conftest import refused
-from data import print_found
+from data import Trajectories, print_found
 from files import blocks, inspect, open_source, read, read_rows, write_file
 from layouts import GAS, LAYOUTS
 from pdes import PDES
@@ -415,6 +416,19 @@ def test_broken_matlab(tmp_path, key, values, words):
 
 # ---------------------------------------------------------------------------------------------
 # every equation
+
+@pytest.mark.parametrize('make', [reaction, tube, darcy])
+def test_rows_that_do_not_fit_into_memory_are_the_same(path, make):
+    source = open_source(make(path), quiet=True)
+    found = []
+    for memory_gb in (0., 100.):
+        keys = SimpleNamespace(n_trajectories=12, time_stride=1, space_stride=2, query_stride=2,
+                               memory_gb=memory_gb)
+        trajectories = Trajectories([source], keys, torch.device('cpu'))
+        found.append(trajectories.gather(torch.tensor([0, 7, 3]), torch.zeros(3, dtype=torch.long), 2))
+        assert trajectories.in_memory == (memory_gb > 0)
+    assert found[0].abs().max() > 1 and torch.equal(*found)
+
 
 @pytest.mark.parametrize('name', SOLVED)
 def test_a_written_file_is_recognised_and_holds_the_solution(name, path, monkeypatch, capsys):

@@ -72,6 +72,8 @@ def test_file_names():
     assert burgers.made({'Nu': 1.}, 1000) == '1D_Burgers_Sols_Nu1_N1000.hdf5'
     assert burgers.made({'Nu': .01}, 20, 64) == '1D_Burgers_Sols_Nu0.01_X64_N20.hdf5'
     assert advection.released({'beta': .4}) == '1D_Advection_Sols_beta0.4.hdf5'
+    gas = entry('compressible-1d-outgoing')
+    assert gas.released(gas.params) == '1D_CFD_Rand_Eta1.e-8_Zeta1.e-8_trans_Train.hdf5'
 
 
 def test_geometry():
