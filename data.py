@@ -273,13 +273,15 @@ class Windows:
     A window begins at any frame; early frames, where gradients are steep, are drawn more often: the start is
     the fraction U^early of the possible ones, with U uniform and stratified, so that early=1 visits each once
     an epoch. The symmetries are those that the entry promises: translation of a periodic domain, reflection
-    of an axis (the velocity along it changes its sign), a Galilean boost. With a moving frame, the boost that
-    brings the mean flow to rest is applied, to half a cell a step. With token_shift, the points move on every
-    frame, as the tokens will.
+    of an axis (the velocity along it changes its sign, and so does a pseudo-scalar), a Galilean boost. None
+    is used where places differ. With a moving frame, the boost that brings the mean flow to rest is applied,
+    to half a cell a step. With token_shift, the points move on every frame, as the tokens will.
     """
 
     def __init__(self, trajectories, cfg, keys):
-        """cfg: the ModelConfig. keys: has input_frames, unroll, early, shift, flip, boost, seed."""
+        """cfg: the ModelConfig. keys: has input_frames, unroll, early, shift, flip, boost, seed. Raises
+        UserError for a window longer than a trajectory, and for tokens that would move where places
+        differ."""
         self.trajectories = trajectories
         self.cfg = cfg
         self.keys = keys
@@ -292,6 +294,9 @@ class Windows:
         self.d = len(trajectories.query_grid)
         device = trajectories.device
         entry = trajectories.entry
+        if cfg.token_shift and not entry.translates:
+            raise UserError(f'token_shift={cfg.token_shift} moves tokens to places that are not alike in '
+                            f'{cfg.pde}: --token_shift=0')
         # A boost by one cell of the query grid a step is a velocity along each axis: a change of fields.
         cells = torch.tensor(trajectories.query_grid)
         cell_a_step = torch.tensor(cfg.length) / cells / cfg.dt
@@ -302,7 +307,9 @@ class Windows:
             self.parity[axis, field] = -1.
             if entry.galilean:
                 self.lift_of_boost[axis, field] = cell_a_step[axis] / entry.galilean
-        self.can_boost = bool(entry.galilean and entry.periodic)
+        for name in entry.pseudo:
+            self.parity[:, entry.fields.index(name)] = -1.
+        self.can_boost = bool(entry.galilean and entry.translates)
         # These boosts bring the mean flow of each row to rest, in whole cells a step.
         self.rest = torch.zeros(trajectories.n_rows, self.d, dtype=torch.long)
         if cfg.frame_speed:
@@ -343,9 +350,9 @@ class Windows:
             drawn = torch.randint(low, high, (n, self.d), generator=random)
             return drawn if on else torch.zeros_like(drawn)
 
-        periodic = self.cfg.periodic
-        shift = whole(0, max(self.trajectories.query_grid), keys.shift and periodic)
-        flip = whole(0, 2, keys.flip and self.trajectories.entry.mirror and periodic)
+        entry = self.trajectories.entry
+        shift = whole(0, max(self.trajectories.query_grid), keys.shift and entry.translates)
+        flip = whole(0, 2, keys.flip and entry.mirror and entry.translates)
         boost = whole(-keys.boost, keys.boost + 1, keys.boost and self.can_boost) * self.trajectories.ratio
         offset = torch.randint(self.trajectories.ratio, (self.d,), generator=random).tolist()
         start = self.draw_start(index, random)
@@ -445,6 +452,18 @@ class Sampler:
         self.order = None
 
 
+def print_found(found):
+    """What `inspect` has found, as text: a line each, then a table of the fields."""
+    statistics = ('min', 'max', 'mean', 'std')
+    for key, value in found.items():
+        if key not in statistics:
+            print(f'{key:>13}  {value}')
+    print(f"{'field':>13}" + ''.join(f'{name:>13}' for name in statistics))
+    for index, field in enumerate(found['fields']):
+        values = [found[name][index] for name in statistics]
+        print(f'{field:>13}' + ''.join(f'{value:>13.5g}' for value in values))
+
+
 if __name__ == '__main__':
     one_line_errors()
     parser = argparse.ArgumentParser(description='Look into a data file and check every row.')
@@ -457,5 +476,4 @@ if __name__ == '__main__':
         json.dump(found, sys.stdout, indent=1)
         print()
     else:
-        for key, value in found.items():
-            print(f'{key:>13}  {value}')
+        print_found(found)

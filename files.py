@@ -1,12 +1,9 @@
 """
-Files of PDEBench's layouts: one HDF5 file in, checked rows out; and the writer of the built-in solvers'
-files.
+Data files: one HDF5 file in, checked rows out; and the writer of the built-in solvers' files.
 
-The layout 'tensor' holds `tensor` (N, T, X[, Y]) = (trajectory, time, cell), `x-coordinate` (X,), with two
-axes `y-coordinate` (Y,), `t-coordinate` (T + 1,) (one more than there are frames; T will do), and the PDE's
-parameters as attributes. Coordinates and times stay in physical units. Which equation a file is of is
-recognised by its layout, its attributes and its domain, and told by the attribute `pde` of the files that are
-made here.
+layouts.py says how a file is laid out. Which equation it is of is recognised by its layout, its attributes,
+its domain and its number of fields, and told by the attribute `pde` of the files that are made here. Where
+several fit, the name of the file decides.
 
 Rows are split by trajectory index: a tenth test, a tenth validation, the rest train. Files of several
 parameters share their initial conditions row by row, so one index belongs to one split in all of them.
@@ -16,20 +13,24 @@ import contextlib
 import hashlib
 import os
 import platform
+import re
 import shutil
 import sys
 import time
 from dataclasses import dataclass
-from typing import Callable
+from fnmatch import fnmatch
 
 import h5py
 import numpy as np
 import torch
 
 import pdes
+from layouts import LAYOUTS
 from runtime.configurator import UserError, one_line_errors, say
 
-CHUNK_ROWS = 16                       # rows read at a time: 13 MB of a released file
+CHUNK_ROWS = 16                       # rows read at a time, at most: 13 MB of a released file on one axis
+CHUNK_VALUES = 2 ** 23                # values read at a time, at most (or one row): 34 MB
+SOLVED_VALUES = 2 ** 25               # values solved for at a time, at most (or one row): 270 MB
 FORMAT_VERSION = 1
 # what h5py raises for damaged metadata
 NOT_READABLE = (OSError, RuntimeError, KeyError, ValueError, AttributeError, TypeError)
@@ -51,10 +52,13 @@ class Source:
     x: tuple                          # one float64 array of coordinates an axis
     params: dict                      # values of the PDE's parameters by name
     dtype: str                        # type of the stored numbers
+    layout: str = 'tensor'            # a key of layouts.LAYOUTS
+    doubts: tuple = ()                # what is unusual in it
+    own_entry: pdes.PDE = None        # what the file says of an equation that pdes.py has not
 
     @property
     def entry(self):
-        return pdes.entry(self.pde)
+        return self.own_entry or pdes.entry(self.pde)
 
     @property
     def fields(self):
@@ -135,52 +139,75 @@ def _check(path, file, dataset):
     name = fitting[0] if fitting else 'tensor'                          # its check says what the file lacks
     if not np.all(file.attrs.get('complete', 1)):
         raise UserError(f"'{path}' is marked incomplete: delete it and make it again")
-    found = LAYOUTS[name].check(path, file)
-    pde = _recognise(path, file, name, found['x'], dataset)
+    content = LAYOUTS[name].check(path, file)
+    numbers = _numbers(file) if content.params is None else content.params
+    pde = _recognise(path, file, name, content, numbers, dataset)
+    own = None
+    if pde is None:                                                     # the file's own word is taken
+        own = content.entry
+        pde = os.path.splitext(own.file)[0]
     params = {}
-    for key in pdes.entry(pde).params:
-        params[key] = float(np.squeeze(file.attrs[key]))
+    for key in (own or pdes.entry(pde)).params:
+        params[key] = numbers[key]
         if not (np.isfinite(params[key]) and params[key] > 0):
             raise UserError(f"'{path}': {key}={params[key]} must be positive and finite")
-    return Source(path, pde, params=params, **found)
+    return Source(path, pde, content.n, content.n_frames, content.dt, content.x, params, content.dtype, name,
+                  tuple(content.doubts), own)
 
 
 # ---------------------------------------------------------------------------------------------
 # which equation
 
-def _recognise(path, file, layout, x, dataset):
+def _recognise(path, file, layout, content, numbers, dataset):
     """Name of the equation that a file is of: what the attribute `pde` says, else of the known ones that fit
-    the one that was asked for, or that with the most parameters. Raises UserError, listing what is known,
-    where none fits."""
+    (that fit the name of the file, too, if there are any) the one that was asked for, or that with the most
+    parameters. Where none fits, it is None if the file tells enough itself and none was asked for; else that
+    raises UserError, listing what is known."""
     said = file.attrs.get('pde')
     if isinstance(said, bytes):
         said = said.decode()
-    fitting = [name for name, entry in pdes.PDES.items() if _fits(entry, file, layout, x)]
+    fitting = [name for name, entry in pdes.PDES.items() if _fits(entry, layout, content, numbers)]
     if said is not None:
         fitting = [name for name in fitting if name == said]
     else:                                                # a parameter too many is one of another equation
-        fitting = [name for name in fitting if _numbers(file) <= set(pdes.entry(name).params)]
+        fitting = [name for name in fitting if set(numbers) <= set(pdes.entry(name).params)]
+        fitting = [name for name in fitting if _is_named_like(path, pdes.entry(name))] or fitting
     if dataset in fitting:
         return dataset
     if fitting:
         return max(fitting, key=lambda name: len(pdes.entry(name).params))
-    spans = ' x '.join(f'({low:g}, {high:g})' for low, high in map(_span, x))
+    if content.entry is not None and dataset is None:
+        return None
+    spans = ' x '.join(f'({low:g}, {high:g})' for low, high in map(_span, content.x))
     attributes = ', '.join(file.attrs) or 'none'
+    fields = 'the fields ' + ', '.join(content.fields) if content.fields else f'{content.n_fields} fields'
     known = '; '.join(f'{name}: {_expected(pdes.entry(name))}' for name in pdes.PDES)
     says = '' if said is None else f"says that it is of '{said}', but "
-    raise UserError(f"'{path}' {says}fits no known equation: its cells span {spans}, its attributes are "
-                    f'{attributes}; known are {known}; pdes.py says how one is added. If it is one of these, '
-                    'name it in an attribute pde of the file')
+    raise UserError(f"'{path}' {says}fits no known equation: its layout is '{layout}' with {fields}, "
+                    f'its cells span {spans}, its attributes are {attributes}; known are {known}; pdes.py '
+                    'says how one is added. If it is one of these, name it in an attribute pde of the file')
+
+
+def _is_named_like(path, entry):
+    """Does the name of a file look like that of the released ones?"""
+    pattern = re.sub(r'\{\w+\}', '*', os.path.basename(entry.file))
+    return fnmatch(os.path.basename(path), pattern)
 
 
 def _numbers(file):
-    """Names of the attributes that may be parameters of the equation."""
-    return {name for name, value in file.attrs.items() if np.asarray(value).dtype.kind in 'fiu'}
+    """The attributes that may be parameters of the equation: {name: number}."""
+    numbers = {}
+    for name, value in file.attrs.items():
+        value = np.asarray(value)
+        if value.dtype.kind in 'fiu' and value.size == 1:
+            numbers[name] = float(value.squeeze())
+    return numbers
 
 
 def _expected(entry):
     spans = ' x '.join(f'({low:g}, {high:g})' for low, high in entry.space)
-    return f"{spans} with {', '.join(entry.params) or 'no attribute'}"
+    attributes = ', '.join(entry.params) or 'no attribute'
+    return f"'{entry.layout}', {', '.join(entry.fields)} on {spans} with {attributes}"
 
 
 def _span(axis):
@@ -189,13 +216,16 @@ def _span(axis):
     return axis[0] - half, axis[-1] + half
 
 
-def _fits(entry, file, layout, x):
-    """Do layout, attributes and domain fit? The first point may lie anywhere in its cell."""
-    if entry.layout != layout or entry.axes != len(x):
+def _fits(entry, layout, content, numbers):
+    """Do layout, fields, boundary, attributes and domain fit? The first point may lie anywhere in its
+    cell."""
+    if entry.layout not in (layout, LAYOUTS[layout].like) or entry.axes != len(content.x):
         return False
-    if not all(name in file.attrs for name in entry.params):
+    if content.n_fields not in (None, len(entry.fields)) or content.fields not in (None, entry.fields):
         return False
-    for axis, low, length in zip(x, entry.low, entry.length):
+    if content.boundary not in (None, entry.boundary) or not set(entry.params) <= set(numbers):
+        return False
+    for axis, low, length in zip(content.x, entry.low, entry.length):
         dx = (axis[-1] - axis[0]) / (len(axis) - 1)
         tolerance = .02 * length
         if abs(len(axis) * dx - length) > tolerance:
@@ -206,123 +236,13 @@ def _fits(entry, file, layout, x):
 
 
 # ---------------------------------------------------------------------------------------------
-# the layout 'tensor'
-
-def _axis_names(n):
-    return [f'{letter}-coordinate' for letter in 'xyz'[:n]]
-
-
-def _is_tensor(file):
-    return 'tensor' in file
-
-
-def _check_tensor(path, file):
-    """What a Source says of a file of the layout 'tensor': n, n_frames, dt, x and dtype."""
-    n_axes = 1
-    while n_axes < 3 and _axis_names(n_axes + 1)[-1] in file:
-        n_axes += 1
-    axis_names = _axis_names(n_axes)
-    for key in ('tensor', *axis_names, 't-coordinate'):
-        _check_own_dataset(path, file, key)
-    tensor = file['tensor']
-    shape = _check_shapes(path, file, axis_names)
-    _check_filled(path, tensor)
-    if tensor.dtype.kind not in 'fiu':
-        raise UserError(f"'{path}': tensor holds {tensor.dtype}, expected numbers")
-    n, n_frames = tensor.shape[:2]
-    if n < 1 or n_frames < 2 or min(shape) < 2:
-        raise UserError(f"'{path}': tensor {tensor.shape} is too small: at least 1 trajectory, 2 frames, "
-                        '2 cells')
-    x = tuple(file[name][:].astype(np.float64) for name in axis_names)
-    t = file['t-coordinate'][:n_frames].astype(np.float64)
-    for name, axis in zip([*axis_names, 't-coordinate'], [*x, t]):
-        if not _is_uniform(axis):
-            raise UserError(f"'{path}': {name} is not a uniform increasing grid")
-    dt = float((t[-1] - t[0]) / (n_frames - 1))
-    return {'n': n, 'n_frames': n_frames, 'dt': dt, 'x': x, 'dtype': str(tensor.dtype)}
-
-
-def _check_own_dataset(path, file, key):
-    if key not in file:
-        shapes = {name: getattr(part, 'shape', 'group') for name, part in file.items()}
-        raise UserError(f"'{path}' has no dataset '{key}': expected tensor (N, T, X), x-coordinate (X,), "
-                        f't-coordinate (T + 1,); found {shapes or "nothing"}')
-    is_link = not isinstance(file.get(key, getlink=True), h5py.HardLink)
-    if is_link or not isinstance(file[key], h5py.Dataset) or file[key].external or file[key].is_virtual:
-        raise UserError(f"'{path}': '{key}' is no dataset of this file; links to elsewhere are not followed")
-
-
-def _check_shapes(path, file, axis_names):
-    """Shapes of tensor (N, T, *X), of the axes and of the times must fit. Returns the cells along each
-    axis."""
-    tensor = file['tensor']
-    lengths = [file[name].shape for name in axis_names]
-    times = file['t-coordinate'].shape
-    shape = tuple(length[0] for length in lengths if len(length) == 1)
-    if tensor.ndim != 2 + len(lengths) or len(times) != 1 or tensor.shape[2:] != shape:
-        swapped = tensor.ndim == 2 + len(shape) and set(shape) <= set(tensor.shape)
-        hint = '; its axes seem to be swapped' if swapped else ''
-        letters = ', '.join('XYZ'[:len(lengths)])
-        raise UserError(f"'{path}': expected tensor (N, T, {letters}) with ({letters}) = {shape} of "
-                        f"{', '.join(axis_names)}; found tensor {tensor.shape}{hint}")
-    n_frames = tensor.shape[1]
-    if times[0] not in (n_frames, n_frames + 1):
-        raise UserError(f"'{path}': {n_frames} frames but {times[0]} times in t-coordinate "
-                        f'(expected {n_frames + 1}, or {n_frames})')
-    return shape
-
-
-def _check_filled(path, tensor):
-    if tensor.chunks is None:
-        stored = tensor.id.get_storage_size()
-        if stored < tensor.size * tensor.dtype.itemsize:
-            raise UserError(f"'{path}' claims {tensor.shape} values but stores only {stored} bytes: "
-                            'it was never filled')
-    else:
-        along_axis = [-(-size // chunk) for size, chunk in zip(tensor.shape, tensor.chunks)]
-        if tensor.id.get_num_chunks() < np.prod(along_axis):
-            raise UserError(f"'{path}' claims {tensor.shape} values but lacks some of its chunks: "
-                            'it was never filled')
-
-
-def _is_uniform(axis):
-    step = np.diff(axis)
-    return np.isfinite(axis).all() and step.min() > 0 and np.allclose(step, step.mean(), rtol=1e-2)
-
-
-def _read_tensor(file, rows, frames):
-    """Values (n, T, *X, 1) float32 of a slice of rows and a slice of frames.
-
-    HDF5 reads a compressed or checksummed chunk as a whole, but picks frames out of it slowly. Where chunks
-    hold several frames, whole rows are read and strided in memory, which takes a sixth of the time.
-    """
-    tensor = file['tensor']
-    is_strided = frames.step not in (None, 1)
-    if is_strided and tensor.chunks is not None and tensor.chunks[1] > 1:
-        values = tensor[rows, frames.start:frames.stop][:, ::frames.step]
-    else:
-        values = tensor[rows, frames]
-    return values.astype(np.float32, copy=False)[..., None]
-
-
-@dataclass(frozen=True)
-class Layout:
-    fits: Callable                    # (h5py file) -> is it laid out like this?
-    check: Callable                   # (path, h5py file) -> {'n', 'n_frames', 'dt', 'x', 'dtype'} of a Source
-    read: Callable                    # (h5py file, slice of rows, slice of frames) -> (n, T, *X, C) float32
-
-
-LAYOUTS = {'tensor': Layout(_is_tensor, _check_tensor, _read_tensor)}
-
-
-# ---------------------------------------------------------------------------------------------
 # rows
 
 def read(source, file, rows, frames=slice(None)):
     """Values (n, T, *X, C) float32 of an opened file, unchecked. rows, frames: slices. Raises UserError for a
     failed checksum."""
     try:
-        return LAYOUTS[source.entry.layout].read(file, rows, frames)
+        return LAYOUTS[source.layout].read(file, rows, frames)
     except OSError as error:
         raise _unreadable(source.path, error) from error
 
@@ -336,13 +256,15 @@ def opened(source):
 
 
 def blocks(source, rows, time_stride=1):
-    """Rows of a file, 16 at a time and not checked: yields (offset of the block's first row in `rows`, values
-    (n, T, *X, C) float32) at the full space resolution. rows: a range of step 1. Raises UserError for a
-    failed checksum."""
+    """Rows of a file, 16 at a time (fewer where they are large) and not checked: yields (offset of the
+    block's first row in `rows`, values (n, T, *X, C) float32) at the full space resolution. rows: a range of
+    step 1. Raises UserError for a failed checksum."""
+    row_values = source.n_frames * int(np.prod(source.shape)) * len(source.fields)
+    at_once = min(CHUNK_ROWS, max(1, CHUNK_VALUES // row_values))
     with opened(source) as file:
-        for first in range(0, len(rows), CHUNK_ROWS):
+        for first in range(0, len(rows), at_once):
             start = rows.start + first
-            stop = min(start + CHUNK_ROWS, rows.stop)
+            stop = min(start + at_once, rows.stop)
             yield first, read(source, file, slice(start, stop), slice(None, None, time_stride))
 
 
@@ -465,6 +387,7 @@ def inspect(path):
     found = {
         'path': path,
         'pde': source.pde,
+        'layout': source.layout,
         'fields': list(source.fields),
         'trajectories': source.n,
         'frames': source.n_frames,
@@ -474,7 +397,8 @@ def inspect(path):
         'domain': domain,
         'periodic': source.periodic,
         'params': source.params,
-        'dtype': source.dtype}
+        'dtype': source.dtype,
+        'doubts': list(source.doubts)}
     found.update(statistics.result())
     found['duplicates'] = sum(len(rows) - 1 for rows in rows_of.values())
     return found
@@ -540,36 +464,40 @@ def solver_device(device='auto'):
 
 
 def write_file(path, dataset, params, n, seed=0, device='auto', batch_size=None, resolution=None):
-    """Solve n trajectories and write a file of the layout 'tensor', complete or not at all. Returns path.
+    """Solve n trajectories and write a file of the entry's layout, complete or not at all. Returns path.
 
-    params: {'Nu': .01}. resolution: cells along each axis (None: the entry's). The file holds tensor (n, T,
-    *X) float32, the coordinates, t-coordinate (T + 1,) (one more than frames, as in the released files) and
-    the parameters as attributes; it is checksummed (fletcher32). Prints the cost before it starts. Raises
-    UserError.
+    params: {'Nu': .01}. resolution: cells along each axis (None: the entry's). The file holds float32 values,
+    the coordinates, and the parameters as attributes; it is checksummed (fletcher32). Prints the cost before
+    it starts. Raises UserError.
     """
     entry = pdes.entry(dataset)
     if entry.solve is None or entry.initial is None:
         raise UserError(f'there is no built-in solver for {dataset}: its files have to be downloaded')
-    if len(entry.fields) > 1 or entry.layout != 'tensor':
-        raise UserError(f'{dataset} has {len(entry.fields)} fields in the layout {entry.layout}: only files '
-                        "of one field in the layout 'tensor' can be written yet")
+    layout = LAYOUTS[entry.layout]
+    if layout.write is None:
+        raise UserError(f"{dataset} has files of the layout '{entry.layout}', which cannot be written")
     if n < 1:
         raise UserError(f'n={n}: at least one trajectory is needed')
     if resolution is not None and resolution < 2:
         raise UserError(f'resolution={resolution}: at least two cells are needed')
     device = solver_device(device)
-    batch_size = min(n, batch_size or (256 if device.startswith('cuda') else 32))
     cells = entry.cells if resolution is None else (resolution,) * entry.axes
+    row_values = entry.frames * int(np.prod(cells)) * len(entry.fields)
+    on_cuda = device.startswith('cuda')
+    if batch_size is None:
+        at_once = SOLVED_VALUES * (8 if on_cuda else 1)
+        batch_size = min(256 if on_cuda else 32, max(1, at_once // row_values))
+    batch_size = min(n, batch_size)
     t = np.arange(entry.frames) * entry.dt
 
     def solve(first, size, times):
-        """Trajectories first .. first + size, (size, T, *X) float32."""
-        u0 = torch.from_numpy(entry.initial(size, cells, seed, first)).to(device)
-        u = entry.solution(u0[..., None], params, times)
-        return u[..., 0].float().cpu().numpy()
+        """Trajectories first .. first + size, (size, T, *X, C) float32."""
+        u0 = entry.start(size, cells, seed, first).to(device)
+        u = entry.solution(u0, params, times)
+        return u.float().cpu().numpy()
 
     _make_folder(path)
-    n_bytes = n * len(t) * int(np.prod(cells)) * 4
+    n_bytes = 4 * n * row_values
     _check_space(path, n_bytes)
     seconds = n * _seconds_a_trajectory(solve, min(n, batch_size, 16), t)
     values = ', '.join(f'{name} {value:g}' for name, value in params.items())
@@ -579,12 +507,12 @@ def write_file(path, dataset, params, n, seed=0, device='auto', batch_size=None,
     attributes['source'] = f'solvers.py: {getattr(entry.solve, "__name__", "?")}, float64'
     with _whole_hdf5(path) as file:
         file.attrs.update(attributes)
-        tensor = _empty_tensor(file, entry, n, cells)
+        layout.create(file, entry, n, cells)
         start = time.perf_counter()
         last_print = start
         for first in range(0, n, batch_size):
             done = min(first + batch_size, n)
-            tensor[first:done] = solve(first, done - first, t)
+            layout.write(file, first, solve(first, done - first, t))
             now = time.perf_counter()
             if now - last_print > 5 or done == n:
                 each = (now - start) / done
@@ -614,20 +542,6 @@ def _seconds_a_trajectory(solve, n, t):
     start = time.perf_counter()
     solve(0, n, part)
     return (time.perf_counter() - start) / n * len(t) / len(part)
-
-
-def _empty_tensor(file, entry, n, cells):
-    """Write the coordinates and return the empty dataset `tensor` (n, T, *X)."""
-    for name, low, length, size in zip(_axis_names(len(cells)), entry.low, entry.length, cells):
-        centres = low + length * (np.arange(size) + .5) / size
-        _write_axis(file, name, centres)
-    _write_axis(file, 't-coordinate', np.arange(entry.frames + 1) * entry.dt)
-    row = (entry.frames, *cells)
-    return file.create_dataset('tensor', (n, *row), np.float32, chunks=(1, *row), fletcher32=True)
-
-
-def _write_axis(file, name, values):
-    file.create_dataset(name, data=values.astype(np.float32), chunks=True, fletcher32=True)
 
 
 @contextlib.contextmanager

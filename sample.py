@@ -109,9 +109,7 @@ def from_random(model, args, params):
     entry = pdes.entry(cfg.pde)
     if entry.initial is None:
         raise UserError(f'--random: pdes.py has no initial conditions of {cfg.pde}: use --index or --initial')
-    u0 = torch.from_numpy(entry.initial(1, entry.cells, args.random + SEED, 0)).float()
-    if cfg.n_field == 1:
-        u0 = u0[..., None]                                           # (1, X, C)
+    u0 = entry.start(1, entry.cells, args.random + SEED).float()
     params = {**trained_params(cfg), **params}
     what = f'random initial condition {args.random}'
     return Start(on_trained_grid(u0, cfg), u0, params, what, args.steps or DEFAULT_STEPS)

@@ -16,6 +16,7 @@ from conftest import ROOT, refused, run
 from data import Sampler, Trajectories, Windows, check_strides
 from files import fingerprints, open_source
 from grids import interpolate
+from layouts import Content, Layout
 from losses import LOSSES, OperatorStage
 from model import UPT, ModelConfig
 from pdes import PDE, PDES
@@ -62,8 +63,7 @@ def check_stack(path, file):
     stack = file['stack']
     t = file['t'][:]
     x = tuple(file[f'axis{i}'][:] for i in range(stack.ndim - 3))
-    return {'n': stack.shape[0], 'n_frames': stack.shape[1], 'dt': float(t[1] - t[0]), 'x': x,
-            'dtype': 'float32'}
+    return Content(stack.shape[0], stack.shape[1], float(t[1] - t[0]), x, 'float32')
 
 
 def read_stack(file, rows, frames):
@@ -73,7 +73,7 @@ def read_stack(file, rows, frames):
 @pytest.fixture
 def several(monkeypatch):
     """Two equations of several fields, and a layout for them: `stack` (N, T, *X, C)."""
-    monkeypatch.setitem(files.LAYOUTS, 'stack', files.Layout(is_stack, check_stack, read_stack))
+    monkeypatch.setitem(files.LAYOUTS, 'stack', Layout(is_stack, check_stack, read_stack))
     monkeypatch.setitem(PDES, 'pair', PAIR)
     monkeypatch.setitem(PDES, 'flow', FLOW)
 
@@ -204,8 +204,13 @@ def test_inspect_command(path, monkeypatch, capsys):
     assert found['params'] == {'Nu': .01}
     assert found['min'] == [u.min()]
     lines = inspect_here(monkeypatch, capsys, path).splitlines()
-    assert [line.split()[0] for line in lines] == list(found)
+    statistics = ['min', 'max', 'mean', 'std']
+    keys = [key for key in found if key not in statistics]
+    assert [line.split()[0] for line in lines] == [*keys, 'field', 'u']
     assert lines[1].split() == ['pde', 'burgers']
+    assert lines[-2].split()[1:] == statistics
+    assert [float(word) for word in lines[-1].split()[1:]] == [
+        pytest.approx(found[name][0], rel=1e-4) for name in statistics]
 
 
 def test_inspect_command_of_a_broken_file(path, tmp_path):
@@ -622,12 +627,26 @@ def test_only_promised_symmetries_are_used(solved):
     assert torch.allclose(none.u.sum(2), batch.u.sum(2), atol=1e-3)
 
 
-def test_between_walls_nothing_is_transformed(path, monkeypatch):
-    walls = dataclasses.replace(PDES['burgers'], boundary='wall')
-    monkeypatch.setitem(PDES, 'burgers', walls)
+@pytest.mark.parametrize('change', [{'boundary': 'wall'}, {'translation': False}], ids=str)
+def test_where_places_differ_nothing_is_transformed(path, monkeypatch, change):
     write(path, noise())
     w = windows_of(path, shift=True, flip=True, boost=2)
+    assert not same(batch_of(w), batch_of(windows_of(path)))
+    monkeypatch.setitem(PDES, 'burgers', dataclasses.replace(PDES['burgers'], **change))
+    w = windows_of(path, shift=True, flip=True, boost=2)
     assert same(batch_of(w), batch_of(windows_of(path)))
+    assert 'token_shift=2' in refused(windows_of, path, config={'token_shift': 2})
+
+
+def test_a_pseudo_scalar_changes_its_sign_with_every_reflection(path, several, monkeypatch):
+    monkeypatch.setitem(PDES, 'flow', dataclasses.replace(FLOW, pseudo=('rho',)))
+    w = windows_of(write_flow(path))
+    u = torch.ones(4, w.window, *FLOW_CELLS, 4)
+    none = torch.zeros(2, 4, dtype=torch.long)
+    sign = torch.tensor([[1, -1, 1, -1], [1, 1, -1, -1]])           # none, along x, along y, along both
+    found = w.transform(u, none, sign, none)[:, 0, 0, 0]
+    expected = [[1., 1., 1., 1.], [-1., -1., 1., 1.], [-1., 1., -1., 1.], [1., -1., -1., 1.]]
+    assert found.tolist() == expected
 
 
 def test_boosts_are_whole_points_of_the_encoder(solved):

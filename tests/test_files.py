@@ -239,14 +239,15 @@ def test_where_in_its_cell_a_point_lies(path, shift):
 
 
 @pytest.mark.parametrize('parts, words', [
-    ({'attrs': {'Nu': .5, 'rho': 1.}}, ['Nu, rho']),     # another equation, of one parameter more
+    ({'attrs': {'Nu': .5, 'kappa': 1.}}, ['Nu, kappa']),     # another equation, of one parameter more
     ({'attrs': {'Nu': .01}, 'x': centres(16, 0, 2)}, ['(0, 2)']),
     ({'attrs': {'Nu': .01}, 'x': centres(16, .3, 1)}, ['(0.3, 1.3)']),
     ({'attrs': {'beta': .4}, 'x': centres(16, -1, 2)}, ['(-1, 1)', 'beta']),
     ({'attrs': {'Nu': .01, 'pde': 'advection'}}, ["'advection'", 'Nu']),
     ({'attrs': {'Nu': .01, 'pde': 'heat'}}, ["'heat'"]),
     ({'attrs': {}}, ['none']),
-    ({'u': fields()[:, :, None] * np.ones((4, 1)), 'axes': (centres(4), centres(16))}, ['(0, 1) x (0, 1)']),
+    ({'u': fields()[:, :, None] * np.ones((4, 1)), 'axes': (centres(4), centres(16, 0, 3))},
+     ['(0, 1) x (0, 3)']),
 ])
 def test_unknown_equations_are_refused_with_what_is_known(path, parts, words):
     message = refused(open_source, write(path, **parts))
@@ -529,9 +530,10 @@ def test_write_refuses(tmp_path, change):
     assert not os.listdir(tmp_path)
 
 
-def test_several_fields_cannot_be_written_yet(tmp_path, monkeypatch):
-    monkeypatch.setitem(PDES, 'pair', dataclasses.replace(PDES['burgers'], fields=('u', 'v')))
-    assert '2 fields' in refused(write_file, str(tmp_path / 'a.hdf5'), 'pair', {'Nu': .1}, 3)
+def test_what_cannot_be_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(files.LAYOUTS, 'tensor', dataclasses.replace(files.LAYOUTS['tensor'], write=None))
+    assert 'cannot be written' in refused(write_file, str(tmp_path / 'a.hdf5'), 'burgers', {'Nu': .1}, 3)
+    assert not os.listdir(tmp_path)
 
 
 def test_command_line(tmp_path, burgers_file):

@@ -6,24 +6,35 @@ import pytest
 import torch
 
 import pdes
+import solvers
 from conftest import refused
+from layouts import GAS, LAYOUTS
 from pdes import PDES, entry, parameter_keys, parameters
 
 SOLVED = [name for name, pde in PDES.items() if pde.solve]
-MIRRORED = [name for name in SOLVED if PDES[name].mirror]
 BOOSTED = [name for name in SOLVED if PDES[name].galilean]
-TIMES = [0., .1, .35]
+CELLS = {'compressible-1d': 64, 'compressible-1d-outgoing': 64}     # an axis: 256 else, 32 on two axes
+PARAMS = {'navier-stokes': {'Nu': 1e-3}}                            # else the entry's
+TOLERANCE = {'darcy': 1e-8}             # what a symmetry may lack, relative to the largest value; else 1e-9
 
 
-def start(name, n=4, size=256):
+def start(name, n=3):
     """Initial fields (n, *cells, C) of the entry's own distribution."""
     pde = entry(name)
-    u0 = torch.from_numpy(pde.initial(n, (size,) * pde.axes, 0, 0))
-    return u0[..., None] if len(pde.fields) == 1 else u0
+    size = CELLS.get(name, 256 if pde.axes == 1 else 32)
+    return pde.start(n, (size,) * pde.axes)
 
 
-def solved(name, u0, t=TIMES):
-    return entry(name).solution(u0, entry(name).params, t)
+def solved(name, u0):
+    """At the times of the frames 0, 4 and 10 that files have."""
+    pde = entry(name)
+    return pde.solution(u0, PARAMS.get(name, pde.params), pde.dt * np.array([0, 4, 10]))
+
+
+def difference(u, v):
+    """Largest difference of any field, relative to the field's largest value."""
+    fields = tuple(range(u.ndim - 1))
+    return float(((u - v).abs().amax(fields) / v.abs().amax(fields)).max())
 
 
 # ---------------------------------------------------------------------------------------------
@@ -33,13 +44,19 @@ def solved(name, u0, t=TIMES):
 def test_an_entry_is_consistent(name):
     pde = entry(name)
     assert len(pde.cells) == len(pde.low) == len(pde.length) == pde.axes
-    assert set(pde.conserved) | set(pde.velocity) | set(pde.positive) <= set(pde.fields)
+    assert {*pde.conserved, *pde.velocity, *pde.positive, *pde.pseudo} <= set(pde.fields)
+    assert not set(pde.velocity) & set(pde.pseudo)
+    assert not pde.galilean or pde.translates
+    assert not pde.steady or (len(pde.fields) == pde.frames == 2)
     assert pde.velocity == () or len(pde.velocity) == pde.axes
     assert pde.boundary in ('periodic', 'wall', 'open') and pde.periodic == (pde.boundary == 'periodic')
     assert pde.test in ('first', 'last') and min(pde.length) > 0
     assert not pde.galilean or pde.velocity             # a boost is lifted onto the velocity
     assert len({key.lower() for key in pde.params}) == len(pde.params)
     assert (pde.solve is None) == (pde.initial is None)
+    assert pde.layout in LAYOUTS and pde.steady == (pde.layout == 'steady')
+    assert pde.layout != 'tensor' or len(pde.fields) == 1
+    assert pde.layout != 'arrays' or pde.fields == GAS[:2 + pde.axes]
 
 
 def test_no_two_entries_have_the_same_file():
@@ -55,6 +72,8 @@ def test_file_names():
     assert burgers.made({'Nu': 1.}, 1000) == '1D_Burgers_Sols_Nu1_N1000.hdf5'
     assert burgers.made({'Nu': .01}, 20, 64) == '1D_Burgers_Sols_Nu0.01_X64_N20.hdf5'
     assert advection.released({'beta': .4}) == '1D_Advection_Sols_beta0.4.hdf5'
+    gas = entry('compressible-1d-outgoing')
+    assert gas.released(gas.params) == '1D_CFD_Rand_Eta1.e-8_Zeta1.e-8_trans_Train.hdf5'
 
 
 def test_geometry():
@@ -93,6 +112,17 @@ def test_no_solver():
     assert 'no built-in solver' in refused(pde.solution, torch.zeros(1, 8, 1), {'Nu': .1}, [0., 1.])
 
 
+def test_a_steady_equation_is_a_trajectory_of_two_frames():
+    pde = dataclasses.replace(
+        entry('burgers'), fields=('a', 'u'), params={'p': 1.}, steady=True, frames=2,
+        solve=lambda a, p: p * a, initial=lambda n, cells, seed, first: first + np.ones((n, *cells)))
+    u0 = pde.start(3, (8,), first=4)
+    u = pde.solution(u0, {'p': 7.}, [0., 1., 2.])
+    assert torch.equal(u0[0, 0], torch.tensor([5., 0.]).double())
+    assert torch.equal(u[1, :, 3], torch.tensor([[5., 0.], [5., 35.], [5., 35.]]).double())
+    assert u.shape == (3, 3, 8, 2) and u0.shape == (3, 8, 2)
+
+
 def test_solvers_of_several_fields_get_the_channel_axis(monkeypatch):
     seen = []
 
@@ -106,58 +136,86 @@ def test_solvers_of_several_fields_get_the_channel_axis(monkeypatch):
 
 
 # ---------------------------------------------------------------------------------------------
-# promises, against the solver (where all axes are alike)
+# promises, against the solver; and what is not promised is not there
 
 @pytest.mark.parametrize('name', SOLVED)
-def test_shapes_and_conserved_fields(name):
+def test_shapes_and_conserved_and_positive_fields(name):
     pde = entry(name)
     u0 = start(name)
     u = solved(name, u0)
-    assert u.shape == (4, 3, *u0.shape[1:]) and u.dtype == torch.float64 and torch.equal(u[:, 0], u0)
+    assert u.shape == (3, 3, *u0.shape[1:]) and u.dtype == torch.float64 and torch.equal(u[:, 0], u0)
     assert (u[:, -1] - u0).abs().max() > .05
     space = tuple(range(2, u.ndim - 1))
     integral = u.mean(space)                            # (B, T, C)
-    for field in pde.conserved:
-        values = integral[..., pde.fields.index(field)]
-        assert (values - values[:, :1]).abs().max() < 1e-12
+    for index, field in enumerate(pde.fields):
+        values = integral[..., index]
+        drift = (values - values[:, :1]).abs().max() / u[..., index].abs().max()
+        assert (drift < 1e-12) == (field in pde.conserved), (field, drift)
+        assert field not in pde.positive or u[..., index].min() > -1e-12
 
 
 @pytest.mark.parametrize('name', [name for name in SOLVED if PDES[name].periodic])
 def test_translation(name):
     u0 = start(name)
-    assert (solved(name, u0.roll(37, 1)) - solved(name, u0).roll(37, 2)).abs().max() < 1e-9
+    u = solved(name, u0)
+    lost = [difference(solved(name, u0.roll(5, axis)), u.roll(5, axis + 1))
+            for axis in range(1, u0.ndim - 1)]
+    assert (max(lost) < 1e-9) == PDES[name].translates, lost
 
 
-def mirrored(name, u, axis):
-    """Reflected along an axis of u, a space axis; the velocity along it changes its sign."""
-    pde = entry(name)
+def mirrored(pde, u, first, axis):
+    """Reflected along a space axis of u, whose first one is `first`; the velocity along it and pseudo-scalars
+    change their signs."""
     sign = torch.ones(len(pde.fields))
-    if pde.velocity:
-        sign[pde.fields.index(pde.velocity[0])] = -1
-    return u.flip(axis) * sign
+    odd = [*pde.velocity[axis:axis + 1], *pde.pseudo]
+    for field in odd:
+        sign[pde.fields.index(field)] = -1
+    return u.flip(first + axis) * sign
 
 
-@pytest.mark.parametrize('name', MIRRORED)
+@pytest.mark.parametrize('name', SOLVED)
 def test_reflection(name):
+    pde = entry(name)
     u0 = start(name)
-    assert (solved(name, mirrored(name, u0, 1)) - mirrored(name, solved(name, u0), 2)).abs().max() < 1e-9
+    u = solved(name, u0)
+    lost = [difference(solved(name, mirrored(pde, u0, 1, axis)), mirrored(pde, u, 2, axis))
+            for axis in range(pde.axes)]
+    assert (max(lost) < TOLERANCE.get(name, 1e-9)) == pde.mirror, lost
+
+
+def test_a_pseudo_scalar_is_odd_under_a_reflection():
+    """The vorticity, without the force that breaks the symmetry."""
+    pde = entry('navier-stokes')
+    w0 = 50 * start('navier-stokes')
+
+    def flow(w):
+        return solvers.navier_stokes(w[..., 0], 1e-3, [0., 1.], forced=False, refine=1)[..., None]
+
+    assert pde.pseudo == ('w',) and (flow(w0)[:, 1] - w0).abs().max() > .5
+    for axis in (0, 1):
+        assert difference(flow(mirrored(pde, w0, 1, axis)), mirrored(pde, flow(w0), 2, axis)) < 1e-9
+        assert difference(flow(w0.flip(1 + axis)), flow(w0).flip(2 + axis)) > .1
 
 
 @pytest.mark.parametrize('name', BOOSTED)
 def test_moving_frame(name):
-    """u + c moves with the speed galilean c. The frame moves 16 whole cells a step."""
+    """u + c moves with the speed galilean c. The frame moves by a sixteenth of the domain every four frames.
+    Finite volumes of gas are not exact in this: their own error is."""
     pde = entry(name)
     u0 = start(name)
-    cells = 16
-    step = .1
-    speed = cells * pde.length[0] / u0.shape[1] / step
+    cells = u0.shape[1] // 16
+    step = 4 * pde.dt
+    speed = pde.length[0] / 16 / step
     lift = torch.zeros(len(pde.fields), dtype=torch.float64)
     lift[pde.fields.index(pde.velocity[0])] = speed / pde.galilean
     t = [0., step, 2 * step]
-    u = solved(name, u0, t)
-    boosted = solved(name, u0 + lift, t)
+    u = pde.solution(u0, pde.params, t)
+    boosted = pde.solution(u0 + lift, pde.params, t) - lift
+    tolerance = .05 if name == 'compressible-1d' else 1e-9
     for frame in range(3):
-        assert (boosted[:, frame] - u[:, frame].roll(cells * frame, 1) - lift).abs().max() < 1e-9
+        moved = u[:, frame].roll(cells * frame, 1)
+        lost = (boosted[:, frame] - moved).square().mean((0, 1)) / moved.square().mean((0, 1))
+        assert lost.sqrt().max() < tolerance, frame
 
 
 def test_advection_has_no_symmetry_that_it_lacks():
@@ -190,4 +248,4 @@ def test_nothing_else_names_an_equation():
     """The promise of pdes.py's first lines, for the files that this suite knows to keep it."""
     for module in ('files', 'metrics'):
         text = open(pdes.__file__.replace('pdes.py', f'{module}.py')).read().lower()
-        assert not any(name in text for name in ('burgers', 'advection')), module
+        assert not any(name in text for name in PDES), module

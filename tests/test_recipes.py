@@ -2,7 +2,8 @@
 The recipes of README.md, done as they stand there on a copy of the repository, and trained for two iterations.
 
 A recipe lies between the lines `<!-- recipe: NAME -->` and `<!-- end -->`. Each of its blocks ```python FILE begins
-with a line that FILE has already, exactly once; the rest of the block goes in after it.
+with a line that FILE has already, exactly once; the rest of the block goes in after it. Where there is no FILE, the
+block is all of it.
 """
 import json
 import math
@@ -33,13 +34,18 @@ def blocks(name):
 
 def length(name):
     """Lines of code that a recipe adds."""
-    return sum(bool(line.strip()) for _, _, rest in blocks(name) for line in rest.splitlines())
+    added = 0
+    for file, line, rest in blocks(name):
+        is_new = not os.path.exists(os.path.join(ROOT, file))
+        code = line + rest if is_new else rest
+        added += sum(bool(line.strip()) for line in code.splitlines())
+    return added
 
 
 def copy_with(folder, *names):
     """A copy of the program with these recipes done."""
     def is_code(name):
-        return name.endswith('.py') or name in ('config', 'runtime')
+        return name.endswith('.py') or name in ('config', 'numerics', 'runtime')
 
     for name in filter(is_code, os.listdir(ROOT)):
         source = os.path.join(ROOT, name)
@@ -50,6 +56,9 @@ def copy_with(folder, *names):
     for name in names:
         for file, line, rest in blocks(name):
             path = folder / file
+            if not path.exists():
+                path.write_text(line + rest, encoding='utf-8')
+                continue
             lines = path.read_text(encoding='utf-8').splitlines(keepends=True)
             assert lines.count(line) == 1, f'{file} has the line {line!r} {lines.count(line)} times'
             place = lines.index(line) + 1
@@ -106,7 +115,7 @@ def test_add_an_equation(tmp_path):
     call(tmp_path, 'eval.py', '--ckpt', 'o', '--device', 'cpu', '--json', 'eval.json')
     with open(tmp_path / 'eval.json') as file:
         assert json.load(file)
-    solvers = runpy.run_path(str(tmp_path / 'solvers.py'))
+    solvers = runpy.run_path(str(tmp_path / 'numerics' / 'heat.py'))
     x = (torch.arange(64) + .5) / 64
     u0 = torch.sin(2 * math.pi * x)[None]
     u = solvers['heat'](u0, nu=.02, t=[0., 1.])

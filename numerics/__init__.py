@@ -1,0 +1,1 @@
+"""One file an equation: its solver, and the initial conditions of its data."""

