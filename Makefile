@@ -26,13 +26,13 @@ demo: setup
 GPU_MINUTES ?= 20
 
 gpu:
-	@echo "about $$(( (10 + 32) * $(GPU_MINUTES) / 60 )) hours for peers and study, and 2 to 6 for the headline; two data sets of 8.2 GB are made in datasets/"
+	@echo "about $$(( (14 + 32) * $(GPU_MINUTES) / 60 )) hours for peers and study, and 2 to 6 for the headline; two data sets of 8.2 GB are made in datasets/"
 	$(PY_GPU) train.py config/burgers_128_pure.py --device=cuda
 	$(PY_GPU) eval.py --ckpt out/burgers_128_pure --device cuda --json out/burgers_128_pure/eval.json
 	$(PY_GPU) eval.py --ckpt out/burgers_128_pure --device cuda --initial_step 10 --json out/burgers_128_pure/eval10.json
 	$(PY_GPU) bench.py speed --device=cuda --batch_size=256 --json out/speed.json
 	$(PY_GPU) bench.py peers config/burgers_128_pure.py --device=cuda --minutes $(GPU_MINUTES) --seeds 2 --json out/peers.json
-	$(PY_GPU) bench.py study config/burgers_128_pure.py --device=cuda --minutes $(GPU_MINUTES) --seeds 2
+	$(PY_GPU) bench.py study config/burgers_128_pure.py --device=cuda --minutes $(GPU_MINUTES) --seeds 2 --nu .001 .01
 
 # what bench.py peers needs, into the same .venv
 peers: setup
