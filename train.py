@@ -48,7 +48,7 @@ dataset = 'burgers'                # an entry of pdes.py; made by its solver whe
 data_dir = 'datasets'              # where files are looked for and made
 data_path = ''                     # explicit file(s), separated by commas; never made
 n_trajectories = 1000              # rows used, at most: 10 % test, 10 % validation, the rest train
-# (a cell is a value of a stored frame, a point a cell that is kept; a step is time_stride frames)
+# (frames and cells are those of the file; steps and points are those that are kept)
 time_stride = 5                    # frames per step: 5 x .01 s = .05 s, 41 frames
 space_stride = 2                   # cells per grid point of the encoder: 1024 / 2 = 512 points
 query_stride = 2                   # cells per point where the field loss may be taken; divides space_stride
@@ -57,7 +57,7 @@ memory_gb = -1.                # train rows up to this size live in memory, else
 early = 3.                      # windows start at U^early of the frames, U uniform: above 1, more often early
 shift = True                       # augmentation: rotate the periodic domain
 flip = True                        # augmentation: reflect the domain, where the equation allows it
-boost = 0                       # augmentation: Galilean boost of up to so many grid points per step, likewise
+boost = 0                       # augmentation: Galilean boost of up to so many grid points a step, if allowed
 noise = 0.                         # noise on the input frames, relative to their rms
 # model
 arch = 'pure'                      # pure or u; or a peer of peers.py
@@ -83,7 +83,7 @@ layer_norm = False                 # in the operator's blocks; without it, they 
 moving_frame = True             # advance fields in the frame of their mean flow, where the equation allows it
 conserve = True                    # a step keeps the integral of the fields that the equation conserves
 token_shift = 0                    # grid points by which the tokens move on every step, so that errors differ
-# losses (losses.py), all means; 0 switches one off. From here to `stages`, a stage may have its own values
+# losses (losses.py), all means; 0 switches one off. From here to `stages`, a stage may have its own
 # (a window is input_frames + unroll consecutive frames)
 unroll = 1                         # latent steps per window, through all of which the gradient runs
 unroll_start = 1                   # latent steps per window in the beginning; 0: as unroll
@@ -138,7 +138,7 @@ _may_be_zero = (
     'boost noise halo encoder_dim encoder_depth decoder_dim decoder_depth log_clamp token_shift unroll_start '
     'unroll_switch inverse_decoding_ramp max_iters epochs max_minutes weight_decay grad_clip warmup_iters '
     'min_lr_ratio patience').split()
-_names = list(globals())
+_names = list(globals())                                             # in the order of their definition
 _weights = [name for name in _names if name.startswith('lambda_')]
 _bounds = {key: (0, None) for key in _may_be_zero + _weights}
 _bounds.update(drop_path=(0, 1), ema_decay=(0, 1), beta2=(0, 1), seed=(0, 2 ** 32), memory_gb=(None, None),
@@ -168,8 +168,8 @@ if not out_dir or not stages or len(set(stages)) < len(stages):
 for stage in stages:
     wrong = set(config.get(f'{stage}_stage', {})) - set(_of_a_stage)
     if wrong:
-        raise UserError(f'{stage}_stage.{min(wrong)}: a stage has no value of its own of this key, but of '
-                        f'those from unroll to patience in train.py: set --{min(wrong)}')
+        raise UserError(f'{stage}_stage.{min(wrong)}: a stage cannot have its own value of this key: set '
+                        f'--{min(wrong)}')
 longest = max(settings_of(stage).unroll for stage in stages)
 minutes = max(settings_of(stage).max_minutes for stage in stages)
 machine = devices.start(device, dtype, compile, deterministic, minutes)
@@ -178,6 +178,7 @@ for stage in stages:
     if s.batch_size % (machine.world * s.accumulation):
         raise UserError(f'batch_size={s.batch_size} must be a multiple of {machine.world} processes x '
                         f'accumulation={s.accumulation}')
+# The folder is locked here; run.state is its last.pt, if there is one.
 run = Run(out_dir, config, _defaults, machine, init_from, overwrite)
 
 # ---- data
@@ -225,7 +226,7 @@ machine.say(f'data {", ".join(paths)} | {trajectories.n_rows} train and {len(tra
 
 # ---- model
 torch.manual_seed(seed)
-cfg = model_config(sources[0].shape)                           # without statistics, which depend on the frame
+cfg = model_config(sources[0].shape)  # without mean and scale: they need frame_speed
 mean, std = trajectories.statistics(moving=cfg.velocity if cfg.frame_speed else ())
 cfg = model_config(
     sources[0].shape, mean=mean, std=std, dt=trajectories.dt,
@@ -243,7 +244,7 @@ machine.say(f'model {arch}, {attention} attention | {model.n_params():,} paramet
             f'{" x ".join(map(str, cfg.token_grid))} tokens of {latent_dim}')
 loss_names = []
 for name in stages:
-    STAGES[name](model, settings_of(name))                           # raises now what would end a later stage
+    STAGES[name](model, settings_of(name))  # raises now what would end a later stage
     loss_names += [loss for loss in STAGES[name].losses if loss not in loss_names]
 about = {'model_args': model_args(model.cfg), 'data': trajectories.describe(paths, run)}
 run.start(about, stages, loss_names)
@@ -277,13 +278,13 @@ for name in run.remaining(stages):
 
     while run.goes_on():                                    # until max_iters, max_minutes, patience, a signal
         # 1. learning rate
-        rate = optim.schedule(run.progress, run.iteration, s.warmup_iters, s.min_lr_ratio)
-        optim.set_rate(optimizers, rate)
+        factor = optim.schedule(run.progress, run.iteration, s.warmup_iters, s.min_lr_ratio)
+        optim.set_rate(optimizers, factor)
 
         # 2. gradients of the global batch; everything random follows from the seed and the iteration
         torch.manual_seed((s.seed * 1_000_003 + run.total) * 1_009 + machine.rank)    # of noise and drop-path
         index = sampler.next()
-        total = 0.
+        loss_sum = 0.
         losses = {}
         micro_batches = windows.batches(index, run.total, machine.rank, machine.world, s.accumulation)
         for micro, batch in enumerate(micro_batches):
@@ -291,13 +292,13 @@ for name in run.remaining(stages):
             with machine.autocast():
                 loss, parts = wrapped(batch, run.progress)
             (loss / s.accumulation).backward()
-            total = total + loss.detach() / s.accumulation
+            loss_sum = loss_sum + loss.detach() / s.accumulation
             for part, value in parts.items():
                 losses[part] = losses.get(part, 0.) + value / s.accumulation
 
         # 3. clip, stop the run if loss or gradient is not finite, step
         norm = torch.nn.utils.clip_grad_norm_(stage.parameters(), s.grad_clip or math.inf)
-        run.check(total, norm, windows, index)
+        run.check(loss_sum, norm, windows, index)
         for o in optimizers:
             o.step()
             o.zero_grad(set_to_none=True)
@@ -309,7 +310,7 @@ for name in run.remaining(stages):
         if run.every(s.eval_interval):
             nrmse = run.validate(validate, ema.model, s.batch_size)
         if nrmse is not None or run.iteration % s.log_interval == 0:
-            run.log(losses, s.learning_rate * rate, nrmse)
+            run.log(losses, s.learning_rate * factor, nrmse)
         if run.iteration % s.save_interval == 0:
             run.save()
 

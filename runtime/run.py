@@ -13,7 +13,7 @@ A run is a folder: lock, config, provenance, log, checkpoints, signals.
         run.end_if_stopped()
     run.finish()
 
-It never sees a batch, and decides nothing about training. The folder holds config.json, env.json, log.csv,
+It never sees a batch; of training it decides when to stop. The folder holds config.json, env.json, log.csv,
 last.pt (everything that is needed to go on) and best.pt (the weights with the lowest validation error of the
 latest stage).
 """

@@ -1,5 +1,5 @@
-"""Shared by the tests: one thread, small files made by the built-in solvers, and train.py run in four ways: as a user
-does, in this process, in a child that can be killed, and as two processes."""
+"""Shared by the tests: one thread, small files made by the built-in solvers, and train.py run in four ways:
+as a user does, in this process, in a child that can be killed, and as two processes."""
 import csv
 import multiprocessing
 import os
@@ -67,7 +67,7 @@ def train_here(monkeypatch, *args):
         found = runpy.run_path(os.path.join(ROOT, 'train.py'), run_name='__main__')
         found['run'].lock_file.close()
         return found
-    except BaseException as error:                                   # let go of the folder, as a process that ends
+    except BaseException as error:                              # let go of the folder, as a process that ends
         for frame, _ in traceback.walk_tb(error.__traceback__):
             for run in (frame.f_globals.get('run'), frame.f_locals.get('self')):
                 if hasattr(run, 'lock_file'):
@@ -86,7 +86,8 @@ SERVER.set_forkserver_preload(['torch', 'torch.distributed', 'torch.optim', 'h5p
 
 
 class Child:
-    """train.py in a child process: start, signal, wait. before: functions that the child calls first (picklable)."""
+    """train.py in a child process: start, signal, wait. before: functions that the child calls first
+    (picklable)."""
 
     def __init__(self, folder, *args, before=(), env=None):
         os.makedirs(folder, exist_ok=True)
@@ -187,7 +188,8 @@ def same_run(a, b):
 
 @pytest.fixture
 def train(monkeypatch, burgers_file):
-    """The smoke config in this process, on the CPU: train(folder, '--key=value', ...) -> globals of train.py"""
+    """The smoke config in this process, on the CPU: train(folder, '--key=value', ...) -> globals of
+    train.py"""
     def _train(folder, *args):
         return train_here(monkeypatch, SMOKE, f'--data_path={burgers_file}', '--device=cpu', f'--out_dir={folder}',
                           *args)

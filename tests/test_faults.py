@@ -13,15 +13,16 @@ disk full: checkpoint, log.csv, config.json, data   test_full_disk, test_full_di
 folder or data folder that may not be written       test_read_only_folders
 checkpoint truncated, one bit flipped               test_truncated_checkpoint, test_a_flipped_bit_...
 another file, missing, other version, not finite    test_foreign_files_..., test_missing_...,
-                                                    test_other_format_..., test_weights_that_are_not_finite_...,
-                                                    test_checkpoint.py
+                                                    test_other_format_...,
+                                                    test_weights_that_are_not_finite_..., test_checkpoint.py
 code or hostile sizes in a checkpoint               test_code_in_a_checkpoint_..., test_hostile_sizes_...
 checkpoint of another architecture                  test_resume_with_another_..., test_model_arguments_...
-checkpoint of DDP, torch.compile, a GPU             test_two_processes_resume_..., test_compiled_..., test_gpu_...
-checkpoint of a program without a key or argument   test_a_program_with_a_new_key_..., ..._a_new_model_argument_...
-N iterations against k and N - k, bit for bit       test_resume_is_bit_equal, test_two_processes_resume_bit_equal
-rerun of a finished run; damaged last.pt            test_finished_run_is_left_alone, test_damaged_last_names_...
-resume in a stage that stages= does not have there, test_train.py::test_a_run_stands_in_a_stage_of_its_own,
+checkpoint of DDP, torch.compile, a GPU             test_two_processes_resume_..., test_compiled_...,
+test_gpu_... checkpoint of a program without a key or argument   test_a_program_with_a_new_key_...,
+..._a_new_model_argument_... N iterations against k and N - k, bit for bit       test_resume_is_bit_equal,
+test_two_processes_resume_bit_equal rerun of a finished run; damaged last.pt
+test_finished_run_is_left_alone, test_damaged_last_names_... resume in a stage that stages= does not have
+there, test_train.py::test_a_run_stands_in_a_stage_of_its_own,
   with other settings of the stage                  test_settings_of_a_stage_that_has_begun
 a later stage that cannot begin, or only gets worse test_train.py::test_what_would_end_the_second_stage_...,
                                                       ::test_a_later_stage_is_never_worse_than_it_begins
@@ -33,23 +34,23 @@ HDF5 truncated, rotten, incomplete, wrong layout,   test_files.py
 data file that breaks while it is trained on        test_data_that_break_during_the_training
 generator killed, two at once, reader meanwhile     test_killed_generator_..., test_two_generators_...,
                                                     test_reader_...
-larger than memory                                  test_lazy_data_train_the_same_weights, test_data.py
-train, validation and test overlap                  test_data.py, test_eval.py
-test rows read or leaking into statistics           test_test_rows_are_never_read, test_test_rows_change_nothing
-NaN in the loss, in a gradient alone, in the data   test_not_finite_stops_before_the_weights, test_nan_in_...
-learning rate of 1000                               test_divergence_is_stopped_and_best_is_kept
-bfloat16                                            test_bfloat16_stays_close_to_float32
-rollout that blows up in evaluation                 test_eval.py
-config: typos, types, values, files, cross-fields   test_accepted_values, test_refused_values, test_configurator.py
+larger than memory                                  test_lazy_data_train_the_same_weights, test_data.py train,
+validation and test overlap                  test_data.py, test_eval.py test rows read or leaking into
+statistics           test_test_rows_are_never_read, test_test_rows_change_nothing NaN in the loss, in a
+gradient alone, in the data   test_not_finite_stops_before_the_weights, test_nan_in_... learning rate of 1000
+test_divergence_is_stopped_and_best_is_kept bfloat16
+test_bfloat16_stays_close_to_float32 rollout that blows up in evaluation                 test_eval.py config:
+typos, types, values, files, cross-fields   test_accepted_values, test_refused_values, test_configurator.py
 SIGTERM, SIGINT, twice, with two processes          test_signals_at_random_moments (2 x 2 here, 2 x 10 slow),
-                                                    test_second_signal_..., test_two_processes_resume_bit_equal
-device absent; out of memory                        test_refused_values, test_out_of_memory_..., test_device.py
-wandb missing, unreachable, dying, killed           test_wandb_changes_nothing, test_killed_wandb_... (slow)
-wandb lacks a curve                                 test_wandb_has_a_curve_of_every_loss
-closed or full stdout; no matplotlib                test_lost_stdout_..., test_sample.py
-odd paths, another cwd, read-only HOME              conftest.py::smoke, test_read_only_home
-metrics: given frames, closed forms, uneven batch   test_eval.py, test_metrics.py
-every parameter matters; evaluation leaves no trace test_model.py, test_eval.py
+                                                    test_second_signal_...,
+                                                    test_two_processes_resume_bit_equal
+device absent; out of memory                        test_refused_values, test_out_of_memory_...,
+test_device.py wandb missing, unreachable, dying, killed           test_wandb_changes_nothing,
+test_killed_wandb_... (slow) wandb lacks a curve
+test_wandb_has_a_curve_of_every_loss closed or full stdout; no matplotlib                test_lost_stdout_...,
+test_sample.py odd paths, another cwd, read-only HOME              conftest.py::smoke, test_read_only_home
+metrics: given frames, closed forms, uneven batch   test_eval.py, test_metrics.py every parameter matters;
+evaluation leaves no trace test_model.py, test_eval.py
 """
 import contextlib
 import csv
@@ -126,7 +127,8 @@ def child(tmp_path, burgers_file):
 
 @pytest.fixture
 def cut(train, monkeypatch):
-    """Training in this process that a power cut ends at a call of Sampler.next: cut(call, folder, '--key=value', ...)"""
+    """Training in this process that a power cut ends at a call of Sampler.next: cut(call, folder,
+    '--key=value', ...)"""
     def _cut(call, *args):
         with monkeypatch.context() as patch:
             patch.setattr(data.Sampler, 'next', data.Sampler.next)   # to be put back
@@ -161,7 +163,8 @@ def power_cut():
 
 
 def first_is_told_to_stop():
-    """What a launcher that ends one process does: the signal comes twice, and the other process hears nothing."""
+    """What a launcher that ends one process does: the signal comes twice, and the other process hears
+    nothing."""
     if os.environ['RANK'] == '0':
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -230,7 +233,8 @@ def moments(n, seed):
 
 
 def strike(child, folder, args, row, number):
-    """Start a run and signal it at any moment of the iteration after that row of its log. -> the ended Child"""
+    """Start a run and signal it at any moment of the iteration after that row of its log. -> the ended
+    Child"""
     rng = random.Random(row)
 
     def reached():
@@ -279,7 +283,7 @@ def test_signals_at_random_moments(n, number, code, random_run, train, child, tm
         assert victim.text('err') == ''
         stopped = load_checkpoint(str(folder / 'last.pt'))['iter']
         assert row <= stopped <= N_ALL
-        if stopped < N_ALL:                                          # else the signal came in the last iteration
+        if stopped < N_ALL:                                       # else the signal came in the last iteration
             train(folder, *args)
         same_run(whole, folder)
         shutil.rmtree(folder)
@@ -389,8 +393,8 @@ def test_cut_before_the_first_checkpoint(train, cut, tmp_path):
 
 @pytest.mark.parametrize('call', [9, slow(3), slow(7)])
 def test_two_processes_resume_bit_equal(call, tmp_path, burgers_file):
-    """One process is told to stop, in the first or second stage or in the last iteration of the first, and both stop
-    after the same iteration; then without power; against a whole run."""
+    """One process is told to stop, in the first or second stage or in the last iteration of the first, and
+    both stop after the same iteration; then without power; against a whole run."""
     def start(folder, **options):
         pair = two_processes(tmp_path / 'streams', SMOKE, f'--data_path={burgers_file}', '--device=cpu', *STOCHASTIC,
                              *TWO_STAGES, f'--out_dir={tmp_path / folder}', '--max_iters=7', '--save_interval=5',
@@ -517,7 +521,7 @@ def test_damaged_last_names_the_way_on(copy, train):
 
 def test_a_torn_log_is_mended(copy, train):
     with open(copy / 'log.csv', 'a') as file:
-        file.write('1')                                              # the beginning of row 15, or 10, or 1 ...
+        file.write('1')                                             # the beginning of row 15, or 10, or 1 ...
     train(copy, '--max_iters=25')
     assert [int(row['iter']) for row in rows_of(copy)] == [5, 10, 15, 20, 25]
 
@@ -785,7 +789,7 @@ def test_nan_in_the_data_is_refused(tmp_path, train, burgers_file):
     with h5py.File(tmp_path / 'nan.hdf5', 'a') as file:
         file['tensor'][5, 100] = float('nan')
     message = refused(train, tmp_path / 'o', f'--data_path={tmp_path}/nan.hdf5')
-    assert 'trajectory 5, frame 20' in message and 'not finite' in message       # of the frames read, every 5th
+    assert 'trajectory 5, frame 20' in message and 'not finite' in message     # of the frames read, every 5th
 
 
 def test_divergence_is_stopped_and_best_is_kept(copy, train):
@@ -816,7 +820,7 @@ def test_test_rows_are_never_read(memory_gb, tmp_path, train, monkeypatch):
         return layout.read(file, rows, frames)
     monkeypatch.setitem(files.LAYOUTS, 'tensor', replace(layout, read=watch))
     train(tmp_path / 'o', '--max_iters=2', f'--memory_gb={memory_gb}')
-    assert seen == set(range(2, 20))                                 # of 20 rows the first 2 are the test part
+    assert seen == set(range(2, 20))                                # of 20 rows the first 2 are the test part
 
 
 @pytest.mark.parametrize('memory_gb', [0, 1])
@@ -1024,9 +1028,9 @@ WITH_WANDB = [*TWO_STAGES, *STOCHASTIC, '--device=cpu', '--max_iters=4', '--deco
 
 
 def wandb_records(folder):
-    """Records of the one run that the real package has written below a folder. A .wandb file is a 7-byte header and
-    blocks of 32 KiB; in them are pieces of records, each with 4 bytes of checksum, 2 of length and 1 of kind (whole,
-    first, middle or last piece)."""
+    """Records of the one run that the real package has written below a folder. A .wandb file is a 7-byte
+    header and blocks of 32 KiB; in them are pieces of records, each with 4 bytes of checksum, 2 of length and
+    1 of kind (whole, first, middle or last piece)."""
     from wandb.proto import wandb_internal_pb2
     path, = glob.glob(os.path.join(folder, 'wandb', 'offline-run-*', '*.wandb'))
     with open(path, 'rb') as file:
@@ -1051,7 +1055,8 @@ def wandb_records(folder):
 
 
 def with_wandb(folder, *args, before=''):
-    """A run with the real package, offline, in a process of its own. before: Python that the process runs first."""
+    """A run with the real package, offline, in a process of its own. before: Python that the process runs
+    first."""
     env = {**ENV, 'WANDB_MODE': 'offline', 'WANDB_DIR': str(folder), 'PYTHONPATH': f'{ROOT}:{ROOT}/tests'}
     script = f'import runpy\n{before}\nrunpy.run_path({ROOT + "/train.py"!r}, run_name="__main__")'
     done = subprocess.run([sys.executable, '-c', script, SMOKE, *args, *WITH_WANDB, '--out_dir=o'], cwd=folder,

@@ -1,9 +1,10 @@
 """
-The recipes of README.md, done as they stand there on a copy of the repository, and trained for two iterations.
+The recipes of README.md, done as they stand there on a copy of the repository, and trained for two
+iterations.
 
-A recipe lies between the lines `<!-- recipe: NAME -->` and `<!-- end -->`. Each of its blocks ```python FILE begins
-with a line that FILE has already, exactly once; the rest of the block goes in after it. Where there is no FILE, the
-block is all of it.
+A recipe lies between the lines `<!-- recipe: NAME -->` and `<!-- end -->`. Each of its blocks ```python FILE
+begins with a line that FILE has already, exactly once; the rest of the block goes in after it. Where there is
+no FILE, the block is all of it.
 """
 import json
 import math
@@ -83,7 +84,7 @@ def train(folder, *args):
 def test_add_a_loss(tmp_path, burgers_file):
     assert length('loss') <= 6
     copy_with(tmp_path, 'loss')
-    rows = train(tmp_path, f'--data_path={burgers_file}')
+    rows = train(tmp_path, f'--data_path={burgers_file}', '--lambda_gradient_size=.1')
     assert len(rows) == 2 and all(float(row['gradient_size']) > 0 for row in rows)
     terms = {'field': 1., 'latent': 10., 'inverse_encoding': 50., 'spectral': .05, 'gradient_size': .1}
     for row in rows:
@@ -105,11 +106,12 @@ def test_add_a_stage(tmp_path, burgers_file):
 
 
 def test_add_an_equation(tmp_path):
-    """On top of the other two. Data are made, trained on and evaluated; the solver is exact, here for a sine wave."""
+    """On top of the other two. Data are made, trained on and evaluated; the solver is exact, here for a sine
+    wave."""
     assert length('equation') <= 30
     copy_with(tmp_path, 'loss', 'stage', 'equation')
     rows = train(tmp_path, '--dataset=heat', '--nu=.02', '--n_trajectories=5', '--data_dir=d',
-                 '--stages=operator,finetune', '--finetune_stage.max_iters=2')
+                 '--stages=operator,finetune', '--finetune_stage.max_iters=2', '--lambda_gradient_size=.1')
     assert len(rows) == 4 and float(rows[0]['gradient_size']) > 0
     assert os.listdir(tmp_path / 'd') == ['1D_Heat_Sols_Nu0.02_N5.hdf5']
     call(tmp_path, 'eval.py', '--ckpt', 'o', '--device', 'cpu', '--json', 'eval.json')

@@ -19,7 +19,7 @@ from conftest import (ENV, ROOT, SMOKE, TIMEOUT, TWO_STAGES, equal, refused, row
                       two_processes, weights)
 from model import load
 
-STILL = ['--learning_rate=1e-12', '--muon_lr=1e-12']                # nothing moves, so no validation is better
+STILL = ['--learning_rate=1e-12', '--muon_lr=1e-12']               # nothing moves, so no validation is better
 
 
 def column(folder, name, stage=None):
@@ -52,7 +52,8 @@ def test_smoke_run_leaves_a_folder_that_describes_itself(smoke):
 
 
 def test_windows_move_on_with_the_tokens(tmp_path, monkeypatch):
-    """Fields that stand still: to an untrained model, which is persistence, all its latents are right, and stay so."""
+    """Fields that stand still: to an untrained model, which is persistence, all its latents are right, and
+    stay so."""
     x = (np.arange(1024) + .5) / 1024
     u = np.sin(2 * np.pi * (x + np.arange(20)[:, None] / 20))[:, None] * np.ones((201, 1))
     path = tmp_path / 'still.hdf5'
@@ -149,7 +150,8 @@ def test_what_is_loaded_is_the_best_of_the_last_stage(staged):
 
 
 def test_a_later_stage_is_never_worse_than_it_begins(tmp_path, train):
-    """The decoder gets worse from its first iteration on; its beginning, the best of the operator stage, is kept."""
+    """The decoder gets worse from its first iteration on; its beginning, the best of the operator stage, is
+    kept."""
     train(tmp_path / 'o', *TWO_STAGES, '--max_iters=2', '--decoder_stage.max_iters=4', '--eval_interval=1',
           '--decoder_stage.learning_rate=.3', '--decoder_stage.muon_lr=1', '--warmup_iters=0', '--min_lr_ratio=1',
           '--decoder_stage.ema_decay=0')
@@ -173,7 +175,8 @@ def test_patience_of_a_stage_is_its_own(tmp_path, train):
 def test_no_iterations_skip_a_stage(tmp_path, train):
     train(tmp_path / 'a', *TWO_STAGES, '--max_iters=3', '--decoder_stage.max_iters=0', '--log_interval=1')
     assert {row['stage'] for row in rows_of(tmp_path / 'a')} == {'operator'}
-    assert equal(weights(tmp_path / 'a', 'best.pt'), weights(tmp_path / 'a'))        # the last validation was the best
+    # the last validation was the best
+    assert equal(weights(tmp_path / 'a', 'best.pt'), weights(tmp_path / 'a'))
     g = train(tmp_path / 'b', *TWO_STAGES, '--max_iters=0', '--decoder_stage.max_iters=3', '--log_interval=1',
               f'--init_from={tmp_path}/a')
     assert [(row['iter'], row['stage']) for row in rows_of(tmp_path / 'b')] == [
@@ -233,7 +236,8 @@ class Clock:
 
 
 def test_minutes_of_each_stage(tmp_path, train, monkeypatch):
-    """Schedules follow the clock of the stage, to their end; a resumed stage keeps the time that it has spent."""
+    """Schedules follow the clock of the stage, to their end; a resumed stage keeps the time that it has
+    spent."""
     args = [*TWO_STAGES, '--max_iters=100000', '--max_minutes=.04', '--decoder_stage.max_minutes=.08',
             '--decoder_stage.max_iters=100000', '--eval_interval=1000', '--log_interval=1', '--save_interval=1',
             '--min_lr_ratio=.01', '--warmup_iters=0', '--memory_gb=1']
@@ -299,9 +303,9 @@ def with_torchrun(folder, args):
 
 @pytest.mark.parametrize('start', [with_children, pytest.param(with_torchrun, marks=pytest.mark.slow)])
 def test_two_processes_train_as_one(start, tmp_path, burgers_file, train):
-    """Same global batches, so the same weights up to the order of sums in float32: what differs is small against what
-    was learnt, in both stages. AdamW and few iterations, since the Newton-Schulz iteration amplifies rounding; no
-    inverse decoding, whose variance is of the local batch."""
+    """Same global batches, so the same weights up to the order of sums in float32: what differs is small
+    against what was learnt, in both stages. AdamW and few iterations, since the Newton-Schulz iteration
+    amplifies rounding; no inverse decoding, whose variance is of the local batch."""
     train(tmp_path / 'one', *PAIR)
     train(tmp_path / 'other', *PAIR, '--seed=1')
     train(tmp_path / 'none', *PAIR, '--max_iters=0', '--decoder_stage.max_iters=0')
@@ -320,7 +324,7 @@ def test_two_processes_train_as_one(start, tmp_path, burgers_file, train):
         assert differ('other', *parts) > .5
     iters = [int(row['iter']) for row in rows_of(tmp_path / 'two')]
     assert iters == [2, 4, 6, 8]
-    errors = column(tmp_path / 'one', 'val_nrmse')                  # (the losses are those of the first process)
+    errors = column(tmp_path / 'one', 'val_nrmse')               # (the losses are those of the first process)
     assert column(tmp_path / 'two', 'val_nrmse') == pytest.approx(errors, rel=.01)
 
 
