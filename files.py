@@ -508,6 +508,9 @@ def write_file(path, dataset, params, n, seed=0, device='auto', batch_size=None,
     with _whole_hdf5(path) as file:
         file.attrs.update(attributes)
         layout.create(file, entry, n, cells)
+        # They stay open until the end: where the disk is full, closing one would fail where nobody can catch it.
+        datasets = []
+        file.visititems(lambda name, part: datasets.append(part))
         start = time.perf_counter()
         last_print = start
         for first in range(0, n, batch_size):

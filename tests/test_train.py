@@ -213,8 +213,8 @@ def test_a_run_stands_in_a_stage_of_its_own(staged, stages, train):
     ('--decoder_dim=0', "needs a learned decoder: --decoder_dim=64"),
     ('--decoder_stage.lambda_field=0 --decoder_stage.lambda_spectral=0', 'nothing would train the decoder'),
     ('--decoder_stage.unroll=60', 'leave 41'),
-    ('--decoder_stage.hidden_dim=64', 'decoder_stage.hidden_dim: a stage has no value of its own'),
-    ('--decoder_stage.time_stride=1', 'decoder_stage.time_stride: a stage has no value of its own'),
+    ('--decoder_stage.hidden_dim=64', 'decoder_stage.hidden_dim: a stage cannot have its own value'),
+    ('--decoder_stage.time_stride=1', 'decoder_stage.time_stride: a stage cannot have its own value'),
     ('--decoder_stage.accumulation=3', 'batch_size=8 must be a multiple of 1 processes x accumulation=3')])
 def test_what_would_end_the_second_stage_is_refused_before_the_first(args, says, tmp_path, train):
     assert says in refused(train, tmp_path / 'o', *TWO_STAGES, *args.split())
