@@ -22,11 +22,11 @@ from fnmatch import fnmatch
 
 import h5py
 import numpy as np
-import torch
 
 import pdes
 from layouts import LAYOUTS
 from runtime.configurator import UserError, one_line_errors, say
+from runtime.device import float64_device
 
 CHUNK_ROWS = 16                       # rows read at a time, at most: 13 MB of a released file on one axis
 CHUNK_VALUES = 2 ** 23                # values read at a time, at most (or one row): 34 MB
@@ -451,18 +451,6 @@ def _explicit(data_path):
     return paths
 
 
-def solver_device(device='auto'):
-    """The device the solver runs on: float64 is needed, so MPS falls back to the CPU, and says so."""
-    if device == 'auto':
-        device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    if device == 'mps':
-        say('solvers: mps has no float64, solving on the cpu')
-        device = 'cpu'
-    if device.startswith('cuda') and not torch.cuda.is_available():
-        raise UserError('device=cuda was asked for, but torch sees no CUDA device: use --device cpu')
-    return device
-
-
 def write_file(path, dataset, params, n, seed=0, device='auto', batch_size=None, resolution=None):
     """Solve n trajectories and write a file of the entry's layout, complete or not at all. Returns path.
 
@@ -480,10 +468,10 @@ def write_file(path, dataset, params, n, seed=0, device='auto', batch_size=None,
         raise UserError(f'n={n}: at least one trajectory is needed')
     if resolution is not None and resolution < 2:
         raise UserError(f'resolution={resolution}: at least two cells are needed')
-    device = solver_device(device)
+    device = float64_device(device)
     cells = entry.cells if resolution is None else (resolution,) * entry.axes
     row_values = entry.frames * int(np.prod(cells)) * len(entry.fields)
-    on_cuda = device.startswith('cuda')
+    on_cuda = device.type == 'cuda'
     if batch_size is None:
         at_once = SOLVED_VALUES * (8 if on_cuda else 1)
         batch_size = min(256 if on_cuda else 32, max(1, at_once // row_values))
