@@ -30,7 +30,7 @@ class Batch(NamedTuple):
     u: torch.Tensor                       # (B, window, *grid, C): what the encoder sees
     q: torch.Tensor                       # (Q, d): query points, physical coordinates
     y: torch.Tensor                       # (B, window, *grid, C): the true fields at the query points
-    lift: torch.Tensor                    # (B, 1, *1, C): what the moving frame has taken off u and y
+    lift: torch.Tensor                    # (B, 1, *1, C): what mean and moving frame have taken off u and y
     params: torch.Tensor                  # (B, P)
     dt: torch.Tensor                      # (B,) seconds
     iteration: int
@@ -279,17 +279,18 @@ class Windows:
     """
 
     def __init__(self, trajectories, cfg, keys):
-        """cfg: the ModelConfig. keys: has input_frames, unroll, early, shift, flip, boost, seed. Raises
-        UserError for a window longer than a trajectory, and for tokens that would move where places
-        differ."""
+        """cfg: the ModelConfig. keys: has input_frames, initial_step, query_stride, unroll, early, shift,
+        flip, boost, seed. Raises UserError for a window longer than a trajectory, and for tokens that would
+        move where places differ."""
         self.trajectories = trajectories
         self.cfg = cfg
         self.keys = keys
         self.window = keys.input_frames + keys.unroll
-        self.n_starts = trajectories.n_frames - self.window + 1
+        self.first_start = max(keys.initial_step - keys.input_frames, 0)
+        self.n_starts = trajectories.n_frames - self.first_start - self.window + 1
         if self.n_starts < 1:
-            raise UserError(f'{trajectories.n_frames} frames are fewer than a window of input_frames='
-                            f'{keys.input_frames} + unroll={keys.unroll}')
+            raise UserError(f'{trajectories.n_frames} frames, from frame {self.first_start} on, are fewer '
+                            f'than a window of input_frames={keys.input_frames} + unroll={keys.unroll}')
         self.n_windows = trajectories.n_rows * self.n_starts
         self.d = len(trajectories.query_grid)
         device = trajectories.device
@@ -310,6 +311,8 @@ class Windows:
         for name in entry.pseudo:
             self.parity[:, entry.fields.index(name)] = -1.
         self.can_boost = bool(entry.galilean and entry.translates)
+        # Where places differ, a reflection has to map the points of the grid onto each other.
+        self.can_flip = entry.translates or keys.query_stride == 1 and is_centred(trajectories.sources[0])
         # These boosts bring the mean flow of each row to rest, in whole cells a step.
         self.rest = torch.zeros(trajectories.n_rows, self.d, dtype=torch.long)
         if cfg.frame_speed:
@@ -351,13 +354,15 @@ class Windows:
             return drawn if on else torch.zeros_like(drawn)
 
         entry = self.trajectories.entry
-        shift = whole(0, max(self.trajectories.query_grid), keys.shift and entry.translates)
-        flip = whole(0, 2, keys.flip and entry.mirror and entry.translates)
+        n_shift = max(self.trajectories.query_grid)
+        shift = whole(0, n_shift, keys.shift and (entry.translates or entry.symmetry))
+        flip = whole(0, 2, keys.flip and entry.mirror and self.can_flip)
         boost = whole(-keys.boost, keys.boost + 1, keys.boost and self.can_boost) * self.trajectories.ratio
         offset = torch.randint(self.trajectories.ratio, (self.d,), generator=random).tolist()
         start = self.draw_start(index, random)
-        drawn = [self.trajectory(index), start, *shift.T, *flip.T, *boost.T]
-        drawn = torch.stack(drawn)[:, rank::world]                   # (2 + 3 d, B of this process)
+        element = torch.randint(4, (n,), generator=random)
+        drawn = [self.trajectory(index), start, element, *shift.T, *flip.T, *boost.T]
+        drawn = torch.stack(drawn)[:, rank::world]                   # (3 + 3 d, B of this process)
         for part in drawn.chunk(parts, 1):
             yield self.batch(part, offset, iteration)
 
@@ -366,31 +371,44 @@ class Windows:
         stratum = index % self.n_starts
         jitter = torch.rand(len(index), generator=random, dtype=torch.float64)
         if self.keys.early == 1:
-            return stratum
+            return self.first_start + stratum
         fraction = ((stratum + jitter) / self.n_starts) ** self.keys.early
-        return (self.n_starts * fraction).long().clamp_max(self.n_starts - 1)
+        return self.first_start + (self.n_starts * fraction).long().clamp_max(self.n_starts - 1)
 
     def batch(self, drawn, offset, iteration):
-        """drawn (2 + 3 d, B): trajectory, start, and shift, flip, boost along each axis, on the CPU; offset:
-        of the query points from the encoder's along each axis, in cells of the query grid. -> Batch"""
+        """drawn (3 + 3 d, B): trajectory, start, element of the equation's own group, and shift, flip, boost
+        along each axis, on the CPU; offset: of the query points from the encoder's along each axis, in cells
+        of the query grid. -> Batch"""
         data = self.trajectories
         d = self.d
         u = data.gather(drawn[0], drawn[1], self.window).to(data.device, non_blocking=True)
+        if data.entry.symmetry and (self.keys.shift or self.keys.flip):
+            u = self.of_own_group(u, drawn[2].tolist(), drawn[3].tolist())
         drawn = drawn.to(data.device, non_blocking=True)
-        shift, flip, boost = drawn[2:].view(3, d, -1)
+        shift, flip, boost = drawn[3:].view(3, d, -1)
         sign = 1 - 2 * flip                                          # (d, B)
         rest = -sign * self.rest[drawn[0]].T                    # brings the mean flow to rest, after the flip
         u = self.transform(u, shift, sign, boost + rest)
         lift = -(rest.T.float() @ self.lift_of_boost)             # (B, C): what that has taken off the fields
         ones = [1] * (d + 1)
         u = (u - self.mean) / self.std
-        lift = (lift / self.std).view(len(u), *ones, -1)
+        lift = ((lift + self.mean) / self.std).view(len(u), *ones, -1)
         every = tuple(slice(o, None, data.ratio) for o in offset)
         params = data.params[drawn[0]]
         dt = torch.full((len(u),), self.cfg.dt, device=data.device)
         y = u[(slice(None), slice(None), *every)]
         q = self.points[every].reshape(-1, d)
         return Batch(data.on_encoder_grid(u), q, y, lift, params, dt, iteration)
+
+    def of_own_group(self, u, elements, shifts):
+        """Windows u (B, window, *query grid, C), each transformed by an element of the group that the entry
+        of the equation names. Elements that turn or reflect need the points that `can_flip` has."""
+        moved = []
+        for window, element, shift in zip(u.movedim(-1, 1), elements, shifts):
+            if not (self.keys.flip and self.can_flip):
+                element = 0
+            moved.append(self.trajectories.entry.symmetry(window, element, shift))
+        return torch.stack(moved).movedim(1, -1)
 
     def transform(self, u, shift, sign, boost):
         """
@@ -401,7 +419,7 @@ class Windows:
         """
         drag = self.cfg.token_shift * self.trajectories.ratio
         frame = torch.arange(self.window, device=u.device)
-        if self.cfg.periodic:
+        if self.trajectories.entry.translates:
             for axis, n in enumerate(self.trajectories.query_grid):
                 moved = (boost[axis][:, None] - drag) * frame        # (B, window)
                 point = torch.arange(n, device=u.device) - (shift[axis][:, None] + moved)[..., None]
@@ -410,10 +428,21 @@ class Windows:
                 shape[:2] = point.shape[:2]
                 shape[2 + axis] = n
                 u = u.gather(2 + axis, point.view(shape).expand_as(u))
+        elif self.can_flip and self.trajectories.entry.mirror:
+            for axis in range(self.d):
+                here = (sign[axis] < 0).view(-1, *[1] * (u.ndim - 1))
+                u = torch.where(here, u.flip(2 + axis), u)
         parity = torch.where(sign[..., None] < 0, self.parity[:, None], 1.).prod(0)      # (B, C)
         lift = boost.T.float() @ self.lift_of_boost
         ones = [1] * (self.d + 1)
         return u * parity.view(len(u), *ones, -1) + lift.view(len(u), *ones, -1)
+
+
+def is_centred(source):
+    """Are the points of a file as far from both ends of the domain along every axis?"""
+    middle = [low + length / 2 for low, length in zip(source.low, source.length)]
+    gaps = [abs((x[0] + x[-1]) / 2 - m) / (x[1] - x[0]) for x, m in zip(source.x, middle)]
+    return max(gaps) < .01
 
 
 class Sampler:

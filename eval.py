@@ -7,10 +7,10 @@ Evaluation: the metrics of whole rollouts in field space, as a table and as JSON
     python eval.py --ckpt out/burgers_cpu --data FILE --json eval.json      # all of another file
     python eval.py --ckpt out/one out/two --initial_step 10      # side by side; frames 0..9 are given
 
-A model that sees m frames starts from the true frames n-m .. n-1, n = initial_step, and predicts the frames
-n .. T-1; only those are scored. Every number is a mean over the whole split, never a mean of batch means, and
-is computed in float64 (metrics.py). Persistence (the last given frame, repeated) and its spatial mean are
-scored beside the model.
+A model that sees m frames starts from the true frames n-m .. n-1, n = initial_step, and predicts the
+frames n .. T-1; only those are scored, and of them the fields that are not static. Every number is a mean
+over the whole split, never a mean of batch means, and is computed in float64 (metrics.py). Persistence
+(the last given frame, repeated) and its spatial mean are scored beside the model.
 """
 import argparse
 import json
@@ -25,7 +25,7 @@ import torch
 from data import seen_rows
 from files import open_source, read_rows, split_rows
 from grids import resample
-from metrics import field_nrmse, mean_nrmse, metrics, nrmse, space_of
+from metrics import field_nrmse, mean_nrmse, metrics, nrmse, rms, space_of
 from model import build, unseen
 from runtime.checkpoint import find_runs, load_checkpoint, whole_file
 from runtime.configurator import UserError, one_line_errors, say
@@ -75,6 +75,11 @@ def predict(model, u, params, initial_step, batch_size, reencode=False, points=N
     return out
 
 
+def scored(model, u):
+    """The fields of u (..., C) that the model predicts: all that are not static."""
+    return u[..., list(model.cfg.scored)] if model.cfg.static else u
+
+
 def recon_nrmse(model, u, batch_size):
     """nrmse of D(E(y)) on the grid of u, over all true frames (a model that sees m frames: over all stacks of
     m, against their last frame)."""
@@ -85,9 +90,10 @@ def recon_nrmse(model, u, batch_size):
         for n in range(model.cfg.input_frames, u.shape[1] + 1):
             z = model.encode(given_frames(model, u[rows], n))
             v = model.decode(z, points).cpu().double()               # on the CPU first: MPS has no float64
-            v = v.unflatten(1, grid)
-            y = u[rows, n - 1:n].double()
-            values.append(nrmse(v[:, None], y).flatten())
+            v = scored(model, v.unflatten(1, grid))[:, None]
+            y = scored(model, u[rows, n - 1:n]).double()
+            error = nrmse(v, y)
+            values.append(error[rms(y) > 0])                         # a field that is 0 has no relative error
     return float(torch.cat(values).mean())
 
 
@@ -166,14 +172,18 @@ def evaluate(model, u, params, initial_step=None, rollout='latent', batch_size=6
     n = cfg.input_frames if initial_step is None else initial_step
     check_initial_step(n, cfg.input_frames, u.shape[1])
     reencode = rollout == 'reencode'
-    u0 = u[:, n - 1]
-    y = u[:, n:]
+    u0 = scored(model, u[:, n - 1])
+    y = scored(model, u[:, n:])
     training = model.training
     model.eval()
     try:
-        p = predict(model, u, params, n, batch_size, reencode)
+        whole = predict(model, u, params, n, batch_size, reencode)
+        p = scored(model, whole)
         scores, steps = metrics(p, y, u0, cfg.dt)
-        other = mean_nrmse(predict(model, u, params, n, batch_size, not reencode), y)
+        if not u0.any():                                             # a steady equation keeps no integral
+            del scores['conservation_gap']
+        other = predict(model, u, params, n, batch_size, not reencode)
+        other = mean_nrmse(scored(model, other), y)
         scores['recon_nrmse'] = recon_nrmse(model, u, batch_size)
         scores['latent_norm_drift'] = latent_norm_drift(model, u, params, n, batch_size)
         scores['ms_per_trajectory'] = ms_per_trajectory(model, u, params, n, batch_size, reencode)
@@ -188,9 +198,10 @@ def evaluate(model, u, params, initial_step=None, rollout='latent', batch_size=6
     parts = by_parameter(p, y, params)
     if parts:
         result['by_parameter'] = parts
-    if cfg.n_field > 1:
-        result['by_field'] = dict(zip(cfg.fields, field_nrmse(p, y)))
-    return result, p
+    if len(cfg.scored) > 1:
+        names = [cfg.fields[field] for field in cfg.scored]
+        result['by_field'] = dict(zip(names, field_nrmse(p, y)))
+    return result, whole
 
 
 def check_initial_step(n, input_frames, n_frames):
@@ -225,7 +236,9 @@ def superres(model, sources, rows, u, params, factors, initial_step, reencode, b
         y = truth[:, initial_step:u.shape[1]]                        # (N, T, *shape, C)
         frames = [refined(model, frame, shape) for frame in u[:, initial_step:].unbind(1)]
         floor = torch.stack(frames, 1)
-        result[str(f)] = {'nrmse': mean_nrmse(part, y.flatten(2, -2)), 'floor': mean_nrmse(floor, y)}
+        y = scored(model, y)
+        result[str(f)] = {'nrmse': mean_nrmse(scored(model, part), y.flatten(2, -2)),
+                          'floor': mean_nrmse(scored(model, floor), y)}
     return result
 
 
@@ -389,6 +402,11 @@ def read(sources, rows, cfg, grid):
     return torch.cat(parts)
 
 
+def given_in_training(state):
+    """How many frames are given before a rollout in the run that a checkpoint is of."""
+    return state['config'].get('initial_step') or state['model_args']['input_frames']
+
+
 def choose_rows(state, sources, ckpt, split, data):
     """The rows to be scored, a range. Raises UserError for test rows that were trained on. Trajectories of
     another file that begin like ones that were trained on are only warned of."""
@@ -452,7 +470,7 @@ def evaluate_checkpoint(file, split=None, data=None, initial_step=None, steps=No
     grid = grid_of(sources[0], cfg)
     u = read(sources, rows, cfg, grid)
     params = params_of(sources, cfg, len(rows))
-    n = max(1, cfg.input_frames) if initial_step is None else initial_step
+    n = given_in_training(state) if initial_step is None else initial_step
     check_initial_step(n, cfg.input_frames, u.shape[1])
     u = first_steps(u, n, steps)
     scores, p = evaluate(model, u, params, n, rollout, batch_size)
@@ -618,7 +636,7 @@ def arguments(argv):
     parser.add_argument('--ckpt', nargs='+', required=True, help='run folders, folders of runs, or files')
     parser.add_argument('--split', choices=['test', 'val', 'train', 'all'], help='default: test')
     parser.add_argument('--data', help='another file of the same PDE, all of its trajectories')
-    parser.add_argument('--initial_step', type=int, help='given frames (default: those that the model sees)')
+    parser.add_argument('--initial_step', type=int, help='given frames (default: as in training)')
     parser.add_argument('--steps', type=int, help='score only so many predicted frames (default: all)')
     parser.add_argument('--rollout', choices=['latent', 'reencode'], default='latent')
     parser.add_argument('--superres', type=int, nargs='+', default=(), help='factors of the output grid')

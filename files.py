@@ -418,24 +418,26 @@ def _check_splits(path, source, rows_of):
 # ---------------------------------------------------------------------------------------------
 # find or make
 
-def find_or_make(dataset, data_dir, data_path, params, n, device='cpu', before_making=lambda: None):
+def find_or_make(dataset, data_dir, data_path, params, n, resolution=0, device='cpu',
+                 before_making=lambda shape, n_frames: None):
     """Paths of the files a config asks for. An explicit data_path must exist; commas separate several.
     Otherwise the released file, or the built-in solver's file of n trajectories, is looked for in data_dir,
-    and made there if absent, after a call of before_making(). params: {'Nu': .01}."""
+    and made there if absent, after a call of before_making(cells of each axis, frames). params: {'Nu': .01}.
+    resolution: cells along each axis, or 0 for those of the released file."""
     if data_path:
         return _explicit(data_path)
     entry = pdes.entry(dataset)
     released = os.path.join(data_dir, entry.released(params))
-    made = os.path.join(data_dir, entry.made(params, n))
-    if os.path.exists(released):
+    made = os.path.join(data_dir, entry.made(params, n, resolution))
+    if os.path.exists(released) and not resolution:
         return [released]
     if not os.path.exists(made):
         if entry.solve is None:
             raise UserError(f"no '{released}', and there is no built-in solver for {dataset}: download it, "
                             'or name a file by data_path')
         say(f"data: no '{released}' and no '{made}'")
-        before_making()
-        write_file(made, dataset, params, n, device=device)
+        before_making(entry.shape(resolution), entry.frames)
+        write_file(made, dataset, params, n, device=device, resolution=resolution)
     return [made]
 
 
@@ -451,10 +453,10 @@ def _explicit(data_path):
     return paths
 
 
-def write_file(path, dataset, params, n, seed=0, device='auto', batch_size=None, resolution=None):
+def write_file(path, dataset, params, n, seed=0, device='auto', batch_size=None, resolution=0):
     """Solve n trajectories and write a file of the entry's layout, complete or not at all. Returns path.
 
-    params: {'Nu': .01}. resolution: cells along each axis (None: the entry's). The file holds float32 values,
+    params: {'Nu': .01}. resolution: cells along each axis (0: the entry's). The file holds float32 values,
     the coordinates, and the parameters as attributes; it is checksummed (fletcher32). Prints the cost before
     it starts. Raises UserError.
     """
@@ -466,10 +468,10 @@ def write_file(path, dataset, params, n, seed=0, device='auto', batch_size=None,
         raise UserError(f"{dataset} has files of the layout '{entry.layout}', which cannot be written")
     if n < 1:
         raise UserError(f'n={n}: at least one trajectory is needed')
-    if resolution is not None and resolution < 2:
+    if resolution < 0 or resolution == 1:
         raise UserError(f'resolution={resolution}: at least two cells are needed')
     device = float64_device(device)
-    cells = entry.cells if resolution is None else (resolution,) * entry.axes
+    cells = entry.shape(resolution)
     row_values = entry.frames * int(np.prod(cells)) * len(entry.fields)
     on_cuda = device.type == 'cuda'
     if batch_size is None:
@@ -566,7 +568,7 @@ def make_command(argv=None):
     parser.add_argument('--seed', type=int, default=0, help='of the initial conditions')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--batch_size', type=int, default=None, help='trajectories solved at a time')
-    parser.add_argument('--resolution', type=int, default=None, help="cells an axis (default: PDEBench's)")
+    parser.add_argument('--resolution', type=int, default=0, help="cells an axis (default: PDEBench's)")
     parser.add_argument('--data_dir', default='datasets', help='folder of the file')
     parser.add_argument('--out', default=None, help='file to write (default: a name under --data_dir)')
     args = parser.parse_args(argv)

@@ -26,16 +26,16 @@ def space_of(u):
 
 
 def relative_l2(p, y):
-    """Mean over samples and steps of |p - y| / |y|, L2 norms over points and fields. Its gradient at p = y is
+    """Mean over samples, steps and fields of |p - y| / |y|, L2 norms over points. Its gradient at p = y is
     zero."""
-    dims = tuple(range(2, y.ndim))
+    dims = space_of(y)
     norm = torch.linalg.vector_norm(y, dim=dims).clamp_min(SMALLEST)
     return (torch.linalg.vector_norm(p - y, dim=dims) / norm).mean()
 
 
 def relative_square(p, y):
-    """Mean over samples and steps of |p - y|^2 / |y|^2, norms as above. As inverse encoding, with p = D(E(u))
-    and y = u, it asks that what was encoded can be decoded."""
+    """Mean over samples and steps of |p - y|^2 / |y|^2, norms over points and fields. As inverse encoding,
+    with p = D(E(u)) and y = u, it asks that what was encoded can be decoded."""
     dims = tuple(range(2, y.ndim))
     error = (p - y).square().mean(dims)
     return (error / y.square().mean(dims).clamp_min(SMALLEST)).mean()
@@ -99,8 +99,8 @@ LOSSES = {
 
 
 def weighted_sum(outputs, weights):
-    """All losses that have a weight: (total, {name: detached value}). Raises UserError for a loss that takes an
-    output which is not there."""
+    """All losses that have a weight: (total, {name: detached value}). Raises UserError for a loss that takes
+    an output which is not there."""
     total = 0.
     parts = {}
     for name, weight in weights.items():

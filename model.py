@@ -257,6 +257,8 @@ class ModelConfig:
     boundary: str = 'periodic'
     mean: tuple = (0.,)                    # of each field over the train part
     std: tuple = (1.,)
+    translation: bool = True               # if it is periodic: are all places alike?
+    static: tuple = ()                     # fields that a step leaves as they are
     conserved: tuple = ()                  # fields whose integral a step keeps
     velocity: tuple = ()                   # field that is the velocity along each axis
     frame_speed: float = 0.                # of a moving frame, per unit of the mean velocity; 0: none
@@ -299,6 +301,16 @@ class ModelConfig:
     @property
     def periodic(self):
         return self.boundary == 'periodic'
+
+    @property
+    def uniform(self):
+        """Are all places of the domain alike? Not between walls, nor where a force acts in one."""
+        return self.periodic and self.translation
+
+    @property
+    def scored(self):
+        """Numbers of the fields that are predicted."""
+        return tuple(field for field in range(self.n_field) if field not in self.static)
 
     @property
     def points_per_token(self):
@@ -349,22 +361,24 @@ class ModelConfig:
         if min(sizes) < 1 or min(*self.length, *self.std) <= 0 or min(widths + depths) < 0:
             raise UserError(f'sizes must be positive: grid {self.grid}, tokens {self.token_grid}, widths '
                             f'{widths}, depths {depths}, length {self.length}, std {self.std}')
-        if not all(0 <= field < self.n_field for field in (*self.conserved, *self.velocity)):
-            raise UserError(f'conserved={self.conserved} and velocity={self.velocity} must be numbers of '
-                            f'fields, below {self.n_field}')
-        if self.frame_speed and not (self.periodic and self.input_frames == 1 and len(self.velocity) == d):
-            raise UserError('a moving frame needs a periodic domain, one input frame and a velocity along '
-                            'every axis: --moving_frame=false')
+        if not all(0 <= field < self.n_field for field in (*self.static, *self.conserved, *self.velocity)):
+            raise UserError(f'static={self.static}, conserved={self.conserved} and velocity={self.velocity} '
+                            f'must be numbers of fields, below {self.n_field}')
+        if not self.scored:
+            raise UserError(f'static={self.static} leaves no field to be predicted')
+        if self.frame_speed and not (self.uniform and self.input_frames == 1 and len(self.velocity) == d):
+            raise UserError('a moving frame needs a periodic domain whose places are alike, one input frame '
+                            'and a velocity along every axis: --moving_frame=false')
         if self.input_frames > 1 and not self.encoder_dim:
             raise UserError(f'input_frames={self.input_frames} needs a learned encoder, since its fixed part '
                             'holds the last frame alone: --encoder_dim=64')
         if self.token_shift:
             room = math.prod(self.points_per_token) * self.n_field
             fits = 0 < self.token_shift < min(self.points_per_token) and room <= self.latent_dim
-            if not (fits and self.periodic and self.input_frames == 1):
-                raise UserError(f'token_shift={self.token_shift} needs a periodic domain, one input frame, '
-                                f'more points a token ({min(self.points_per_token)}) and latent_dim='
-                                f'{self.latent_dim} to be at least {room}: --token_shift=0')
+            if not (fits and self.uniform and self.input_frames == 1):
+                raise UserError(f'token_shift={self.token_shift} needs a periodic domain whose places are '
+                                f'alike, one input frame, more points a token ({min(self.points_per_token)}) '
+                                f'and latent_dim={self.latent_dim} to be at least {room}: --token_shift=0')
 
 
 # ---------------------------------------------------------------------------------------------
@@ -548,7 +562,8 @@ class Transformer(nn.Module):
 
     Going down, pairs of tokens (per axis) are concatenated and mapped back to the width; going up, a linear
     map unfolds them and a linear map of the skip connection is added. The pure one is a U of a single level.
-    The drop-path rate ramps up linearly with depth.
+    The drop-path rate ramps up linearly with depth. Attention sees the distances of tokens alone; where
+    places differ (walls, a force), a learned vector, which starts at zero, tells every token its own.
     """
 
     def __init__(self, cfg):
@@ -564,6 +579,9 @@ class Transformer(nn.Module):
         self.grids = [tuple(s // 2 ** level for s in cfg.token_grid) for level in range(n_level + 1)]
         self.factors = (2,) * d
         self.stem = Float32Linear(cfg.latent_dim, dim)
+        self.place = None
+        if not cfg.uniform:
+            self.place = nn.Parameter(torch.zeros(math.prod(cfg.token_grid), dim))
         self.stages = nn.ModuleList()
         levels = [*range(n_level), *range(n_level, -1, -1)]          # 0 .. bottom .. 0
         n_block = sum(depths)
@@ -595,6 +613,8 @@ class Transformer(nn.Module):
         """z (B, S, latent_dim), cond (B, cond_dim) -> (B, S, latent_dim), float32"""
         n_level = len(self.down)
         x = self.stem(z)
+        if self.place is not None:
+            x = x + self.place
         skips = []
         for level in range(n_level):
             for block in self.stages[level]:
@@ -618,9 +638,9 @@ class Operator(nn.Module):
     peers.py.
 
     The integral of a conserved field stays, exactly so for the fixed part of encoder and decoder: the first
-    features of a token are its means, and the mean of f over all tokens is taken off them. With
-    `token_shift`, the tokens then move on by so many grid points, since tokens at rest on the field would
-    repeat the same errors at every step.
+    features of a token are its means, and the mean of f over all tokens is taken off them. The features of a
+    static field stay as they are. With `token_shift`, the tokens then move on by so many grid points, since
+    tokens at rest on the field would repeat the same errors at every step.
     """
 
     def __init__(self, cfg, patches):
@@ -634,10 +654,18 @@ class Operator(nn.Module):
             if field < cfg.latent_dim:
                 conserved[field] = 1.
         self.register_buffer('conserved', conserved, persistent=False)
+        self.has_static = bool(cfg.static)
+        free = torch.ones(cfg.latent_dim)
+        room = math.prod(cfg.points_per_token) * cfg.n_field     # features beyond these hold no field
+        for field in cfg.static:
+            free[field:room:cfg.n_field] = 0.
+        self.register_buffer('free', free, persistent=False)
 
     def forward(self, z, cond):
         """z (B, S, latent_dim), cond (B, cond_dim) -> the tokens one step later, float32"""
         change = self.network(z, cond)
+        if self.has_static:
+            change = change * self.free
         z = z + change - self.conserved * change.mean(1, keepdim=True)
         return self.patches.shift(z, self.token_shift) if self.token_shift else z
 

@@ -37,11 +37,13 @@ class PDE:
     cells: tuple = (1024,)          # what the built-in solver stores along each axis
     frames: int = 201               # how many frames it stores,
     dt: float = .01                 # and how many seconds lie between them
+    static: tuple = ()              # fields that stay as they are and are not scored: a coefficient, a force
     conserved: tuple = ()           # fields whose integral stays
     velocity: tuple = ()            # name of the velocity field along each axis: it is odd under a reflection
     pseudo: tuple = ()              # fields that are odd under every reflection, as the vorticity is
     mirror: bool = False            # is x -> -x a symmetry, if these two change their signs?
     translation: bool = True        # are all places of a periodic domain alike? Not where a force acts in one
+    symmetry: Callable = None       # (u (.., *X), element 0 .. 3, shift) -> the same: a group of its own
     galilean: float = 0.            # speed of a moving frame per unit of mean velocity; 0: no such symmetry
     positive: tuple = ()            # fields that cannot be negative
     test: str = 'first'             # which tenth of the rows is the test split: 'first' or 'last'
@@ -107,11 +109,15 @@ class PDE:
             texts[name] = re.sub(r'^(\d)e-0(\d)$', r'\1.e-\2', text)
         return self.file.format(**texts)
 
-    def made(self, params, n, resolution=None):
+    def shape(self, resolution):
+        """Cells along each axis, if there are to be `resolution` on every one; 0: as many as PDEBench has."""
+        return (resolution,) * self.axes if resolution else self.cells
+
+    def made(self, params, n, resolution=0):
         """Name of the built-in solver's file of n trajectories: 1D_Burgers_Sols_Nu0.01_N1000.hdf5."""
         name = self.file.format(**{name: f'{value:g}' for name, value in params.items()})
         stem, ending = os.path.splitext(name)
-        if resolution is not None:
+        if resolution and self.shape(resolution) != self.cells:
             stem += f'_X{resolution}'
         return f'{stem}_N{n}{ending}'
 
@@ -245,7 +251,7 @@ PDES = {
         cells=(512, 512),
         frames=1000,
         dt=.005,
-        conserved=('Fx', 'Fy'),
+        static=('Fx', 'Fy'),
         velocity=('Vx', 'Vy')),
 
     # The length is no parameter here, because it is the domain.
@@ -264,8 +270,8 @@ PDES = {
         mirror=True,
         galilean=1.),
 
-    # The force is part of the equation: no mirror, and no shifts but those of solvers.torus_symmetry (four
-    # elements x X diagonal shifts). Vorticity has no mean, so there is no moving frame. Published protocols
+    # The force is part of the equation: no mirror, and no shifts but those of the force (four elements x X
+    # diagonal shifts). Vorticity has no mean, so there is no moving frame. Published protocols
     # (arXiv 2010.08895) have 50 s at nu 1e-3, 30 at 1e-4 and 20 at 1e-5.
     'navier-stokes': PDE(
         fields=('w',),
@@ -281,6 +287,7 @@ PDES = {
         conserved=('w',),
         pseudo=('w',),
         translation=False,
+        symmetry=solvers.torus_symmetry,
         test='last'),
 
     # The square's eight symmetries hold: both mirrors and the exchange of x and y. No shifts (walls), nothing
@@ -298,6 +305,7 @@ PDES = {
         frames=101,
         dt=.05,
         mirror=True,
+        symmetry=solvers.exchange_axes,
         test='last'),
 
     # h alone is stored, so that there is no velocity field to change sign. The mass stays until the waves
@@ -317,6 +325,7 @@ PDES = {
         dt=.01,
         conserved=('h',),
         mirror=True,
+        symmetry=solvers.exchange_axes,
         positive=('h',),
         test='last'),
 
@@ -333,8 +342,9 @@ PDES = {
         cells=(128, 128),
         frames=2,
         dt=1.,
-        conserved=('a',),
+        static=('a',),
         mirror=True,
+        symmetry=solvers.exchange_axes,
         positive=('a', 'u'),
         steady=True),
 }

@@ -13,7 +13,7 @@ equation has, files.py writes what it returns.
 """
 from numerics.advection import advection
 from numerics.burgers import burgers, burgers_old
-from numerics.common import waves
+from numerics.common import exchange_axes, waves
 from numerics.compressible import compressible_1d, compressible_1d_outgoing, gas_waves
 from numerics.darcy import darcy, permeability
 from numerics.diffusion_reaction import diffusion_reaction, white_noise

@@ -20,7 +20,7 @@ import data
 import files
 import optim
 import pdes
-from eval import predict
+from eval import predict, scored
 from losses import STAGES
 from metrics import mean_nrmse
 from model import UPT, ModelConfig, check_config, model_args, rebuild
@@ -47,12 +47,14 @@ wandb_run_name = ''                # run name there (default: out_dir)
 dataset = 'burgers'                # an entry of pdes.py; made by its solver where no file is found
 data_dir = 'datasets'              # where files are looked for and made
 data_path = ''                     # explicit file(s), separated by commas; never made
+resolution = 0                     # cells along each axis of data that are made; 0: as the entry says
 n_trajectories = 1000              # rows used, at most: 10 % test, 10 % validation, the rest train
 # (frames and cells are those of the file; steps and points are those that are kept)
 time_stride = 5                    # frames per step: 5 x .01 s = .05 s, 41 frames
 space_stride = 2                   # cells per grid point of the encoder: 1024 / 2 = 512 points
 query_stride = 2                   # cells per point where the field loss may be taken; divides space_stride
 input_frames = 1                   # frames the encoder sees
+initial_step = 0     # frames before a rollout; training, too, begins with the last of them; 0: input_frames
 memory_gb = -1.                # train rows up to this size live in memory, else in HDF5; -1: half of the free
 early = 3.                      # windows start at U^early of the frames, U uniform: above 1, more often early
 shift = True                       # augmentation: rotate the periodic domain
@@ -135,9 +137,9 @@ _choices = {
     'device': ('auto', 'cpu', 'cuda', 'mps', *(f'cuda:{i}' for i in range(8)))}
 # Numbers must be positive, unless they are named here.
 _may_be_zero = (
-    'boost noise halo encoder_dim encoder_depth decoder_dim decoder_depth log_clamp token_shift unroll_start '
-    'unroll_switch inverse_decoding_ramp max_iters epochs max_minutes weight_decay grad_clip warmup_iters '
-    'min_lr_ratio patience').split()
+    'resolution initial_step boost noise halo encoder_dim encoder_depth decoder_dim decoder_depth log_clamp '
+    'token_shift unroll_start unroll_switch inverse_decoding_ramp max_iters epochs max_minutes weight_decay '
+    'grad_clip warmup_iters min_lr_ratio patience').split()
 _names = list(globals())                                             # in the order of their definition
 _weights = [name for name in _names if name.startswith('lambda_')]
 _bounds = {key: (0, None) for key in _may_be_zero + _weights}
@@ -170,6 +172,9 @@ for stage in stages:
     if wrong:
         raise UserError(f'{stage}_stage.{min(wrong)}: a stage cannot have its own value of this key: set '
                         f'--{min(wrong)}')
+given = initial_step or input_frames                               # frames before a rollout
+if given < input_frames:
+    raise UserError(f'initial_step={given} is less than input_frames={input_frames}')
 longest = max(settings_of(stage).unroll for stage in stages)
 minutes = max(settings_of(stage).max_minutes for stage in stages)
 machine = devices.start(device, dtype, compile, deterministic, minutes)
@@ -190,15 +195,17 @@ def model_config(shape, **more):
     entry = pdes.entry(dataset)
     names = {field.name for field in fields(ModelConfig)} & set(config)
     values = {name: config[name] for name in names}
+    static = [entry.fields.index(name) for name in entry.static]
     conserved = [entry.fields.index(name) for name in entry.conserved]
     velocity = [entry.fields.index(name) for name in entry.velocity]
     values.update(
         pde=dataset, fields=entry.fields,
         params=tuple(params), seen_params=tuple((value,) for value in params.values()),
-        boundary=entry.boundary, low=entry.low, length=entry.length,
+        boundary=entry.boundary, translation=entry.translation, low=entry.low, length=entry.length,
         grid=tuple(cells // space_stride for cells in shape),
         token_grid=(latent_tokens,) * entry.axes,
         first=entry.low, mean=(0.,) * len(entry.fields), std=(1.,) * len(entry.fields),
+        static=tuple(static),
         conserved=tuple(conserved) if conserve else (),
         velocity=tuple(velocity),
         frame_speed=entry.galilean if moving_frame else 0.)
@@ -209,13 +216,13 @@ def model_config(shape, **more):
 
 def check_fit(shape, n_frames):
     """Raise UserError where the keys do not fit files of that size, before anything is made or read."""
-    data.check_strides(shape, n_frames, time_stride, space_stride, query_stride, input_frames + longest)
+    data.check_strides(shape, n_frames, time_stride, space_stride, query_stride, given + longest)
     model_config(shape)
 
 
 with machine.master_first():                                     # one process makes the file, the others wait
-    paths = files.find_or_make(dataset, data_dir, data_path, params, n_trajectories, machine.device.type,
-                               lambda: check_fit(pdes.entry(dataset).cells, pdes.entry(dataset).frames))
+    paths = files.find_or_make(dataset, data_dir, data_path, params, n_trajectories, resolution,
+                               machine.device.type, check_fit)
 sources = [files.open_source(path, dataset, quiet=not machine.master) for path in paths]
 check_fit(sources[0].shape, sources[0].n_frames)
 trajectories = data.Trajectories(sources, keys, machine.device, machine.world)
@@ -255,7 +262,8 @@ def validate(model, batch_size):
     trajectories. Uses no random number."""
     y = trajectories.val[:eval_batches * batch_size]
     values = {name: trajectories.val_params[:len(y), i] for i, name in enumerate(cfg.params)}
-    return mean_nrmse(predict(model, y, values, input_frames, batch_size), y[:, input_frames:])
+    p = predict(model, y, values, given, batch_size)
+    return mean_nrmse(scored(model, p), scored(model, y[:, given:]))
 
 
 # ---- the loop

@@ -78,6 +78,12 @@ def sum_of_squares(wave):
     return wave[:, None] ** 2 + wave ** 2
 
 
+def exchange_axes(u, element, shift):
+    """The diagonal mirror of scalar fields u (.., X, X) for odd elements, u itself for even ones: a symmetry
+    of equations on a square without a direction. There are no shifts."""
+    return u.transpose(-1, -2) if element % 2 else u
+
+
 # ---------------------------------------------------------------------------------------------
 # slopes and linear systems
 

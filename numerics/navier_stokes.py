@@ -151,17 +151,18 @@ def torus_symmetry(w, element, shift):
 # initial conditions
 
 VORTICITY_WAVES = 31            # highest wave that `random_vorticity` draws along an axis
-VORTICITY_VARIANCE = 7 ** 1.5   # of a wave k, times (4π²|k|² + 49)^-2.5
+VORTICITY_VARIANCE = 2 * 7 ** 3  # of a wave k, times (4π²|k|² + 49)^-2.5
 
 
 def random_vorticity(n, cells, seed=0, first=0):
     """Initial conditions of arXiv 2010.08895 at the cell centres of the unit torus, (n, X, Y) float64.
 
-    A Gaussian random field without a mean, N(0, 7^1.5 (-Δ + 49)^-2.5) as the paper's text says: its standard
-    deviation is .043. Two more amplitudes are in circulation, those of the released generators: 7³ in the
-    place of 7^1.5 (4.3 times larger, .18), and √2 times that. VORTICITY_VARIANCE chooses. The waves are drawn
-    up to 31 an axis whatever the cells, and cells that resolve fewer leave some out, so that grids of
-    different sizes hold the same field. Sample i depends on (seed, first + i) alone.
+    A Gaussian random field without a mean, N(0, 2·7³ (-Δ + 49)^-2.5), as the generator of the released
+    files draws it: its standard deviation is .26. Two more amplitudes are in circulation: 7³, what that
+    generator draws with today's PyTorch (.18), and 7^1.5, what the paper's text says (.043).
+    VORTICITY_VARIANCE chooses. The waves are drawn up to 31 an axis whatever the cells, and cells that
+    resolve fewer leave some out, so that grids of different sizes hold the same field. Sample i depends on
+    (seed, first + i) alone.
     """
     wave = np.arange(-VORTICITY_WAVES, VORTICITY_WAVES + 1)
     square = 4 * np.pi ** 2 * sum_of_squares(wave)

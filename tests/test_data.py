@@ -138,7 +138,7 @@ def solved(tmp_path_factory):
 def keys_of(**changes):
     """The keys of train.py that data.py reads; no symmetry unless asked for."""
     keys = {'n_trajectories': 10, 'time_stride': 1, 'space_stride': 1, 'query_stride': 1, 'memory_gb': 100.,
-            'input_frames': 1, 'unroll': 1, 'early': 1., 'shift': False, 'flip': False, 'boost': 0, 'seed': 0}
+            'input_frames': 1, 'initial_step': 0, 'unroll': 1, 'early': 1., 'shift': False, 'flip': False, 'boost': 0, 'seed': 0}
     return SimpleNamespace(**{**keys, **changes})
 
 
@@ -158,6 +158,7 @@ def config_of(t, moving=False, **changes):
     values = {
         'pde': source.pde, 'fields': entry.fields, 'params': tuple(entry.params),
         'seen_params': tuple(tuple(s.params[name] for s in t.sources) for name in entry.params),
+        'translation': entry.translation, 'static': tuple(entry.fields.index(name) for name in entry.static),
         'dt': t.dt, 'grid': t.grid, 'low': entry.low, 'length': entry.length, 'boundary': entry.boundary,
         'first': tuple(float(axis[0]) for axis in source.x), 'mean': mean, 'std': std,
         'conserved': tuple(entry.fields.index(name) for name in entry.conserved), 'velocity': velocity,
@@ -468,7 +469,7 @@ def test_windows_of_two_files(tmp_path, memory_gb):
     expected = [u[row, start:start + 5:2] for u in (a, b) for row in range(4, 20) for start in (0, 2)]
     assert np.allclose(physical(w, batch.u)[..., 0], np.stack(expected), atol=1e-6)
     assert torch.equal(batch.u, batch.y)
-    assert not batch.lift.any()
+    assert torch.allclose(batch.lift * w.std, w.mean)
     assert np.allclose(batch.params[:, 0], np.repeat([.01, .001], 32))
     assert np.allclose(batch.dt, .02)
     assert torch.equal(w.trajectory(torch.arange(64)), torch.arange(64) // 2)
@@ -497,9 +498,23 @@ def test_windows_of_several_fields_in_2d(path, several):
 
 def test_a_window_that_is_too_long_is_refused(path):
     write(path, noise())
-    assert '5 frames are fewer than a window of input_frames=2 + unroll=4' in refused(
+    assert '5 frames, from frame 0 on, are fewer than a window of input_frames=2 + unroll=4' in refused(
         windows_of, path, input_frames=2, unroll=4)
     assert windows_of(path, input_frames=2, unroll=3).n_starts == 1
+    assert 'from frame 1 on' in refused(windows_of, path, input_frames=2, unroll=3, initial_step=3)
+
+
+@pytest.mark.parametrize('early', [1., 3.])
+def test_windows_begin_with_the_last_given_frame(path, early):
+    u = noise(20, T=9)
+    write(path, u)
+    w = windows_of(path, initial_step=5, unroll=2, early=early)
+    assert w.n_starts == 3
+    starts = w.draw_start(torch.arange(3000), torch.Generator().manual_seed(0))
+    assert set(starts.tolist()) == {4, 5, 6}
+    if early == 1.:
+        first = physical(w, batch_of(w).u)[:, 0, :, 0]
+        assert np.allclose(first, u[4:, 4:7].reshape(-1, 16), atol=1e-5)
 
 
 ALL_ON = {'shift': True, 'flip': True, 'boost': 2, 'early': 3.}
@@ -627,15 +642,63 @@ def test_only_promised_symmetries_are_used(solved):
     assert torch.allclose(none.u.sum(2), batch.u.sum(2), atol=1e-3)
 
 
-@pytest.mark.parametrize('change', [{'boundary': 'wall'}, {'translation': False}], ids=str)
-def test_where_places_differ_nothing_is_transformed(path, monkeypatch, change):
+PLACES_DIFFER = pytest.mark.parametrize('change', [{'boundary': 'wall'}, {'translation': False}], ids=str)
+
+
+@PLACES_DIFFER
+def test_where_places_differ_nothing_moves(path, monkeypatch, change):
     write(path, noise())
-    w = windows_of(path, shift=True, flip=True, boost=2)
+    w = windows_of(path, shift=True, boost=2)
     assert not same(batch_of(w), batch_of(windows_of(path)))
     monkeypatch.setitem(PDES, 'burgers', dataclasses.replace(PDES['burgers'], **change))
-    w = windows_of(path, shift=True, flip=True, boost=2)
+    w = windows_of(path, shift=True, boost=2)
     assert same(batch_of(w), batch_of(windows_of(path)))
     assert 'token_shift=2' in refused(windows_of, path, config={'token_shift': 2})
+
+
+@PLACES_DIFFER
+def test_where_places_differ_the_whole_domain_is_reflected(path, monkeypatch, change):
+    write(path, noise())
+    monkeypatch.setitem(PDES, 'burgers', dataclasses.replace(PDES['burgers'], **change))
+    plain = physical(windows_of(path), batch_of(windows_of(path)).u)
+    w = windows_of(path, flip=True)
+    found = physical(w, batch_of(w).u)
+    reflected = [torch.allclose(u, -v.flip(1), atol=1e-5) for u, v in zip(found, plain)]
+    as_they_are = [torch.allclose(u, v, atol=1e-5) for u, v in zip(found, plain)]
+    assert sum(reflected) > 5 and sum(as_they_are) > 5
+    assert sum(reflected) + sum(as_they_are) == len(found)
+    strided = windows_of(path, flip=True, query_stride=2, space_stride=2)       # its points have no mirror image
+    assert same(batch_of(strided), batch_of(windows_of(path, query_stride=2, space_stride=2)))
+
+
+def test_windows_of_the_forced_flow_are_solutions(path):
+    """Whatever element of the force's own group is drawn."""
+    params = {'Nu': .001}
+    files.write_file(path, 'navier-stokes', params, 10, resolution=16)
+    w = windows_of(path, shift=True, flip=True, unroll=2, initial_step=4)
+    plain = windows_of(path, unroll=2, initial_step=4)
+    index = torch.arange(16)
+    u = physical(w, batch_of(w, index).u)
+    solved = PDES['navier-stokes'].solution(u[:, 0], params, [0., 1., 2.])
+    assert (solved - u).abs().max() < 1e-4 * u.abs().max()
+    other = physical(plain, batch_of(plain, index).u)
+    differ = [(a - b).abs().max() > .1 * b.abs().max() for a, b in zip(u, other)]
+    assert sum(differ) > 12                                          # all but the identity
+    shifted = windows_of(path, shift=True, unroll=2, initial_step=4)
+    moved = physical(shifted, batch_of(shifted, index).u)
+    for a, b in zip(moved[:, 0, ..., 0], other[:, 0, ..., 0]):
+        assert any(torch.allclose(a, b.roll((s, -s), (0, 1)), atol=1e-6) for s in range(16))
+
+
+def test_axes_of_a_square_are_exchanged(path):
+    files.write_file(path, 'darcy', {'beta': 1.}, 10, resolution=8)
+    w = windows_of(path, flip=True, unroll=1)
+    plain = windows_of(path, unroll=1)
+    images = []
+    for u, v in zip(physical(w, batch_of(w).u), physical(plain, batch_of(plain).u)):
+        eight = [image.flip(dims) for image in (v, v.transpose(1, 2)) for dims in ((), (1,), (2,), (1, 2))]
+        images.append([torch.allclose(u, image, atol=1e-5) for image in eight].index(True))
+    assert max(images) > 3 and min(images) < 4
 
 
 def test_a_pseudo_scalar_changes_its_sign_with_every_reflection(path, several, monkeypatch):
@@ -725,16 +788,18 @@ def test_the_mean_flow_is_brought_to_rest(path, low, length, speed):
     assert torch.allclose(whole.abs(), own.abs(), atol=1e-3)
     turned = whole * own < 0
     assert turned.any() and not turned.all()                         # the flow turns with the reflection
-    assert w.mean == 0.
+    assert w.mean == 0. and batch.lift.abs().max() > 0
 
 
 def test_lift_gives_the_whole_field_back(path):
     """At rest or not, u + lift is the true field on points that move along."""
     u = noise(20, T=7, X=32) + np.random.default_rng(0).uniform(-30, 30, (20, 1, 1)).astype(np.float32)
     still = windows_of(write(path, u), unroll=3)
+    there = batch_of(still)
+    assert torch.allclose(physical(still, there.u), (there.u + there.lift) * still.std, atol=1e-4)
     w = windows_of(path, moving=True, unroll=3)
     batch = batch_of(w)
-    whole = physical(w, batch.u + batch.lift)
+    whole = (batch.u + batch.lift) * w.std
     cells = (batch.lift * w.std * w.cfg.dt * 32).flatten()           # by which the frame moves a step
     assert torch.allclose(cells, cells.round(), atol=1e-3)
     assert cells.abs().max() > 1
@@ -755,7 +820,7 @@ def test_2d_flow_is_brought_to_rest(path, several):
     own = torch.from_numpy(w.trajectories.row_means[:, 1:3] / FLOW_CELL_A_STEP)
     own = own[w.trajectory(torch.arange(w.n_windows))]
     assert torch.allclose(cells.abs(), own.abs(), atol=1e-3)
-    assert not lift[:, [0, 3]].any()
+    assert torch.allclose(lift[:, [0, 3]], w.mean[[0, 3]])
 
 
 # ---------------------------------------------------------------------------------------------

@@ -431,7 +431,7 @@ def test_released_file_is_preferred_or_one_is_made(tmp_path, monkeypatch, datase
 
     def find():
         return find_or_make(dataset, str(tmp_path), '', params, 12,
-                            before_making=lambda: calls.append('before'))
+                            before_making=lambda shape, n_frames: calls.append('before'))
 
     assert find() == [made] and calls == ['before', (made, dataset, params, 12)]
     write(made)

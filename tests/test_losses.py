@@ -45,9 +45,13 @@ def relative_norm(p, y):
     return np.sqrt(((p - y) ** 2).sum() / (y ** 2).sum())
 
 
+def mean_over_fields(p, y):
+    return np.mean([relative_norm(p[..., i], y[..., i]) for i in range(y.shape[-1])])
+
+
 # name: the loss, and the same in numpy
 PAIRS = {
-    'relative_l2': (relative_l2, mean_over_steps(relative_norm)),
+    'relative_l2': (relative_l2, mean_over_steps(mean_over_fields)),
     'relative_square': (relative_square, mean_over_steps(lambda p, y: relative_norm(p, y) ** 2)),
     'mean_square': (mean_square, lambda p, y: ((p - y) ** 2).mean()),
     'inverse_decoding': (inverse_decoding, lambda p, y: np.mean((p - y) ** 2 / y.var((0, 1, 2)))),

@@ -150,7 +150,8 @@ def test_shapes_and_conserved_and_positive_fields(name):
     for index, field in enumerate(pde.fields):
         values = integral[..., index]
         drift = (values - values[:, :1]).abs().max() / u[..., index].abs().max()
-        assert (drift < 1e-12) == (field in pde.conserved), (field, drift)
+        assert (drift < 1e-12) == (field in pde.conserved + pde.static), (field, drift)
+        assert field not in pde.static or torch.equal(u[..., index], u0[:, None, ..., index].expand_as(u[..., index]))
         assert field not in pde.positive or u[..., index].min() > -1e-12
 
 
