@@ -21,18 +21,28 @@ demo: setup
 	$(PY) sample.py --ckpt out/burgers_cpu
 
 # Every GPU figure of docs/RESULTS.md in one command, in the environment of `python` (which needs
-# requirements-peers.txt): the headline trained and evaluated, peers at its size, all speeds, the study. Finished parts
-# are not run again: a stopped training goes on, and so does the study.
-GPU_MINUTES ?= 20
+# requirements-peers.txt), the most important first: each experiment trained for TRAIN_MINUTES and evaluated, then
+# peers of the headline, all speeds, the study. Finished parts are not run again: what was stopped goes on.
+GPU_CONFIGS := burgers_128_pure ns_64 diffusion_reaction_128 compressible_1d_1024 ks_256 shallow_water_128 darcy_128
+TRAIN_MINUTES ?= 60
+PEER_MINUTES ?= 20
 
 gpu:
-	@echo "about $$(( (14 + 32) * $(GPU_MINUTES) / 60 )) hours for peers and study, and 2 to 6 for the headline; two data sets of 8.2 GB are made in datasets/"
-	$(PY_GPU) train.py config/burgers_128_pure.py --device=cuda
-	$(PY_GPU) eval.py --ckpt out/burgers_128_pure --device cuda --json out/burgers_128_pure/eval.json
+	@echo "about $$(( ($(words $(GPU_CONFIGS)) * $(TRAIN_MINUTES) + (14 + 32) * $(PEER_MINUTES)) / 60 + 2 )) hours; 55 GB of data are made in datasets/"
+	for name in $(GPU_CONFIGS); do $(MAKE) gpu-$$name MINUTES=100000 || exit 1; done
 	$(PY_GPU) eval.py --ckpt out/burgers_128_pure --device cuda --initial_step 10 --json out/burgers_128_pure/eval10.json
 	$(PY_GPU) bench.py speed --device=cuda --batch_size=256 --json out/speed.json
-	$(PY_GPU) bench.py peers config/burgers_128_pure.py --device=cuda --minutes $(GPU_MINUTES) --seeds 2 --json out/peers.json
-	$(PY_GPU) bench.py study config/burgers_128_pure.py --device=cuda --minutes $(GPU_MINUTES) --seeds 2 --nu .001 .01
+	$(PY_GPU) bench.py peers config/burgers_128_pure.py --device=cuda --minutes $(PEER_MINUTES) --seeds 2 --json out/peers.json
+	$(PY_GPU) bench.py study config/burgers_128_pure.py --device=cuda --minutes $(PEER_MINUTES) --seeds 2 --nu .001 .01
+
+# A piece of one experiment, for machines that are lent for minutes: make gpu-ns_64 MINUTES=9, as often as it takes.
+MINUTES ?= 9
+gpu-%:
+	timeout -s TERM $(MINUTES)m $(PY_GPU) train.py config/$*.py --device=cuda --max_minutes=$(TRAIN_MINUTES); \
+	code=$$?; \
+	if [ $$code = 124 ]; then echo "stopped after $(MINUTES) minutes: the same command goes on"; exit 0; fi; \
+	if [ $$code != 0 ]; then exit $$code; fi; \
+	$(PY_GPU) eval.py --ckpt out/$* --device cuda --json out/$*/eval.json
 
 # what bench.py peers needs, into the same .venv
 peers: setup

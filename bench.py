@@ -1,12 +1,13 @@
 """
 Speed, and accuracy for the same minutes, measured.
 
-    python bench.py peers --minutes 5                                    # this model and its peers side by
-    side python bench.py peers --minutes 5 --nu .001 --seeds 2 --methods ours fno --json peers.json python
-    bench.py study --minutes 2 --seeds 2 --nu .001 .01            # architecture x attention, numbers of
-    tokens python bench.py speed                                                # every config python bench.py
-    speed config/burgers_cpu.py --modes eager compiled bf16 --json speed.json python bench.py speed
-    config/burgers_cpu.py --against ../old         # the code of another worktree, in turns
+    python bench.py peers --minutes 5                             # this model and its peers side by side
+    python bench.py peers --minutes 5 --nu .001 --seeds 2 --methods ours fno --json peers.json
+    python bench.py study --minutes 2 --seeds 2 --nu .001 .01     # architecture x attention, number of tokens
+    python bench.py zoo --minutes 5 --seeds 2                     # every config/*_cpu.py, beside the FNO
+    python bench.py speed                                         # every config
+    python bench.py speed config/burgers_cpu.py --modes eager compiled bf16 --json speed.json
+    python bench.py speed config/burgers_cpu.py --against ../old  # the code of another worktree, in turns
 
 peers: train.py trains every method for --minutes (or --iters) on the same data and device, one after another,
 seed by seed; the best of about eight validations is scored on the test split: whole rollouts from one frame,
@@ -20,6 +21,9 @@ given as --nu .001.
 study: pure or U-shaped x standard or channel-separated attention at the config's number of tokens, then other
 numbers of tokens, then the FNO, for every value of the parameters and every seed. Every finished cell is a
 JSON file in --out and is not run again; a stopped one goes on. Ends with the table of what is there.
+
+zoo: this model and the FNO (in the moving frame where the equation has one) on several configs, by default
+all of config/*_cpu.py, kept and gone on with like the cells of study; --json writes the table's numbers.
 
 speed: for each config and mode (eager, compiled, bf16, bf16_compiled; by default all on CUDA, eager
 elsewhere), each in a process of its own: milliseconds an iteration and samples a second of what train.py does
@@ -194,7 +198,8 @@ class Task(NamedTuple):
     keys: dict                         # of train.py, resolved
     source: Source
     dt: float                          # seconds a step
-    y: torch.Tensor                    # (N, T, *grid, C): the test split
+    y: torch.Tensor                    # (N, T, *grid, C): the test split, from the last given frame on
+    scored: list                       # numbers of the fields that are predicted
     machine: Machine
 
 
@@ -216,13 +221,14 @@ def prepare(config, overrides):
                             'data_path out')
     rows = split_rows(t.trajectories.n_trajectories, 'test', source.entry.test)
     y = torch.from_numpy(read_rows(source, rows, t.config['time_stride'], t.config['space_stride']))
-    return Task(config, overrides, t.config, source, t.trajectories.dt, y, t.machine)
+    return Task(config, overrides, t.config, source, t.trajectories.dt, y[:, t.given - 1:],
+                list(t.cfg.scored), t.machine)
 
 
 def possible(methods, task):
     """Those of `methods` that differ on this equation; of all, if `methods` is empty. Raises UserError for
     one that was asked for and does not, and for a package that is not there."""
-    has_frame = task.source.entry.galilean and task.source.periodic
+    has_frame = has_moving_frame(task)
     chosen = [name for name in methods or METHODS if has_frame or not METHODS[name].needs_frame]
     left_out = [name for name in methods if name not in chosen]
     if left_out:
@@ -230,6 +236,11 @@ def possible(methods, task):
     if any('--arch=fno' in METHODS[name].changes for name in chosen):
         package_fno()
     return chosen
+
+
+def has_moving_frame(task):
+    entry = task.source.entry
+    return bool(entry.galilean and entry.translates)
 
 
 def changes_of(name, task):
@@ -273,9 +284,14 @@ def compete(name, task, budget, seed, folder, extra=()):
         return model.rollout(u0, truth.shape[1], reencode=method.reencode)
 
     p = roll().cpu()
+    other = model.rollout(u0, truth.shape[1], reencode=not method.reencode).cpu()
     curve = [(float(row['train_seconds']), float(row['val_nrmse'])) for row in rows if row['val_nrmse']]
+    p = p[..., task.scored]
+    other = other[..., task.scored]
+    truth = truth[..., task.scored]
     found = {'seed': seed,
              'nrmse': mean_nrmse(p, truth),
+             'reencode' if not method.reencode else 'latent': mean_nrmse(other, truth),
              'seconds': float(rows[-1]['train_seconds']),
              'iters': int(rows[-1]['iter']),
              'n_params': sum(w.numel() * (1 + w.is_complex()) for w in model.parameters()),
@@ -303,7 +319,7 @@ def peers(args, overrides, settings):
         for seed, name in itertools.product(range(args.seeds), methods):
             found = compete(name, task, args.budget, seed, os.path.join(folder, f'{name}{seed}'))
             runs.setdefault(name, []).append(found)
-            summary = peers_summary(runs, task.y, coarse)
+            summary = peers_summary(runs, task.y[..., task.scored], coarse)
             write_json(args.json, summary)
     peers_table(summary, args.budget, task.machine.name())
     if args.plot:
@@ -330,7 +346,8 @@ def classical(task):
             fine = torch.arange(y.shape[axis]) / y.shape[axis]
             p = resample(p.movedim(axis, -1), x, fine, period).movedim(-1, axis)
         ms = median_ms(lambda u0=u0: entry.solution(u0[:1], task.source.params, t), u0.device, 10)
-        found[u0.shape[1]] = {'nrmse': mean_nrmse(p, y[:, 1:]), 'ms_per_trajectory': ms}
+        error = mean_nrmse(p[..., task.scored], y[:, 1:, ..., task.scored])
+        found[u0.shape[1]] = {'nrmse': error, 'ms_per_trajectory': ms}
     return found
 
 
@@ -439,9 +456,6 @@ def study_cells(keys, shape, tokens):
 def study(args, overrides, settings):
     """Train and score the cells of the study that have no result in the folder yet, one JSON file each, and
     print what is there. settings: lists of overrides, one for each data set."""
-    part = re.fullmatch(r'(\d+)/(\d+)', args.part)
-    if not part or int(part[1]) >= int(part[2]):
-        raise UserError(f'--part={args.part} is not i/n with i below n')
     config = args.configs[0]
     name = os.path.splitext(os.path.basename(config))[0]
     spent = ''.join(f'{value:g}{unit}' for unit, value in args.budget.items())
@@ -451,10 +465,16 @@ def study(args, overrides, settings):
     methods = possible(args.methods or ['ours', 'fno'], tasks[0])
     for seed, task in itertools.product(range(args.seeds), tasks):
         cells = study_cells(task.keys, task.y.shape[2:], args.tokens)
-        for cell, (method, changes) in itertools.islice(cells.items(), int(part[1]), None, int(part[2])):
+        for cell, (method, changes) in part_of(cells.items(), args.part):
             if method in methods:
                 study_cell(cell, method, changes, task, args.budget, seed, folder)
     study_table(folder)
+
+
+def part_of(cells, part):
+    """Every n-th of the cells from the i-th on, for the part 'i/n'."""
+    first, step = map(int, part.split('/'))
+    return itertools.islice(cells, first, None, step)
 
 
 # keys that differ between calls of one study
@@ -466,7 +486,8 @@ def study_cell(name, method, changes, task, budget, seed, folder):
     keys = {key: value for key, value in task.keys.items() if key not in UNSTUDIED}
     what = json.loads(json.dumps({'keys': keys, 'budget': budget}))
     values = ', '.join(f'{key.lower()} {value:g}' for key, value in task.source.params.items())
-    path = os.path.join(folder, f'{name}, {values}, seed {seed}'.replace(', ', '-').replace(' ', '_'))
+    parts = [text.replace(', ', '-').replace(' ', '_') for text in (name, values, f'seed {seed}') if text]
+    path = os.path.join(folder, '-'.join(parts))
     if os.path.exists(path + '.json'):
         with open(path + '.json') as file:
             if json.load(file)['what'] != what:
@@ -477,13 +498,20 @@ def study_cell(name, method, changes, task, budget, seed, folder):
     write_json(path + '.json', {'what': what, 'name': name, 'data': values, **found})
 
 
+def results_in(folder):
+    """The results of all finished cells of a folder."""
+    results = []
+    for path in sorted(glob.glob(os.path.join(folder, '*.json'))):
+        with open(path) as file:
+            results.append(json.load(file))
+    return results
+
+
 def study_table(folder):
     """Markdown: a row a cell, mean nRMSE and those of its seeds. A range that meets the best row's is a
     tie."""
     tables = {}
-    for path in sorted(glob.glob(os.path.join(folder, '*.json'))):
-        with open(path) as file:
-            run = json.load(file)
+    for run in results_in(folder):
         tables.setdefault(run['data'], {}).setdefault(run['name'], []).append(run)
     for data, table in tables.items():
         rows = []
@@ -501,6 +529,110 @@ def study_table(folder):
             print(f'| {name} | {runs[0]["n_params"]:,} | {iters:.0f} | {ms:.0f} | {error:.4f} | '
                   f'{" ".join(f"{e:.4f}" for e in errors)} | {note} |')
         print()
+
+
+# ---------------------------------------------------------------------------------------------
+# zoo: this model and the FNO on many equations
+
+def zoo(args, overrides, settings):
+    """Train and score this model and the FNO on every config (by default, all for a CPU) for the same
+    minutes, as far as there are no results in the folder, and print what is there."""
+    spent = ''.join(f'{value:g}{unit}' for unit, value in args.budget.items())
+    folder = args.out or f'out/zoo_{spent}'
+    os.makedirs(folder, exist_ok=True)
+    methods = args.methods or ('ours', 'fno')
+    if 'fno' in methods:
+        package_fno()
+    configs = args.configs or sorted(glob.glob(os.path.join(HERE, 'config', '*_cpu.py')))
+    overrides = [*overrides, *settings[0]]
+    tasks = {}
+    cells = itertools.product(range(args.seeds), configs, methods)
+    for seed, config, method in part_of(cells, args.part):
+        if config not in tasks:
+            tasks[config] = prepare(config, overrides)
+            baselines = os.path.join(folder, 'baselines', f'{experiment(config)}.json')
+            os.makedirs(os.path.dirname(baselines), exist_ok=True)
+            write_json(baselines, baselines_of(tasks[config]))
+        task = tasks[config]
+        if method == 'fno' and has_moving_frame(task):
+            method = 'fno_frame'
+        study_cell(f'{experiment(config)}, {method}', method, [], task, args.budget, seed, folder)
+    summary = zoo_summary(folder)
+    write_json(args.json, summary)
+    zoo_table(summary)
+
+
+def experiment(config):
+    """A config's name: 'config/ns_cpu.py' -> 'ns_cpu'."""
+    return os.path.splitext(os.path.basename(config))[0]
+
+
+def baselines_of(task):
+    """What needs no training: {'points', 'tokens', 'persistence', 'classical'}."""
+    y = task.y[..., task.scored]
+    tokens = [task.keys['latent_tokens']] * (y.ndim - 3)
+    return {'points': list(y.shape[2:-1]), 'fields': y.shape[-1], 'tokens': tokens,
+            'latent_dim': task.keys['latent_dim'], 'steps': y.shape[1] - 1,
+            'persistence': mean_nrmse(y[:, :1].expand_as(y[:, 1:]), y[:, 1:]), 'classical': classical(task)}
+
+
+def zoo_summary(folder):
+    """{experiment: its baselines, and of each method the results of all seeds and their mean}"""
+    summary = {}
+    for path in sorted(glob.glob(os.path.join(folder, 'baselines', '*.json'))):
+        with open(path) as file:
+            summary[experiment(path)] = json.load(file)
+    for run in results_in(folder):
+        name, method = run['name'].split(', ')
+        peer = 'fno' if METHODS[method].peer else method
+        kept = ('seed', 'nrmse', 'reencode', 'iters', 'seconds', 'n_params', 'ms_per_trajectory')
+        found = summary[name].setdefault(peer, [])
+        found.append({'method': method, **{key: run[key] for key in kept if key in run}})
+    return summary
+
+
+def zoo_table(summary):
+    """Markdown: a row an experiment. The solver's column is its cheapest grid that errs no more than this
+    model, or its finest one, batch 1."""
+    columns = ['config', 'points x fields', 'tokens x features', 'persistence', 'latent rollout',
+               're-encoding', 'FNO', 'ratio', 'ms a trajectory', 'solver at that error, ms']
+    print(f'| {" | ".join(columns)} |')
+    print('|---' * len(columns) + '|')
+    for name, row in summary.items():
+        if 'ours' not in row or 'fno' not in row:
+            continue
+        own = statistics.mean(run['nrmse'] for run in row['ours'])
+        again = statistics.mean(run['reencode'] for run in row['ours'])
+        fno = statistics.mean(run['nrmse'] for run in row['fno'])
+        ms = statistics.mean(run['ms_per_trajectory'] for run in row['ours'])
+        points = ' x '.join(map(str, [*row['points'], row['fields']]))
+        tokens = ' x '.join(map(str, [*row['tokens'], row['latent_dim']]))
+        print(f'| {name} | {points} | {tokens} | {row["persistence"]:.3g} | {of_seeds(own, row["ours"])} | '
+              f'{again:.4f} | {of_seeds(fno, row["fno"])} | {own / fno:.2f} | {ms:.1f} | '
+              f'{solver_at(own, row["classical"])} |')
+
+
+def of_seeds(mean, runs):
+    """A mean and what it is of: '0.0018 (0.0017 0.0019)'."""
+    errors = [f'{run["nrmse"]:.4f}' for run in runs]
+    return f'{mean:.4f} ({" ".join(errors)})'
+
+
+def solver_at(error, found):
+    """The built-in solver's cheapest grid that errs no more than `error`, or its finest one."""
+    if not found:
+        return 'none'
+    good = [grid for grid in found.items() if grid[1]['nrmse'] <= error]
+    cells, at = min(good, key=ms_of) if good else max(found.items(), key=cells_of)
+    return f'{at["ms_per_trajectory"]:.1f} ({cells} cells: {at["nrmse"]:.4f})'
+
+
+def ms_of(grid):
+    return grid[1]['ms_per_trajectory']
+
+
+def cells_of(grid):
+    return int(grid[0])
 
 
 # ---------------------------------------------------------------------------------------------
@@ -755,7 +887,7 @@ def parse(argv):
     what = 'Measure speed, or accuracy beside peers.'
     parser = argparse.ArgumentParser(description=what, allow_abbrev=False)
     add = parser.add_argument
-    add('command', choices=['speed', 'peers', 'study'])
+    add('command', choices=['speed', 'peers', 'study', 'zoo'])
     add('configs', nargs='*', default=[],
         help='config files (default: peers config/burgers_cpu.py, speed every one)')
     add('--repeats', type=int, default=20, help='timed calls of each piece')
@@ -763,15 +895,15 @@ def parse(argv):
     add('--against', help='speed: folder with other code of this project to compare with')
     add('--rounds', type=int, default=3, help='speed --against: runs of each')
     add('--json', help='file to write')
-    add('--minutes', type=float, default=5., help='peers, study: training time of each method and seed')
-    add('--iters', type=int, help='peers, study: iterations of each method and seed, instead of --minutes')
-    add('--seeds', type=int, default=1, help='peers, study: number of seeds')
-    add('--methods', nargs='+', choices=METHODS, default=[], help='peers, study: what to train (all)')
+    add('--minutes', type=float, default=5., help='peers, study, zoo: training time of each method and seed')
+    add('--iters', type=int, help='peers, study, zoo: iterations of each method and seed, not minutes')
+    add('--seeds', type=int, default=1, help='peers, study, zoo: number of seeds')
+    add('--methods', nargs='+', choices=METHODS, default=[], help='peers, study, zoo: what to train (all)')
     add('--plot', help='peers: picture to write')
-    add('--out', help='study: folder of the results (default: out/study_CONFIG_BUDGET)')
+    add('--out', help='study, zoo: folder of the results (default: out/study_CONFIG_BUDGET, out/zoo_BUDGET)')
     add('--tokens', type=int, nargs='+', default=[32, 64, 128, 256], help='study: numbers of tokens')
     add('--part', default='0/1',
-        help='study: i/n, every n-th cell from the i-th on: one process a part, each on a device of its own')
+        help='study, zoo: i/n, every n-th cell from the i-th on: one process a part, on a device of its own')
     for key in pdes.parameter_keys():
         add(f'--{key}', type=float, nargs='+', help='parameter of an equation; study takes several values')
     args, overrides = parser.parse_known_intermixed_args(argv)
@@ -790,12 +922,17 @@ def main(argv):
     settings = list(itertools.product(*asked))
     if args.command != 'study' and len(settings) > 1:
         raise UserError(f'{args.command} takes one value of a parameter; study takes several')
-    commands = {'peers': peers, 'study': study, 'speed': speed}
+    commands = {'peers': peers, 'study': study, 'zoo': zoo, 'speed': speed}
+    part = re.fullmatch(r'(\d+)/(\d+)', args.part)
+    if not part or int(part[1]) >= int(part[2]):
+        raise UserError(f'--part={args.part} is not i/n with i below n')
     if args.command != 'speed':
-        if args.minutes <= 0 or args.seeds < 1 or len(args.configs) > 1 or (args.iters or 1) < 1:
+        several = args.command != 'zoo' and len(args.configs) > 1
+        if args.minutes <= 0 or args.seeds < 1 or several or (args.iters or 1) < 1:
             raise UserError(f'{args.command} needs a positive --minutes or --iters, --seeds of at least 1 '
                             'and one config at most')
-        args.configs = args.configs or [os.path.join(HERE, 'config', 'burgers_cpu.py')]
+        if not args.configs and args.command != 'zoo':
+            args.configs = [os.path.join(HERE, 'config', 'burgers_cpu.py')]
         args.budget = {'iters': args.iters} if args.iters else {'minutes': args.minutes}
     commands[args.command](args, overrides, settings)
 

@@ -295,7 +295,7 @@ class Windows:
         self.d = len(trajectories.query_grid)
         device = trajectories.device
         entry = trajectories.entry
-        if cfg.token_shift and not entry.translates:
+        if cfg.token_shift and not (entry.translates or entry.drift):
             raise UserError(f'token_shift={cfg.token_shift} moves tokens to places that are not alike in '
                             f'{cfg.pde}: --token_shift=0')
         # A boost by one cell of the query grid a step is a velocity along each axis: a change of fields.
@@ -355,14 +355,15 @@ class Windows:
 
         entry = self.trajectories.entry
         n_shift = max(self.trajectories.query_grid)
-        shift = whole(0, n_shift, keys.shift and (entry.translates or entry.symmetry))
+        shift = whole(0, n_shift, keys.shift and entry.translates)
         flip = whole(0, 2, keys.flip and entry.mirror and self.can_flip)
         boost = whole(-keys.boost, keys.boost + 1, keys.boost and self.can_boost) * self.trajectories.ratio
         offset = torch.randint(self.trajectories.ratio, (self.d,), generator=random).tolist()
         start = self.draw_start(index, random)
         element = torch.randint(4, (n,), generator=random)
-        drawn = [self.trajectory(index), start, element, *shift.T, *flip.T, *boost.T]
-        drawn = torch.stack(drawn)[:, rank::world]                   # (3 + 3 d, B of this process)
+        own_shift = torch.randint(n_shift, (n,), generator=random)
+        drawn = [self.trajectory(index), start, element, own_shift, *shift.T, *flip.T, *boost.T]
+        drawn = torch.stack(drawn)[:, rank::world]                   # (4 + 3 d, B of this process)
         for part in drawn.chunk(parts, 1):
             yield self.batch(part, offset, iteration)
 
@@ -376,16 +377,16 @@ class Windows:
         return self.first_start + (self.n_starts * fraction).long().clamp_max(self.n_starts - 1)
 
     def batch(self, drawn, offset, iteration):
-        """drawn (3 + 3 d, B): trajectory, start, element of the equation's own group, and shift, flip, boost
-        along each axis, on the CPU; offset: of the query points from the encoder's along each axis, in cells
-        of the query grid. -> Batch"""
+        """drawn (4 + 3 d, B): trajectory, start, element and shift of the equation's own group, and shift,
+        flip, boost along each axis, on the CPU; offset: of the query points from the encoder's along each
+        axis, in cells of the query grid. -> Batch"""
         data = self.trajectories
         d = self.d
         u = data.gather(drawn[0], drawn[1], self.window).to(data.device, non_blocking=True)
-        if data.entry.symmetry and (self.keys.shift or self.keys.flip):
+        if data.entry.symmetry:
             u = self.of_own_group(u, drawn[2].tolist(), drawn[3].tolist())
         drawn = drawn.to(data.device, non_blocking=True)
-        shift, flip, boost = drawn[3:].view(3, d, -1)
+        shift, flip, boost = drawn[4:].view(3, d, -1)
         sign = 1 - 2 * flip                                          # (d, B)
         rest = -sign * self.rest[drawn[0]].T                    # brings the mean flow to rest, after the flip
         u = self.transform(u, shift, sign, boost + rest)
@@ -403,11 +404,12 @@ class Windows:
     def of_own_group(self, u, elements, shifts):
         """Windows u (B, window, *query grid, C), each transformed by an element of the group that the entry
         of the equation names. Elements that turn or reflect need the points that `can_flip` has."""
+        turns = self.keys.flip and self.can_flip
         moved = []
         for window, element, shift in zip(u.movedim(-1, 1), elements, shifts):
-            if not (self.keys.flip and self.can_flip):
-                element = 0
-            moved.append(self.trajectories.entry.symmetry(window, element, shift))
+            window = self.trajectories.entry.symmetry(
+                window, element if turns else 0, shift if self.keys.shift else 0)
+            moved.append(window)
         return torch.stack(moved).movedim(1, -1)
 
     def transform(self, u, shift, sign, boost):
@@ -419,10 +421,10 @@ class Windows:
         """
         drag = self.cfg.token_shift * self.trajectories.ratio
         frame = torch.arange(self.window, device=u.device)
-        if self.trajectories.entry.translates:
+        if self.cfg.direction:
             for axis, n in enumerate(self.trajectories.query_grid):
-                moved = (boost[axis][:, None] - drag) * frame        # (B, window)
-                point = torch.arange(n, device=u.device) - (shift[axis][:, None] + moved)[..., None]
+                step = boost[axis][:, None] - drag * self.cfg.direction[axis]
+                point = torch.arange(n, device=u.device) - (shift[axis][:, None] + step * frame)[..., None]
                 point = sign[axis][:, None, None] * point % n        # (B, window, n)
                 shape = [1] * u.ndim
                 shape[:2] = point.shape[:2]

@@ -31,6 +31,7 @@ from runtime.device import float64_device
 CHUNK_ROWS = 16                       # rows read at a time, at most: 13 MB of a released file on one axis
 CHUNK_VALUES = 2 ** 23                # values read at a time, at most (or one row): 34 MB
 SOLVED_VALUES = 2 ** 25               # values solved for at a time, at most (or one row): 270 MB
+CACHED_VALUES = 2 ** 15               # values of a frame solved for at a time on a CPU, about: 260 kB
 FORMAT_VERSION = 1
 # what h5py raises for damaged metadata
 NOT_READABLE = (OSError, RuntimeError, KeyError, ValueError, AttributeError, TypeError)
@@ -472,11 +473,13 @@ def write_file(path, dataset, params, n, seed=0, device='auto', batch_size=None,
         raise UserError(f'resolution={resolution}: at least two cells are needed')
     device = float64_device(device)
     cells = entry.shape(resolution)
-    row_values = entry.frames * int(np.prod(cells)) * len(entry.fields)
-    on_cuda = device.type == 'cuda'
+    frame_values = int(np.prod(cells)) * len(entry.fields)
+    row_values = entry.frames * frame_values
     if batch_size is None:
-        at_once = SOLVED_VALUES * (8 if on_cuda else 1)
-        batch_size = min(256 if on_cuda else 32, max(1, at_once // row_values))
+        # A CPU is fastest where the frames of a batch fit into its cache, a GPU with many.
+        batch_size = 256 if device.type == 'cuda' else max(32, CACHED_VALUES // frame_values)
+        at_once = SOLVED_VALUES * (8 if device.type == 'cuda' else 1)
+        batch_size = min(batch_size, max(1, at_once // row_values))
     batch_size = min(n, batch_size)
     t = np.arange(entry.frames) * entry.dt
 
@@ -498,9 +501,6 @@ def write_file(path, dataset, params, n, seed=0, device='auto', batch_size=None,
     with _whole_hdf5(path) as file:
         file.attrs.update(attributes)
         layout.create(file, entry, n, cells)
-        # They stay open until the end: where the disk is full, closing one would fail where nobody can catch it.
-        datasets = []
-        file.visititems(lambda name, part: datasets.append(part))
         start = time.perf_counter()
         last_print = start
         for first in range(0, n, batch_size):
@@ -539,17 +539,25 @@ def _seconds_a_trajectory(solve, n, t):
 
 @contextlib.contextmanager
 def _whole_hdf5(path):
-    """An HDF5 file open for writing that takes its name when it is complete, or leaves nothing."""
+    """An HDF5 file open for writing that takes its name when it is complete, or leaves nothing. Raises
+    UserError where the disk is full. Chunks are not cached, so that each is written, and fails, where it is
+    given: nobody could catch the error of a cache that is emptied when a dataset is closed."""
     temporary = f'{path}.tmp.{platform.node()}.{os.getpid()}'   # others may make the same file meanwhile
-    try:
-        with h5py.File(temporary, 'w', libver='v110') as file:  # this version checksums the metadata, too
+    try:                                                        # version 1.10 checksums the metadata, too
+        with h5py.File(temporary, 'w', libver='v110', rdcc_nbytes=0) as file:
             yield file
             file.attrs['complete'] = 1
         with open(temporary, 'rb') as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else error
+    except (OSError, RuntimeError) as error:                    # h5py raises either for a failed write
+        found = re.search(r'errno = (\d+)', str(error))
+        if found:
+            reason = os.strerror(int(found[1]))
+        elif isinstance(error, OSError):
+            reason = error.strerror or error
+        else:
+            raise
         raise UserError(f"could not write '{path}': {reason}") from error
     finally:
         if os.path.exists(temporary):

@@ -102,11 +102,11 @@ class Patches(nn.Module):
             return split_tokens(patches, self.grid, self.points).unflatten(1, self.grid)
 
     def shift(self, z, n):
-        """The same field on tokens that lie `n` grid points further along every axis of a periodic domain.
+        """The same field on tokens that lie n grid points further, one number an axis of a periodic domain.
         Features beyond the grid values stay with their token."""
         u = self.to_grid(z)
         axes = tuple(range(1, 1 + len(self.grid)))
-        moved = self.to_tokens(u.roll((-n,) * len(axes), axes))
+        moved = self.to_tokens(u.roll([-step for step in n], axes))
         return moved + (z - self.to_tokens(u)) if self.spare else moved
 
 

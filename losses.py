@@ -147,7 +147,8 @@ class Stage(nn.Module):
     def decode(self, z, batch):
         """Latents (B, K, S, D) -> the whole fields at the batch's query points, (B, K, *grid, C): what the
         moving frame has taken off is added, so that relative errors are those of the whole field."""
-        u = self.model.decoder(z.flatten(0, 1), batch.q)
+        is_grid = self.settings.query_stride == self.settings.space_stride
+        u = self.model.decoder(z.flatten(0, 1), None if is_grid else batch.q)
         u = u.unflatten(1, self.model.cfg.grid).unflatten(0, z.shape[:2])
         return u + batch.lift
 
@@ -209,7 +210,7 @@ class OperatorStage(Stage):
 
     def cycle(self, z, batch):
         """E(D(z)) of the first advanced latent, decoded on the encoder's own grid. -> (B, 1, S, D)"""
-        u = self.model.decoder(z, self.model.points).unflatten(1, self.model.cfg.grid)
+        u = self.model.decoder(z).unflatten(1, self.model.cfg.grid)
         earlier = batch.u[:, 1:self.settings.input_frames].unbind(1)
         return self.model.encoder(torch.cat([*earlier, u], -1))[:, None]
 

@@ -258,7 +258,9 @@ class ModelConfig:
     mean: tuple = (0.,)                    # of each field over the train part
     std: tuple = (1.,)
     translation: bool = True               # if it is periodic: are all places alike?
+    drift: tuple = ()                      # if not: a direction in which they are, as (1, -1)
     static: tuple = ()                     # fields that a step leaves as they are
+    positive: tuple = ()                   # fields that cannot be negative
     conserved: tuple = ()                  # fields whose integral a step keeps
     velocity: tuple = ()                   # field that is the velocity along each axis
     frame_speed: float = 0.                # of a moving frame, per unit of the mean velocity; 0: none
@@ -266,7 +268,7 @@ class ModelConfig:
     input_frames: int = 1                  # frames that the encoder sees
     token_grid: tuple = (32,)              # latent tokens along each axis
     latent_dim: int = 64                   # features of a token
-    token_shift: int = 0                   # grid points by which the tokens move on every step
+    token_shift: int = 0                   # grid points an axis by which the tokens move on every step
     # encoder and decoder
     patch_size: int = 4                    # grid points a patch and axis of the learned encoder
     halo: int = 2                          # grid points of the neighbours that a patch sees on each side
@@ -306,6 +308,11 @@ class ModelConfig:
     def uniform(self):
         """Are all places of the domain alike? Not between walls, nor where a force acts in one."""
         return self.periodic and self.translation
+
+    @property
+    def direction(self):
+        """The direction in which tokens may move, one number an axis; empty if there is none."""
+        return (1,) * len(self.grid) if self.uniform else tuple(self.drift)
 
     @property
     def scored(self):
@@ -349,6 +356,8 @@ class ModelConfig:
         for name in ('token_grid', 'low', 'length', 'first'):
             if len(getattr(self, name)) != d:
                 raise UserError(f'{name}={getattr(self, name)} needs one entry for each of the {d} axes')
+        if self.drift and len(self.drift) != d:
+            raise UserError(f'drift={self.drift} needs one entry for each of the {d} axes')
         for name in ('mean', 'std'):
             if len(getattr(self, name)) != self.n_field:
                 raise UserError(f'{name}={getattr(self, name)} needs one entry for each of the '
@@ -361,9 +370,10 @@ class ModelConfig:
         if min(sizes) < 1 or min(*self.length, *self.std) <= 0 or min(widths + depths) < 0:
             raise UserError(f'sizes must be positive: grid {self.grid}, tokens {self.token_grid}, widths '
                             f'{widths}, depths {depths}, length {self.length}, std {self.std}')
-        if not all(0 <= field < self.n_field for field in (*self.static, *self.conserved, *self.velocity)):
-            raise UserError(f'static={self.static}, conserved={self.conserved} and velocity={self.velocity} '
-                            f'must be numbers of fields, below {self.n_field}')
+        for name in ('static', 'positive', 'conserved', 'velocity'):
+            numbers = getattr(self, name)
+            if not all(0 <= field < self.n_field for field in numbers):
+                raise UserError(f'{name}={numbers} must be numbers of fields, below {self.n_field}')
         if not self.scored:
             raise UserError(f'static={self.static} leaves no field to be predicted')
         if self.frame_speed and not (self.uniform and self.input_frames == 1 and len(self.velocity) == d):
@@ -375,9 +385,9 @@ class ModelConfig:
         if self.token_shift:
             room = math.prod(self.points_per_token) * self.n_field
             fits = 0 < self.token_shift < min(self.points_per_token) and room <= self.latent_dim
-            if not (fits and self.uniform and self.input_frames == 1):
-                raise UserError(f'token_shift={self.token_shift} needs a periodic domain whose places are '
-                                f'alike, one input frame, more points a token ({min(self.points_per_token)}) '
+            if not (fits and self.periodic and self.direction and self.input_frames == 1):
+                raise UserError(f'token_shift={self.token_shift} needs a periodic domain with places that '
+                                f'are alike, one input frame, more points a token ({min(self.points_per_token)}) '
                                 f'and latent_dim={self.latent_dim} to be at least {room}: --token_shift=0')
 
 
@@ -488,6 +498,8 @@ class AnyPointDecoder(nn.Module):
             self.first.append(cfg.low[axis] + centre * cfg.length[axis])
         spacing = [1 / s for s in cfg.token_grid]
         centres = positions(cfg.token_grid, cfg.token_centre(cfg.points_per_token), spacing)
+        cell = [length / n for length, n in zip(cfg.length, cfg.grid)]
+        self.register_buffer('points', positions(cfg.grid, cfg.first, cell), persistent=False)
         self.stem = Float32Linear(cfg.latent_dim, dim)
         self.blocks = nn.ModuleList()
         for _ in range(cfg.decoder_depth):
@@ -499,13 +511,15 @@ class AnyPointDecoder(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), outer(zero(nn.Linear(dim, cfg.n_field))))
         self.linear = outer(zero(nn.Linear(dim, cfg.n_field, bias=False)))
 
-    def forward(self, z, q):
-        """z (B, S, latent_dim), q (Q, d) or (B, Q, d) in physical coordinates -> (B, Q, C), normalised,
-        float32"""
+    def forward(self, z, q=None):
+        """z (B, S, latent_dim), q (Q, d) or (B, Q, d) in physical coordinates, or None for the trained grid's
+        points, where nothing has to be interpolated -> (B, Q, C), normalised, float32"""
         cfg = self.cfg
         u = self.patches.to_grid(z).flatten(1, -2)                   # (B, N, C)
-        u = interpolate(u, q, cfg.grid, cfg.first, cfg.length, cfg.periodic)
+        if q is not None:
+            u = interpolate(u, q, cfg.grid, cfg.first, cfg.length, cfg.periodic)
         if cfg.decoder_dim:
+            q = self.points if q is None else q
             h = self.local_features(z, q).float()                    # (B, Q, dim)
             with torch.autocast(z.device.type, enabled=False):
                 u = u + self.linear(h) + self.mlp(h)
@@ -646,7 +660,7 @@ class Operator(nn.Module):
     def __init__(self, cfg, patches):
         super().__init__()
         self.patches = patches
-        self.token_shift = cfg.token_shift
+        self.token_shift = tuple(cfg.token_shift * step for step in cfg.direction) if cfg.token_shift else ()
         network = peers.NETWORKS.get(cfg.arch, Transformer)
         self.network = network(cfg)
         conserved = torch.zeros(cfg.latent_dim)
@@ -705,8 +719,11 @@ class UPT(nn.Module):
                 frame[field, axis] = cfg.frame_speed
         moves_with = frame.ne(0).any(1).float()              # (C,): 1 for a velocity that the frame takes off
         spacing = torch.tensor(cfg.length) / torch.tensor(cfg.grid)
+        token_step = cfg.token_shift * spacing * torch.tensor(cfg.direction or [0] * len(cfg.grid))
+        least = torch.full((cfg.n_field,), -math.inf)
+        least[list(cfg.positive)] = 0.
         buffers = {'mean': torch.tensor(cfg.mean), 'std': torch.tensor(cfg.std), 'points': self.grid(),
-                   'frame': frame, 'moves_with': moves_with, 'token_step': cfg.token_shift * spacing,
+                   'frame': frame, 'moves_with': moves_with, 'token_step': token_step, 'least': least,
                    'low': torch.tensor(cfg.low), 'length': torch.tensor(cfg.length)}
         for name, value in buffers.items():
             self.register_buffer(name, value.float(), persistent=False)
@@ -730,7 +747,7 @@ class UPT(nn.Module):
         spacing = []
         for axis, n in enumerate(shape):
             cell = cfg.length[axis] / n
-            fits = cfg.periodic or cfg.first[axis] - cfg.low[axis] <= cell
+            fits = cfg.periodic or cfg.first[axis] - cfg.low[axis] < .99 * cell
             first.append(cfg.first[axis] if fits else cfg.low[axis] + cell / 2)
             spacing.append(cell)
         return positions(shape, first, spacing)
@@ -756,7 +773,7 @@ class UPT(nn.Module):
         if not isinstance(z, Latent):
             raise UserError(f'decode takes a Latent, as encode and step return it, not {type(z).__name__}')
         if points is None:
-            return self._decode(z, self.points).unflatten(1, self.cfg.grid)
+            return self._decode(z).unflatten(1, self.cfg.grid)
         return self._decode(z, self._check_points(points, len(z.tokens)))
 
     @torch.no_grad()
@@ -781,14 +798,14 @@ class UPT(nn.Module):
             q = self._check_points(torch.as_tensor(grid).reshape(-1, 1), len(frames))
         else:
             space = tuple(u0.shape[-len(self.cfg.grid) - 1:-1])
-            q = self.grid(*space).to(self.device)
+            q = None if space == tuple(self.cfg.grid) else self.grid(*space).to(self.device)
         out = []
         z = self._encode(frames)
         for _ in range(steps):
             z = self._advance(z, cond, dt)
             out.append(self._decode(z, q))
             if reencode and len(out) < steps:
-                new = self._decode(z, self.points).unflatten(1, self.cfg.grid)
+                new = self._decode(z).unflatten(1, self.cfg.grid)
                 frames = torch.cat([frames[:, 1:], new[:, None]], 1)
                 z = self._encode(frames)
         u = torch.stack(out, 1)                                      # (B, steps, Q, C)
@@ -810,14 +827,23 @@ class UPT(nn.Module):
         travelled = z.mean @ self.frame * dt[:, None]                # (B, d)
         return Latent(self.operator(z.tokens, cond), z.mean, z.offset + travelled + self.token_step)
 
-    def _decode(self, z, q):
-        """q (Q, d) or (B, Q, d) on the device -> (B, Q, C)"""
+    def _decode(self, z, q=None):
+        """q (Q, d) or (B, Q, d) on the device, or None for the trained grid -> (B, Q, C)"""
+        if q is None and not self.cfg.moves:
+            return self._physical(self.decoder(z.tokens), z)
+        q = self.points if q is None else q
         if self.cfg.moves:
             # (B, Q, d) in the frame of the tokens
             q = q - z.offset.to(q.dtype).nan_to_num(0., 0., 0.)[:, None]
         if self.cfg.periodic:
             q = self.low + (q - self.low) % self.length              # x = 1 is x = 0
-        return self.decoder(z.tokens, q.float()) * self.std + self.mean + z.mean[:, None]
+        return self._physical(self.decoder(z.tokens, q.float()), z)
+
+    def _physical(self, u, z):
+        """Normalised fields (B, Q, C) -> physical units. A field that cannot be negative is cut off at zero,
+        which is never further from a truth that is not negative either."""
+        u = u * self.std + self.mean + z.mean[:, None]
+        return torch.maximum(u, self.least) if self.cfg.positive else u
 
     def _check_points(self, points, n_sample):
         """Query points (Q, d) or (B, Q, d) of any kind -> on the device, in double precision where it has

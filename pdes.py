@@ -43,6 +43,7 @@ class PDE:
     pseudo: tuple = ()              # fields that are odd under every reflection, as the vorticity is
     mirror: bool = False            # is x -> -x a symmetry, if these two change their signs?
     translation: bool = True        # are all places of a periodic domain alike? Not where a force acts in one
+    drift: tuple = ()               # where places differ: a direction (1, -1) in which they are alike
     symmetry: Callable = None       # (u (.., *X), element 0 .. 3, shift) -> the same: a group of its own
     galilean: float = 0.            # speed of a moving frame per unit of mean velocity; 0: no such symmetry
     positive: tuple = ()            # fields that cannot be negative
@@ -287,6 +288,7 @@ PDES = {
         conserved=('w',),
         pseudo=('w',),
         translation=False,
+        drift=(1, -1),
         symmetry=solvers.torus_symmetry,
         test='last'),
 

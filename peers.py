@@ -11,6 +11,8 @@ the settings they are compared with. hidden_dim is a peer's width and depth its 
 
 To add a peer, derive a class from FieldNetwork that makes self.network, and name it in NETWORKS.
 """
+import math
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -21,9 +23,10 @@ from runtime.configurator import UserError
 class FieldNetwork(nn.Module):
     """
     What peers share: tokens become the channels of a field, followed by as many channels, constant in space,
-    that tell the network the time step and the parameters of the equation. These start at zero.
+    that tell the network the time step and the parameters of the equation. These start at zero. Where places
+    differ, the coordinates of the points follow (on a torus, their sines and cosines).
 
-    self.network maps (B, 2 C, *grid) to the change of the C fields over a step, (B, C, *grid). Raises
+    self.network maps (B, self.n_in, *grid) to the change of the C fields over a step, (B, C, *grid). Raises
     UserError where the tokens of `cfg` are not the grid points.
     """
 
@@ -37,6 +40,12 @@ class FieldNetwork(nn.Module):
         self.told = nn.Linear(cfg.cond_dim, cfg.n_field, bias=False)
         self.told.outer = True                                       # it meets the condition: AdamW trains it
         nn.init.zeros_(self.told.weight)
+        self.n_in = 2 * cfg.n_field
+        place = None
+        if not cfg.uniform:
+            place = coordinates(cfg)
+            self.n_in += len(place)
+        self.register_buffer('place', place, persistent=False)
 
     def forward(self, z, cond):
         """z (B, S, C), cond (B, cond_dim) -> the change of z over a step, (B, S, C) float32"""
@@ -44,23 +53,38 @@ class FieldNetwork(nn.Module):
         told = told[:, None].expand_as(z)
         u = torch.cat([z, told], -1)
         u = u.transpose(1, 2).unflatten(2, self.grid)
+        if self.place is not None:
+            u = torch.cat([u, self.place.expand(len(u), *self.place.shape)], 1)
         change = self.network(u)                                     # (B, C, *grid)
         return change.flatten(2).transpose(1, 2).float()
 
 
+def coordinates(cfg):
+    """Channels that tell a grid point where it is, (n, *grid): -1 to 1 along each axis between walls, the sine
+    and cosine of the angle on a torus."""
+    axes = []
+    for n in cfg.grid:
+        axes.append((torch.arange(n) + .5) / n)
+    mesh = torch.stack(torch.meshgrid(*axes, indexing='ij'))         # (d, *grid), fractions of the domain
+    if cfg.periodic:
+        angle = 2 * math.pi * mesh
+        return torch.cat([angle.sin(), angle.cos()])
+    return 2 * mesh - 1
+
+
 class FourierOperator(FieldNetwork):
     """
-    Fourier neural operator (arXiv 2010.08895) of the package neuraloperator: three sixteenths of the wave
-    numbers of the grid along each axis (0 to 48 of 512 points, which the package counts as 96 modes), and no
-    coordinates as input, since they would break the translation symmetry. Raises UserError as package_fno
-    does.
+    Fourier neural operator (arXiv 2010.08895) of the package neuraloperator, with waves of numbers 0 to 48
+    along an axis of 512 points and 0 to 12 of 64 to 128 (which the package counts as 96 and 24 modes). It is
+    given no coordinates but those above, since they would break a translation symmetry. Raises UserError as
+    package_fno does.
     """
 
     def __init__(self, cfg):
         super().__init__(cfg)
-        modes = tuple(3 * n // 16 for n in cfg.grid)
+        modes = tuple(max(min(24, n // 2), 3 * n // 16) for n in cfg.grid)
         make = package_fno()
-        self.network = make(n_modes=modes, in_channels=2 * cfg.n_field, out_channels=cfg.n_field,
+        self.network = make(n_modes=modes, in_channels=self.n_in, out_channels=cfg.n_field,
                             hidden_channels=cfg.hidden_dim, n_layers=cfg.depth, positional_embedding=None)
         self.register_state_dict_post_hook(drop_arguments)
 
@@ -94,13 +118,13 @@ class UNet(FieldNetwork):
         if cfg.hidden_dim % 8 or any(n % coarsest for n in cfg.grid):
             raise UserError(f'arch=unet needs hidden_dim={cfg.hidden_dim} to be a multiple of 8, and at '
                             f'depth={cfg.depth} a grid {cfg.grid} of multiples of {coarsest} points')
-        self.network = Levels(cfg)
+        self.network = Levels(cfg, self.n_in)
 
 
 class Levels(nn.Module):
-    """The convolutions of the U-Net, (B, 2 C, *grid) -> (B, C, *grid)."""
+    """The convolutions of the U-Net, (B, n_in, *grid) -> (B, C, *grid)."""
 
-    def __init__(self, cfg):
+    def __init__(self, cfg, n_in):
         super().__init__()
         d = len(cfg.grid)
         self.conv = (nn.Conv1d, nn.Conv2d)[d - 1]
@@ -108,7 +132,6 @@ class Levels(nn.Module):
         self.padding = 'circular' if cfg.periodic else 'replicate'
         widths = [cfg.hidden_dim * (level + 1) for level in range(cfg.depth)]
         self.down = nn.ModuleList()
-        n_in = 2 * cfg.n_field
         for width in widths:
             self.down.append(self.pair(n_in, width))
             n_in = width

@@ -6,9 +6,14 @@ Inference: encode an initial condition once, roll out in latent space, decode an
     python sample.py --ckpt out/burgers_cpu --random 3      # a start drawn as the training data were
     python sample.py --ckpt out/burgers_cpu --initial u0.npy --steps 80 --out my_rollout --format hdf5
     python sample.py --ckpt out/burgers_cpu --points 0.1 0.25 0.5
+    python sample.py --ckpt out/navier_stokes --points 0.1 0.2 0.5 0.5      # x y of each point in two axes
 
 --ckpt is a run folder, a checkpoint file, or a folder of runs, of which the newest is taken. The truth is the
 data file's for a test trajectory, and that of the equation's solver, if it has one, otherwise.
+
+rollout.npz (or .hdf5) holds u (B, T, *X, C), the coordinates x (X,) and, with two axes, y (Y,), the times
+t (T,) in seconds, u0, which the model started from, and the truth of the first trajectory (1, T, *X, C). With
+--points it is u (B, T, Q, C), at x (Q,) with one axis and at points (Q, 2) with two. *X is X or X, Y.
 """
 import argparse
 import os
@@ -20,30 +25,78 @@ import numpy as np
 import torch
 
 import pdes
-from eval import given_frames, is_strided, load_for_evaluation, open_data, refined, time_stride
+from eval import (axis_points, by, check_initial_step, given_frames, given_in_training, load_for_evaluation,
+                  open_data, scored, time_stride)
 from files import read_rows, split_rows
-from grids import resample
-from metrics import mean_nrmse
+from grids import interpolate, resample
+from metrics import field_nrmse, mean_nrmse
 from model import unseen
+from pictures import draw
 from runtime.checkpoint import find_checkpoint
 from runtime.configurator import UserError, one_line_errors, say
 from runtime.device import pick
 
-DEFAULT_STEPS = 40                     # where there are no data that end
 SEED = 10 ** 6                         # added to --random, so that no training data began like it
-BATCH = 64                             # trajectories rolled out at a time
-SNAPSHOTS = 5                          # curves in a picture
+BATCH = 64                             # trajectories rolled out at a time, at most,
+POINTS = 2 ** 16                       # and points decoded at a time, at most (or those of one trajectory)
 
 
 @dataclass
 class Start:
     """Where a rollout starts, and what is known of its truth."""
-    u0: torch.Tensor                   # (B, N, C), or (B, m, N, C) for a model that sees m frames
-    fine_u0: torch.Tensor              # (1, X, C): the last given frame of the first one, on all known cells
+    u0: torch.Tensor                   # (B, *X, C), or (B, m, *X, C) for a model that sees m frames
+    frame0: torch.Tensor               # (1, *X, C): frame 0 of the first trajectory, on all known cells
+    axes: list                         # the coordinates of these cells, one tensor an axis
     params: dict                       # {'Nu': .01}
     what: str                          # for the title and the log
     steps: int
-    truth: torch.Tensor = None         # (1, T, X, C) from the last given frame on; None: not in a file
+    given: int = 1                     # frames from frame 0 to the one that the first step leaves
+    truth: torch.Tensor = None         # (1, T, *X, C) from the last given frame on; None: not in a file
+
+
+# ---------------------------------------------------------------------------------------------
+# grids
+
+def grid_axes(model, shape):
+    """Coordinates along each axis of model.grid(*shape), a list of tensors."""
+    return [axis_points(model, axis, n) for axis, n in enumerate(shape)]
+
+
+def solver_axes(model, entry, cells):
+    """Coordinates along each axis of the solver's cells: their centres. Where all places are alike, these may
+    be called by the coordinates of the model's grid, and nothing has to be interpolated."""
+    if entry.translates:
+        return grid_axes(model, cells)
+    axes = []
+    for low, length, n in zip(entry.low, entry.length, cells):
+        fraction = (torch.arange(n, dtype=torch.float64) + .5) / n
+        axes.append((low + length * fraction).float())
+    return axes
+
+
+def moved(model, u, axes, to):
+    """u (..., *X, C) at the coordinates `axes` -> the same at the coordinates `to`, by cubic interpolation
+    along each axis. Points that both have keep their values."""
+    for axis, (x, wanted) in enumerate(zip(axes, to)):
+        if torch.equal(x, wanted):
+            continue
+        place = axis - len(axes) - 1
+        period = model.cfg.length[axis] if model.cfg.periodic else None
+        u = resample(u.movedim(place, -1), x, wanted, period)
+        u = u.movedim(-1, place)
+    return u
+
+
+def at_points(model, u, axes, points):
+    """u (1, T, *X, C) at the coordinates `axes` -> at points (Q, d), (1, T, Q, C), by cubic interpolation."""
+    cfg = model.cfg
+    shape = [len(x) for x in axes]
+    first = [float(x[0]) for x in axes]
+    frames = []
+    for frame in u.unbind(1):
+        values = interpolate(frame.flatten(1, -2), points.double(), shape, first, cfg.length, cfg.periodic)
+        frames.append(values.float())
+    return torch.stack(frames, 1)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -68,7 +121,7 @@ def same(source, params):
 
 def from_trajectory(state, model, file, args, params):
     """Trajectory --index of the test split, or of all rows of --data. Several files take turns; params, where
-    they are given, pick those that have them. If none has, only the start is taken from a file."""
+    they are given, pick those that have them. If none has, only frame 0 is taken from a file."""
     sources = open_data(state, model, file, args.data)
     fitting = [source for source in sources if same(source, params)]
     turns = fitting or sources
@@ -83,76 +136,112 @@ def from_trajectory(state, model, file, args, params):
     if not 0 <= number < len(rows):
         raise UserError(f'--index {args.index}: the {split} has {len(rows) * len(turns)} trajectories')
     row = rows[number]
-    u = read_rows(source, range(row, row + 1), time_stride(source, model.cfg))       # (1, T, X, C)
-    u = torch.from_numpy(u)
-    m = model.cfg.input_frames
-    u0 = on_trained_grid(given_frames(model, u, m), model.cfg)
+    u = read_rows(source, range(row, row + 1), time_stride(source, model.cfg))
+    u = torch.from_numpy(u)                                          # (1, T, *X, C)
+    given = given_in_training(state)
+    check_initial_step(given, model.cfg.input_frames, u.shape[1])
+    axes = grid_axes(model, source.shape)
     own = {name: source.params[name] for name in model.cfg.params}
+    params = {**own, **params}
     what = f'trajectory {row} of {os.path.basename(args.data)}' if args.data else f'test trajectory {row}'
-    steps = args.steps or u.shape[1] - m
-    has_truth = fitting and m + steps <= u.shape[1]
-    truth = u[:, m - 1:] if has_truth else None
-    return Start(u0, u[:, m - 1], {**own, **params}, what, steps, truth)
+    steps = args.steps or u.shape[1] - given
+    if not fitting:
+        return from_frame0(model, u[:, 0], axes, params, what, steps, given)
+    u0 = on_trained_grid(model, given_frames(model, u, given), axes)
+    truth = u[:, given - 1:] if given + steps <= u.shape[1] else None
+    return Start(u0, u[:, 0], axes, params, what, steps, given, truth)
 
 
 def from_file(model, args, params):
     """The initial conditions of a file."""
-    u0 = torch.from_numpy(read_initial(args.initial, model.cfg.n_field))
-    params = {**trained_params(model.cfg), **params}
-    what = os.path.basename(args.initial)
-    return Start(u0, u0[:1], params, what, args.steps or DEFAULT_STEPS)
+    cfg = model.cfg
+    u0 = torch.from_numpy(read_initial(args.initial, cfg.n_field, len(cfg.grid), pdes.entry(cfg.pde).steady))
+    params = {**trained_params(cfg), **params}
+    axes = grid_axes(model, u0.shape[1:-1])
+    return Start(u0, u0[:1], axes, params, os.path.basename(args.initial), args.steps or usual_steps(cfg, 1))
 
 
-def from_random(model, args, params):
-    """An initial condition drawn as the training data were. Raises UserError where the equation has none."""
+def from_random(state, model, args, params):
+    """An initial condition drawn as the training data were, on as many cells. Raises UserError where the
+    equation has none."""
     cfg = model.cfg
     entry = pdes.entry(cfg.pde)
     if entry.initial is None:
         raise UserError(f'--random: pdes.py has no initial conditions of {cfg.pde}: use --index or --initial')
-    u0 = entry.start(1, entry.cells, args.random + SEED).float()
     params = {**trained_params(cfg), **params}
-    what = f'random initial condition {args.random}'
-    return Start(on_trained_grid(u0, cfg), u0, params, what, args.steps or DEFAULT_STEPS)
+    given = given_in_training(state)
+    steps = args.steps or usual_steps(cfg, given)
+    axes = solver_axes(model, entry, data_cells(state, cfg, entry))
+    u0 = entry.start(1, [len(x) for x in axes], args.random + SEED).float()
+    return from_frame0(model, u0, axes, params, f'random initial condition {args.random}', steps, given)
 
 
-def on_trained_grid(u, cfg):
-    """Every k-th of the cells of u (B, X, C) or (B, m, X, C), where that gives the trained grid. Otherwise u
-    itself, which the model resamples."""
-    cells = u.shape[-2]
-    if not is_strided(cfg.grid, (cells,)):
-        return u
-    return u[..., ::cells // cfg.grid[0], :]
+def from_frame0(model, u0, axes, params, what, steps, given):
+    """The Start of one trajectory from its frame 0, u0 (1, *X, C) at the coordinates `axes`. Later frames, if
+    the model is given any, are computed by the solver. Raises UserError where the equation has none."""
+    if given == 1:
+        return Start(on_trained_grid(model, u0, axes), u0, axes, params, what, steps)
+    u, axes = solve(model, u0, axes, params, given - 1 + steps)
+    frames = given_frames(model, u, given)
+    return Start(on_trained_grid(model, frames, axes), u[:, 0], axes, params, what, steps, given,
+                 u[:, given - 1:])
 
 
-def read_initial(path, n_field):
-    """Initial conditions (B, X, C) float32 from .npy ((X,), (X, C) or (B, X, C)) or HDF5 ('tensor' (B, T, X):
-    its first frames, or 'u0' laid out like .npy). Raises UserError for anything else."""
+def data_cells(state, cfg, entry):
+    """Cells along each axis of the data that the model was trained on."""
+    stride = state['config'].get('space_stride')
+    return tuple(stride * n for n in cfg.grid) if stride else entry.cells
+
+
+def usual_steps(cfg, given):
+    """Steps from the last given frame to the end of a file as the built-in solver makes it."""
+    entry = pdes.entry(cfg.pde)
+    end = (entry.frames - 1) * entry.dt
+    return max(1, round(end / cfg.dt) - given + 1)
+
+
+def on_trained_grid(model, u, axes):
+    """u (B, *X, C) or (B, m, *X, C) at the coordinates `axes` -> on the trained grid."""
+    return moved(model, u, axes, grid_axes(model, model.cfg.grid))
+
+
+def read_initial(path, n_field, n_axes=1, steady=False):
+    """Initial conditions (B, *X, C) float32 from .npy ((*X,), (*X, C) or (B, *X, C)) or HDF5 ('tensor' (B, T,
+    *X): its first frames, or 'u0' laid out like .npy). Of a steady equation the coefficient alone will do.
+    Raises UserError for anything else."""
     if not os.path.isfile(path):
         raise UserError(f"no initial condition '{path}'")
     try:
-        u0 = read_array(path)
+        u0 = read_array(path, steady)
     except UserError:
         raise
     except (OSError, ValueError, TypeError, EOFError) as error:
         raise UserError(f"cannot read '{path}': {str(error).splitlines()[0]}") from error
-    if u0.ndim == 1:
-        u0 = u0[:, None]
-    if u0.ndim == 2:
+    found = u0.shape
+    if u0.ndim == n_axes:
+        u0 = u0[..., None]
+    if u0.ndim == n_axes + 1:
         u0 = u0[None]
-    is_numbers = u0.dtype.kind in 'fiu' and np.isfinite(u0).all()
-    if u0.ndim != 3 or u0.shape[-1] != n_field or min(u0.shape) < 1 or not is_numbers:
-        raise UserError(f"'{path}': expected finite numbers of shape (X,), (X, {n_field}) or "
-                        f'(B, X, {n_field}); found {u0.dtype} {u0.shape}')
+    if steady and u0.shape[-1:] == (1,):
+        u0 = np.concatenate([u0, np.zeros_like(u0)], -1)             # the solution, which is not known yet
+    fits = u0.ndim == n_axes + 2 and u0.shape[-1] == n_field and len(u0) and min(u0.shape[1:-1]) > 1
+    if not fits or u0.dtype.kind not in 'fiu' or not np.isfinite(u0).all():
+        cells = ', '.join('XY'[:n_axes])
+        one = '(X,)' if n_axes == 1 else f'({cells})'
+        raise UserError(f"'{path}': expected finite numbers of shape {one}, ({cells}, {n_field}) or "
+                        f'(B, {cells}, {n_field}); found {u0.dtype} {found}')
     return u0.astype(np.float32)
 
 
-def read_array(path):
+def read_array(path, steady):
     """The array of an initial condition as it is in the file."""
     if path.endswith('.npy'):
         return np.load(path, allow_pickle=False)
     if not path.endswith(('.h5', '.hdf5')):
         raise UserError(f"'{path}': expected a .npy, .h5 or .hdf5 file")
     with h5py.File(path, 'r') as file:
+        if steady and 'nu' in file:
+            return file['nu'][:][..., None]                          # coefficients; its tensor has solutions
         if 'tensor' in file:
             return file['tensor'][:, 0][..., None]                   # first frames
         if 'u0' in file:
@@ -164,11 +253,12 @@ def read_array(path):
 # rollout and truth
 
 def roll_out(model, start, points, reencode):
-    """What the model says at points (Q, 1): (B, steps, Q, C), and frame 0 of the first trajectory as the
+    """What the model says at points (Q, d): (B, steps, Q, C), and frame 0 of the first trajectory as the
     decoder reads its encoding, (1, Q, C)."""
     params = {name: torch.tensor(value) for name, value in start.params.items()}
+    at_once = max(1, min(BATCH, POINTS // len(points)))
     parts = []
-    for u0 in start.u0.split(BATCH):
+    for u0 in start.u0.split(at_once):
         u = model.rollout(u0, start.steps, points=points, params=params, reencode=reencode)
         parts.append(u.cpu())
     frame0 = model.decode(model.encode(start.u0[:1]), points)
@@ -176,34 +266,35 @@ def roll_out(model, start, points, reencode):
 
 
 def truth_of(model, start):
-    """The true frames 0 .. steps of the first trajectory, (1, steps + 1, X, C): those of the file, or the
-    built-in solver's on at least as many cells as it usually takes, so that shocks stay sharp. None if there
-    are neither."""
-    steps = start.steps
+    """The true frames of the first trajectory from the last given one on, (1, steps + 1, *X, C), and their
+    coordinates: those of the file, or the built-in solver's. None and None if there are neither. (The solver
+    starts from frame 0, since a later one may not be all that it has to know: water starts at rest.)"""
     if start.truth is not None:
-        return start.truth[:, :steps + 1]
+        return start.truth[:, :start.steps + 1], start.axes
+    if pdes.entry(model.cfg.pde).solve is None:
+        return None, None
+    before = start.given - 1
+    try:
+        u, axes = solve(model, start.frame0, start.axes, start.params, before + start.steps)
+    except UserError as error:
+        say(f'note: no truth, because {error}')
+        return None, None
+    return u[:, before:], axes
+
+
+def solve(model, u0, axes, params, steps):
+    """The solver's frames 0 .. steps from u0 (1, *X, C) at the coordinates `axes`: (1, steps + 1, *X, C), and
+    their coordinates. It has at least as many cells as it usually takes, so that shocks stay sharp."""
     entry = pdes.entry(model.cfg.pde)
-    if entry.solve is None:
-        return None
-    u0 = start.fine_u0
-    if u0.shape[1] < entry.cells[0]:
-        u0 = refined(model, u0, entry.cells)
+    cells = [max(len(x), n) for x, n in zip(axes, entry.cells)]
+    fine_axes = solver_axes(model, entry, cells)
+    fine = moved(model, u0, axes, fine_axes)
+    for field, name in enumerate(entry.fields):
+        if name in entry.positive:                                   # interpolation overshoots beside a jump
+            coarse = u0[..., field]
+            fine[..., field].clamp_(coarse.min(), coarse.max())
     t = np.arange(steps + 1) * model.cfg.dt
-    return entry.solution(u0, start.params, t).float()
-
-
-def at_points(model, u, points):
-    """u (1, T, X, C) on model.grid(X) -> at points (Q, 1), (1, T, Q, C): picked out where u has them, else by
-    cubic interpolation."""
-    cells = u.shape[2]
-    x = model.grid(cells)
-    if cells % len(points) == 0:
-        stride = cells // len(points)
-        if torch.equal(x[::stride], points):
-            return u[:, :, ::stride]
-    period = model.cfg.length[0] if model.cfg.periodic else None
-    u = resample(u.movedim(2, -1), x[:, 0], points[:, 0], period)
-    return u.movedim(-1, 2)
+    return entry.solution(fine, params, t).float(), fine_axes
 
 
 def save(path, arrays):
@@ -214,120 +305,6 @@ def save(path, arrays):
     with h5py.File(path, 'w') as file:
         for name, array in arrays.items():
             file[name] = array
-
-
-# ---------------------------------------------------------------------------------------------
-# pictures of one 1D trajectory: x (X,), t (T,) seconds, prediction and truth (T, X, C) with the given frame
-# 0; truth may be None. Every field has a row of panels, or an axis, with a scale of its own.
-
-def draw(folder, x, t, prediction, truth, fields, title, gif):
-    """rollout.png, and rollout.gif where it is wanted. Without matplotlib it is only said that it lacks."""
-    try:
-        import matplotlib
-    except ImportError:
-        say('no pictures: pip install matplotlib')
-        return
-    matplotlib.use('Agg')                                            # files, without a display
-    picture = os.path.join(folder, 'rollout.png')
-    draw_rollout(picture, x, t, prediction, truth, fields, title)
-    say(f'-> {picture}')
-    if gif:
-        animation = os.path.join(folder, 'rollout.gif')
-        animate_rollout(animation, x, t, prediction, truth, fields, title)
-        say(f'-> {animation}')
-
-
-def draw_rollout(path, x, t, prediction, truth, fields, title):
-    """A PNG: truth, prediction and error over x and t, snapshots, and the error over time."""
-    from matplotlib import pyplot as plt
-    figure = plt.figure(figsize=(13, 7 * len(fields)), layout='constrained')
-    rows = figure.subfigures(len(fields), 1, squeeze=False)[:, 0]
-    for i, name in enumerate(fields):
-        true = None if truth is None else truth[..., i]
-        draw_field(rows[i], x, t, prediction[..., i], true, name)
-    figure.suptitle(title)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-def draw_field(figure, x, t, u, true, name):
-    """The panels of one field; u and true (T, X)."""
-    grid = figure.add_gridspec(2, 3)
-    limit = np.abs(u if true is None else true).max()
-    maps = [('prediction', u, limit, 'RdBu_r', name)]
-    if true is not None:
-        error = u - true
-        worst = max(np.abs(error).max(), 1e-9)
-        maps.insert(0, ('truth', true, limit, 'RdBu_r', name))
-        maps.append(('prediction - truth', error, worst, 'PuOr_r', f'error in {name}'))
-    for column, (what, values, top, colours, label) in enumerate(maps):
-        axis = figure.add_subplot(grid[0, column])
-        image = axis.imshow(values, cmap=colours, vmin=-top, vmax=top, origin='lower', aspect='auto',
-                            extent=(x[0], x[-1], t[0], t[-1]), interpolation='nearest')
-        axis.set(title=what, xlabel='x', ylabel='t [s]')
-        figure.colorbar(image, ax=axis, label=label)
-    draw_snapshots(figure.add_subplot(grid[1, :2]), x, t, u, true, name)
-    if true is not None and len(t) > 1:
-        draw_error(figure.add_subplot(grid[1, 2]), t, u, true)
-
-
-def draw_snapshots(axis, x, t, u, true, name):
-    """A few frames as curves."""
-    from matplotlib import pyplot as plt
-    frames = np.linspace(0, len(t) - 1, SNAPSHOTS).round().astype(int)
-    style = '-' if true is None else '--'
-    for i, frame in enumerate(frames):
-        colour = plt.cm.viridis(i / SNAPSHOTS)
-        if true is not None:
-            axis.plot(x, true[frame], color=colour, lw=3, alpha=.35)
-        axis.plot(x, u[frame], color=colour, lw=1.2, ls=style, label=f't = {t[frame]:.2f} s')
-    title = 'prediction' if true is None else 'wide: truth, dashed: prediction'
-    axis.set(xlabel='x', ylabel=name, title=title)
-    axis.legend(fontsize=8, ncols=SNAPSHOTS, loc='upper center', bbox_to_anchor=(.5, -.13), frameon=False)
-
-
-def draw_error(axis, t, u, true):
-    """The error of every step relative to the true field, beside that of frame 0 repeated."""
-    scale = np.maximum(rms(true[1:]), 1e-12)
-    axis.semilogy(t[1:], rms(u[1:] - true[1:]) / scale, label='prediction', color='C0')
-    axis.semilogy(t[1:], rms(true[:1] - true[1:]) / scale, label='persistence', color='.6', ls=':')
-    axis.set(xlabel='t [s]', ylabel='nRMSE', title='error over time')
-    axis.grid(alpha=.3)
-    axis.legend(fontsize=8)
-
-
-def rms(u):
-    return np.sqrt(np.square(u).mean(-1))
-
-
-def animate_rollout(path, x, t, prediction, truth, fields, title):
-    """A GIF: the curves of prediction and truth, frame by frame."""
-    from matplotlib import pyplot as plt
-    from matplotlib.animation import FuncAnimation, PillowWriter
-    n = len(fields)
-    figure, axes = plt.subplots(n, 1, figsize=(6.4, 3.6 * n), layout='constrained', squeeze=False)
-    lines = []
-    for i, (axis, name) in enumerate(zip(axes[:, 0], fields)):
-        curves = [(prediction[..., i], 'prediction', 'C3', 1.5)]
-        if truth is not None:
-            curves.insert(0, (truth[..., i], 'truth', '.7', 4))
-        low = min(u.min() for u, *_ in curves)
-        high = max(u.max() for u, *_ in curves)
-        margin = .08 * (high - low) + 1e-9
-        axis.set(xlim=(x[0], x[-1]), ylim=(low - margin, high + margin), xlabel='x', ylabel=name)
-        for u, label, colour, width in curves:
-            line, = axis.plot(x, u[0], color=colour, lw=width, label=label)
-            lines.append((line, u))
-        axis.legend(loc='upper right', fontsize=8)
-
-    def show(frame):
-        for line, u in lines:
-            line.set_ydata(u[frame])
-        axes[0, 0].set_title(f'{title}, t = {t[frame]:.2f} s', fontsize=9)
-        return [line for line, _ in lines]
-
-    FuncAnimation(figure, show, frames=len(t)).save(path, writer=PillowWriter(fps=10), dpi=90)
-    plt.close(figure)
 
 
 def symbol(name):
@@ -342,7 +319,7 @@ def title_of(cfg, start):
     """What is to be seen: equation, parameters, start and latent."""
     values = [f'{symbol(name)} = {value:g}' for name, value in start.params.items()]
     problem = ' '.join([cfg.pde, ', '.join(values)]).strip()
-    return f'{problem}, {start.what}, latent {cfg.token_grid[0]} x {cfg.latent_dim}'
+    return f'{problem}, {start.what}, latent {by(cfg.token_grid)} x {cfg.latent_dim}'
 
 
 # ---------------------------------------------------------------------------------------------
@@ -354,12 +331,13 @@ def arguments(argv):
     parser.add_argument('--ckpt', required=True, help='run folder, checkpoint file, or folder of runs')
     start = parser.add_mutually_exclusive_group()
     start.add_argument('--index', type=int, default=0, help='trajectory of the test split')
-    start.add_argument('--initial', help='.npy or HDF5 file with initial conditions on m.grid(X)')
+    start.add_argument('--initial', help='.npy or HDF5 file with initial conditions on m.grid()')
     start.add_argument('--random', type=int, metavar='SEED', help='draw a start as the training data were')
     parser.add_argument('--data', help='--index counts all trajectories of this file instead')
-    parser.add_argument('--steps', type=int, help=f'default: to the end of the data, or {DEFAULT_STEPS}')
-    parser.add_argument('--resolution', type=int, help='points of the output (default: those of the truth)')
-    parser.add_argument('--points', type=float, nargs='+', help='decode at these coordinates, not on a grid')
+    parser.add_argument('--steps', type=int, help='default: to the end of the data')
+    parser.add_argument('--resolution', type=int, help='points along each axis (default: of the truth)')
+    parser.add_argument('--points', type=float, nargs='+', metavar='X',
+                        help='decode at these coordinates (x y x y .. in two axes), not on a grid')
     parser.add_argument('--rollout', choices=['latent', 'reencode'], default='latent')
     for key in pdes.parameter_keys():
         parser.add_argument(f'--{key}', type=float, help='parameter of the equation (default: of the data)')
@@ -379,17 +357,42 @@ def arguments(argv):
     return args
 
 
+def check_command(cfg, args):
+    """Raise UserError for what the command line asks for and this model cannot do."""
+    d = len(cfg.grid)
+    if args.points and len(args.points) % d:
+        raise UserError(f'--points: {len(args.points)} numbers are no pairs x y, which a model of two axes '
+                        'needs: give two coordinates for each point')
+    if pdes.entry(cfg.pde).steady and args.steps not in (None, 1):
+        raise UserError(f'--steps {args.steps}: {cfg.pde} has no time, and its solution is there after one '
+                        'step: --steps 1')
+    if args.initial is not None and cfg.input_frames > 1:
+        raise UserError(f'this model sees {cfg.input_frames} frames: start it from a trajectory (--index)')
+
+
 def make_start(state, model, file, args):
     """The Start that the command line asks for."""
-    cfg = model.cfg
-    params = given_params(cfg, args)
-    if args.initial is None and args.random is None:
-        return from_trajectory(state, model, file, args, params)
-    if cfg.input_frames > 1:
-        raise UserError(f'this model sees {cfg.input_frames} frames: start it from a trajectory (--index)')
+    params = given_params(model.cfg, args)
     if args.initial is not None:
         return from_file(model, args, params)
-    return from_random(model, args, params)
+    if args.random is not None:
+        return from_random(state, model, args, params)
+    return from_trajectory(state, model, file, args, params)
+
+
+def where_to(model, args, truth):
+    """Where to decode: points (Q, d); their number along each axis, or (Q,) if they are no grid; and what is
+    saved of them, {name: array}."""
+    d = len(model.cfg.grid)
+    if args.points:
+        points = torch.tensor(args.points).view(-1, d)
+        saved = {'points': points.numpy()} if d > 1 else {'x': points[:, 0].numpy()}
+        return points, points.shape[:1], saved
+    shape = model.cfg.grid if truth is None else truth.shape[2:-1]
+    if args.resolution:
+        shape = [args.resolution] * d
+    axes = [x.numpy() for x in grid_axes(model, shape)]
+    return model.grid(*shape), shape, dict(zip('xy', axes))
 
 
 def output_folder(args, file):
@@ -401,43 +404,54 @@ def output_folder(args, file):
     return folder
 
 
+def say_scores(model, u, truth):
+    """Print the nRMSE of predictions u (1, T, ..., C), and that of every field if there are several."""
+    p = scored(model, u)
+    y = scored(model, truth)
+    text = f'nRMSE {mean_nrmse(p, y):.4f} (of the first trajectory, at these points)'
+    if p.shape[-1] > 1:
+        names = [model.cfg.fields[field] for field in model.cfg.scored]
+        values = [f'{name} {value:.4f}' for name, value in zip(names, field_nrmse(p, y))]
+        text += f": {', '.join(values)}"
+    say(text)
+
+
 def main(argv=None):
     """Roll out, save, draw. Raises UserError."""
     args = arguments(argv)
     file = find_checkpoint(args.ckpt)
     state, model = load_for_evaluation(file, pick(args.device, 'sample'))
     cfg = model.cfg
-    if len(cfg.grid) != 1:
-        raise UserError('sample.py draws 1D models only: in 2D use load and rollout of model.py')
+    check_command(cfg, args)
     start = make_start(state, model, file, args)
     note = unseen(cfg, {name: [value] for name, value in start.params.items()})
     if note:
         say(f'note: {note}')
-    truth = truth_of(model, start)
-    if args.points:
-        points = torch.tensor(args.points)[:, None]
-    else:
-        cells = cfg.grid[0] if truth is None else truth.shape[2]
-        points = model.grid(args.resolution or cells)
+    truth, truth_axes = truth_of(model, start)
+    points, shape, coordinates = where_to(model, args, truth)
     u, frame0 = roll_out(model, start, points, args.rollout == 'reencode')
+    u = u.unflatten(2, shape)
 
-    t = (np.arange(start.steps + 1) + cfg.input_frames - 1) * cfg.dt
-    x = points[:, 0].numpy()
-    arrays = {'u': u.numpy(), 'x': x, 't': t[1:], 'u0': start.u0.numpy()}
+    t = (np.arange(start.steps + 1) + start.given - 1) * cfg.dt
+    arrays = {'u': u.numpy(), **coordinates, 't': t[1:], 'u0': start.u0.numpy()}
     if truth is not None:
-        truth = at_points(model, truth, points)
+        if args.points:
+            truth = at_points(model, truth, truth_axes, points)
+        else:
+            truth = moved(model, truth, truth_axes, grid_axes(model, shape))
         arrays['truth'] = truth[:, 1:].numpy()
     folder = output_folder(args, file)
     saved = os.path.join(folder, f'rollout.{args.format}')
     save(saved, arrays)
     about = ', '.join([start.what, *[f'{name} {value:g}' for name, value in start.params.items()]])
-    say(f'{about}: {start.steps} steps of {cfg.dt:g} s, {args.rollout} rollout at {len(x)} points -> {saved}')
+    say(f'{about}: {start.steps} steps of {cfg.dt:g} s, {args.rollout} rollout at {by(shape)} points -> '
+        f'{saved}')
     if truth is not None:
-        nrmse = mean_nrmse(u[:1], truth[:, 1:])
-        say(f'nRMSE {nrmse:.4f} (of the first trajectory, at these points)')
+        say_scores(model, u[:1], truth[:, 1:])
     if not args.points:
-        shown = torch.cat([frame0, u[0]]).numpy()                    # (T, X, C)
+        shown = torch.cat([frame0.unflatten(1, shape), u[0]]).numpy()            # (T, *X, C)
         true = None if truth is None else truth[0].numpy()
+        x = list(coordinates.values())
         draw(folder, x, t, shown, true, cfg.fields, title_of(cfg, start), not args.no_gif)
 
 

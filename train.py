@@ -195,19 +195,21 @@ def model_config(shape, **more):
     entry = pdes.entry(dataset)
     names = {field.name for field in fields(ModelConfig)} & set(config)
     values = {name: config[name] for name in names}
-    static = [entry.fields.index(name) for name in entry.static]
-    conserved = [entry.fields.index(name) for name in entry.conserved]
-    velocity = [entry.fields.index(name) for name in entry.velocity]
+
+    def numbers(names):
+        return tuple(entry.fields.index(name) for name in names)
+
     values.update(
         pde=dataset, fields=entry.fields,
         params=tuple(params), seen_params=tuple((value,) for value in params.values()),
-        boundary=entry.boundary, translation=entry.translation, low=entry.low, length=entry.length,
+        boundary=entry.boundary, translation=entry.translation, drift=entry.drift,
+        low=entry.low, length=entry.length,
         grid=tuple(cells // space_stride for cells in shape),
         token_grid=(latent_tokens,) * entry.axes,
         first=entry.low, mean=(0.,) * len(entry.fields), std=(1.,) * len(entry.fields),
-        static=tuple(static),
-        conserved=tuple(conserved) if conserve else (),
-        velocity=tuple(velocity),
+        static=numbers(entry.static), positive=numbers(entry.positive),
+        conserved=numbers(entry.conserved) if conserve else (),
+        velocity=numbers(entry.velocity),
         frame_speed=entry.galilean if moving_frame else 0.)
     cfg = ModelConfig(**{**values, **more})
     check_config(cfg)

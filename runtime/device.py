@@ -171,23 +171,18 @@ def _compilation(compile, device):
     return False, 'takes longer than it saves in a short run on this device'
 
 
-def start(device='auto', dtype='auto', compile='auto', deterministic=False, max_minutes=0, batch=0,
-          accumulation=1):
+def start(device='auto', dtype='auto', compile='auto', deterministic=False, max_minutes=0):
     """
     The Machine that this process trains on, once it and the other processes of torchrun have met.
 
     device: as for `pick`. dtype: 'auto', 'float32' or 'bfloat16'. compile: 'auto', 'true' or 'false'.
-    batch: windows an iteration over all processes, split into `accumulation` micro-batches. Says what
-    was picked and why. Raises UserError where the device is missing, the batch cannot be split, or
-    max_minutes meets several processes.
+    max_minutes: of the longest stage, 0 for no limit. Says what was picked and why. Raises UserError
+    where the device is missing, or max_minutes meets several processes.
     """
     rank = int(os.environ.get('RANK', 0))
     world = int(os.environ['WORLD_SIZE']) if 'RANK' in os.environ else 1
     if max_minutes and world > 1:
         raise UserError('max_minutes needs one process, since clocks differ: set max_iters instead')
-    if batch % (world * accumulation):
-        raise UserError(f'batch_size={batch} must be a multiple of {world} processes x '
-                        f'accumulation={accumulation}')
     if deterministic:
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
         torch.use_deterministic_algorithms(True)

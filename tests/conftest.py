@@ -12,10 +12,13 @@ import sys
 import time
 import traceback
 
+import numpy as np
 import pytest
 import torch
 
+import data
 from files import write_file
+from model import UPT, ModelConfig
 from runtime.configurator import UserError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -25,6 +28,30 @@ SMOKE = os.path.join(ROOT, 'config', 'burgers_smoke.py')
 ENV = {**os.environ, 'OMP_NUM_THREADS': '1'}
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 TWO_STAGES = ['--stages=operator,decoder', '--decoder_stage.unroll=3']
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """Every test begins with the same random state, whatever ran before it."""
+    torch.manual_seed(0)
+
+
+# ---------------------------------------------------------------------------------------------
+# data
+
+def noise(n=10, T=5, X=16, *more, seed=0):
+    """Random fields (n, T, X, *more) float32."""
+    return np.random.default_rng(seed).standard_normal((n, T, X, *more)).astype(np.float32)
+
+
+def centres(n_cells, low=0., high=1.):
+    return low + (high - low) * (np.arange(n_cells) + .5) / n_cells
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Where a test may put a file; with a space and an accent."""
+    return str(tmp_path / 'a b é.hdf5')
 
 
 @pytest.fixture(scope='session')
@@ -50,12 +77,62 @@ def refused(call, *args, **options):
     return str(caught.value)
 
 
+def close(a, b, tol=1e-5):
+    """Equal shapes, and values equal to `tol` of the largest one."""
+    a = a.detach()
+    b = b.detach()
+    assert a.shape == b.shape
+    error = float((a - b).abs().max())
+    assert error <= tol * max(1., float(b.abs().max())), error
+
+
+# ---------------------------------------------------------------------------------------------
+# tiny models
+
+# every architecture and attention, in one and two dimensions
+cells = pytest.mark.parametrize('arch, attention, d', [
+    (arch, attention, d) for arch in ('pure', 'u') for attention in ('standard', 'channel') for d in (1, 2)])
+
+
+def config(d=1, **changes):
+    """A tiny model: 32 points and 8 tokens, or 16 x 16 points and 4 x 4 tokens."""
+    n = 32 if d == 1 else 16
+    s = 8 if d == 1 else 4
+    tiny = {'grid': (n,) * d, 'low': (0.,) * d, 'length': (1.,) * d, 'first': (.5 / n,) * d, 'patch_size': 4,
+            'token_grid': (s,) * d, 'latent_dim': 8, 'encoder_dim': 16, 'decoder_dim': 16, 'hidden_dim': 16,
+            'depth': 2, 'depths': (1, 1, 1), 'n_head': 2, 'group_size': 8, 'cond_dim': 8}
+    n_field = len(changes.get('fields', 'u'))
+    tiny.update(mean=tuple(range(n_field)), std=tuple(range(1, 1 + n_field)))
+    return ModelConfig(**{**tiny, **changes})
+
+
+def drawn(d=1, scramble=True, seed=0, **changes):
+    """A model of which, unless told otherwise, every parameter is moved away from its initial value, since
+    layers that start at zero hide what comes before them, and pass no gradient on."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        m = UPT(config(d, **changes))
+        with torch.no_grad():
+            for p in m.parameters():
+                if scramble:
+                    p.add_(torch.randn_like(p), alpha=.2)
+    return m
+
+
+# ---------------------------------------------------------------------------------------------
+# train.py and the other scripts
+
 def run(*args, script='train.py', cwd, check=True, env=None):
     """Run a script in a process of its own, as a user does. -> CompletedProcess"""
-    done = subprocess.run([sys.executable, os.path.join(ROOT, script), *map(str, args)], cwd=cwd, env=env or ENV,
-                          capture_output=True, text=True, timeout=TIMEOUT)
+    command = [sys.executable, os.path.join(ROOT, script), *map(str, args)]
+    done = subprocess.run(command, cwd=cwd, env=env or ENV, capture_output=True, text=True, timeout=TIMEOUT)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+def smoke_args(data_path, folder):
+    """The arguments of train.py for the smoke config on a file, on the CPU, into a folder."""
+    return SMOKE, f'--data_path={data_path}', '--device=cpu', f'--out_dir={folder}'
 
 
 def train_here(monkeypatch, *args):
@@ -79,10 +156,10 @@ def train_here(monkeypatch, *args):
             signal.signal(number, handler)
 
 
-# A child is forked from a server that has imported torch and nothing else: 3 s less than a new interpreter, and unlike
-# a fork of this process sound after CUDA or autograd have been used here.
+# A child is forked from a server that has imported what a training imports of torch: 5 s less than a new
+# interpreter, and unlike a fork of this process sound after CUDA or autograd have been used here.
 SERVER = multiprocessing.get_context('forkserver')
-SERVER.set_forkserver_preload(['torch', 'torch.distributed', 'torch.optim', 'h5py', 'pytest'])
+SERVER.set_forkserver_preload(['torch', 'torch._dynamo', 'torch.distributed.fsdp', 'h5py', 'pytest'])
 
 
 class Child:
@@ -93,7 +170,8 @@ class Child:
         os.makedirs(folder, exist_ok=True)
         self.out = os.path.join(folder, f'stdout{time.monotonic_ns()}')
         self.err = os.path.join(folder, f'stderr{time.monotonic_ns()}')
-        self.process = SERVER.Process(target=_train, args=(self.out, self.err, [*map(str, args)], before, env or {}))
+        streams = (self.out, self.err)
+        self.process = SERVER.Process(target=_train, args=(*streams, [*map(str, args)], before, env or {}))
         self.process.start()
         self.pid = self.process.pid
 
@@ -157,6 +235,9 @@ def error_line(text):
     return lines[0]
 
 
+# ---------------------------------------------------------------------------------------------
+# run folders
+
 def state_of(folder, name='last.pt'):
     """What a checkpoint of a run holds."""
     return torch.load(os.path.join(folder, name), weights_only=True)
@@ -191,16 +272,45 @@ def train(monkeypatch, burgers_file):
     """The smoke config in this process, on the CPU: train(folder, '--key=value', ...) -> globals of
     train.py"""
     def _train(folder, *args):
-        return train_here(monkeypatch, SMOKE, f'--data_path={burgers_file}', '--device=cpu', f'--out_dir={folder}',
-                          *args)
+        return train_here(monkeypatch, *smoke_args(burgers_file, folder), *args)
     return _train
+
+
+def stop_at(call, how):
+    """how() at a call of Sampler.next."""
+    whole = data.Sampler.next
+    calls = []
+
+    def count(self):
+        calls.append(0)
+        if len(calls) == call:
+            how()
+        return whole(self)
+    data.Sampler.next = count
+
+
+def no_power():
+    raise RuntimeError('power cut')
+
+
+@pytest.fixture
+def cut(train, monkeypatch):
+    """Training in this process that a power cut ends at a call of Sampler.next: cut(call, folder,
+    '--key=value', ...)"""
+    def _cut(call, *args):
+        with monkeypatch.context() as patch:
+            patch.setattr(data.Sampler, 'next', data.Sampler.next)   # to be put back
+            stop_at(call, no_power)
+            with pytest.raises(RuntimeError, match='power cut'):
+                train(*args)
+    return _cut
 
 
 @pytest.fixture(scope='session')
 def smoke(tmp_path_factory, burgers_file):
     """A finished smoke run and its folder."""
     folder = tmp_path_factory.mktemp('a b é')                        # a space and an accent in the path
-    run(SMOKE, f'--data_path={burgers_file}', '--device=cpu', '--out_dir=o', cwd=folder)
+    run(*smoke_args(burgers_file, 'o'), cwd=folder)
     return folder
 
 

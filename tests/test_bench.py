@@ -23,8 +23,8 @@ ADVECTION = os.path.join(ROOT, 'config', 'advection_cpu.py')
 
 @pytest.fixture
 def here(monkeypatch, tmp_path):
-    """Work in tmp_path; trainings run in this process, which saves the import of torch. -> the arguments of
-    each"""
+    """Work in tmp_path; trainings run in this process, which saves the import of torch, and what is timed
+    runs once. -> the arguments of each training"""
     calls = []
 
     def run_training(code, config, folder, *args, environment={}):
@@ -36,8 +36,13 @@ def here(monkeypatch, tmp_path):
         with open(os.path.join(folder, 'log.csv'), newline='') as file:
             return list(csv.DictReader(file))
 
+    def run_once(run, device, repeats):
+        run()
+        return 1.
+
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(bench, 'run_training', run_training)
+    monkeypatch.setattr(bench, 'median_ms', run_once)
     return calls
 
 
@@ -100,7 +105,7 @@ def test_classical_solver_converges_with_its_grid():
     u0 = torch.stack([torch.sin(2 * torch.pi * x), .5 + torch.cos(2 * torch.pi * x)])
     y = burgers(u0, .05, [0., .05, .1]).cpu()[..., None].float()
     source = SimpleNamespace(entry=pdes.entry('burgers'), params={'Nu': .05})
-    found = bench.classical(SimpleNamespace(y=y, dt=.05, source=source))
+    found = bench.classical(SimpleNamespace(y=y, dt=.05, source=source, scored=[0]))
     errors = [found[n]['nrmse'] for n in (128, 64, 32, 16)]
     assert errors == sorted(errors) and errors[0] < 1e-5 and errors[1] < 2e-2
 
@@ -212,6 +217,37 @@ def test_a_terminated_bench_takes_its_training_along(tmp_path, burgers_file):
         assert log.with_name('last.pt').exists()
     finally:
         child.kill()
+
+
+# ---------------------------------------------------------------------------------------------
+# zoo
+
+def test_zoo_tables_what_is_there(here, tmp_path, burgers_file, capsys):
+    args = ['zoo', SMOKE, '--iters=2', '--methods=ours', '--out=z', f'--json={tmp_path}/z.json',
+            f'--data_path={burgers_file}']
+    bench.main(args)
+    assert len(here) == 1
+    name, = (name for name in os.listdir(tmp_path / 'z') if name.endswith('.json'))
+    assert name == 'burgers_smoke-ours-nu_0.01-seed_0.json'
+    own = json.loads((tmp_path / 'z' / name).read_text())
+    peer = {**own, 'name': 'burgers_smoke, fno_frame', 'nrmse': 2 * own['nrmse']}
+    (tmp_path / 'z' / 'peer.json').write_text(json.dumps(peer))
+    capsys.readouterr()
+    bench.main(args)
+    assert len(here) == 1                                            # nothing is trained again
+    row = capsys.readouterr().out.splitlines()[-1].split(' | ')
+    assert row[:3] == ['| burgers_smoke', '64 x 1', '16 x 16'] and row[7] == '0.50'
+    summary = json.loads((tmp_path / 'z.json').read_text())['burgers_smoke']
+    assert summary['ours'][0]['reencode'] > 0 and summary['fno'][0]['method'] == 'fno_frame'
+    assert 0 < summary['persistence'] < 10 and summary['steps'] == 40 and summary['classical']
+
+
+def test_the_cheapest_grid_that_is_good_enough():
+    found = {'64': {'nrmse': .01, 'ms_per_trajectory': 4.}, '32': {'nrmse': .02, 'ms_per_trajectory': 2.},
+             '16': {'nrmse': .08, 'ms_per_trajectory': 1.}}
+    assert bench.solver_at(.03, found).startswith('2.0 (32 cells')
+    assert bench.solver_at(.001, found).startswith('4.0 (64 cells')
+    assert bench.solver_at(.001, {}) == 'none'
 
 
 def test_a_training_that_fails_is_a_user_error(tmp_path, burgers_file):

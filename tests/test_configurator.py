@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from conftest import ROOT, refused
 from runtime.configurator import UserError, configure
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DEFAULTS = dict(
     learning_rate=1e-3, batch_size=12, wandb_log=False, out_dir='out', device='auto',
     compile='auto', depths=(1, 1, 1), betas=(.9, .999), stages=['operator'], sizes=(), lam=None,
@@ -19,13 +19,6 @@ CHOICES = {'device': ('auto', 'cpu', 'cuda', 'mps'), 'compile': ('auto', 'true',
 
 def resolve(*argv):
     return configure(DEFAULTS, list(argv), __file__, CHOICES)
-
-
-def refused(*argv):
-    with pytest.raises(UserError) as caught:
-        resolve(*argv)
-    assert '\n' not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.fixture
@@ -115,7 +108,7 @@ def test_command_line(arg, key, expected):
     ('batch_size=3', 'write --batch_size=3'),
 ])
 def test_command_line_refused(arg, expected):
-    message = refused(arg)
+    message = refused(resolve, arg)
     for part in expected.split(' .. '):
         assert part in message
 
@@ -166,7 +159,7 @@ def test_config_file(write, text, key, expected):
     ('\0', 'c.py:1: '),
 ])
 def test_config_file_refused(write, text, expected):
-    message = refused(write(text))
+    message = refused(resolve, write(text))
     for part in expected.split(' .. '):
         assert part in message
 
@@ -180,17 +173,17 @@ def test_files_in_order_then_the_command_line(write):
 
 def test_a_misspelt_option_is_refused_before_any_file_runs(write, tmp_path):
     name = write(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    assert 'learning_rate' in refused(name, '--learning_rat=1')
+    assert 'learning_rate' in refused(resolve, name, '--learning_rat=1')
     assert not (tmp_path / 'ran').exists()
 
 
 def test_missing_file_and_directory(write, tmp_path):
     (tmp_path / 'config').mkdir()
     write('', 'config/burgers_cpu.py')
-    assert "did you mean 'config/burgers_cpu.py'?" in refused('config/burger_cpu.py')
-    assert "did you mean 'config/burgers_cpu.py'?" in refused('burgers_cpu.py')
-    assert "no config file 'zz/qq.py': check the path" in refused('zz/qq.py')
-    assert "'config' is a directory" in refused('config')
+    assert "did you mean 'config/burgers_cpu.py'?" in refused(resolve, 'config/burger_cpu.py')
+    assert "did you mean 'config/burgers_cpu.py'?" in refused(resolve, 'burgers_cpu.py')
+    assert "no config file 'zz/qq.py': check the path" in refused(resolve, 'zz/qq.py')
+    assert "'config' is a directory" in refused(resolve, 'config')
 
 
 def test_user_error_is_one_line():

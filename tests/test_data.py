@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import files
-from conftest import ROOT, refused, run
+from conftest import ROOT, centres, noise, refused, run
 from data import Sampler, Trajectories, Windows, check_strides
 from files import fingerprints, open_source
 from grids import interpolate
@@ -29,27 +29,14 @@ FLOW = PDE(fields=('rho', 'vx', 'vy', 'p'), params={}, space=((0, 1), (0, 2)), b
            galilean=1.)
 
 
-@pytest.fixture
-def path(tmp_path):
-    return str(tmp_path / 'a b é.hdf5')
-
-
 # ---------------------------------------------------------------------------------------------
 # hand-made files
-
-def noise(n=10, T=5, X=16, seed=0):
-    return np.random.default_rng(seed).standard_normal((n, T, X)).astype(np.float32)
-
-
-def centres(size, low=0., length=1.):
-    return low + length * (np.arange(size) + .5) / size
-
 
 def write(path, u, low=0., length=1., **attrs):
     """A file of u (N, T, X) in PDEBench's layout, Burgers at nu .01 unless attributes say otherwise."""
     with h5py.File(path, 'w') as file:
         file['tensor'] = u
-        file['x-coordinate'] = centres(u.shape[2], low, length)
+        file['x-coordinate'] = centres(u.shape[2], low, low + length)
         file['t-coordinate'] = np.arange(u.shape[1] + 1) * .01
         file.attrs.update(attrs or {'Nu': .01})
     return str(path)
@@ -83,7 +70,7 @@ def write_stack(path, u, entry, dt):
         file['stack'] = u.astype(np.float32)
         file['t'] = np.arange(u.shape[1]) * dt
         for axis, (low, length) in enumerate(zip(entry.low, entry.length)):
-            file[f'axis{axis}'] = centres(u.shape[2 + axis], low, length)
+            file[f'axis{axis}'] = centres(u.shape[2 + axis], low, low + length)
         file.attrs.update(entry.params)
     return str(path)
 
@@ -138,7 +125,8 @@ def solved(tmp_path_factory):
 def keys_of(**changes):
     """The keys of train.py that data.py reads; no symmetry unless asked for."""
     keys = {'n_trajectories': 10, 'time_stride': 1, 'space_stride': 1, 'query_stride': 1, 'memory_gb': 100.,
-            'input_frames': 1, 'initial_step': 0, 'unroll': 1, 'early': 1., 'shift': False, 'flip': False, 'boost': 0, 'seed': 0}
+            'input_frames': 1, 'initial_step': 0, 'unroll': 1, 'early': 1.,
+            'shift': False, 'flip': False, 'boost': 0, 'seed': 0}
     return SimpleNamespace(**{**keys, **changes})
 
 
@@ -158,7 +146,8 @@ def config_of(t, moving=False, **changes):
     values = {
         'pde': source.pde, 'fields': entry.fields, 'params': tuple(entry.params),
         'seen_params': tuple(tuple(s.params[name] for s in t.sources) for name in entry.params),
-        'translation': entry.translation, 'static': tuple(entry.fields.index(name) for name in entry.static),
+        'translation': entry.translation, 'drift': entry.drift,
+        'static': tuple(entry.fields.index(name) for name in entry.static),
         'dt': t.dt, 'grid': t.grid, 'low': entry.low, 'length': entry.length, 'boundary': entry.boundary,
         'first': tuple(float(axis[0]) for axis in source.x), 'mean': mean, 'std': std,
         'conserved': tuple(entry.fields.index(name) for name in entry.conserved), 'velocity': velocity,
@@ -667,7 +656,7 @@ def test_where_places_differ_the_whole_domain_is_reflected(path, monkeypatch, ch
     as_they_are = [torch.allclose(u, v, atol=1e-5) for u, v in zip(found, plain)]
     assert sum(reflected) > 5 and sum(as_they_are) > 5
     assert sum(reflected) + sum(as_they_are) == len(found)
-    strided = windows_of(path, flip=True, query_stride=2, space_stride=2)       # its points have no mirror image
+    strided = windows_of(path, flip=True, query_stride=2, space_stride=2)    # its points have no mirror image
     assert same(batch_of(strided), batch_of(windows_of(path, query_stride=2, space_stride=2)))
 
 
@@ -688,6 +677,15 @@ def test_windows_of_the_forced_flow_are_solutions(path):
     moved = physical(shifted, batch_of(shifted, index).u)
     for a, b in zip(moved[:, 0, ..., 0], other[:, 0, ..., 0]):
         assert any(torch.allclose(a, b.roll((s, -s), (0, 1)), atol=1e-6) for s in range(16))
+
+
+def test_points_of_the_forced_flow_move_along_the_diagonal(path):
+    """Where the force is the same, with the tokens."""
+    files.write_file(path, 'navier-stokes', {'Nu': .01}, 10, resolution=16)
+    plain = batch_of(windows_of(path, unroll=2, shift=True))
+    moved = batch_of(windows_of(path, unroll=2, shift=True, config={'token_shift': 3}))
+    for k in range(3):
+        assert torch.equal(moved.u[:, k], plain.u[:, k].roll((-3 * k, 3 * k), (1, 2)))
 
 
 def test_axes_of_a_square_are_exchanged(path):

@@ -9,20 +9,24 @@ kill -9 before and after each write, and between    test_cut_at_every_write
   two stages
 exception while a checkpoint is written             test_failed_save_keeps_the_old_file, test_the_old_file_...
 disk full: checkpoint, log.csv, config.json, data   test_full_disk, test_full_disk_under_the_log,
-                                                    test_full_disk_while_data_are_made
+                                                    test_full_disk_while_data_are_made,
+                                                    test_a_disk_that_is_full_at_any_place_of_a_file
 folder or data folder that may not be written       test_read_only_folders
 checkpoint truncated, one bit flipped               test_truncated_checkpoint, test_a_flipped_bit_...
 another file, missing, other version, not finite    test_foreign_files_..., test_missing_...,
-                                                    test_other_format_...,
-                                                    test_weights_that_are_not_finite_..., test_checkpoint.py
+                                                    test_other_format_..., test_checkpoint.py,
+                                                    test_weights_that_are_not_finite_...
 code or hostile sizes in a checkpoint               test_code_in_a_checkpoint_..., test_hostile_sizes_...
 checkpoint of another architecture                  test_resume_with_another_..., test_model_arguments_...
-checkpoint of DDP, torch.compile, a GPU             test_two_processes_resume_..., test_compiled_...,
-test_gpu_... checkpoint of a program without a key or argument   test_a_program_with_a_new_key_...,
-..._a_new_model_argument_... N iterations against k and N - k, bit for bit       test_resume_is_bit_equal,
-test_two_processes_resume_bit_equal rerun of a finished run; damaged last.pt
-test_finished_run_is_left_alone, test_damaged_last_names_... resume in a stage that stages= does not have
-there, test_train.py::test_a_run_stands_in_a_stage_of_its_own,
+checkpoint of DDP, torch.compile, a GPU             test_two_processes_resume_bit_equal, test_compiled_...,
+                                                    test_gpu_...
+checkpoint of a program without a key or argument   test_a_program_with_a_new_key_...,
+                                                    ..._a_new_model_argument_...
+N iterations against k and N - k, bit for bit       test_resume_is_bit_equal,
+                                                    test_two_processes_resume_bit_equal
+rerun of a finished run; damaged last.pt            test_finished_run_is_left_alone,
+                                                    test_damaged_last_names_...
+resume in a stage that stages= does not have there, test_train.py::test_a_run_stands_in_a_stage_of_its_own,
   with other settings of the stage                  test_settings_of_a_stage_that_has_begun
 a later stage that cannot begin, or only gets worse test_train.py::test_what_would_end_the_second_stage_...,
                                                       ::test_a_later_stage_is_never_worse_than_it_begins
@@ -34,23 +38,28 @@ HDF5 truncated, rotten, incomplete, wrong layout,   test_files.py
 data file that breaks while it is trained on        test_data_that_break_during_the_training
 generator killed, two at once, reader meanwhile     test_killed_generator_..., test_two_generators_...,
                                                     test_reader_...
-larger than memory                                  test_lazy_data_train_the_same_weights, test_data.py train,
-validation and test overlap                  test_data.py, test_eval.py test rows read or leaking into
-statistics           test_test_rows_are_never_read, test_test_rows_change_nothing NaN in the loss, in a
-gradient alone, in the data   test_not_finite_stops_before_the_weights, test_nan_in_... learning rate of 1000
-test_divergence_is_stopped_and_best_is_kept bfloat16
-test_bfloat16_stays_close_to_float32 rollout that blows up in evaluation                 test_eval.py config:
-typos, types, values, files, cross-fields   test_accepted_values, test_refused_values, test_configurator.py
+larger than memory                                  test_lazy_data_train_the_same_weights, test_data.py
+train, validation and test overlap                  test_data.py, test_eval.py
+test rows read or leaking into statistics           test_test_rows_are_never_read,
+                                                    test_test_rows_change_nothing
+NaN in the loss, in a gradient alone, in the data   test_not_finite_stops_before_the_weights,
+                                                    test_nan_in_the_data_is_refused
+learning rate of 1000                               test_divergence_is_stopped_and_best_is_kept
+bfloat16                                            test_bfloat16_stays_close_to_float32
+rollout that blows up in evaluation                 test_eval.py
+config: typos, types, values, files, cross-fields   test_accepted_values, test_refused_values,
+                                                    test_configurator.py
 SIGTERM, SIGINT, twice, with two processes          test_signals_at_random_moments (2 x 2 here, 2 x 10 slow),
-                                                    test_second_signal_...,
+                                                    test_second_signal_ends_at_once,
                                                     test_two_processes_resume_bit_equal
 device absent; out of memory                        test_refused_values, test_out_of_memory_...,
-test_device.py wandb missing, unreachable, dying, killed           test_wandb_changes_nothing,
-test_killed_wandb_... (slow) wandb lacks a curve
-test_wandb_has_a_curve_of_every_loss closed or full stdout; no matplotlib                test_lost_stdout_...,
-test_sample.py odd paths, another cwd, read-only HOME              conftest.py::smoke, test_read_only_home
-metrics: given frames, closed forms, uneven batch   test_eval.py, test_metrics.py every parameter matters;
-evaluation leaves no trace test_model.py, test_eval.py
+                                                    test_device.py
+wandb missing, unreachable, dying, killed           test_wandb_changes_nothing, test_killed_wandb_... (slow)
+wandb lacks a curve                                 test_wandb_has_a_curve_of_every_loss
+closed or full stdout; no matplotlib                test_lost_stdout_..., test_sample.py
+odd paths, another cwd, read-only HOME              conftest.py::smoke, test_read_only_home
+metrics: given frames, closed forms, uneven batch   test_eval.py, test_metrics.py
+every parameter matters; evaluation leaves no trace test_model.py, test_eval.py
 """
 import contextlib
 import csv
@@ -82,10 +91,10 @@ import files
 import losses
 import pdes
 import solvers
-from conftest import (ENV, ROOT, SERVER, SMOKE, TIMEOUT, TWO_STAGES, Child, equal, error_line, refused, rows_of, run,
-                      same_run, state_of, two_processes, weights)
+from conftest import (ENV, ROOT, SERVER, SMOKE, TIMEOUT, TWO_STAGES, Child, drawn, equal, error_line, refused,
+                      rows_of, run, same_run, smoke_args, state_of, stop_at, two_processes, weights)
 from files import inspect, write_file
-from model import UPT, ModelConfig, load, model_args
+from model import UPT, load, model_args
 from runtime import checkpoint, configurator
 from runtime.checkpoint import load_checkpoint, save_checkpoint
 from runtime.configurator import UserError
@@ -120,43 +129,12 @@ def change(folder, edit, name='last.pt'):
 def child(tmp_path, burgers_file):
     """What the fixture train does, in a process that can be killed. -> Child"""
     def _child(folder, *args, **options):
-        return Child(tmp_path / 'streams', SMOKE, f'--data_path={burgers_file}', '--device=cpu', f'--out_dir={folder}',
-                     *args, **options)
+        return Child(tmp_path / 'streams', *smoke_args(burgers_file, folder), *args, **options)
     return _child
-
-
-@pytest.fixture
-def cut(train, monkeypatch):
-    """Training in this process that a power cut ends at a call of Sampler.next: cut(call, folder,
-    '--key=value', ...)"""
-    def _cut(call, *args):
-        with monkeypatch.context() as patch:
-            patch.setattr(data.Sampler, 'next', data.Sampler.next)   # to be put back
-            stop_at(call, no_power)
-            with pytest.raises(RuntimeError, match='power cut'):
-                train(*args)
-    return _cut
 
 
 # ---------------------------------------------------------------------------------------------
 # what happens in a child before train.py: functions that can be sent there
-
-def stop_at(call, how):
-    """how() at a call of Sampler.next."""
-    whole = data.Sampler.next
-    calls = []
-
-    def count(self):
-        calls.append(0)
-        if len(calls) == call:
-            how()
-        return whole(self)
-    data.Sampler.next = count
-
-
-def no_power():
-    raise RuntimeError('power cut')
-
 
 def power_cut():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -220,7 +198,7 @@ def random_run(tmp_path_factory, burgers_file):
     folder = tmp_path_factory.mktemp('whole')
     args = [*STOCHASTIC, *TWO_STAGES, '--save_interval=1', '--log_interval=1', '--eval_interval=4',
             f'--max_iters={N_FIRST}', f'--decoder_stage.max_iters={N_ALL - N_FIRST}']
-    whole = Child(folder, SMOKE, f'--data_path={burgers_file}', '--device=cpu', f'--out_dir={folder}/o', *args)
+    whole = Child(folder, *smoke_args(burgers_file, folder / 'o'), *args)
     assert whole.wait() == 0, whole.text('err')
     return args, folder / 'o'
 
@@ -279,8 +257,8 @@ def test_signals_at_random_moments(n, number, code, random_run, train, child, tm
     folder = tmp_path / 'stopped'
     for row in moments(n, n + number):
         victim = strike(child, folder, args, max(row, 1), number)    # not before the first iteration
-        assert victim.process.exitcode == code and 'the same command continues' in victim.text(), victim.text('err')
-        assert victim.text('err') == ''
+        assert victim.text('err') == '' and victim.process.exitcode == code
+        assert 'the same command continues' in victim.text()
         stopped = load_checkpoint(str(folder / 'last.pt'))['iter']
         assert row <= stopped <= N_ALL
         if stopped < N_ALL:                                       # else the signal came in the last iteration
@@ -291,37 +269,32 @@ def test_signals_at_random_moments(n, number, code, random_run, train, child, tm
 
 @pytest.mark.parametrize('when', ['after', slow('before')])
 def test_cut_at_every_write(when, train, tmp_path, monkeypatch):
-    """Of last.pt and best.pt, through both stages, so also between them."""
+    """Of last.pt and best.pt, through both stages, so also between them: what is in the folder at that moment
+    is what a power cut leaves."""
     args = [*STOCHASTIC, *TWO_STAGES, '--max_iters=2', '--decoder_stage.max_iters=2', '--save_interval=2',
             '--eval_interval=1', '--log_interval=1', '--n_trajectories=5']
-    whole = Run.write
+    whole = tmp_path / 'whole'
+    write = Run.write
+    written = []
 
-    def no_power_at(at, folder):
-        """Train until that write. -> names of the files written so far"""
-        written = []
+    def write_and_copy(self, path, everything):
+        written.append(os.path.basename(path))
+        if when == 'before':
+            shutil.copytree(whole, tmp_path / f'cut{len(written)}')
+        write(self, path, everything)
+        if when == 'after':
+            shutil.copytree(whole, tmp_path / f'cut{len(written)}')
 
-        def write(self, path, everything):
-            written.append(os.path.basename(path))
-            if len(written) == at and when == 'before':
-                no_power()
-            whole(self, path, everything)
-            if len(written) == at:
-                no_power()
-        with monkeypatch.context() as patch:
-            patch.setattr(Run, 'write', write)
-            with contextlib.nullcontext() if at == 0 else pytest.raises(RuntimeError, match='power cut'):
-                train(folder, *args)
-        return written
-
-    written = no_power_at(0, tmp_path / 'whole')
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, 'write', write_and_copy)
+        train(whole, *args)
     assert written[:2] == ['last.pt', 'best.pt'] and written[-1] == 'last.pt' and 8 <= len(written) <= 10
     for at in range(1, len(written) + 1):
-        folder = tmp_path / str(at)
-        assert no_power_at(at, folder) == written[:at]
+        folder = tmp_path / f'cut{at}'
         is_finished = (folder / 'last.pt').exists() and state_of(folder)['iter'] == 4
         if not is_finished:
             train(folder, *args)
-        same_run(tmp_path / 'whole', folder)
+        same_run(whole, folder)
 
 
 def test_second_signal_ends_at_once(child, copy):
@@ -338,10 +311,16 @@ SECOND_STAGE = ' '.join([*TWO_STAGES, '--decoder_stage.max_iters=9', '--max_iter
 
 
 @pytest.mark.parametrize('extra', [
-    '--accumulation=2', '--optimizer=adamw --dtype=bfloat16', '--memory_gb=0 --input_frames=2 --moving_frame=false --token_shift=0 --ema_decay=0',
-    '--arch=u --attention=channel --checkpointing=true', '--batch_size=100', SECOND_STAGE,
-    slow('--dtype=bfloat16 --ema_decay=0'), slow('--optimizer=adamw --memory_gb=0 --accumulation=4'),
-    slow('--lambda_inverse_decoding=1 --weight_decay=.1'), slow(SECOND_STAGE + ' --dtype=bfloat16 --memory_gb=0')])
+    '--accumulation=2',
+    '--optimizer=adamw --dtype=bfloat16',
+    '--memory_gb=0 --input_frames=2 --moving_frame=false --token_shift=0 --ema_decay=0',
+    '--arch=u --attention=channel --checkpointing=true',
+    '--batch_size=100',
+    SECOND_STAGE,
+    slow('--dtype=bfloat16 --ema_decay=0'),
+    slow('--optimizer=adamw --memory_gb=0 --accumulation=4'),
+    slow('--lambda_inverse_decoding=1 --weight_decay=.1'),
+    slow(SECOND_STAGE + ' --dtype=bfloat16 --memory_gb=0')])
 def test_resume_is_bit_equal(extra, train, cut, tmp_path, capsys):
     """Cut off at the 8th iteration, which is 7 after the start and 2 after last.pt."""
     args = [*STOCHASTIC, '--max_iters=12', '--save_interval=5', '--log_interval=1', '--eval_interval=3',
@@ -372,8 +351,8 @@ def test_resume_is_bit_equal(extra, train, cut, tmp_path, capsys):
 
 def test_patience_survives_a_resume(train, cut, tmp_path):
     """Cut off between a validation without progress and the next checkpoint but one."""
-    args = ['--eval_interval=1', '--patience=4', '--save_interval=1', '--learning_rate=1e-12', '--muon_lr=1e-12',
-            '--max_iters=50']
+    args = ['--eval_interval=1', '--patience=4', '--save_interval=1', '--max_iters=50',
+            '--learning_rate=1e-12', '--muon_lr=1e-12']
     assert train(tmp_path / 'whole', *args)['run'].total < 20
     cut(4, tmp_path / 'cut', *args)
     train(tmp_path / 'cut', *args)
@@ -396,10 +375,10 @@ def test_two_processes_resume_bit_equal(call, tmp_path, burgers_file):
     """One process is told to stop, in the first or second stage or in the last iteration of the first, and
     both stop after the same iteration; then without power; against a whole run."""
     def start(folder, **options):
-        pair = two_processes(tmp_path / 'streams', SMOKE, f'--data_path={burgers_file}', '--device=cpu', *STOCHASTIC,
-                             *TWO_STAGES, f'--out_dir={tmp_path / folder}', '--max_iters=7', '--save_interval=5',
-                             '--decoder_stage.max_iters=6', '--eval_interval=4', '--log_interval=1',
-                             '--accumulation=2', **options)
+        args = [*smoke_args(burgers_file, tmp_path / folder), *STOCHASTIC, *TWO_STAGES, '--max_iters=7',
+                '--decoder_stage.max_iters=6', '--save_interval=5', '--eval_interval=4', '--log_interval=1',
+                '--accumulation=2']
+        pair = two_processes(tmp_path / 'streams', *args, **options)
         return [process.wait() for process in pair], pair[0].text() + pair[0].text('err')
     codes, text = start('cut', before=[partial(stop_at, call, first_is_told_to_stop)])
     assert codes == [143, 143] and 'the same command continues' in text, text
@@ -532,7 +511,8 @@ def test_a_torn_log_is_mended(copy, train):
 @pytest.mark.parametrize('n_bytes, file', [(2000, 'config.json'), (20_000, 'last.pt')])
 def test_full_disk(n_bytes, file, child, copy):
     before = content(copy)
-    line = child(copy, '--max_iters=30', '--save_interval=3', before=[partial(limit_files, n_bytes)]).error_line()
+    victim = child(copy, '--max_iters=30', '--save_interval=3', before=[partial(limit_files, n_bytes)])
+    line = victim.error_line()
     assert f"could not save '{copy}/{file}': File too large; the last good one is kept" in line
     assert content(copy) == before and not [name for name in os.listdir(copy) if name.endswith('.tmp')]
 
@@ -549,6 +529,40 @@ def test_full_disk_while_data_are_made(tmp_path, child):
     line = child(tmp_path / 'o', '--data_path=', f'--data_dir={tmp_path}/d', '--n_trajectories=3',
                  before=[partial(limit_files, 500_000)]).error_line()
     assert 'N3.hdf5' in line and 'File too large' in line and os.listdir(tmp_path / 'd') == []
+
+
+def standing_still(u0, t, **params):
+    """A solver that takes no time."""
+    return u0[:, None].expand(-1, len(t), *u0.shape[1:])
+
+
+def make_on_small_disks(folder, dataset, err):
+    """Make one small file again and again, each time with room for 2000 bytes more, until it is whole."""
+    os.dup2(os.open(err, os.O_WRONLY | os.O_CREAT), 2)
+    entry = pdes.entry(dataset)
+    pdes.PDES[dataset] = replace(entry, solve=standing_still)
+    path = os.path.join(folder, 'a.hdf5')
+    n_failed = 0
+    while not os.path.exists(path):
+        limit_files(1000 + 2000 * n_failed)
+        try:
+            write_file(path, dataset, entry.params, 4, device='cpu', batch_size=2, resolution=8)
+        except UserError as error:
+            assert str(error) == f"could not write '{path}': File too large"
+            assert os.listdir(folder) == []
+            n_failed += 1
+    assert n_failed > 4 and inspect(path)['trajectories'] == 4
+
+
+@pytest.mark.parametrize('dataset', ['reaction-diffusion', 'compressible-1d', 'diffusion-sorption'])
+def test_a_disk_that_is_full_at_any_place_of_a_file(dataset, tmp_path):
+    """In its rows, attributes or directories, of one dataset, several or a group for each row. Nothing is
+    left, and HDF5 says nothing later, when its objects are freed or the program ends."""
+    os.makedirs(tmp_path / 'd')
+    writer = SERVER.Process(target=make_on_small_disks, args=(tmp_path / 'd', dataset, tmp_path / 'err'))
+    writer.start()
+    writer.join(TIMEOUT)
+    assert writer.exitcode == 0 and (tmp_path / 'err').read_text() == '', (tmp_path / 'err').read_text()
 
 
 def test_read_only_folders(tmp_path, child, copy):
@@ -572,7 +586,8 @@ def test_read_only_folders(tmp_path, child, copy):
 
 def test_read_only_home(tmp_path, child):
     os.makedirs(tmp_path / 'home', 0o555)
-    done = child(tmp_path / 'o', '--max_iters=1', before=[only_with_permission], env={'HOME': str(tmp_path / 'home')})
+    home = {'HOME': str(tmp_path / 'home')}
+    done = child(tmp_path / 'o', '--max_iters=1', before=[only_with_permission], env=home)
     assert done.wait() == 0 and os.listdir(tmp_path / 'home') == [], done.text('err')
 
 
@@ -582,10 +597,7 @@ def test_read_only_home(tmp_path, child):
 @pytest.fixture(scope='module')
 def saved(tmp_path_factory):
     """A model and the bytes of its checkpoint."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        m = UPT(ModelConfig(grid=(32,), first=(.5 / 32,), patch_size=4, token_grid=(8,), latent_dim=8, encoder_dim=16,
-                            decoder_dim=16, hidden_dim=16, depth=2, n_head=2, group_size=8, cond_dim=8))
+    m = drawn()
     path = str(tmp_path_factory.mktemp('saved') / 'best.pt')
     save_checkpoint(path, saved_state(m))
     with open(path, 'rb') as file:
@@ -650,11 +662,11 @@ class Attack:
 
 def test_foreign_files_are_refused(tmp_path, saved):
     m, _ = saved
-    assert 'not a checkpoint of this project' in refused(load, put(tmp_path / 'a.pt', b'<html><body>404</body></html>'))
+    put(tmp_path / 'a.pt', b'<html><body>404</body></html>')
     torch.save({'model': m.state_dict()}, tmp_path / 'b.pt')
-    assert 'not a checkpoint of this project' in refused(load, str(tmp_path / 'b.pt'))
     torch.save(torch.zeros(3), tmp_path / 'c.pt')
-    assert 'not a checkpoint of this project' in refused(load, str(tmp_path / 'c.pt'))
+    for name in ('a.pt', 'b.pt', 'c.pt'):
+        assert 'not a checkpoint of this project' in refused(load, str(tmp_path / name))
     refused(load, put(tmp_path / 'd.pt', b'PK\x03\x04' + bytes(200)))
 
 
@@ -775,7 +787,8 @@ def test_not_finite_stops_before_the_weights(n_first, kind, says, tmp_path, trai
             total.register_hook(lambda g: g * float('nan' if kind == 'gradient' else 'inf'))
         return total, parts
     monkeypatch.setattr(losses, 'weighted_sum', poisoned)
-    message = refused(train, tmp_path / 'o', *TWO_STAGES, f'--max_iters={n_first}', '--decoder_stage.max_iters=20')
+    args = [*TWO_STAGES, f'--max_iters={n_first}', '--decoder_stage.max_iters=20']
+    message = refused(train, tmp_path / 'o', *args)
     assert re.search(rf'iteration 12: {says}.*trajectories \d', message), message
     for name in ('last.pt', 'best.pt'):
         state = load_checkpoint(str(tmp_path / 'o' / name))          # which checks that all are finite
@@ -928,26 +941,45 @@ def test_accepted_values(arg, key, value, tmp_path, train):
 
 
 @pytest.mark.parametrize('args, says', [
-    ('--learning_rat=1', "unknown key 'learning_rat', did you mean 'learning_rate'?"), ('nofile.py', 'nofile.py'),
+    ('--learning_rat=1', "unknown key 'learning_rat', did you mean 'learning_rate'?"),
+    ('nofile.py', 'nofile.py'),
     ('--device=tpu', "device='tpu' is not one of auto, cpu"),
+    ('--device=cuda:7', 'CUDA'),
     ('--dtype=fp8', "dtype='fp8' is not one of auto, float32"),
-    ('--batch_size=0', 'batch_size=0 must be positive'), ('--batch_size=-1', 'batch_size=-1 must be positive'),
-    ('--batch_size=1.5', 'must be a whole number'), ('--learning_rate=nan', "learning_rate='nan' must be finite"),
-    ('--noise=-1', 'noise=-1.0 must be at least 0'), ('--drop_path=1', 'drop_path=1.0 must be below 1'),
-    ('--seed=1e20', 'seed=100000000000000000000 must be below 4294967296'), ('--out_dir=', 'out_dir'),
-    ('--stages=operater', "has 'operater', which is not one of operator"), ('--stages=operator,operator', 'twice'),
-    ('--depths=0,1', 'depths=(0, 1) must be at least 1'), ('--arch=u --depths=1,1', 'depths=(1, 1) needs an odd number'),
-    ('--n_head=3', 'n_head must divide the width: 3 does not divide 32'), ('--encoder_dim=12', 'even'),
-    ('--attention=channel --group_size=7', '7 does not divide 32'), ('--mlp_ratio=1e-9', 'mlp_ratio=1e-09'),
-    ('--patch_size=3', 'does not divide'), ('--latent_tokens=5', 'does not divide'), ('--halo=1000', 'halo=1000'),
-    ('--space_stride=3', 'must divide'), ('--space_stride=2048', 'space_stride=2048 must divide the 1024 cells'),
-    ('--query_stride=3', 'query_stride=3 must divide space_stride'), ('--unroll=60', 'leave 41'),
-    ('--time_stride=200', '201 frames at time_stride=200 leave 2'), ('--unroll_start=3', 'unroll=2'),
-    ('--n_trajectories=2', '2 trajectories cannot be split'), ('--accumulation=3', 'multiple of 1 processes x'),
+    ('--batch_size=0', 'batch_size=0 must be positive'),
+    ('--batch_size=-1', 'batch_size=-1 must be positive'),
+    ('--batch_size=1.5', 'must be a whole number'),
+    ('--accumulation=3', 'multiple of 1 processes x'),
+    ('--learning_rate=nan', "learning_rate='nan' must be finite"),
+    ('--noise=-1', 'noise=-1.0 must be at least 0'),
+    ('--drop_path=1', 'drop_path=1.0 must be below 1'),
+    ('--seed=1e20', 'seed=100000000000000000000 must be below 4294967296'),
+    ('--stages=operater', "has 'operater', which is not one of operator"),
+    ('--stages=operator,operator', 'twice'),
+    ('--depths=0,1', 'depths=(0, 1) must be at least 1'),
+    ('--arch=u --depths=1,1', 'depths=(1, 1) needs an odd number'),
+    ('--n_head=3', 'n_head must divide the width: 3 does not divide 32'),
+    ('--encoder_dim=12', 'even'),
+    ('--attention=channel --group_size=7', '7 does not divide 32'),
+    ('--mlp_ratio=1e-9', 'mlp_ratio=1e-09'),
+    ('--patch_size=3', 'does not divide'),
+    ('--latent_tokens=5', 'does not divide'),
+    ('--halo=1000', 'halo=1000'),
+    ('--space_stride=3', 'must divide'),
+    ('--space_stride=2048', 'space_stride=2048 must divide the 1024 cells'),
+    ('--query_stride=3', 'query_stride=3 must divide space_stride'),
+    ('--time_stride=200', '201 frames at time_stride=200 leave 2'),
+    ('--unroll=60', 'leave 41'),
+    ('--unroll_start=3', 'unroll=2'),
+    ('--n_trajectories=2', '2 trajectories cannot be split'),
     ('--lambda_field=0 --lambda_spectral=0 --lambda_inverse_encoding=0', 'nothing would train the decoder'),
-    ('--init_from=nowhere', 'no checkpoint'), ('--data_path=nowhere.hdf5', "data_path 'nowhere.hdf5' does not exist"),
-    ('--data_path=,', 'names no file'), (f'--data_path={ROOT}', 'is a directory'), ('--device=cuda:7', 'CUDA'),
-    (f'--out_dir={SMOKE}', 'cannot be written'), ('--out_dir=/proc/no', "out_dir '/proc/no' cannot be written")])
+    ('--init_from=nowhere', 'no checkpoint'),
+    ('--data_path=nowhere.hdf5', "data_path 'nowhere.hdf5' does not exist"),
+    ('--data_path=,', 'names no file'),
+    (f'--data_path={ROOT}', 'is a directory'),
+    ('--out_dir=', 'out_dir'),
+    (f'--out_dir={SMOKE}', 'cannot be written'),
+    ('--out_dir=/proc/no', "out_dir '/proc/no' cannot be written")])
 def test_refused_values(args, says, tmp_path, train):
     with pytest.raises(Exception) as caught:
         train(tmp_path / 'o', *args.split())
@@ -980,7 +1012,8 @@ def test_out_of_memory_of_a_gpu_names_the_knobs(tmp_path, child):
     assert 'lower batch_size, raise accumulation' in line
 
 
-@pytest.mark.parametrize('memory', [MemoryError('Unable to allocate 8 TiB'), RuntimeError("x: can't allocate memory")])
+@pytest.mark.parametrize('memory', [
+    MemoryError('Unable to allocate 8 TiB'), RuntimeError("x: can't allocate memory")])
 def test_out_of_memory_of_a_cpu_is_one_line(memory, capsys):
     configurator._excepthook(type(memory), memory, None)
     assert 'lower batch_size' in error_line(capsys.readouterr().err)
@@ -1059,8 +1092,8 @@ def with_wandb(folder, *args, before=''):
     first."""
     env = {**ENV, 'WANDB_MODE': 'offline', 'WANDB_DIR': str(folder), 'PYTHONPATH': f'{ROOT}:{ROOT}/tests'}
     script = f'import runpy\n{before}\nrunpy.run_path({ROOT + "/train.py"!r}, run_name="__main__")'
-    done = subprocess.run([sys.executable, '-c', script, SMOKE, *args, *WITH_WANDB, '--out_dir=o'], cwd=folder,
-                          env=env, capture_output=True, text=True, timeout=TIMEOUT)
+    command = [sys.executable, '-c', script, SMOKE, *args, *WITH_WANDB, '--out_dir=o']
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=TIMEOUT)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -1103,7 +1136,7 @@ def test_wandb_has_a_curve_of_every_loss(tmp_path, burgers_file, train):
 def test_killed_wandb_does_not_stop_a_training(tmp_path, burgers_file, train):
     pytest.importorskip('wandb')
     done = with_wandb(tmp_path, f'--data_path={burgers_file}',
-                      before='import test_faults\ntest_faults.stop_at(3, test_faults.kill_wandb)')
+                      before='import conftest, test_faults\nconftest.stop_at(3, test_faults.kill_wandb)')
     assert 'wandb stopped' in done.stdout and 'done: 7 iterations' in done.stdout
     train(tmp_path / 'without', *WITH_WANDB, '--wandb_log=false')
     same_run(tmp_path / 'without', tmp_path / 'o')

@@ -10,25 +10,17 @@ import pytest
 import torch
 
 import files
-from conftest import refused, run
+from conftest import centres, noise, refused, run
 from files import (blocks, check_overlap, find_or_make, fingerprints, inspect, make_command, open_source,
                    read_rows, split_rows, write_file)
 from pdes import PDES
 from solvers import advection, burgers, waves
 
 
-def fields(n=10, T=5, X=16, seed=0):
-    return np.random.default_rng(seed).standard_normal((n, T, X)).astype(np.float32)
-
-
-def centres(size, low=0., length=1.):
-    return low + length * (np.arange(size) + .5) / size
-
-
 def write(path, u=None, x=None, t=None, nu=.01, attrs=None, axes=(), **options):
     """A file in PDEBench's layout; any part of it may be replaced, or left out by False. attrs: replaces
     {'Nu': nu}. axes: coordinates of all axes where there are several."""
-    u = fields() if u is None else u
+    u = noise() if u is None else u
     with h5py.File(path, 'w') as file:
         parts = {'tensor': u, 'x-coordinate': centres(u.shape[-1]) if x is None else x,
                  't-coordinate': np.arange(u.shape[1] + 1) * .01 if t is None else t}
@@ -42,16 +34,11 @@ def write(path, u=None, x=None, t=None, nu=.01, attrs=None, axes=(), **options):
     return str(path)
 
 
-@pytest.fixture
-def path(tmp_path):
-    return str(tmp_path / 'a b é.hdf5')
-
-
 # ---------------------------------------------------------------------------------------------
 # one file
 
 def test_new_generation(path, capsys):
-    u = fields()
+    u = noise()
     source = open_source(write(path, u))
     assert (source.n, source.n_frames, source.shape, source.params) == (10, 5, (16,), {'Nu': .01})
     assert (source.pde, source.low, source.length, source.periodic) == ('burgers', (0.,), (1.,), True)
@@ -62,7 +49,7 @@ def test_new_generation(path, capsys):
 
 
 def test_old_generation_is_told_once(path, capsys):
-    write(path, x=centres(16, -1, 2))
+    write(path, x=centres(16, -1, 1))
     open_source(path, quiet=True)
     assert capsys.readouterr().out == ''
     source = open_source(path)
@@ -79,7 +66,7 @@ def test_both_lengths_of_the_time_coordinate(path, n_times):
 
 @pytest.mark.parametrize('dtype', ['f8', '>f4', '>f8', 'i2', '>i4', 'u1', 'f2'])
 def test_other_number_types_are_cast_with_a_note(path, dtype, capsys):
-    u = np.abs(10 * fields()).astype(dtype)
+    u = np.abs(10 * noise()).astype(dtype)
     source = open_source(write(path, u))
     rows = read_rows(source, range(10))
     assert rows.dtype == np.float32 and np.array_equal(rows[..., 0], u.astype(np.float32))
@@ -90,7 +77,7 @@ def test_other_number_types_are_cast_with_a_note(path, dtype, capsys):
 @pytest.mark.parametrize('chunks', [None, (1, 5, 16), (4, 1, 16), (3, 2, 7)])
 @pytest.mark.parametrize('time_stride, space_stride', [(1, 1), (2, 4), (3, 1), (5, 16)])
 def test_rows_do_not_depend_on_how_they_are_stored(path, chunks, time_stride, space_stride):
-    u = fields(40)
+    u = noise(40)
     source = open_source(write(path, u, chunks=chunks))
     expected = u[3:38, ::time_stride, ::space_stride]
     assert np.array_equal(read_rows(source, range(3, 38), time_stride, space_stride)[..., 0], expected)
@@ -111,10 +98,10 @@ X16 = (np.arange(16) + .5) / 16
     ({'nu': False}, ['Nu']),
     ({'nu': np.nan}, ['Nu']),
     ({'nu': -1.}, ['Nu']),
-    ({'u': fields()[..., None], 'x': X16}, ['(10, 5, 16, 1)', '(N, T, X)']),
-    ({'u': fields()[0], 'x': X16}, ['(5, 16)']),
-    ({'u': fields().transpose(0, 2, 1), 'x': X16, 't': np.arange(6.)}, ['(10, 16, 5)', 'swapped']),
-    ({'u': fields().transpose(2, 1, 0), 'x': X16, 't': np.arange(6.)}, ['(16, 5, 10)', 'swapped']),
+    ({'u': noise()[..., None], 'x': X16}, ['(10, 5, 16, 1)', '(N, T, X)']),
+    ({'u': noise()[0], 'x': X16}, ['(5, 16)']),
+    ({'u': noise().transpose(0, 2, 1), 'x': X16, 't': np.arange(6.)}, ['(10, 16, 5)', 'swapped']),
+    ({'u': noise().transpose(2, 1, 0), 'x': X16, 't': np.arange(6.)}, ['(16, 5, 10)', 'swapped']),
     ({'t': np.arange(4) * .01}, ['5 frames', '4 times']),
     ({'t': np.arange(7) * .01}, ['5 frames', '7 times']),
     ({'t': np.arange(6)[::-1] * .01}, ['t-coordinate']),
@@ -123,10 +110,10 @@ X16 = (np.arange(16) + .5) / 16
     ({'x': X16[::-1].copy()}, ['x-coordinate']),
     ({'x': X16 ** 2}, ['x-coordinate']),
     ({'x': np.full(16, np.nan)}, ['x-coordinate']),
-    ({'u': fields() + 0j}, ['complex64']),
-    ({'u': fields() > 0}, ['bool']),
-    ({'u': fields()[:, :1]}, ['too small']),
-    ({'u': fields()[:0]}, ['too small']),
+    ({'u': noise() + 0j}, ['complex64']),
+    ({'u': noise() > 0}, ['bool']),
+    ({'u': noise()[:, :1]}, ['too small']),
+    ({'u': noise()[:0]}, ['too small']),
 ])
 def test_wrong_layout_is_refused_with_what_was_found(path, parts, words):
     message = refused(open_source, write(path, **parts))
@@ -147,7 +134,7 @@ def test_missing_tensor_and_missing_file(path, tmp_path):
 
 def test_values_that_are_not_finite_are_refused_with_count_and_place(path):
     for value in (np.nan, -np.inf):
-        u = fields(40)
+        u = noise(40)
         u[33, 2, 3:6] = value
         u[37, 0, 0] = value
         source = open_source(write(path, u))
@@ -159,7 +146,7 @@ def test_values_that_are_not_finite_are_refused_with_count_and_place(path):
 
 @pytest.mark.parametrize('size', [0, 1, 100, .5, -1])
 def test_truncated_file(path, size):
-    write(path, fields(50))
+    write(path, noise(50))
     n = os.path.getsize(path)
     os.truncate(path, int(size * n) if isinstance(size, float) else size % n)
     message = refused(inspect, path)
@@ -167,7 +154,7 @@ def test_truncated_file(path, size):
 
 
 def test_a_flipped_byte_of_the_values_is_refused(path):
-    u = fields()
+    u = noise()
     write(path, u, chunks=(1, 5, 16), fletcher32=True)
     content = bytearray(open(path, 'rb').read())
     source = open_source(path)
@@ -230,7 +217,7 @@ def test_equations_are_told_apart(path):
     assert open_source(write(path, attrs={'beta': .4})).pde == 'advection'
     assert open_source(write(path, attrs={'beta': .4})).params == {'beta': .4}
     assert open_source(write(path)).pde == 'burgers'
-    assert open_source(write(path, x=centres(16, -1, 2)), quiet=True).pde == 'burgers-old'
+    assert open_source(write(path, x=centres(16, -1, 1)), quiet=True).pde == 'burgers-old'
 
 
 @pytest.mark.parametrize('shift', [0., .25, .5])        # the first point may lie anywhere in its cell
@@ -241,12 +228,12 @@ def test_where_in_its_cell_a_point_lies(path, shift):
 @pytest.mark.parametrize('parts, words', [
     ({'attrs': {'Nu': .5, 'kappa': 1.}}, ['Nu, kappa']),     # another equation, of one parameter more
     ({'attrs': {'Nu': .01}, 'x': centres(16, 0, 2)}, ['(0, 2)']),
-    ({'attrs': {'Nu': .01}, 'x': centres(16, .3, 1)}, ['(0.3, 1.3)']),
-    ({'attrs': {'beta': .4}, 'x': centres(16, -1, 2)}, ['(-1, 1)', 'beta']),
+    ({'attrs': {'Nu': .01}, 'x': centres(16, .3, 1.3)}, ['(0.3, 1.3)']),
+    ({'attrs': {'beta': .4}, 'x': centres(16, -1, 1)}, ['(-1, 1)', 'beta']),
     ({'attrs': {'Nu': .01, 'pde': 'advection'}}, ["'advection'", 'Nu']),
     ({'attrs': {'Nu': .01, 'pde': 'heat'}}, ["'heat'"]),
     ({'attrs': {}}, ['none']),
-    ({'u': fields()[:, :, None] * np.ones((4, 1)), 'axes': (centres(4), centres(16, 0, 3))},
+    ({'u': noise()[:, :, None] * np.ones((4, 1)), 'axes': (centres(4), centres(16, 0, 3))},
      ['(0, 1) x (0, 3)']),
 ])
 def test_unknown_equations_are_refused_with_what_is_known(path, parts, words):
@@ -265,7 +252,7 @@ def test_another_equation_than_asked_for(path):
     write(path)
     assert open_source(path, 'burgers').pde == 'burgers'
     assert '--dataset=burgers' in refused(open_source, path, 'advection')
-    write(path, x=centres(16, -1, 2))
+    write(path, x=centres(16, -1, 1))
     assert '--dataset=burgers-old' in refused(open_source, path, 'burgers')
     assert 'no known equation' in refused(open_source, path, 'burger')
 
@@ -293,7 +280,7 @@ def box(monkeypatch):
 
 def test_two_axes(path, box):
     u = np.random.default_rng(0).standard_normal((7, 5, 8, 6)).astype(np.float32)
-    axes = (centres(8), centres(6, -1, 4))
+    axes = (centres(8), centres(6, -1, 3))
     source = open_source(write(path, u, axes=axes, attrs={'kappa': 2.}, chunks=(1, 5, 8, 6)))
     assert (source.pde, source.shape, source.low, source.length) == ('box', (8, 6), (0., -1.), (1., 4.))
     assert np.array_equal(read_rows(source, range(1, 6), 2, 2)[..., 0], u[1:6, ::2, ::2, ::2])
@@ -306,7 +293,7 @@ def test_two_axes(path, box):
 # inspect
 
 def test_inspect(path):
-    u = fields(10)
+    u = noise(10)
     found = inspect(write(path, u))
     assert (found['trajectories'], found['frames'], found['cells']) == (10, 5, [16])
     assert found['params'] == {'Nu': .01}
@@ -332,10 +319,10 @@ def test_inspect_finds_every_kind_of_trouble(path, burgers_file):
     found = inspect(burgers_file)
     assert found['trajectories'] == 20 and found['duplicates'] == 0
     json.dumps(found, allow_nan=False)
-    u = fields(20)
+    u = noise(20)
     u[1] = np.nan                                       # a test row, which training never reads
     assert 'trajectory 1' in refused(inspect, write(path, u))
-    u = fields(20)
+    u = noise(20)
     u[12, 0] = u[3, 0]
     message = refused(inspect, write(path, u))
     assert '3' in message and '12' in message
@@ -365,7 +352,7 @@ def test_too_few_to_split():
 
 
 def test_fingerprints():
-    u = fields(1, 8)[0]
+    u = noise(1, 8)[0]
     prints = fingerprints(u[..., None])
     assert prints.dtype == np.int64 and len(set(prints.tolist())) == 8 and 0 not in prints
     assert np.array_equal(fingerprints(u[3:5, :, None]), prints[3:5])
@@ -383,7 +370,7 @@ def test_fingerprints_of_constant_frames():
 
 
 def test_overlap_of_splits_is_refused():
-    u = fields(20)[:, 0, :, None]
+    u = noise(20)[:, 0, :, None]
     u[11] = u[2]
 
     def check():

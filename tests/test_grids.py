@@ -7,22 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import refused
+from conftest import close, refused
 from grids import (Patches, cubic_kernel, dct_basis, interpolate, merge_tokens, neighbours, positions,
                    resample, split_tokens)
 from model import UPT, ModelConfig
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
-def close(a, b, tol=1e-5):
-    """Equal shapes, and values equal to `tol` of the largest one."""
-    assert a.shape == b.shape
-    error = float((a - b).abs().max())
-    assert error <= tol * max(1., float(b.abs().max())), error
 
 
 def sine(x):
@@ -167,21 +155,22 @@ def test_shift_is_encoding_the_rolled_field(grid, token_grid, n_field, latent_di
     p = patches(grid, token_grid, n_field, latent_dim + spare)
     d = len(grid)
     u = torch.randn(3, *grid, n_field)
-    rolled = u.roll((-n,) * d, tuple(range(1, 1 + d)))
+    steps = (n, -2 * n)[:d]                                           # along each axis
+    rolled = u.roll([-step for step in steps], tuple(range(1, 1 + d)))
     z = p.to_tokens(u)
     own = torch.randn(3, math.prod(token_grid), spare)
     z[..., latent_dim:] = own
-    moved = p.shift(z, n)
+    moved = p.shift(z, steps)
     close(moved[..., :latent_dim], p.to_tokens(rolled)[..., :latent_dim])
     assert torch.allclose(moved[..., latent_dim:], own, atol=1e-5)
-    close(p.shift(moved, -n), z)
+    close(p.shift(moved, [-step for step in steps]), z)
 
 
 def test_shifting_by_a_token_permutes_tokens():
     p = patches((8, 8), (4, 4), 2, 8)                                # 2 x 2 points of 2 fields
     z = torch.randn(2, 16, 8)
     expected = z.unflatten(1, (4, 4)).roll((-1, -1), (1, 2)).flatten(1, 2)
-    close(p.shift(z, 2), expected)
+    close(p.shift(z, (2, 2)), expected)
 
 
 def test_patches_stay_in_float32_under_autocast():

@@ -9,26 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import refused
+from conftest import centres, noise, refused
 from data import Trajectories, print_found
 from files import blocks, inspect, open_source, read, read_rows, write_file
 from layouts import GAS, LAYOUTS
 from pdes import PDES
 
 SOLVED = [name for name, pde in PDES.items() if pde.solve]
-
-
-@pytest.fixture
-def path(tmp_path):
-    return str(tmp_path / 'a b é.h5')
-
-
-def noise(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def centres(size, low=0., high=1.):
-    return low + (high - low) * (np.arange(size) + .5) / size
 
 
 def same_rows(path, u):

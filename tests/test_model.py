@@ -1,5 +1,4 @@
 """model.py: shapes, moving frame, conservation, symmetries, attention against its definition, checkpoints."""
-import itertools
 import math
 import os
 import warnings
@@ -8,45 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import refused
+from conftest import cells, close, config, drawn, refused
 from grids import positions
 from model import (UPT, Block, ChannelAttention, Latent, ModelConfig, StandardAttention, check_config, load,
                    model_args, rebuild, unseen)
 from runtime.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 
-CELLS = list(itertools.product(('pure', 'u'), ('standard', 'channel'), (1, 2)))
-cells = pytest.mark.parametrize('arch, attention, d', CELLS)
 both = pytest.mark.parametrize('d', [1, 2])
 EULER = {'fields': ('density', 'vx', 'vy', 'pressure'), 'velocity': (1, 2)}
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
-def config(d=1, **changes):
-    """Tiny: 32 points and 8 tokens, or 16 x 16 points and 4 x 4 tokens."""
-    n = 32 if d == 1 else 16
-    s = 8 if d == 1 else 4
-    tiny = {'grid': (n,) * d, 'low': (0.,) * d, 'length': (1.,) * d, 'first': (.5 / n,) * d, 'patch_size': 4,
-            'token_grid': (s,) * d, 'latent_dim': 8, 'encoder_dim': 16, 'decoder_dim': 16, 'hidden_dim': 16,
-            'depth': 2, 'depths': (1, 1, 1), 'n_head': 2, 'group_size': 8, 'cond_dim': 8}
-    n_field = len(changes.get('fields', 'u'))
-    tiny.update(mean=tuple(range(n_field)), std=tuple(range(1, 1 + n_field)))
-    return ModelConfig(**{**tiny, **changes})
-
-
-def build(d=1, scramble=True, seed=0, **changes):
-    """A model in eval mode, with every parameter moved away from its initial value unless told otherwise."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        m = UPT(config(d, **changes)).eval()
-        with torch.no_grad():
-            for p in m.parameters():
-                if scramble:
-                    p.add_(torch.randn_like(p), alpha=.2)
-    return m
+def build(*args, **options):
+    """A drawn model in eval mode."""
+    return drawn(*args, **options).eval()
 
 
 def field(m, B=3, seed=0, grid=None, frames=None):
@@ -61,15 +34,6 @@ def points(m, n=13, seed=0):
     g = torch.Generator().manual_seed(seed)
     low = torch.tensor(m.cfg.low)
     return low + torch.tensor(m.cfg.length) * torch.rand(n, len(low), generator=g)
-
-
-def close(a, b, tol=1e-5):
-    """Equal shapes, and values equal to `tol` of the largest one."""
-    a = a.detach()
-    b = b.detach()
-    assert a.shape == b.shape
-    error = float((a - b).abs().max())
-    assert error <= tol * max(1., float(b.abs().max())), error
 
 
 def close_latents(a, b, tol=1e-5):
@@ -158,6 +122,43 @@ def test_small_latents_keep_the_lowest_modes():
     close(kept.mean(-1), means[..., 0])
     error = (kept - ramp).norm() / (means - ramp).norm()
     assert error < .1                                                # the second cosine is much of a ramp
+
+
+@pytest.mark.parametrize('d', [1, 2])
+def test_positive_fields_are_not_negative(d):
+    """The other field goes on as it was, and so do values that are positive already."""
+    free = build(d, fields=('rho', 'v'), mean=(.1, .1), std=(1., 1.), latent_dim=8)
+    held = build(d, fields=('rho', 'v'), mean=(.1, .1), std=(1., 1.), latent_dim=8, positive=(0,))
+    held.load_state_dict(free.state_dict())
+    u = torch.randn(2, *free.cfg.grid, 2)
+    q = free.points + .01
+    for points in (None, q):
+        a = free.decode(free.encode(u), points)
+        b = held.decode(held.encode(u), points)
+        assert a[..., 0].min() < 0 <= b[..., 0].min()
+        assert torch.equal(a[..., 1], b[..., 1])
+        assert torch.equal(a[..., 0].clamp_min(0), b[..., 0])
+
+
+@pytest.mark.parametrize('d', [1, 2])
+def test_places_are_told_where_they_differ(d):
+    """A step commutes with shifts by a token on a uniform torus, and not where places differ, once that is
+    learned; static fields stay, whatever the network says."""
+    torch.manual_seed(0)
+    for translation in (True, False):
+        m = build(d, fields=('a', 'u'), mean=(0., 0.), std=(1., 1.), translation=translation, static=(0,),
+                  encoder_dim=0, decoder_dim=0, latent_dim=2 * 4 ** d, token_grid=(4,) * d, grid=(16,) * d)
+        assert (m.operator.network.place is None) == translation
+        with torch.no_grad():
+            for p in m.parameters():
+                p.add_(.1 * torch.randn_like(p))
+        u = torch.randn(1, *m.cfg.grid, 2)
+        rolled = u.roll((4,) * d, tuple(range(1, 1 + d)))
+        v = m.rollout(u, 2)[:, 1]
+        w = m.rollout(rolled, 2)[:, 1].roll((-4,) * d, tuple(range(1, 1 + d)))
+        assert torch.allclose(v, w, atol=1e-4) == translation
+        assert torch.allclose(v[..., 0], u[..., 0], atol=1e-5)
+        assert (v[..., 1] - u[..., 1]).abs().max() > .01
 
 
 @both

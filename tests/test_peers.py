@@ -1,12 +1,11 @@
 """peers.py: other networks as operators of the model, in one and two dimensions, with all that the model
 does."""
-import csv
 import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import SMOKE, refused, train_here, two_processes, weights
+from conftest import SMOKE, refused, rows_of, train_here, two_processes, weights
 
 import bench
 import optim
@@ -211,6 +210,5 @@ def test_two_processes_train_as_one(monkeypatch, tmp_path, burgers_file, method)
     assert [child.wait() for child in both] == [0, 0], both[0].text('err')
     norms = []
     for name in ('one', 'two'):
-        with open(tmp_path / name / 'log.csv', newline='') as file:
-            norms.append([float(row['grad_norm']) for row in csv.DictReader(file)])
+        norms.append([float(row['grad_norm']) for row in rows_of(tmp_path / name)])
     assert len(norms[0]) == 4 and norms[0] == pytest.approx(norms[1], rel=1e-3)

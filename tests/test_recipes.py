@@ -95,7 +95,8 @@ def test_add_a_loss(tmp_path, burgers_file):
 def test_add_a_stage(tmp_path, burgers_file):
     assert length('stage') <= 20
     copy_with(tmp_path, 'stage')
-    rows = train(tmp_path, f'--data_path={burgers_file}', '--stages=operator,finetune', '--finetune_stage.max_iters=2')
+    rows = train(tmp_path, f'--data_path={burgers_file}', '--stages=operator,finetune',
+                 '--finetune_stage.max_iters=2')
     assert [row['stage'] for row in rows] == ['operator', 'operator', 'finetune', 'finetune']
     for row in rows[2:]:
         assert float(row['loss']) == pytest.approx(10 * float(row['latent']), rel=1e-4)

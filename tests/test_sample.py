@@ -3,18 +3,26 @@ import builtins
 import dataclasses
 import os
 import shutil
+import warnings
 
 import h5py
 import numpy as np
 import pytest
 import torch
+from matplotlib import pyplot
 from matplotlib.image import imread
+from PIL import Image
 
 import pdes
 import sample
 from conftest import refused
-from metrics import mean_nrmse
+from files import write_file
+from grids import resample
+from metrics import field_nrmse, mean_nrmse
 from model import load
+from pictures import colour_scale, draw, draw_map
+from runtime.checkpoint import load_checkpoint, save_checkpoint
+from runtime.configurator import UserError
 from test_eval import save, tiny, waves, write
 
 ADVECTION = dict(pde='advection', params=('beta',), seen_params=((.4,),))
@@ -49,6 +57,14 @@ def run(folder, *argv, out):
 
 def user_error(folder, *argv):
     return refused(sample.main, ['--ckpt', str(folder), '--device', 'cpu', *map(str, argv)])
+
+
+def configured(path, **keys):
+    """A checkpoint whose run had these keys. -> path"""
+    state = load_checkpoint(str(path))
+    state['config'].update(keys)
+    save_checkpoint(str(path), state)
+    return path
 
 
 def frames_of(file, row, stride=5):
@@ -166,7 +182,33 @@ def test_two_input_frames(burgers_file, no_pictures, tmp_path):
     m = load(ckpt)
     assert torch.allclose(a['u'], m.rollout(u[:, :2, ::32], 39, points=m.grid(1024)), rtol=1e-4, atol=1e-5)
     assert torch.equal(a['truth'], u[:, 2:]) and a['t'][0] == pytest.approx(.1)
-    assert 'sees 2 frames' in user_error(ckpt, '--random', 1)
+    np.save(tmp_path / 'u0.npy', np.zeros(32))
+    assert 'sees 2 frames' in user_error(ckpt, '--initial', tmp_path / 'u0.npy')
+
+
+def test_frames_before_the_given_one_of_a_random_start(runs, burgers_file, no_pictures, tmp_path):
+    """The solver computes them; and a model that was trained from a later frame starts there."""
+    entry = pdes.entry('burgers')
+    u0 = entry.start(1, entry.cells, 3 + 10 ** 6)
+    u = entry.solution(u0, entry.params, .05 * np.arange(8)).float()
+    two = save(tiny(input_frames=2), tmp_path / 'two.pt', burgers_file)
+    a = run(two, '--random', 3, '--steps', 3, out=tmp_path)
+    assert torch.allclose(a['u0'], u[:, :2, ::32], atol=1e-4)
+    assert torch.allclose(a['truth'], u[:, 2:5], atol=1e-4)
+    late = configured(shutil.copy(os.path.join(runs['burgers'][0], 'best.pt'), tmp_path / 'late.pt'),
+                      initial_step=5)
+    a = run(late, '--random', 3, '--steps', 3, out=tmp_path)
+    assert torch.allclose(a['u0'], u[:, 4, ::32], atol=1e-4)
+    assert torch.allclose(a['truth'], u[:, 5:], atol=1e-4) and a['t'].numpy() == pytest.approx([.25, .3, .35])
+    a = run(late, '--index', 0, '--steps', 3, out=tmp_path)
+    u = frames_of(burgers_file, 0)
+    assert torch.equal(a['u0'], u[:, 4, ::32]) and torch.equal(a['truth'], u[:, 5:8])
+    a = run(late, '--index', 0, '--steps', 38, out=tmp_path)         # two more than the file has
+    assert a['truth'].shape[1] == 38 and torch.allclose(a['truth'][:, :36], u[:, 5:], atol=1e-3)
+    a = run(late, '--index', 0, '--steps', 3, '--nu', .1, out=tmp_path)
+    solved = entry.solution(u[:, 0], {'Nu': .1}, .05 * np.arange(8)).float()
+    assert torch.allclose(a['u0'], solved[:, 4, ::32], atol=1e-4)
+    assert torch.allclose(a['truth'], solved[:, 5:], atol=1e-4)
 
 
 # --- where it looks ----------------------------------------------------------
@@ -217,18 +259,19 @@ def test_pictures_of_two_fields_without_truth(tmp_path):
     """Each has panels and a scale of its own."""
     x = np.arange(16) / 16
     u = np.random.default_rng(0).standard_normal((4, 16, 2)) * (1, 100)
-    sample.draw(str(tmp_path), x, .1 * np.arange(4), u, None, ('u', 'v'), 'two', True)
+    draw(str(tmp_path), [x], .1 * np.arange(4), u, None, ('u', 'v'), 'two', True)
     height, width, _ = imread(tmp_path / 'rollout.png').shape
     assert height > width
     assert (tmp_path / 'rollout.gif').exists()
 
 
 def test_the_title():
-    start = sample.Start(None, None, {'Nu': .01, 'beta': .4, 'M': 2.}, 'test trajectory 1', 40)
+    start = sample.Start(None, None, None, {'Nu': .01, 'beta': .4, 'M': 2.}, 'test trajectory 1', 40)
     expected = 'burgers ν = 0.01, β = 0.4, M = 2, test trajectory 1, latent 8 x 8'
     assert sample.title_of(tiny().cfg, start) == expected
     start.params = {}
     assert sample.title_of(tiny().cfg, start) == 'burgers, test trajectory 1, latent 8 x 8'
+    assert sample.title_of(plane().cfg, start) == 'navier-stokes, test trajectory 1, latent 4 x 4 x 8'
 
 
 def test_without_matplotlib(runs, tmp_path, monkeypatch, capsys):
@@ -281,7 +324,261 @@ def test_user_errors(runs, tmp_path):
     assert 'choose another --out' in user_error(folder, '--steps', 1, '--out', tmp_path / 'text.csv')
 
 
-def test_two_axes_are_refused(burgers_file, tmp_path):
-    model = tiny(grid=(8, 8), low=(0., 0.), length=(1., 1.), first=(0., 0.), token_grid=(4, 4), patch_size=2,
-                 halo=1)
-    assert '1D models only' in user_error(save(model, tmp_path / 'plane.pt', burgers_file))
+# --- two axes ----------------------------------------------------------------
+
+def plane(grid=(8, 8), **changes):
+    """A tiny model of a field on the unit square that begins at the centre of a cell of 1/32."""
+    cfg = dict(
+        pde='navier-stokes',
+        fields=('w',),
+        params=('Nu',),
+        seen_params=((1e-4,),),
+        dt=1.,
+        grid=grid,
+        low=(0., 0.),
+        length=(1., 1.),
+        first=(1 / 64, 1 / 64),
+        token_grid=(4, 4),
+        patch_size=2,
+        halo=1,
+        translation=False)
+    return tiny(**{**cfg, **changes})
+
+
+def walled(pde, file, **changes):
+    """A tiny model of two fields between walls, on all cells of a file of cells of an equation."""
+    entry = pdes.entry(pde)
+    with h5py.File(file, 'r') as opened:
+        x = opened['x-coordinate' if 'x-coordinate' in opened else '0000/grid/x'][:]
+    return plane(
+        (len(x),) * 2,
+        pde=pde,
+        fields=entry.fields,
+        params=tuple(entry.params),
+        seen_params=tuple((value,) for value in entry.params.values()),
+        boundary='wall',
+        low=entry.low,
+        length=entry.length,
+        first=(float(x[0]),) * 2,
+        mean=(0., 0.),
+        std=(1., 1.),
+        **changes)
+
+
+def lopsided(x, y):
+    """A smooth periodic field that changes when x and y do."""
+    return np.sin(2 * np.pi * x) + .5 * np.cos(4 * np.pi * y)
+
+
+@pytest.fixture(scope='session')
+def square(tmp_path_factory):
+    """(checkpoint, data file, its fields (N, T, X, Y, 1)) on more points along x than along y."""
+    folder = tmp_path_factory.mktemp('square')
+    x = (np.arange(64) + .5)[:, None] / 64
+    y = (np.arange(32) + .5) / 32
+    shift = .01 * np.arange(10)[:, None, None, None] + .02 * np.arange(4)[:, None, None]
+    u = lopsided(x + shift, y)
+    file = write(folder / 'plane.hdf5', u, dt=1., Nu=1e-4)
+    model = plane((16, 8), first=(1 / 128, 1 / 64))
+    return save(model, folder / 'best.pt', file), file, torch.from_numpy(u).float()[..., None]
+
+
+def test_a_test_trajectory_of_two_axes(square, tmp_path, capsys):
+    """Arrays are [x, y]: the truth is the file's, the prediction is on the same points."""
+    ckpt, file, u = square
+    a = run(ckpt, out=tmp_path)                                      # row 9: the last tenth is the test split
+    m = load(ckpt)
+    expected = m.rollout(u[9:, 0, ::4, ::4], 3, points=m.grid(64, 32)).unflatten(2, (64, 32))
+    assert torch.allclose(a['u'], expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(a['truth'], u[9:, 1:]) and torch.equal(a['u0'], u[9:, 0, ::4, ::4])
+    grid = m.grid(64, 32).view(64, 32, 2)
+    assert torch.equal(a['x'], grid[:, 0, 0]) and torch.equal(a['y'], grid[0, :, 1])
+    out = capsys.readouterr().out
+    assert f'nRMSE {mean_nrmse(a["u"], a["truth"]):.4f}' in out and 'at 64 x 32 points' in out
+    height, width, _ = imread(tmp_path / 'rollout.png').shape
+    assert height < width                                            # 3 rows of 4 squares, and the error
+    with Image.open(tmp_path / 'rollout.gif') as movie:
+        assert movie.n_frames == 4
+    a = run(ckpt, '--resolution', 16, '--steps', 1, '--no_gif', out=tmp_path)
+    assert a['u'].shape == a['truth'].shape == (1, 1, 16, 16, 1)
+    exact = lopsided(.11 + a['x'][:, None].numpy(), a['y'].numpy())  # row 9, frame 1
+    assert np.abs(a['truth'][0, 0, ..., 0].numpy() - exact).max() < 2e-3
+
+
+def test_points_of_two_axes(square, no_pictures, tmp_path):
+    """Points of the grid have its values; others are interpolated, and wrap."""
+    ckpt, file, u = square
+    grid = run(ckpt, out=tmp_path)
+    i = [3, 50, 63]
+    j = [30, 0, 7]
+    q = torch.stack([grid['x'][i], grid['y'][j]], 1)
+    a = run(ckpt, '--points', *q.flatten().tolist(), out=tmp_path)
+    assert torch.equal(a['points'], q) and set(a) == {'u', 'points', 't', 'u0', 'truth'}
+    assert torch.allclose(a['u'], grid['u'][:, :, i, j], atol=1e-5)
+    assert torch.allclose(a['truth'], grid['truth'][:, :, i, j], atol=1e-5)
+    a = run(ckpt, '--points', .1, .37, 1.1, .37, '--steps', 2, out=tmp_path)
+    assert a['u'].shape == (1, 2, 2, 1) and torch.allclose(a['u'][:, :, 0], a['u'][:, :, 1], atol=1e-5)
+    exact = lopsided(.1 + .09 + .02 * np.array([1, 2]), .37)
+    assert np.abs(a['truth'][0, :, :, 0].numpy() - exact[:, None]).max() < 2e-3
+    assert '3 numbers are no pairs' in user_error(ckpt, '--points', .1, .2, .3)
+
+
+def small(monkeypatch, name, **changes):
+    """Entry of an equation, changed: fewer cells for the solver. -> the entry"""
+    entry = dataclasses.replace(pdes.PDES[name], **changes)
+    monkeypatch.setitem(pdes.PDES, name, entry)
+    return entry
+
+
+def test_a_random_start_of_two_axes(square, no_pictures, monkeypatch, tmp_path):
+    """Drawn on the cells of the data; where places differ, it is moved to the points of the model."""
+    entry = small(monkeypatch, 'navier-stokes', cells=(32, 32))
+    ckpt = save(plane(), tmp_path / 'best.pt', square[1])            # every 4th of 32 cells
+    a = run(ckpt, '--random', 3, '--steps', 2, out=tmp_path)
+    u0 = entry.start(1, (32, 32), 3 + 10 ** 6)
+    truth = entry.solution(u0, {'Nu': 1e-4}, [0., 1., 2.]).float()
+    assert torch.allclose(a['u0'], u0[:, ::4, ::4].float(), atol=1e-5)
+    assert torch.allclose(a['truth'], truth[:, 1:], atol=1e-5) and a['u'].shape == (1, 2, 32, 32, 1)
+    configured(ckpt, space_stride=2)                                 # now the data have 16
+    a = run(ckpt, '--random', 3, '--steps', 2, out=tmp_path)
+    coarse = entry.start(1, (16, 16), 3 + 10 ** 6)[0, ..., 0].float()
+    middle = (torch.arange(16) + .5) / 16
+    x = 1 / 64 + torch.arange(8) / 8
+    expected = resample(resample(coarse, middle, x, 1.).T, middle, x, 1.).T
+    assert torch.allclose(a['u0'][0, ..., 0], expected, atol=1e-5)
+
+
+def test_initial_conditions_of_two_axes(square, no_pictures, monkeypatch, tmp_path):
+    entry = small(monkeypatch, 'navier-stokes', cells=(16, 16))
+    ckpt = save(plane(first=(1 / 32, 1 / 32)), tmp_path / 'best.pt', square[1])
+    x = (np.arange(16) + .5)[:, None] / 16
+    u0 = lopsided(x, x.T) - lopsided(x, x.T).mean()
+    np.save(tmp_path / 'plain.npy', u0)
+    np.save(tmp_path / 'fields.npy', u0[..., None])
+    np.save(tmp_path / 'all.npy', np.stack([u0, u0.T, u0])[..., None])
+    with h5py.File(tmp_path / 'u0.h5', 'w') as file:
+        file['u0'] = u0
+    write(tmp_path / 'tensor.hdf5', np.stack([u0, u0 + 1])[None])
+    for name in ('plain.npy', 'fields.npy', 'u0.h5', 'tensor.hdf5'):
+        read = sample.read_initial(str(tmp_path / name), 1, 2)
+        assert np.array_equal(read, u0.astype(np.float32)[None, ..., None]), name
+    monkeypatch.setattr(sample, 'POINTS', 16 ** 2)                   # one trajectory at a time
+    a = run(ckpt, '--initial', tmp_path / 'all.npy', '--steps', 1, out=tmp_path)
+    m = load(ckpt)
+    expected = m.rollout(a['u0'], 1)
+    assert torch.allclose(a['u'], expected, atol=1e-5)
+    assert not torch.allclose(expected[0], expected[1], atol=.1)
+    truth = entry.solution(torch.from_numpy(u0)[None, ..., None], {'Nu': 1e-4}, [0., 1.])
+    assert torch.allclose(a['truth'], truth[:, 1:].float(), atol=1e-5)
+    for shape, found in (((16,), '(16,)'), ((2, 16, 16), '(2, 16, 16)'), ((1, 1, 16, 16), '(1, 1, 16, 16)'),
+                         ((1, 16, 1), '(1, 16, 1)'), ((0, 16, 16, 1), '(0, 16, 16, 1)')):
+        np.save(tmp_path / 'wrong.npy', np.zeros(shape))
+        text = user_error(ckpt, '--initial', tmp_path / 'wrong.npy')
+        assert text.endswith(f'of shape (X, Y), (X, Y, 1) or (B, X, Y, 1); found float64 {found}')
+
+
+def test_the_solver_sees_the_field_where_it_is(no_pictures, monkeypatch, tmp_path, capsys):
+    """Between walls the solver's cells have centres of their own. Of a solver that changes nothing the truth
+    is the field again. One that refuses it stops no rollout. (Interpolation is exact on these fields.)"""
+    file = write_file(str(tmp_path / 'walls.h5'), 'diffusion-reaction', {}, 3, resolution=8, device='cpu')
+    ckpt = save(walled('diffusion-reaction', file, dt=.25), tmp_path / 'best.pt', file, n=3)
+    seen = []
+
+    def stays(u0, t):
+        seen.append(u0[0].numpy())
+        return u0.double()[:, None].expand(-1, len(t), -1, -1, -1)
+
+    def fields(n):
+        x = (np.arange(n) + .5)[:, None] * 2 / n - 1                 # centres of n cells
+        return x, np.stack([2 * x - 3 * x.T, x + x.T ** 2], -1)      # (X, Y, 2)
+    small(monkeypatch, 'diffusion-reaction', cells=(16, 16), solve=stays)
+    x, u0 = fields(8)
+    np.save(tmp_path / 'u0.npy', u0)
+    a = run(ckpt, '--initial', tmp_path / 'u0.npy', '--steps', 2, '--resolution', 8, out=tmp_path)
+    inner = slice(4, -4)                                             # away from the walls
+    assert np.abs(seen[0] - fields(16)[1])[inner, inner].max() < 1e-5
+    assert np.abs(a['truth'][0, 1].numpy() - u0)[2:-2, 2:-2].max() < 1e-5
+    assert torch.allclose(a['x'], a['y']) and np.allclose(a['x'], x[:, 0])
+    scores = field_nrmse(a['u'], a['truth'])
+    assert f': u {scores[0]:.4f}, v {scores[1]:.4f}' in capsys.readouterr().out
+
+    def refuses(u0, t):
+        raise UserError('it is too rough')
+    small(monkeypatch, 'diffusion-reaction', solve=refuses)
+    assert 'truth' not in run(ckpt, '--initial', tmp_path / 'u0.npy', '--steps', 2, out=tmp_path)
+    assert 'note: no truth, because it is too rough' in capsys.readouterr().out
+
+
+def test_a_steady_equation(no_pictures, monkeypatch, tmp_path, capsys):
+    """One step, from (a, 0) to (a, u); of an initial condition the coefficient will do."""
+    file = write_file(str(tmp_path / 'darcy.hdf5'), 'darcy', {'beta': 1.}, 10, resolution=16, device='cpu')
+    ckpt = save(walled('darcy', file, dt=1., static=(0,)), tmp_path / 'best.pt', file)
+    entry = small(monkeypatch, 'darcy', cells=(16, 16))
+    with h5py.File(file, 'r') as opened:
+        coefficient = torch.from_numpy(opened['nu'][0])
+        solution = torch.from_numpy(opened['tensor'][0, 0])
+    a = run(ckpt, out=tmp_path)
+    assert torch.equal(a['truth'][0, 0], torch.stack([coefficient, solution], -1))
+    assert a['u'].shape == (1, 1, 16, 16, 2)
+    own = mean_nrmse(a['u'][..., 1:], a['truth'][..., 1:])           # a is not scored
+    assert f'nRMSE {own:.4f} (of the first trajectory, at these points)\n' in capsys.readouterr().out
+    np.save(tmp_path / 'a.npy', coefficient)
+    for source in ('a.npy', 'darcy.hdf5'):
+        b = run(ckpt, '--initial', tmp_path / source, out=tmp_path)
+        assert torch.allclose(b['u'][:1], a['u'], atol=1e-5)
+        assert torch.allclose(b['truth'], a['truth'], atol=1e-5), source
+    c = run(ckpt, '--random', 4, '--steps', 1, out=tmp_path)
+    u0 = entry.start(1, (16, 16), 4 + 10 ** 6)
+    assert torch.allclose(c['u0'], u0.float())
+    assert torch.allclose(c['truth'], entry.solution(u0, {'beta': 1.}, [0., 1.])[:, 1:].float(), atol=1e-5)
+    small(monkeypatch, 'darcy', cells=(32, 32))                      # a finer coefficient is positive, too
+    np.save(tmp_path / 'stripes.npy', np.where(np.arange(16) % 8 < 4, .01, 1.) * np.ones((16, 1)))
+    assert 'truth' in run(ckpt, '--initial', tmp_path / 'stripes.npy', out=tmp_path)
+    assert 'darcy has no time' in user_error(ckpt, '--steps', 2)
+    np.save(tmp_path / 'three.npy', np.zeros((16, 16, 3)))
+    text = user_error(ckpt, '--initial', tmp_path / 'three.npy')
+    assert 'or (B, X, Y, 2); found float64 (16, 16, 3)' in text
+
+
+def test_maps_are_not_transposed():
+    """x is to the right and y upwards, and the edges are those of the outermost cells."""
+    u = np.arange(6.).reshape(3, 2)                                  # (X, Y)
+    figure, axis = pyplot.subplots()
+    image = draw_map(axis, [np.array([.5, 1.5, 2.5]), np.array([10., 11.])], u, colour_scale(u))
+    row_of_y1 = image.get_array()[1]
+    assert np.array_equal(row_of_y1, u[:, 1]) and image.origin == 'lower'
+    assert list(image.get_extent()) == [0, 3, 9.5, 11.5] and axis.get_aspect() == 1
+    pyplot.close(figure)
+
+
+def test_colours():
+    """About zero only if a field takes both signs; a little undershoot does not count."""
+    assert colour_scale(np.array([-1., 2.])) == {'cmap': 'RdBu_r', 'vmin': -2, 'vmax': 2}
+    assert colour_scale(np.array([1., 3.])) == {'cmap': 'viridis', 'vmin': 1, 'vmax': 3}
+    assert colour_scale(np.array([-.01, 2., np.inf])) == {'cmap': 'viridis', 'vmin': -.01, 'vmax': 2}
+    assert colour_scale(np.array([-3., -1.])) == {'cmap': 'viridis', 'vmin': -3, 'vmax': -1}
+    flat = colour_scale(np.zeros(4))
+    assert flat['vmin'] < flat['vmax']
+
+
+def test_maps_of_two_frames_and_two_fields(tmp_path):
+    """As of a steady equation, one field that stays and one that has blown up."""
+    x = [np.arange(8) / 8, np.arange(8) / 8]
+    u = np.random.default_rng(0).standard_normal((2, 8, 8, 2))
+    u[1, ..., 0] = u[0, ..., 0]
+    blown_up = u.copy()
+    blown_up[1, ..., 1] = np.inf
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        draw(str(tmp_path), x, np.arange(2.), blown_up, u, ('a', 'u'), 'steady', False)
+    height, width, _ = imread(tmp_path / 'rollout.png').shape
+    assert height > 2 * width                                        # 6 rows of 2 squares, and the error
+
+
+def test_maps_without_truth(tmp_path):
+    """The prediction alone, in one row."""
+    x = [np.arange(8) / 8, np.arange(4) / 8]
+    u = np.random.default_rng(0).standard_normal((2, 8, 4, 1))
+    draw(str(tmp_path), x, np.arange(2.), u, None, ('u',), 'one', True)
+    height, width, _ = imread(tmp_path / 'rollout.png').shape
+    assert width > 2 * height and (tmp_path / 'rollout.gif').exists()

@@ -205,8 +205,8 @@ def test_too_fine_a_grid_is_refused():
 # the old generation
 
 def test_old_generation_against_a_closed_form():
-    """v = c - 2D (log phi)_x solves v_t + (v²/2)_x = D v_xx on any interval, so u = v / 2 solves u_t + (u²)_x
-    = D u_xx. On (-1, 1): phi = 1 + a exp(-pi² D t) cos pi (x - c t)."""
+    """v = c - 2D (log phi)_x solves v_t + (v²/2)_x = D v_xx on any interval, so that u = v / 2 solves
+    u_t + (u²)_x = D u_xx. On (-1, 1): phi = 1 + a exp(-pi² D t) cos pi (x - c t)."""
     X = 256
     nu = .1
     a = .9

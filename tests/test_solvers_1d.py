@@ -3,17 +3,13 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import refused
+from conftest import centres, refused
 from numerics import compressible, diffusion_sorption as sorption, kuramoto_sivashinsky as ks
 from numerics import reaction_diffusion as reaction
 from numerics.common import tridiagonal
 from solvers import (compressible_1d, compressible_1d_outgoing, constants, diffusion_sorption, gas_waves,
                      kuramoto_sivashinsky, kuramoto_sivashinsky_64, ks_waves, reaction_diffusion, unit_waves,
                      waves)
-
-
-def centres(X, low=0., high=1.):
-    return low + (high - low) * (np.arange(X) + .5) / X
 
 
 def runge_kutta(rate, u, step, n_steps):

@@ -6,17 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import refused
+from conftest import centres, refused
 from numerics import darcy as darcy_equation, shallow_water as water
 from numerics.darcy import darcy_operator
 from numerics.diffusion_reaction import FITZHUGH_K
 from numerics.shallow_water import BASIN
 from solvers import (dams, darcy, diffusion_reaction, navier_stokes, permeability, random_vorticity,
                      shallow_water, still_water, torus_symmetry, white_noise)
-
-
-def centres(n_cells, low=0., high=1.):
-    return low + (high - low) * (np.arange(n_cells) + .5) / n_cells
 
 
 def coarse(u, factor):
@@ -348,8 +344,8 @@ def test_diffusion_reaction_symmetries(symmetry):
 # shallow water
 
 def stoker(x, t, left=2., right=1.):
-    """Averages of h over the cells after a plane dam at 0 broke (Stoker 1957): a fan, a plateau, a bore. g =
-    1."""
+    """Averages of h over the cells after a plane dam at 0 broke (Stoker 1957), for g = 1: a fan, a plateau,
+    a bore."""
     low = right
     high = left
     for _ in range(100):                                            # both waves meet at one velocity

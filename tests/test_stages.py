@@ -1,5 +1,4 @@
 """losses.py, the stages: what they compute from a batch, what each loss trains, and the switches."""
-import itertools
 import math
 from types import SimpleNamespace
 
@@ -7,50 +6,19 @@ import pytest
 import torch
 
 import losses
-from conftest import refused
+from conftest import cells, close, drawn, refused
 from data import Batch
 from losses import LOSSES, DecoderStage, OperatorStage, inverse_decoding, mean_square, relative_square
-from model import UPT, ModelConfig
 
-CELLS = list(itertools.product(('pure', 'u'), ('standard', 'channel'), (1, 2)))
-cells = pytest.mark.parametrize('arch, attention, d', CELLS)
 ALL = {f'lambda_{name}': 1. for name in LOSSES}
 NONE = {f'lambda_{name}': 0. for name in LOSSES}
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
-def config(d=1, **changes):
-    """Tiny: 32 points and 8 tokens, or 16 x 16 points and 4 x 4 tokens."""
-    n = 32 if d == 1 else 16
-    s = 8 if d == 1 else 4
-    tiny = {'grid': (n,) * d, 'low': (0.,) * d, 'length': (1.,) * d, 'first': (.5 / n,) * d, 'patch_size': 4,
-            'token_grid': (s,) * d, 'latent_dim': 8, 'encoder_dim': 16, 'decoder_dim': 16, 'hidden_dim': 16,
-            'depth': 2, 'depths': (1, 1, 1), 'n_head': 2, 'group_size': 8, 'cond_dim': 8}
-    n_field = len(changes.get('fields', 'u'))
-    tiny.update(mean=tuple(range(n_field)), std=tuple(range(1, 1 + n_field)))
-    return ModelConfig(**{**tiny, **changes})
-
-
-def build(d=1, scramble=True, **changes):
-    """A model of which, unless told otherwise, every parameter is moved away from its initial value, since
-    layers that start at zero pass no gradient on."""
-    m = UPT(config(d, **changes))
-    with torch.no_grad():
-        for p in m.parameters():
-            if scramble:
-                p.add_(torch.randn_like(p), alpha=.2)
-    return m
-
-
 def settings(**changes):
     """The keys of train.py that stages read."""
-    keys = {'input_frames': 1, 'unroll': 2, 'unroll_start': 0, 'unroll_switch': .5,
-            'gradient_through_time': True, 'detach_target': True, 'noise': 0., 'inverse_loss_frequency': 1,
-            'inverse_decoding_ramp': 0., **NONE, 'lambda_field': 1.}
+    keys = {'space_stride': 2, 'query_stride': 1, 'input_frames': 1, 'unroll': 2, 'unroll_start': 0,
+            'unroll_switch': .5, 'gradient_through_time': True, 'detach_target': True, 'noise': 0.,
+            'inverse_loss_frequency': 1, 'inverse_decoding_ramp': 0., **NONE, 'lambda_field': 1.}
     return SimpleNamespace(**{**keys, **changes})
 
 
@@ -86,15 +54,6 @@ def outputs_of(monkeypatch):
     return call
 
 
-def close(a, b, tol=1e-5):
-    """Equal shapes, and values equal to `tol` of the largest one."""
-    a = a.detach()
-    b = b.detach()
-    assert a.shape == b.shape
-    error = float((a - b).abs().max())
-    assert error <= tol * max(1., float(b.abs().max())), error
-
-
 def trained(module):
     """Names of the parts that have a gradient other than zero in every parameter, and of those that have none
     in any. Fails for a part in between."""
@@ -119,7 +78,7 @@ EVERYTHING = {'encoder', 'condition', 'operator', 'decoder'}
 
 @cells
 def test_shapes_of_the_outputs(outputs_of, arch, attention, d):
-    m = build(d, arch=arch, attention=attention)
+    m = drawn(d, arch=arch, attention=attention)
     out = outputs_of(OperatorStage(m, settings(**ALL)), batch_of(m))
     tokens = (math.prod(m.cfg.token_grid), 8)
     points = (*m.cfg.grid, 1)
@@ -134,7 +93,7 @@ def test_shapes_of_the_outputs(outputs_of, arch, attention, d):
 @pytest.mark.parametrize('d, fields, input_frames', [(1, ('u',), 1), (1, ('a', 'b'), 2), (2, ('a', 'b'), 1)])
 def test_outputs_of_training_are_those_of_use(outputs_of, d, fields, input_frames):
     """A stage sees normalised fields, a user physical ones; nothing else differs."""
-    m = build(d, fields=fields, input_frames=input_frames)
+    m = drawn(d, fields=fields, input_frames=input_frames)
     s = settings(**ALL, input_frames=input_frames)
     batch = batch_of(m, input_frames + 2)
     out = outputs_of(OperatorStage(m, s), batch)
@@ -165,7 +124,7 @@ def test_outputs_of_training_are_those_of_use(outputs_of, d, fields, input_frame
 
 
 def test_errors_are_relative_to_the_whole_field():
-    m = build()
+    m = drawn()
     batch = batch_of(m)
     stage = OperatorStage(m, settings())
     none = torch.zeros_like(batch.lift)
@@ -177,7 +136,7 @@ def test_errors_are_relative_to_the_whole_field():
 
 
 def test_parameters_and_time_steps_reach_the_operator(outputs_of):
-    m = build()
+    m = drawn()
     stage = OperatorStage(m, settings())
     batch = batch_of(m)
     latent = outputs_of(stage, batch)['latent']
@@ -188,7 +147,7 @@ def test_parameters_and_time_steps_reach_the_operator(outputs_of):
 
 
 def test_the_number_of_steps_follows_the_progress(outputs_of):
-    m = build()
+    m = drawn()
     batch = batch_of(m, 4)
     stage = OperatorStage(m, settings(unroll=3, unroll_start=1, unroll_switch=.5))
     assert outputs_of(stage, batch, .49)['field'].shape[1] == 1
@@ -198,7 +157,7 @@ def test_the_number_of_steps_follows_the_progress(outputs_of):
 
 
 def test_inverse_decoding_comes_every_few_batches_and_grows():
-    m = build()
+    m = drawn()
     s = settings(lambda_inverse_decoding=2., inverse_loss_frequency=3, inverse_decoding_ramp=.4)
     stage = OperatorStage(m, s)
     plain = OperatorStage(m, settings())
@@ -215,7 +174,7 @@ def test_inverse_decoding_comes_every_few_batches_and_grows():
 
 def test_a_still_field_is_no_loss_to_tokens_that_move_on(outputs_of):
     """The windows of data.py, whose points move along, are what such tokens are trained on."""
-    m = build(scramble=False, frame_speed=1., velocity=(0,), token_shift=3)
+    m = drawn(scramble=False, frame_speed=1., velocity=(0,), token_shift=3)
     u = torch.randn(3, 32, 1)
     seen = torch.stack([u.roll(-3 * k, 1) for k in range(3)], 1)
     batch = batch_of(m, u=seen, q=m.points, y=seen)
@@ -235,7 +194,7 @@ def test_a_still_field_is_no_loss_to_tokens_that_move_on(outputs_of):
 @pytest.mark.parametrize('changes', [
     {}, {'decoder_depth': 1, 'log_clamp': 2., 'patch_size': 2, 'layer_norm': True}], ids=['plain', 'rich'])
 def test_every_parameter_gets_a_gradient(arch, attention, d, changes):
-    m = build(d, arch=arch, attention=attention, **changes)
+    m = drawn(d, arch=arch, attention=attention, **changes)
     loss, parts = OperatorStage(m, settings(**ALL))(batch_of(m), 1.)
     assert parts.keys() == LOSSES.keys()
     loss.backward()
@@ -243,7 +202,7 @@ def test_every_parameter_gets_a_gradient(arch, attention, d, changes):
 
 
 def test_every_parameter_gets_a_gradient_with_several_fields_and_frames():
-    m = build(2, fields=('a', 'b', 'c'), conserved=(0,), input_frames=2, latent_dim=12)
+    m = drawn(2, fields=('a', 'b', 'c'), conserved=(0,), input_frames=2, latent_dim=12)
     loss, _ = OperatorStage(m, settings(**ALL, input_frames=2))(batch_of(m, 4), 1.)
     loss.backward()
     assert trained(m) == (EVERYTHING, set())
@@ -252,7 +211,7 @@ def test_every_parameter_gets_a_gradient_with_several_fields_and_frames():
 @pytest.mark.parametrize('attention', ['standard', 'channel'])
 @pytest.mark.parametrize('input_frames', [1, 2])
 def test_inverse_encoding_trains_encoder_and_decoder_alone(outputs_of, attention, input_frames):
-    m = build(attention=attention, input_frames=input_frames, decoder_depth=1)
+    m = drawn(attention=attention, input_frames=input_frames, decoder_depth=1)
     stage = OperatorStage(m, settings(**ALL, input_frames=input_frames))
     out = outputs_of(stage, batch_of(m, input_frames + 2))
     relative_square(out['reconstruction'], out['start']).backward()
@@ -262,7 +221,7 @@ def test_inverse_encoding_trains_encoder_and_decoder_alone(outputs_of, attention
 @pytest.mark.parametrize('arch', ['pure', 'u'])
 @pytest.mark.parametrize('input_frames', [1, 2])
 def test_inverse_decoding_trains_everything(outputs_of, arch, input_frames):
-    m = build(arch=arch, input_frames=input_frames, decoder_depth=1)
+    m = drawn(arch=arch, input_frames=input_frames, decoder_depth=1)
     stage = OperatorStage(m, settings(**ALL, input_frames=input_frames))
     out = outputs_of(stage, batch_of(m, input_frames + 2))
     inverse_decoding(out['cycle'], out['advanced']).backward()
@@ -270,7 +229,7 @@ def test_inverse_decoding_trains_everything(outputs_of, arch, input_frames):
 
 
 def test_the_latent_loss_trains_encoder_and_operator(outputs_of):
-    m = build()
+    m = drawn()
     out = outputs_of(OperatorStage(m, settings(lambda_latent=1.)), batch_of(m))
     mean_square(out['latent'], out['target']).backward()
     assert trained(m) == ({'encoder', 'condition', 'operator'}, {'decoder'})
@@ -284,7 +243,7 @@ def encoder_gradient(m, batch, **switches):
 
 
 def test_gradient_through_time_is_a_switch():
-    m = build(decoder_dim=0)
+    m = drawn(decoder_dim=0)
     batch = batch_of(m, 4)
     for unroll in (1, 3):
         whole = encoder_gradient(m, batch, unroll=unroll)
@@ -294,7 +253,7 @@ def test_gradient_through_time_is_a_switch():
 
 
 def test_without_gradient_through_time_later_steps_do_not_reach_the_encoder(outputs_of):
-    m = build()
+    m = drawn()
     stage = OperatorStage(m, settings(unroll=3, gradient_through_time=False))
     outputs_of(stage, batch_of(m, 4))['latent'][:, 2].square().mean().backward()
     yes, no = trained(m)
@@ -303,7 +262,7 @@ def test_without_gradient_through_time_later_steps_do_not_reach_the_encoder(outp
 
 
 def test_the_gradient_of_the_target_is_a_switch():
-    m = build(decoder_dim=0)
+    m = drawn(decoder_dim=0)
     batch = batch_of(m, 4)
     detached = encoder_gradient(m, batch, unroll=1)
     whole = encoder_gradient(m, batch, unroll=1, detach_target=False)
@@ -313,8 +272,8 @@ def test_the_gradient_of_the_target_is_a_switch():
 @pytest.mark.parametrize('arch', ['pure', 'u'])
 @pytest.mark.parametrize('rate', [0., .5])
 def test_checkpointing_gives_the_same_gradients(arch, rate):
-    m = build(arch=arch, drop_path=rate)
-    again = build(arch=arch, drop_path=rate, checkpointing=True)
+    m = drawn(arch=arch, drop_path=rate)
+    again = drawn(arch=arch, drop_path=rate, checkpointing=True)
     again.load_state_dict(m.state_dict())
     batch = batch_of(m)
     for model in (m, again):
@@ -325,7 +284,7 @@ def test_checkpointing_gives_the_same_gradients(arch, rate):
 
 
 def test_checkpointing_recomputes_the_blocks():
-    m = build(checkpointing=True, depth=3)
+    m = drawn(checkpointing=True, depth=3)
     calls = []
     m.operator.network.stages[0][0].attention.register_forward_hook(lambda *_: calls.append(1))
     OperatorStage(m, settings(unroll=1))(batch_of(m), 1.)[0].backward()
@@ -336,7 +295,7 @@ def test_checkpointing_recomputes_the_blocks():
 # noise
 
 def test_noise_is_on_the_input_alone(outputs_of):
-    m = build(input_frames=2)
+    m = drawn(input_frames=2)
     s = {**ALL, 'input_frames': 2}
     batch = batch_of(m, 4)
     clean = outputs_of(OperatorStage(m, settings(**s)), batch)
@@ -352,7 +311,7 @@ def test_noise_is_on_the_input_alone(outputs_of):
 
 
 def test_noise_is_relative_to_each_sample():
-    m = build()
+    m = drawn()
     batch = batch_of(m, B=4)
     scale = torch.tensor([1e-3, 1., 10., 1e4]).view(4, 1, 1, 1)
     batch = batch._replace(u=batch.u * scale)
@@ -365,7 +324,7 @@ def test_noise_is_relative_to_each_sample():
 
 
 def test_without_noise_nothing_is_drawn():
-    m = build()
+    m = drawn()
     batch = batch_of(m)
     before = torch.get_rng_state()
     OperatorStage(m, settings(**ALL))(batch, 1.)
@@ -377,7 +336,7 @@ def test_without_noise_nothing_is_drawn():
 
 @pytest.mark.parametrize('d', [1, 2])
 def test_only_the_decoder_is_trained_in_its_stage(d):
-    m = build(d, decoder_depth=1)
+    m = drawn(d, decoder_depth=1)
     stage = DecoderStage(m, settings(lambda_spectral=1., unroll=3))
     loss, parts = stage(batch_of(m, 4), 1.)
     assert parts.keys() == {'field', 'spectral'}
@@ -389,7 +348,7 @@ def test_only_the_decoder_is_trained_in_its_stage(d):
 
 
 def test_the_decoder_learns_to_read_rollouts(outputs_of):
-    m = build()
+    m = drawn()
     batch = batch_of(m, 5)
     out = outputs_of(DecoderStage(m, settings(unroll=4)), batch)
     m.eval()
@@ -405,7 +364,7 @@ def test_the_decoder_learns_to_read_rollouts(outputs_of):
 
 def test_rollouts_for_the_decoder_drop_no_paths(outputs_of):
     """Those of a trained operator do not, either."""
-    m = build(drop_path=.9)
+    m = drawn(drop_path=.9)
     m.train()
     stage = DecoderStage(m, settings(unroll=2))
     batch = batch_of(m)
@@ -422,21 +381,21 @@ def test_rollouts_for_the_decoder_drop_no_paths(outputs_of):
 # settings that cannot be
 
 def test_a_decoder_stage_without_a_decoder_is_refused():
-    m = build(decoder_dim=0)
+    m = drawn(decoder_dim=0)
     assert "the stage 'decoder' needs a learned decoder" in refused(DecoderStage, m, settings())
 
 
 def test_a_decoder_stage_that_trains_nothing_is_refused():
-    assert 'nothing would train the decoder' in refused(DecoderStage, build(), settings(lambda_field=0.))
+    assert 'nothing would train the decoder' in refused(DecoderStage, drawn(), settings(lambda_field=0.))
 
 
 def test_an_operator_stage_that_trains_nothing_is_refused():
-    m = build()
+    m = drawn()
     others = ('lambda_inverse_encoding', 'lambda_inverse_decoding', 'lambda_latent_norm')
     for value in (0., 1.):
         s = settings(lambda_field=0., **dict.fromkeys(others, value))
         assert 'nothing would train the operator' in refused(OperatorStage, m, s)
     s = settings(lambda_field=0., lambda_latent=1.)
     assert 'nothing would train the decoder' in refused(OperatorStage, m, s)
-    OperatorStage(build(decoder_dim=0), s)                           # there is none to train
+    OperatorStage(drawn(decoder_dim=0), s)                           # there is none to train
     assert 'unroll_start=3 is more than unroll=2' in refused(OperatorStage, m, settings(unroll_start=3))

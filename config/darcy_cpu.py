@@ -1,0 +1,12 @@
+# Darcy flow, coefficient to solution in one step, 64 x 64 points in, on two CPU cores.
+#
+#     python train.py config/darcy_cpu.py
+out_dir = 'out/darcy_cpu'
+dataset = 'darcy'
+resolution = 64
+n_trajectories = 2000
+time_stride = space_stride = query_stride = 1
+latent_tokens = 8                  # 8 x 8 tokens of 8 x 8 points
+latent_dim = 128
+early = 1.
+max_iters = 4000

@@ -1,0 +1,15 @@
+# FitzHugh-Nagumo between walls, 64 x 64 points of 2 fields in, on two CPU cores: t = .5 s is given, t = .75 .. 5 s
+# are predicted.
+#
+#     python train.py config/diffusion_reaction_cpu.py
+out_dir = 'out/diffusion_reaction_cpu'
+dataset = 'diffusion-reaction'
+resolution = 64
+n_trajectories = 300
+time_stride = 5                    # .25 s a step
+initial_step = 3                   # frame 0 is white noise
+space_stride = query_stride = 1
+latent_tokens = 8                  # 8 x 8 tokens of 8 x 8 points
+latent_dim = 128
+early = 1.5
+max_iters = 3000

@@ -1,0 +1,16 @@
+# Forced Navier-Stokes on the torus at nu 1e-3, 32 x 32 points in, on two CPU cores: the vorticity at t = 11 s is
+# given, t = 12 .. 30 s are predicted.
+#
+#     python train.py config/ns_cpu.py
+out_dir = 'out/ns_cpu'
+dataset = 'navier-stokes'
+nu = 1e-3
+resolution = 32
+n_trajectories = 400               # the force leaves 128 symmetries, all of which are used
+initial_step = 12
+time_stride = space_stride = query_stride = 1
+latent_tokens = 8                  # 8 x 8 tokens of 4 x 4 points
+latent_dim = 16
+token_shift = 1                    # along the diagonal, where the force is the same
+early = 1.
+max_iters = 6000

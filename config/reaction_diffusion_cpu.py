@@ -1,0 +1,11 @@
+# Reaction and diffusion (Fisher-KPP) at nu .5, rho 1, 128 points in, on two CPU cores.
+#
+#     python train.py config/reaction_diffusion_cpu.py
+out_dir = 'out/reaction_diffusion_cpu'
+dataset = 'reaction-diffusion'
+resolution = 128
+space_stride = query_stride = 1
+latent_tokens = 16                 # of 8 points
+latent_dim = 8
+token_shift = 3
+max_iters = 3000

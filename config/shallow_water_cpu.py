@@ -1,0 +1,12 @@
+# Shallow water after a round dam breaks, 64 x 64 points in, on two CPU cores.
+#
+#     python train.py config/shallow_water_cpu.py
+out_dir = 'out/shallow_water_cpu'
+dataset = 'shallow-water'
+resolution = 64
+n_trajectories = 200
+space_stride = query_stride = 1
+latent_tokens = 8                  # 8 x 8 tokens of 8 x 8 points
+latent_dim = 64
+early = 1.5
+max_iters = 3000

@@ -1,0 +1,305 @@
+"""
+Pictures of one trajectory, in one and two space dimensions: rollout.png and rollout.gif.
+
+x is a list of coordinates, one array an axis; t (T,) seconds; prediction and truth (T, *X, C) with the given
+frame 0; truth may be None. Every field has panels and a colour scale of its own, which truth and prediction
+share.
+"""
+import os
+
+import numpy as np
+
+from runtime.configurator import say
+
+SNAPSHOTS = 5                          # times that are drawn of a trajectory, at most
+FEW = 10                               # frames up to which every one has a mark in the curve of the error
+ROUNDING = 1e-5                        # a relative error below this is none of the model
+INCHES = 2.2                           # height of a map
+PIXELS = {'origin': 'lower', 'interpolation': 'nearest'}                 # of imshow: values as they are
+
+
+def draw(folder, x, t, prediction, truth, fields, title, gif):
+    """rollout.png, and rollout.gif where it is wanted. Without matplotlib it is only said that it lacks."""
+    try:
+        import matplotlib
+    except ImportError:
+        say('no pictures: pip install matplotlib')
+        return
+    matplotlib.use('Agg')                                            # files, without a display
+    picture = os.path.join(folder, 'rollout.png')
+    if len(x) == 1:
+        draw_lines(picture, x[0], t, prediction, truth, fields, title)
+    else:
+        draw_maps(picture, x, t, prediction, truth, fields, title)
+    say(f'-> {picture}')
+    if gif:
+        animation = os.path.join(folder, 'rollout.gif')
+        if len(x) == 1:
+            animate_lines(animation, x[0], t, prediction, truth, fields, title)
+        else:
+            animate_maps(animation, x, t, prediction, truth, fields, title)
+        say(f'-> {animation}')
+
+
+# ---------------------------------------------------------------------------------------------
+# what both have in common
+
+def snapshots(t):
+    """Numbers of a few frames, from the first to the last."""
+    frames = np.linspace(0, len(t) - 1, SNAPSHOTS).round()
+    return np.unique(frames.astype(int))
+
+
+def value_range(u):
+    """The least and the largest finite value."""
+    u = u[np.isfinite(u)]
+    if u.size == 0:
+        return 0., 1.
+    return float(u.min()), float(u.max())
+
+
+def colour_scale(u):
+    """How a field is coloured, as keywords of imshow: about zero if it takes both signs, else from its least
+    to its largest value."""
+    low, high = value_range(u)
+    limit = max(-low, high)
+    if min(-low, high) > .1 * limit:
+        return {'cmap': 'RdBu_r', 'vmin': -limit, 'vmax': limit}
+    return {'cmap': 'viridis', 'vmin': low, 'vmax': max(high, low + 1e-9)}
+
+
+def parts(prediction, truth, i, name):
+    """What is drawn of field number i: [(title, values (T, *X), keywords of imshow, label of the colours)].
+    Without a truth it is the prediction alone."""
+    u = prediction[..., i]
+    if truth is None:
+        return [('prediction', u, colour_scale(u), name)]
+    true = truth[..., i]
+    scale = colour_scale(true)
+    error = u - true
+    low, high = value_range(error)
+    least = ROUNDING * np.abs(true).max() + 1e-9
+    limit = max(-low, high, least)
+    error_scale = {'cmap': 'PuOr_r', 'vmin': -limit, 'vmax': limit}
+    return [
+        ('truth', true, scale, name),
+        ('prediction', u, scale, name),
+        ('prediction - truth', error, error_scale, f'error in {name}')]
+
+
+def draw_error(axis, t, prediction, truth, fields):
+    """The error of every step relative to the true field, beside that of frame 0 repeated. fields: {number:
+    name} of those that are wanted."""
+    for i, name in fields.items():
+        true = truth[..., i]
+        colour = f'C{i}'
+        before = f'{name}, ' if len(fields) > 1 else ''
+        draw_curve(axis, t, prediction[..., i], true, 'o-', colour, before + 'prediction')
+        draw_curve(axis, t, true[:1], true, 'x:', colour, before + 'persistence')
+    axis.set(yscale='log', xlabel='t [s]', ylabel='nRMSE', title='error over time')
+    low, high = axis.get_ylim()
+    middle = (low * high) ** .5
+    axis.set_ylim(min(low, middle / 2), max(high, middle * 2))       # wide enough to have numbers
+    axis.grid(alpha=.3)
+    if axis.lines:
+        axis.legend(fontsize=8)
+    if len(t) <= FEW:
+        axis.set_xticks(t[1:])
+
+
+def draw_curve(axis, t, guess, true, style, colour, label):
+    """The error of a guess (T or 1, *X) at every step; nothing where all of it is rounding."""
+    error = rms((guess - true)[1:])
+    size = rms(true[1:])
+    error = error / np.maximum(size, 1e-12)
+    if error.max() <= ROUNDING:
+        return
+    marker, line = style
+    if len(t) > FEW:
+        marker = None
+    pale = .6 if line == ':' else 1
+    axis.plot(t[1:], error, marker=marker, ls=line, color=colour, alpha=pale, label=label)
+
+
+def rms(u):
+    """(T, *X) -> (T,)"""
+    return np.sqrt(np.square(u.reshape(len(u), -1)).mean(-1))
+
+
+def animate(path, figure, show, n_frames, dpi):
+    """A GIF of a figure, where show(frame) draws a frame and returns what it has changed."""
+    from matplotlib import pyplot as plt
+    from matplotlib.animation import FuncAnimation, PillowWriter
+    show(0)
+    figure.draw_without_rendering()
+    figure.set_layout_engine('none')                                 # the places of the panels stay
+    movie = FuncAnimation(figure, show, frames=n_frames)
+    movie.save(path, writer=PillowWriter(fps=10), dpi=dpi)
+    plt.close(figure)
+
+
+# ---------------------------------------------------------------------------------------------
+# one axis: every field has a row of panels
+
+def draw_lines(path, x, t, prediction, truth, fields, title):
+    """A PNG: truth, prediction and error over x and t, snapshots, and the error over time."""
+    from matplotlib import pyplot as plt
+    figure = plt.figure(figsize=(13, 7 * len(fields)), layout='constrained')
+    rows = figure.subfigures(len(fields), 1, squeeze=False)[:, 0]
+    for i, name in enumerate(fields):
+        grid = rows[i].add_gridspec(2, 3)
+        shown = parts(prediction, truth, i, name)
+        for column, part in enumerate(shown):
+            draw_over_time(rows[i].add_subplot(grid[0, column]), x, t, *part)
+        draw_snapshots(rows[i].add_subplot(grid[1, :2]), x, t, shown, name)
+        if truth is not None:
+            draw_error(rows[i].add_subplot(grid[1, 2]), t, prediction, truth, {i: name})
+    figure.suptitle(title)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def draw_over_time(axis, x, t, what, u, scale, label):
+    """u (T, X) as an image."""
+    sides = (x[0], x[-1], t[0], t[-1])
+    image = axis.imshow(u, aspect='auto', extent=sides, **PIXELS, **scale)
+    axis.set(title=what, xlabel='x', ylabel='t [s]')
+    axis.figure.colorbar(image, ax=axis, label=label)
+
+
+def draw_snapshots(axis, x, t, shown, name):
+    """A few frames as curves. shown: what `parts` returns."""
+    from matplotlib import pyplot as plt
+    fields = {what: u for what, u, *_ in shown}
+    u = fields['prediction']
+    true = fields.get('truth')
+    style = '-' if true is None else '--'
+    for i, frame in enumerate(snapshots(t)):
+        colour = plt.cm.viridis(i / SNAPSHOTS)
+        if true is not None:
+            axis.plot(x, true[frame], color=colour, lw=3, alpha=.35)
+        axis.plot(x, u[frame], color=colour, lw=1.2, ls=style, label=f't = {t[frame]:.2f} s')
+    title = 'prediction' if true is None else 'wide: truth, dashed: prediction'
+    axis.set(xlabel='x', ylabel=name, title=title)
+    axis.legend(fontsize=8, ncols=SNAPSHOTS, loc='upper center', bbox_to_anchor=(.5, -.13), frameon=False)
+
+
+def animate_lines(path, x, t, prediction, truth, fields, title):
+    """A GIF: the curves of prediction and truth, frame by frame."""
+    from matplotlib import pyplot as plt
+    n = len(fields)
+    figure, axes = plt.subplots(n, 1, figsize=(6.4, 3.6 * n), layout='constrained', squeeze=False)
+    lines = []
+    for i, (axis, name) in enumerate(zip(axes[:, 0], fields)):
+        curves = [(prediction[..., i], 'prediction', 'C3', 1.5)]
+        if truth is not None:
+            curves.insert(0, (truth[..., i], 'truth', '.7', 4))
+        ranges = [value_range(u) for u, *_ in curves]
+        low = min(low for low, _ in ranges)
+        high = max(high for _, high in ranges)
+        margin = .08 * (high - low) + 1e-9
+        axis.set(xlim=(x[0], x[-1]), ylim=(low - margin, high + margin), xlabel='x', ylabel=name)
+        for u, label, colour, width in curves:
+            line, = axis.plot(x, u[0], color=colour, lw=width, label=label)
+            lines.append((line, u))
+        axis.legend(loc='upper right', fontsize=8)
+
+    def show(frame):
+        for line, u in lines:
+            line.set_ydata(u[frame])
+        axes[0, 0].set_title(f'{title}, t = {t[frame]:.2f} s', fontsize=9)
+        return [line for line, _ in lines]
+
+    animate(path, figure, show, len(t), dpi=90)
+
+
+# ---------------------------------------------------------------------------------------------
+# two axes: every frame is a map, x to the right and y upwards
+
+def extent(x):
+    """Edges of the outermost cells of a map, as imshow takes them."""
+    edges = []
+    for axis in x:
+        half = (axis[1] - axis[0]) / 2 if len(axis) > 1 else .5
+        edges += [axis[0] - half, axis[-1] + half]
+    return edges
+
+
+def draw_map(axis, x, u, scale):
+    """u (X, Y) as an image."""
+    return axis.imshow(u.T, extent=extent(x), **PIXELS, **scale)
+
+
+def map_width(x):
+    """Width in inches of a map that is INCHES high."""
+    left, right, bottom, top = extent(x)
+    return INCHES * (right - left) / (top - bottom)
+
+
+def draw_colours(figure, image, panels, what, label):
+    """The colour bar of one of the three panels, or rows of panels, of a field. Truth and prediction share
+    that of the prediction."""
+    if what != 'truth':
+        own = panels[:2] if what == 'prediction' else panels[2:]
+        figure.colorbar(image, ax=own, label=label)
+
+
+def draw_maps(path, x, t, prediction, truth, fields, title):
+    """A PNG: truth, prediction and error at a few times in rows for every field, then the error over time."""
+    from matplotlib import pyplot as plt
+    n_rows = 1 if truth is None else 3
+    heights = [n_rows * (INCHES + .1) + .6] * len(fields)
+    if truth is not None:
+        heights.append(2.6)
+    columns = len(snapshots(t))
+    width = columns * (map_width(x) + .35) + 1.6
+    figure = plt.figure(figsize=(width, sum(heights) + .3), layout='constrained')
+    figure.suptitle(title)
+    rows = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for i, name in enumerate(fields):
+        draw_rows(rows[i], x, t, parts(prediction, truth, i, name), name)
+    if truth is not None:
+        draw_error(rows[-1].subplots(), t, prediction, truth, dict(enumerate(fields)))
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def draw_rows(figure, x, t, shown, name):
+    """The panels of one field: what `parts` returns, a row each, at a few times."""
+    frames = snapshots(t)
+    axes = figure.subplots(len(shown), len(frames), sharex=True, sharey=True, squeeze=False)
+    for row, (what, u, scale, label) in zip(axes, shown):
+        for axis, frame in zip(row, frames):
+            image = draw_map(axis, x, u[frame], scale)
+        row[0].set_ylabel(f'{name}: {what}\ny')
+        draw_colours(figure, image, axes, what, label)
+    for axis, frame in zip(axes[0], frames):
+        axis.set_title(f't = {t[frame]:.2f} s', fontsize=10)
+    for axis in axes[-1]:
+        axis.set_xlabel('x')
+    axes[0, 0].locator_params(nbins=3)                               # all panels share the ticks
+
+
+def animate_maps(path, x, t, prediction, truth, fields, title):
+    """A GIF: truth, prediction and error side by side, a row for each field, frame by frame."""
+    from matplotlib import pyplot as plt
+    columns = 1 if truth is None else 3
+    width = columns * (map_width(x) + .55)
+    size = (max(width, 5), len(fields) * (INCHES + .1) + .5)         # wide enough for the title
+    figure, axes = plt.subplots(len(fields), columns, figsize=size, layout='constrained', squeeze=False)
+    images = []
+    for i, name in enumerate(fields):
+        for axis, (what, u, scale, label) in zip(axes[i], parts(prediction, truth, i, name)):
+            image = draw_map(axis, x, u[0], scale)
+            images.append((image, u))
+            draw_colours(figure, image, axes[i], what, label)
+            axis.set(xticks=[], yticks=[])
+            axis.set_title(what, fontsize=9)
+
+    def show(frame):
+        for image, u in images:
+            image.set_data(u[frame].T)
+        figure.suptitle(f'{title}, t = {t[frame]:.2f} s', fontsize=9)
+        return [image for image, _ in images]
+
+    animate(path, figure, show, len(t), dpi=68)                      # 40 rough frames of 64²: 1.5 MB
