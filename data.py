@@ -415,9 +415,9 @@ class Windows:
     def transform(self, u, shift, sign, boost):
         """
         u (B, window, *query grid, C) in physical units; shift, sign, boost (d, B) along each axis: cells by
-        which the domain is rotated, -1 for a reflection, cells a frame by which the fields are boosted, u(x,
-        t) -> u(x - ct, t) + lift. Point i of frame k comes from point sign (i - shift - boost k + drag k),
-        where drag is what the tokens move on.
+        which the domain is rotated, -1 for a reflection, cells a frame by which the fields are boosted,
+        u(x, t) -> u(x - ct, t) + lift. Point i of frame k comes from point
+        sign (i - shift - boost k + drag k), where drag is what the tokens move on.
         """
         drag = self.cfg.token_shift * self.trajectories.ratio
         frame = torch.arange(self.window, device=u.device)

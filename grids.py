@@ -25,8 +25,8 @@ def positions(grid, first, spacing):
 # tokens
 
 def merge_tokens(x, grid, factors):
-    """Concatenate the features of factors[i] neighbours along axis i. (B, S, D) -> (B, S / prod f, prod f
-    D)"""
+    """Concatenate the features of factors[i] neighbours along axis i.
+    (B, S, D) -> (B, S / prod f, prod f D)"""
     d = len(grid)
     sizes = []
     for n, factor in zip(grid, factors):

@@ -56,9 +56,12 @@ def inverse_decoding(cycle, z):
 
 def spectral(p, y):
     """
-    Relative Sobolev (H1) error: wave number k weighs 1 + |k|^2. Mean over samples and steps of sqrt(sum_k (1
-    + |k|^2) |P_k - Y_k|^2 / sum_k (1 + |k|^2) |Y_k|^2), P and Y the Fourier coefficients of fields on a
-    uniform grid of a periodic domain. (Of conjugate pairs along the last axis, one counts.)
+    Relative Sobolev (H1) error: wave number k weighs 1 + |k|^2. Mean over samples and steps of
+
+        sqrt(sum_k (1 + |k|^2) |P_k - Y_k|^2 / sum_k (1 + |k|^2) |Y_k|^2),
+
+    P and Y the Fourier coefficients of fields on a uniform grid of a periodic domain. (Of conjugate pairs
+    along the last axis, one counts.)
     """
     axes = space_of(y)
     difference = torch.fft.rfftn((p - y).float(), dim=axes)

@@ -387,8 +387,9 @@ class ModelConfig:
             fits = 0 < self.token_shift < min(self.points_per_token) and room <= self.latent_dim
             if not (fits and self.periodic and self.direction and self.input_frames == 1):
                 raise UserError(f'token_shift={self.token_shift} needs a periodic domain with places that '
-                                f'are alike, one input frame, more points a token ({min(self.points_per_token)}) '
-                                f'and latent_dim={self.latent_dim} to be at least {room}: --token_shift=0')
+                                f'are alike, one input frame, more points a token '
+                                f'({min(self.points_per_token)}) and latent_dim={self.latent_dim} to be at '
+                                f'least {room}: --token_shift=0')
 
 
 # ---------------------------------------------------------------------------------------------
@@ -472,9 +473,9 @@ class AnyPointDecoder(nn.Module):
 
     The modes of a token are inverted to its grid values, which are interpolated, I(q; M^T z). What is learned
     is added to that and starts at zero (nothing with decoder_dim=0). For it, each token carries the
-    coefficients of a local expansion in the offset o of the query from its centre (in token spacings, -1 < o
-    < 1), with a learned basis phi of sines and cosines of o. The expansions of the 2^d nearest tokens are
-    blended by smooth weights w that sum to one, and a small MLP reads the fields:
+    coefficients of a local expansion in the offset o of the query from its centre (in token spacings,
+    -1 < o < 1), with a learned basis phi of sines and cosines of o. The expansions of the 2^d nearest tokens
+    are blended by smooth weights w that sum to one, and a small MLP reads the fields:
 
         h(q) = sum over corners of w(o_c) phi(o_c) * K z_c,        u(q) = I(q; M^T z) + W h + MLP(h)
 

@@ -60,8 +60,8 @@ class FieldNetwork(nn.Module):
 
 
 def coordinates(cfg):
-    """Channels that tell a grid point where it is, (n, *grid): -1 to 1 along each axis between walls, the sine
-    and cosine of the angle on a torus."""
+    """Channels that tell a grid point where it is, (n, *grid): -1 to 1 along each axis between walls, the
+    sine and cosine of the angle on a torus."""
     axes = []
     for n in cfg.grid:
         axes.append((torch.arange(n) + .5) / n)

@@ -4,8 +4,8 @@
 #     python train.py config/burgers_128_pure.py
 #     torchrun --standalone --nproc_per_node=4 train.py config/burgers_128_pure.py
 #
-# Made for a GPU. No figure yet: it has not been trained at full length on one. Data: 8.2 GB, made when
-# absent.
+# Made for a GPU. No figure yet: it has not been trained at full length on one. Data: 8.2 GB, made
+# when absent.
 out_dir = 'out/burgers_128_pure'
 dataset = 'burgers'
 nu = .001

@@ -1,5 +1,5 @@
-# FitzHugh-Nagumo between walls on 128 x 128 points, PDEBench's protocol: ten frames are given (the last of them is
-# all that the model sees), the other 91 are predicted.
+# FitzHugh-Nagumo between walls on 128 x 128 points, PDEBench's protocol: ten frames are given (the last
+# of them is all that the model sees), the other 91 are predicted.
 #
 #     python train.py config/diffusion_reaction_128.py
 #

@@ -1,5 +1,5 @@
-# FitzHugh-Nagumo between walls, 64 x 64 points of 2 fields in, on two CPU cores: t = .5 s is given, t = .75 .. 5 s
-# are predicted.
+# FitzHugh-Nagumo between walls, 64 x 64 points of 2 fields in, on two CPU cores: t = .5 s is given,
+# t = .75 .. 5 s are predicted.
 #
 #     python train.py config/diffusion_reaction_cpu.py
 out_dir = 'out/diffusion_reaction_cpu'

@@ -1,11 +1,12 @@
-# Forced Navier-Stokes at nu 1e-4, 64 x 64 points, after the protocol of arXiv 2505.12944: the vorticity at t = 11 s
-# is given, t = 12 .. 30 s are predicted. Its harder task has nu 1e-5 and t = 2 .. 20 s after 1 s.
+# Forced Navier-Stokes at nu 1e-4, 64 x 64 points, after the protocol of arXiv 2505.12944: the vorticity
+# at t = 11 s is given, t = 12 .. 30 s are predicted. Its harder task has nu 1e-5 and t = 2 .. 20 s after 1 s.
 #
 #     python train.py config/ns_64.py
-#     python train.py config/ns_64.py --nu=1e-5 --initial_step=2 --n_trajectories=1200 --out_dir=out/ns_64_nu1e-5
-#     python eval.py --ckpt out/ns_64_nu1e-5 --steps 19
+#     python train.py config/ns_64.py --nu=1e-5 --initial_step=2 --n_trajectories=1200 --out_dir=out/ns_1e-5
+#     python eval.py --ckpt out/ns_1e-5 --steps 19
 #
-# Made for a GPU. No figure yet: it has not been trained on one. Data: 4.1 GB a parameter value, made when absent.
+# Made for a GPU. No figure yet: it has not been trained on one. Data: 4.1 GB a viscosity, made when
+# absent.
 out_dir = 'out/ns_64'
 dataset = 'navier-stokes'
 nu = 1e-4

@@ -1,5 +1,5 @@
-# Forced Navier-Stokes on the torus at nu 1e-3, 32 x 32 points in, on two CPU cores: the vorticity at t = 11 s is
-# given, t = 12 .. 30 s are predicted.
+# Forced Navier-Stokes on the torus at nu 1e-3, 32 x 32 points in, on two CPU cores: the vorticity at t = 11
+# s is given, t = 12 .. 30 s are predicted.
 #
 #     python train.py config/ns_cpu.py
 out_dir = 'out/ns_cpu'

@@ -73,9 +73,9 @@ def burgers(u0, nu, t):
 def burgers_old(u0, nu, t):
     """Solve u_t + (u²)_x = (ν/π) u_xx, periodic on (-1, 1), the equation of PDEBench's first files.
 
-    With x' = (x + 1)/2 each derivative in x is half of one in x', so (u²)_x = (u²/2)_x' and u_xx = u_x'x' /
-    4: the same u solves the corrected equation on (0, 1) with ν/4. Arguments, result and errors are those of
-    `burgers`.
+    With x' = (x + 1)/2 each derivative in x is half of one in x', so (u²)_x = (u²/2)_x' and
+    u_xx = u_x'x'/4: the same u solves the corrected equation on (0, 1) with ν/4. Arguments, result and
+    errors are those of `burgers`.
     """
     return burgers(u0, nu / 4, t)
 

@@ -7,8 +7,8 @@ FitzHugh-Nagumo as PDEBench has it (arXiv 2210.07182):
     D_u = 1e-3,   D_v = 5e-3,   k = 5e-3
 
 Δ is the 5-point Laplacian of the cells, as there: no finer cells could resolve white noise, so that the
-cells belong to the problem. It is a sum of one matrix an axis. Hence its exponential is a
-product of one small matrix an axis, and diffusion alone is exact at any step.
+cells belong to the problem. It is a sum of one matrix an axis. Hence its exponential is a product of one
+small matrix an axis, and diffusion alone is exact at any step.
 """
 import math
 

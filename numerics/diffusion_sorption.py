@@ -9,8 +9,8 @@ PDEBench's (arXiv 2210.07182): a solute that diffuses in a porous medium and sti
 R is the derivative of m(u) = u + K u^n_f (Freundlich's isotherm; K = (1 - φ)/φ ρ_s k), so m is conserved:
 ∂m/∂t = D ∂²u/∂x², and the scheme below keeps the budget of m whatever the step. At x = 1 the solute leaves
 with velocity 1, which holds u near 0 there. The paper writes u = D ∂u/∂x; with that sign a layer of
-thickness D would grow at the rate 1/(R D), and the released data have the sign given here. They also hold u
-= 1 half a cell to the left of 0 instead of at 0.
+thickness D would grow at the rate 1/(R D), and the released data have the sign given here. They also hold
+u = 1 half a cell to the left of 0 instead of at 0.
 
 In time it is the two-stage, second-order, L-stable, stiffly accurate DIRK method (R. Alexander, SIAM J.
 Numer. Anal. 14, 1977) with Newton's method, in space finite volumes.

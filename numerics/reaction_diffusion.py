@@ -29,8 +29,8 @@ def reaction_diffusion(u0, nu, rho, t):
     the equation drives to -∞.
 
     On fields of `unit_waves` the error is at most 3e-6 in the maximum norm (ν .01 to 5, ρ 1 and 10, against
-    steps ten times finer). A trajectory of 101 frames and 1024 cells takes 4 ms of a CPU core at ρ = 1 and 10
-    ms at ρ = 10 (in batches of 32).
+    steps ten times finer). A trajectory of 101 frames and 1024 cells takes 4 ms of a CPU core at ρ = 1 and
+    10 ms at ρ = 10 (in batches of 32).
     """
     u0, t = checked(u0, t, nu=nu, rho=rho)
     if float(u0.min()) < -1e-6:

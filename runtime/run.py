@@ -355,8 +355,7 @@ class Run:
 
     def poll(self):
         """Has a signal asked to stop? All processes stop after the same iteration: the flag of each is on its
-        way
-        while the next iteration runs, so that nobody waits for it."""
+        way while the next iteration runs, so that nobody waits for it."""
         if not self.machine.ddp:
             self.stopped = self.signal
             return
