@@ -284,20 +284,20 @@ def compete(name, task, budget, seed, folder, extra=()):
         return model.rollout(u0, truth.shape[1], reencode=method.reencode)
 
     p = roll().cpu()
-    other = model.rollout(u0, truth.shape[1], reencode=not method.reencode).cpu()
     curve = [(float(row['train_seconds']), float(row['val_nrmse'])) for row in rows if row['val_nrmse']]
     p = p[..., task.scored]
-    other = other[..., task.scored]
-    truth = truth[..., task.scored]
+    scored_truth = truth[..., task.scored]
     found = {'seed': seed,
-             'nrmse': mean_nrmse(p, truth),
-             'reencode' if not method.reencode else 'latent': mean_nrmse(other, truth),
+             'nrmse': mean_nrmse(p, scored_truth),
              'seconds': float(rows[-1]['train_seconds']),
              'iters': int(rows[-1]['iter']),
              'n_params': sum(w.numel() * (1 + w.is_complex()) for w in model.parameters()),
              'ms_per_trajectory': median_ms(roll, device, 3) / len(u0),
              'validation': curve,
-             'per_step': nrmse(p.double(), truth.double()).mean((0, 2)).tolist()}
+             'per_step': nrmse(p.double(), scored_truth.double()).mean((0, 2)).tolist()}
+    if not method.peer and not method.reencode:
+        again = model.rollout(u0, truth.shape[1], reencode=True).cpu()
+        found['reencode'] = mean_nrmse(again[..., task.scored], scored_truth)
     say(f'{name}, seed {seed}: {found["nrmse"]:.4f} in {found["seconds"]:.0f} s, {found["iters"]} iterations')
     return found
 
@@ -351,6 +351,13 @@ def classical(task):
     return found
 
 
+def cells_for(error, found):
+    """The fewest cells on which the built-in solver errs no more than `error`, or the most there are. found:
+    as `classical` returns it; JSON has made texts of its numbers of cells."""
+    enough = [cells for cells, at in found.items() if at['nrmse'] <= error]
+    return min(enough, key=int) if enough else max(found, key=int)
+
+
 AVERAGED = ('nrmse', 'seconds', 'n_params', 'iters', 'ms_per_trajectory')
 
 
@@ -368,7 +375,7 @@ def peers_summary(runs, y, coarse):
     error = mean_nrmse(y[:, :1].expand_as(y[:, 1:]), y[:, 1:])
     summary['persistence'] = {'nrmse': error, **untrained, 'ms_per_trajectory': 0.}
     if coarse:
-        cells = min((n for n, entry in coarse.items() if entry['nrmse'] <= own), default=max(coarse))
+        cells = cells_for(own, coarse)
         summary['classical'] = {**coarse[cells], **untrained, 'cells': cells, 'ms_batch_size': 1,
                                 'all': coarse}
     return summary
@@ -457,9 +464,7 @@ def study(args, overrides, settings):
     """Train and score the cells of the study that have no result in the folder yet, one JSON file each, and
     print what is there. settings: lists of overrides, one for each data set."""
     config = args.configs[0]
-    name = os.path.splitext(os.path.basename(config))[0]
-    spent = ''.join(f'{value:g}{unit}' for unit, value in args.budget.items())
-    folder = args.out or f'out/study_{name}_{spent}'
+    folder = args.out or f'out/study_{experiment(config)}_{spent(args.budget)}'
     os.makedirs(folder, exist_ok=True)
     tasks = [prepare(config, [*overrides, *setting]) for setting in settings]
     methods = possible(args.methods or ['ours', 'fno'], tasks[0])
@@ -469,6 +474,16 @@ def study(args, overrides, settings):
             if method in methods:
                 study_cell(cell, method, changes, task, args.budget, seed, folder)
     study_table(folder)
+
+
+def experiment(config):
+    """A config's name: 'config/ns_cpu.py' -> 'ns_cpu'."""
+    return os.path.splitext(os.path.basename(config))[0]
+
+
+def spent(budget):
+    """A budget as a part of a folder's name: {'minutes': 5} -> '5minutes'."""
+    return ''.join(f'{value:g}{unit}' for unit, value in budget.items())
 
 
 def part_of(cells, part):
@@ -537,9 +552,8 @@ def study_table(folder):
 def zoo(args, overrides, settings):
     """Train and score this model and the FNO on every config (by default, all for a CPU) for the same
     minutes, as far as there are no results in the folder, and print what is there."""
-    spent = ''.join(f'{value:g}{unit}' for unit, value in args.budget.items())
-    folder = args.out or f'out/zoo_{spent}'
-    os.makedirs(folder, exist_ok=True)
+    folder = args.out or f'out/zoo_{spent(args.budget)}'
+    os.makedirs(os.path.join(folder, 'baselines'), exist_ok=True)
     methods = args.methods or ('ours', 'fno')
     if 'fno' in methods:
         package_fno()
@@ -551,8 +565,8 @@ def zoo(args, overrides, settings):
         if config not in tasks:
             tasks[config] = prepare(config, overrides)
             baselines = os.path.join(folder, 'baselines', f'{experiment(config)}.json')
-            os.makedirs(os.path.dirname(baselines), exist_ok=True)
-            write_json(baselines, baselines_of(tasks[config]))
+            if not os.path.exists(baselines):
+                write_json(baselines, baselines_of(tasks[config]))
         task = tasks[config]
         if method == 'fno' and has_moving_frame(task):
             method = 'fno_frame'
@@ -560,11 +574,6 @@ def zoo(args, overrides, settings):
     summary = zoo_summary(folder)
     write_json(args.json, summary)
     zoo_table(summary)
-
-
-def experiment(config):
-    """A config's name: 'config/ns_cpu.py' -> 'ns_cpu'."""
-    return os.path.splitext(os.path.basename(config))[0]
 
 
 def baselines_of(task):
@@ -592,7 +601,7 @@ def zoo_summary(folder):
 
 
 def zoo_table(summary):
-    """Markdown: a row an experiment. The solver's column is its cheapest grid that errs no more than this
+    """Markdown: a row an experiment. The solver's column is its coarsest grid that errs no more than this
     model, or its finest one, batch 1."""
     columns = ['config', 'points x fields', 'tokens x features', 'persistence', 'latent rollout',
                're-encoding', 'FNO', 'ratio', 'ms a trajectory', 'solver at that error, ms']
@@ -619,20 +628,12 @@ def of_seeds(mean, runs):
 
 
 def solver_at(error, found):
-    """The built-in solver's cheapest grid that errs no more than `error`, or its finest one."""
+    """The built-in solver at the error of a model: '2.0 (32 cells: 0.0131)', 'none' where there is none."""
     if not found:
         return 'none'
-    good = [grid for grid in found.items() if grid[1]['nrmse'] <= error]
-    cells, at = min(good, key=ms_of) if good else max(found.items(), key=cells_of)
+    cells = cells_for(error, found)
+    at = found[cells]
     return f'{at["ms_per_trajectory"]:.1f} ({cells} cells: {at["nrmse"]:.4f})'
-
-
-def ms_of(grid):
-    return grid[1]['ms_per_trajectory']
-
-
-def cells_of(grid):
-    return int(grid[0])
 
 
 # ---------------------------------------------------------------------------------------------

@@ -295,7 +295,7 @@ class Windows:
         self.d = len(trajectories.query_grid)
         device = trajectories.device
         entry = trajectories.entry
-        if cfg.token_shift and not (entry.translates or entry.drift):
+        if cfg.token_shift and not cfg.direction:
             raise UserError(f'token_shift={cfg.token_shift} moves tokens to places that are not alike in '
                             f'{cfg.pde}: --token_shift=0')
         # A boost by one cell of the query grid a step is a velocity along each axis: a change of fields.

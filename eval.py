@@ -245,13 +245,25 @@ def superres(model, sources, rows, u, params, factors, initial_step, reencode, b
 def refined(model, u, shape):
     """u (B, *space, C) on model.grid(*space) -> the same on model.grid(*shape), by cubic interpolation along
     every axis."""
-    cfg = model.cfg
-    for axis, n in enumerate(shape):
-        period = cfg.length[axis] if cfg.periodic else None
-        x = axis_points(model, axis, u.shape[1 + axis])
-        fine = resample(u.movedim(1 + axis, -1), x, axis_points(model, axis, n), period)
-        u = fine.movedim(-1, 1 + axis)
+    return moved(model, u, grid_axes(model, u.shape[1:-1]), grid_axes(model, shape))
+
+
+def moved(model, u, axes, to):
+    """u (..., *X, C) at the coordinates `axes`, one tensor an axis, -> the same at the coordinates `to`, by
+    cubic interpolation along each axis. Points that both have keep their values."""
+    for axis, (x, wanted) in enumerate(zip(axes, to)):
+        if torch.equal(x, wanted):
+            continue
+        place = axis - len(axes) - 1
+        period = model.cfg.length[axis] if model.cfg.periodic else None
+        u = resample(u.movedim(place, -1), x, wanted, period)
+        u = u.movedim(-1, place)
     return u
+
+
+def grid_axes(model, shape):
+    """Coordinates along each axis of model.grid(*shape), a list of tensors."""
+    return [axis_points(model, axis, n) for axis, n in enumerate(shape)]
 
 
 def axis_points(model, axis, n):

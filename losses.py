@@ -148,8 +148,8 @@ class Stage(nn.Module):
         return tokens.unflatten(0, (len(batch.u), len(first)))
 
     def decode(self, z, batch):
-        """Latents (B, K, S, D) -> the whole fields at the batch's query points, (B, K, *grid, C): what the
-        moving frame has taken off is added, so that relative errors are those of the whole field."""
+        """Latents (B, K, S, D) -> the whole fields at the batch's query points, (B, K, *grid, C): what mean
+        and moving frame have taken off is added, so that relative errors are those of the whole field."""
         is_grid = self.settings.query_stride == self.settings.space_stride
         u = self.model.decoder(z.flatten(0, 1), None if is_grid else batch.q)
         u = u.unflatten(1, self.model.cfg.grid).unflatten(0, z.shape[:2])

@@ -487,6 +487,8 @@ class AnyPointDecoder(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.patches = patches
+        cell = [length / n for length, n in zip(cfg.length, cfg.grid)]         # of the trained grid
+        self.register_buffer('points', positions(cfg.grid, cfg.first, cell), persistent=False)
         if cfg.decoder_dim:
             self.make_learned_part(cfg)
 
@@ -499,8 +501,6 @@ class AnyPointDecoder(nn.Module):
             self.first.append(cfg.low[axis] + centre * cfg.length[axis])
         spacing = [1 / s for s in cfg.token_grid]
         centres = positions(cfg.token_grid, cfg.token_centre(cfg.points_per_token), spacing)
-        cell = [length / n for length, n in zip(cfg.length, cfg.grid)]
-        self.register_buffer('points', positions(cfg.grid, cfg.first, cell), persistent=False)
         self.stem = Float32Linear(cfg.latent_dim, dim)
         self.blocks = nn.ModuleList()
         for _ in range(cfg.decoder_depth):
@@ -723,7 +723,7 @@ class UPT(nn.Module):
         token_step = cfg.token_shift * spacing * torch.tensor(cfg.direction or [0] * len(cfg.grid))
         least = torch.full((cfg.n_field,), -math.inf)
         least[list(cfg.positive)] = 0.
-        buffers = {'mean': torch.tensor(cfg.mean), 'std': torch.tensor(cfg.std), 'points': self.grid(),
+        buffers = {'mean': torch.tensor(cfg.mean), 'std': torch.tensor(cfg.std),
                    'frame': frame, 'moves_with': moves_with, 'token_step': token_step, 'least': least,
                    'low': torch.tensor(cfg.low), 'length': torch.tensor(cfg.length)}
         for name, value in buffers.items():
@@ -735,6 +735,11 @@ class UPT(nn.Module):
     @property
     def device(self):
         return self.mean.device
+
+    @property
+    def points(self):
+        """Coordinates of the trained grid's points, (N, d)."""
+        return self.decoder.points
 
     def grid(self, *shape):
         """Coordinates of the trained kind of grid with `shape` points along the axes, (N, d), row-major. It

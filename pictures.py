@@ -26,19 +26,15 @@ def draw(folder, x, t, prediction, truth, fields, title, gif):
         say('no pictures: pip install matplotlib')
         return
     matplotlib.use('Agg')                                            # files, without a display
-    picture = os.path.join(folder, 'rollout.png')
+    makers = {'png': draw_maps, 'gif': animate_maps}
     if len(x) == 1:
-        draw_lines(picture, x[0], t, prediction, truth, fields, title)
-    else:
-        draw_maps(picture, x, t, prediction, truth, fields, title)
-    say(f'-> {picture}')
-    if gif:
-        animation = os.path.join(folder, 'rollout.gif')
-        if len(x) == 1:
-            animate_lines(animation, x[0], t, prediction, truth, fields, title)
-        else:
-            animate_maps(animation, x, t, prediction, truth, fields, title)
-        say(f'-> {animation}')
+        makers = {'png': draw_lines, 'gif': animate_lines}
+    if not gif:
+        del makers['gif']
+    for ending, make in makers.items():
+        path = os.path.join(folder, f'rollout.{ending}')
+        make(path, x, t, prediction, truth, fields, title)
+        say(f'-> {path}')
 
 
 # ---------------------------------------------------------------------------------------------
@@ -144,6 +140,7 @@ def animate(path, figure, show, n_frames, dpi):
 def draw_lines(path, x, t, prediction, truth, fields, title):
     """A PNG: truth, prediction and error over x and t, snapshots, and the error over time."""
     from matplotlib import pyplot as plt
+    x = x[0]
     figure = plt.figure(figsize=(13, 7 * len(fields)), layout='constrained')
     rows = figure.subfigures(len(fields), 1, squeeze=False)[:, 0]
     for i, name in enumerate(fields):
@@ -187,6 +184,7 @@ def draw_snapshots(axis, x, t, shown, name):
 def animate_lines(path, x, t, prediction, truth, fields, title):
     """A GIF: the curves of prediction and truth, frame by frame."""
     from matplotlib import pyplot as plt
+    x = x[0]
     n = len(fields)
     figure, axes = plt.subplots(n, 1, figsize=(6.4, 3.6 * n), layout='constrained', squeeze=False)
     lines = []

@@ -25,10 +25,10 @@ import numpy as np
 import torch
 
 import pdes
-from eval import (axis_points, by, check_initial_step, given_frames, given_in_training, load_for_evaluation,
-                  open_data, scored, time_stride)
+from eval import (by, check_initial_step, given_frames, given_in_training, grid_axes, load_for_evaluation,
+                  moved, open_data, scored, time_stride)
 from files import read_rows, split_rows
-from grids import interpolate, resample
+from grids import interpolate
 from metrics import field_nrmse, mean_nrmse
 from model import unseen
 from pictures import draw
@@ -57,11 +57,6 @@ class Start:
 # ---------------------------------------------------------------------------------------------
 # grids
 
-def grid_axes(model, shape):
-    """Coordinates along each axis of model.grid(*shape), a list of tensors."""
-    return [axis_points(model, axis, n) for axis, n in enumerate(shape)]
-
-
 def solver_axes(model, entry, cells):
     """Coordinates along each axis of the solver's cells: their centres. Where all places are alike, these may
     be called by the coordinates of the model's grid, and nothing has to be interpolated."""
@@ -72,19 +67,6 @@ def solver_axes(model, entry, cells):
         fraction = (torch.arange(n, dtype=torch.float64) + .5) / n
         axes.append((low + length * fraction).float())
     return axes
-
-
-def moved(model, u, axes, to):
-    """u (..., *X, C) at the coordinates `axes` -> the same at the coordinates `to`, by cubic interpolation
-    along each axis. Points that both have keep their values."""
-    for axis, (x, wanted) in enumerate(zip(axes, to)):
-        if torch.equal(x, wanted):
-            continue
-        place = axis - len(axes) - 1
-        period = model.cfg.length[axis] if model.cfg.periodic else None
-        u = resample(u.movedim(place, -1), x, wanted, period)
-        u = u.movedim(-1, place)
-    return u
 
 
 def at_points(model, u, axes, points):

@@ -35,8 +35,9 @@ def navier_stokes(w0, nu, t, forced=True, refine=None, cfl=NS_CFL):
     float64. Raises UserError as `checked` does, where w0 has a mean, and where ν needs too fine a grid.
 
     Fourier series with the 2/3 rule and ETDRK4. The mean stays zero and the symmetries of `torus_symmetry`
-    hold to rounding (1e-14), the enstrophy budget to the error of a step. On 64² cells of `random_vorticity`,
-    the largest nrmse against a finer grid, and the time a trajectory takes on one thread of a CPU:
+    hold to rounding (1e-14), the enstrophy budget to the error of a step. On 64² cells, from fields a sixth
+    as large as those of `random_vorticity` (variance 7^1.5), the largest nrmse against a finer grid, and the
+    time a trajectory takes on one thread of a CPU:
 
         ν 1e-3, t = 50          64² inside     6e-7 (against 128²; half the step changes 8e-7)       .63 s
         ν 1e-4, t = 20, 30     128² inside     3e-6, 2.3e-3 (against 256²)                           3.4 s
