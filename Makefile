@@ -4,7 +4,7 @@ PY := .venv/bin/python
 
 PY_GPU ?= python
 
-.PHONY: setup demo gpu peers test test-slow
+.PHONY: setup demo gpu peers pretrained test test-slow
 
 setup: .venv/.installed
 
@@ -19,6 +19,15 @@ demo: setup
 	$(PY) train.py config/burgers_cpu.py
 	$(PY) eval.py --ckpt out/burgers_cpu --json out/burgers_cpu/eval.json
 	$(PY) sample.py --ckpt out/burgers_cpu
+
+# the weights in pretrained/: train again, from scratch
+PRETRAINED := burgers_cpu ns_cpu
+
+pretrained: setup
+	for name in $(PRETRAINED); do \
+	  $(PY) train.py config/$$name.py --out_dir=out/pretrained/$$name || exit 1; \
+	  $(PY) -c "from runtime.checkpoint import ship; ship('out/pretrained/$$name', 'pretrained/$$name.pt')" || exit 1; \
+	done
 
 # Every GPU figure of docs/RESULTS.md in one command, in the environment of `python` (which needs
 # requirements-peers.txt), the most important first: each experiment trained for TRAIN_MINUTES and evaluated, then

@@ -63,7 +63,7 @@ import pdes
 from files import Source, read_rows, split_rows
 from grids import resample
 from losses import OperatorStage
-from metrics import mean_nrmse, nrmse
+from metrics import correlation, correlation_time, mean_nrmse, nrmse
 from model import UPT, load
 from optim import set_rate
 from peers import package_fno
@@ -294,7 +294,9 @@ def compete(name, task, budget, seed, folder, extra=()):
              'n_params': sum(w.numel() * (1 + w.is_complex()) for w in model.parameters()),
              'ms_per_trajectory': median_ms(roll, device, 3) / len(u0),
              'validation': curve,
-             'per_step': nrmse(p.double(), scored_truth.double()).mean((0, 2)).tolist()}
+             'per_step': nrmse(p.double(), scored_truth.double()).mean((0, 2)).tolist(),
+             'correlation_time': float(correlation_time(correlation(p.double(), scored_truth.double()),
+                                                        task.dt).mean())}
     if not method.peer and not method.reencode:
         again = model.rollout(u0, truth.shape[1], reencode=True).cpu()
         found['reencode'] = mean_nrmse(again[..., task.scored], scored_truth)
@@ -594,7 +596,8 @@ def zoo_summary(folder):
     for run in results_in(folder):
         name, method = run['name'].split(', ')
         peer = 'fno' if METHODS[method].peer else method
-        kept = ('seed', 'nrmse', 'reencode', 'iters', 'seconds', 'n_params', 'ms_per_trajectory')
+        kept = ('seed', 'nrmse', 'reencode', 'correlation_time', 'iters', 'seconds', 'n_params',
+                'ms_per_trajectory')
         found = summary[name].setdefault(peer, [])
         found.append({'method': method, **{key: run[key] for key in kept if key in run}})
     return summary
@@ -604,21 +607,31 @@ def zoo_table(summary):
     """Markdown: a row an experiment. The solver's column is its coarsest grid that errs no more than this
     model, or its finest one, batch 1."""
     columns = ['config', 'points x fields', 'tokens x features', 'persistence', 'latent rollout',
-               're-encoding', 'FNO', 'ratio', 'ms a trajectory', 'solver at that error, ms']
+               're-encoding', 'FNO', 'ratio', 'correlation time, s (FNO)', 'ms a trajectory',
+               'solver at that error, ms']
     print(f'| {" | ".join(columns)} |')
     print('|---' * len(columns) + '|')
     for name, row in summary.items():
         if 'ours' not in row or 'fno' not in row:
             continue
-        own = statistics.mean(run['nrmse'] for run in row['ours'])
-        again = statistics.mean(run['reencode'] for run in row['ours'])
-        fno = statistics.mean(run['nrmse'] for run in row['fno'])
-        ms = statistics.mean(run['ms_per_trajectory'] for run in row['ours'])
-        points = ' x '.join(map(str, [*row['points'], row['fields']]))
-        tokens = ' x '.join(map(str, [*row['tokens'], row['latent_dim']]))
-        print(f'| {name} | {points} | {tokens} | {row["persistence"]:.3g} | {of_seeds(own, row["ours"])} | '
-              f'{again:.4f} | {of_seeds(fno, row["fno"])} | {own / fno:.2f} | {ms:.1f} | '
-              f'{solver_at(own, row["classical"])} |')
+
+        def mean(who, key, row=row):
+            return statistics.mean(run[key] for run in row[who])
+
+        own = mean('ours', 'nrmse')
+        fno = mean('fno', 'nrmse')
+        cells = [name,
+                 ' x '.join(map(str, [*row['points'], row['fields']])),
+                 ' x '.join(map(str, [*row['tokens'], row['latent_dim']])),
+                 f'{row["persistence"]:.3g}',
+                 of_seeds(own, row['ours']),
+                 f'{mean("ours", "reencode"):.4f}',
+                 of_seeds(fno, row['fno']),
+                 f'{own / fno:.2f}',
+                 f'{mean("ours", "correlation_time"):.3g} ({mean("fno", "correlation_time"):.3g})',
+                 f'{mean("ours", "ms_per_trajectory"):.1f}',
+                 solver_at(own, row['classical'])]
+        print(f'| {" | ".join(cells)} |')
 
 
 def of_seeds(mean, runs):

@@ -303,12 +303,35 @@ def finer_truth(model, sources, rows, factor):
 
 def solved(model, source, rows, shape):
     """The built-in solver's fields on model.grid(*shape) from the file's first frames, (N, T, *shape, C)."""
-    u0 = read_rows(source, rows, source.n_frames)[:, 0]              # (N, *cells, C)
-    u0 = refined(model, torch.from_numpy(u0), shape)
+    u0 = torch.from_numpy(read_rows(source, rows, source.n_frames)[:, 0])          # (N, *cells, C)
+    u0, axes = on_solver_axes(model, source.entry, u0, grid_axes(model, source.shape), shape)
     n_frames = -(-source.n_frames // time_stride(source, model.cfg))
     t = [k * model.cfg.dt for k in range(n_frames)]
     parts = [source.entry.solution(part, source.params, t).float() for part in u0.split(SOLVED_AT_ONCE)]
-    return torch.cat(parts)
+    return moved(model, torch.cat(parts), axes, grid_axes(model, shape))
+
+
+def on_solver_axes(model, entry, u, axes, cells):
+    """u (B, *X, C) at the coordinates `axes` -> the same on the solver's `cells`, and their coordinates."""
+    fine_axes = solver_axes(model, entry, cells)
+    fine = moved(model, u, axes, fine_axes)
+    for field, name in enumerate(entry.fields):
+        if name in entry.positive:                                   # interpolation overshoots beside a jump
+            known = u[..., field]
+            fine[..., field].clamp_(known.min(), known.max())
+    return fine, fine_axes
+
+
+def solver_axes(model, entry, cells):
+    """Coordinates along each axis of the solver's cells: their centres. Where all places are alike, these may
+    be called by the coordinates of the model's grid, and nothing has to be interpolated."""
+    if entry.translates:
+        return grid_axes(model, cells)
+    axes = []
+    for low, length, n in zip(entry.low, entry.length, cells):
+        fraction = (torch.arange(n, dtype=torch.float64) + .5) / n
+        axes.append((low + length * fraction).float())
+    return axes
 
 
 def by(shape):

@@ -493,8 +493,8 @@ def write_file(path, dataset, params, n, seed=0, device='auto', batch_size=None,
     n_bytes = 4 * n * row_values
     _check_space(path, n_bytes)
     seconds = n * _seconds_a_trajectory(solve, min(n, batch_size, 16), t)
-    values = ', '.join(f'{name} {value:g}' for name, value in params.items())
-    say(f'solvers: making {path}: {n} trajectories of {dataset} at {values}, seed {seed}, on {device}: '
+    values = ', '.join([dataset, *(f'{name} {value:g}' for name, value in params.items())])
+    say(f'solvers: making {path}: {n} trajectories of {values}, seed {seed}, on {device}: '
         f'about {seconds / 60:.1f} minutes and {n_bytes / 1e9:.2f} GB')
     attributes = {**params, 'seed': seed, 'pde': dataset, 'format_version': FORMAT_VERSION}
     attributes['source'] = f'solvers.py: {getattr(entry.solve, "__name__", "?")}, float64'

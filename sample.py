@@ -26,7 +26,7 @@ import torch
 
 import pdes
 from eval import (by, check_initial_step, given_frames, given_in_training, grid_axes, load_for_evaluation,
-                  moved, open_data, scored, time_stride)
+                  moved, on_solver_axes, open_data, scored, solver_axes, time_stride)
 from files import read_rows, split_rows
 from grids import interpolate
 from metrics import field_nrmse, mean_nrmse
@@ -56,18 +56,6 @@ class Start:
 
 # ---------------------------------------------------------------------------------------------
 # grids
-
-def solver_axes(model, entry, cells):
-    """Coordinates along each axis of the solver's cells: their centres. Where all places are alike, these may
-    be called by the coordinates of the model's grid, and nothing has to be interpolated."""
-    if entry.translates:
-        return grid_axes(model, cells)
-    axes = []
-    for low, length, n in zip(entry.low, entry.length, cells):
-        fraction = (torch.arange(n, dtype=torch.float64) + .5) / n
-        axes.append((low + length * fraction).float())
-    return axes
-
 
 def at_points(model, u, axes, points):
     """u (1, T, *X, C) at the coordinates `axes` -> at points (Q, d), (1, T, Q, C), by cubic interpolation."""
@@ -269,12 +257,7 @@ def solve(model, u0, axes, params, steps):
     their coordinates. It has at least as many cells as it usually takes, so that shocks stay sharp."""
     entry = pdes.entry(model.cfg.pde)
     cells = [max(len(x), n) for x, n in zip(axes, entry.cells)]
-    fine_axes = solver_axes(model, entry, cells)
-    fine = moved(model, u0, axes, fine_axes)
-    for field, name in enumerate(entry.fields):
-        if name in entry.positive:                                   # interpolation overshoots beside a jump
-            coarse = u0[..., field]
-            fine[..., field].clamp_(coarse.min(), coarse.max())
+    fine, fine_axes = on_solver_axes(model, entry, u0, axes, cells)
     t = np.arange(steps + 1) * model.cfg.dt
     return entry.solution(fine, params, t).float(), fine_axes
 

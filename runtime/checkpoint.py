@@ -50,6 +50,17 @@ def save_checkpoint(path, state):
         file.write(content.getbuffer())
 
 
+def ship(run, path):
+    """Write the checkpoint of a run to `path` as it is given away: its averaged weights alone, and no place
+    of this machine."""
+    state = load_checkpoint(find_checkpoint(run))
+    typed = state['data']['paths']
+    state['data'].update(absolute=typed, relative=[os.path.join('..', name) for name in typed])
+    state['model'] = state['ema']                # the same tensors are stored once
+    os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+    save_checkpoint(path, state)
+
+
 def _best_of_run(folder):
     """The checkpoint of a run folder, best.pt or else last.pt; None where it holds neither."""
     for name in ('best.pt', 'last.pt'):

@@ -5,7 +5,8 @@ import os
 import pytest
 import torch
 
-from runtime.checkpoint import FORMAT_VERSION, find_checkpoint, find_runs, load_checkpoint, save_checkpoint
+from runtime.checkpoint import (FORMAT_VERSION, find_checkpoint, find_runs, load_checkpoint,
+                                save_checkpoint, ship)
 from runtime.configurator import UserError
 
 
@@ -73,3 +74,15 @@ def test_other_versions_are_refused(tmp_path, version, words):
     with pytest.raises(UserError) as caught:
         load_checkpoint(path)
     assert str(caught.value) == f"'{path}' was {words}"
+
+
+def test_what_is_given_away_is_half_as_large_and_names_no_place(smoke, tmp_path):
+    run = str(smoke)
+    path = str(tmp_path / 'given/weights.pt')
+    ship(run, path)
+    assert os.path.getsize(path) < .6 * os.path.getsize(find_checkpoint(run))
+    state = load_checkpoint(path)
+    before = load_checkpoint(find_checkpoint(run))
+    assert state['data']['absolute'] == state['data']['paths'] == before['data']['paths']
+    assert all(torch.equal(state[kind][name], value)
+               for kind in ('model', 'ema') for name, value in before['ema'].items())

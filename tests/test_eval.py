@@ -16,7 +16,7 @@ import eval as ev
 import pdes
 from conftest import ROOT, error_line, refused, run
 from data import Trajectories
-from files import open_source, write_file
+from files import open_source, read_rows, write_file
 from metrics import mean_nrmse
 from model import UPT, ModelConfig, load, model_args
 from runtime.checkpoint import load_checkpoint, save_checkpoint
@@ -607,3 +607,20 @@ def test_user_errors(run_folder, burgers_file, tmp_path):
     assert 'leave --split test out' in user_error(*ckpt, '--data', burgers_file, '--split', 'test')
     assert 'no data file' in user_error(*ckpt, '--data', tmp_path / 'nothing.hdf5')
     assert 'device=tpu' in refused(ev.main, [*ckpt, '--device', 'tpu'])
+
+
+def test_between_walls_a_finer_truth_is_computed_on_the_solvers_cells(path):
+    """48 points of a model that keeps every other of 32 cells are no centres of equal cells."""
+    source = open_source(write_file(path, 'diffusion-sorption', {}, 1, device='cpu', resolution=32))
+    cfg = ModelConfig(pde='diffusion-sorption', grid=(16,), token_grid=(4,), latent_dim=4, low=source.low,
+                      length=source.length, first=(float(source.x[0][0]),), boundary='wall', dt=250.)
+    model = UPT(cfg)
+    place = model.grid(48)[:, 0] * 480 - .5                          # in cells of a tenth of their distance
+    assert (place[0] + .5) / 10 == pytest.approx(.75)
+    found = ev.solved(model, source, range(1), (48,))[0, -1, :, 0]
+    u0 = float(read_rows(source, range(1), source.n_frames)[0, 0, 0, 0])             # a constant
+    fine = source.entry.solution(torch.full((1, 480, 1), u0), {}, [0., 500.])[0, -1, :, 0].float()
+    below = place.floor().long()
+    wanted = fine[below] + (place - below) * (fine[below + 1] - fine[below])
+    assert (found - wanted).abs().max() < .004                       # a 48th of the domain is coarse
+    assert (found - fine[5::10])[:8].abs().max() > .006              # the values at the centres of 48 cells
