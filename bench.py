@@ -61,7 +61,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import pdes
 from files import Source, read_rows, split_rows
-from grids import resample
+from grids import resample_axes
 from losses import OperatorStage
 from metrics import correlation, correlation_time, mean_nrmse, nrmse
 from model import UPT, load
@@ -167,6 +167,7 @@ class Method(NamedTuple):
     reencode: bool = False             # is it rolled out by decoding and encoding every step?
     needs_frame: bool = False          # the same as another method where the equation has no moving frame
     cpu_batch: int = 0                 # batch size on a CPU, if not the config's
+    cpu_plane: list = []               # what train.py is told besides on a CPU, where there are two axes
 
 
 FIELD_LOSS = '--lambda_latent=0 --lambda_inverse_encoding=0 --lambda_inverse_decoding=0'.split()
@@ -177,6 +178,7 @@ PEER = [*FIELD_LOSS, *'--encoder_dim=0 --decoder_dim=0 --token_shift=0 --unroll=
         '--compile=false', '--dtype=float32']
 # The FNO's width, depth, batch and rate are the best of several (dev/LOG.md); the U-Net's were not tuned.
 FNO = [*PEER, *'--arch=fno --hidden_dim=48 --depth=4 --learning_rate=6e-3'.split()]
+FNO_2D = ['--hidden_dim=24']           # wider ones make too few iterations
 UNET = [*PEER, *'--arch=unet --hidden_dim=48 --depth=4 --learning_rate=2e-3'.split()]
 PLAIN = '--moving_frame=false'
 FRAME = '--moving_frame=true'
@@ -185,8 +187,8 @@ METHODS = {
     'ours': Method([]),
     'reencoder': Method(REENCODER, reencode=True),
     'ours_plain': Method([PLAIN, '--token_shift=0']),    # without what needs symmetries of the equation
-    'fno': Method([*FNO, PLAIN], peer=True, cpu_batch=16),
-    'fno_frame': Method([*FNO, FRAME], peer=True, cpu_batch=16, needs_frame=True),
+    'fno': Method([*FNO, PLAIN], peer=True, cpu_batch=16, cpu_plane=FNO_2D),
+    'fno_frame': Method([*FNO, FRAME], peer=True, cpu_batch=16, cpu_plane=FNO_2D, needs_frame=True),
     'unet': Method([*UNET, PLAIN], peer=True),
     'unet_frame': Method([*UNET, FRAME], peer=True, needs_frame=True)}
 
@@ -249,7 +251,12 @@ def changes_of(name, task):
     changes = [*method.changes, '--stages=operator', '--epochs=0']
     if method.peer:
         changes += [f'--latent_tokens={task.y.shape[2]}', f'--latent_dim={task.y.shape[-1]}']
-    if method.cpu_batch and task.machine.device.type == 'cpu':
+    on_cpu = task.machine.device.type == 'cpu'
+    if method.peer and task.source.entry.steady:
+        changes += ['--unroll=1']                                    # there is one step
+    if on_cpu and task.y.ndim == 5:
+        changes += method.cpu_plane
+    if method.cpu_batch and on_cpu:
         n_validated = task.keys['eval_batches'] * task.keys['batch_size']
         changes += [f'--batch_size={method.cpu_batch}',
                     f'--eval_batches={math.ceil(n_validated / method.cpu_batch)}']
@@ -329,24 +336,35 @@ def peers(args, overrides, settings):
 
 
 def classical(task):
-    """The built-in solver on coarser and coarser grids from the same points: {cells along an axis: nRMSE and
-    ms a trajectory at batch 1}. Its result is interpolated to the points of the test split."""
+    """The built-in solver on coarser and coarser grids: {cells along an axis: nRMSE and ms a trajectory at
+    batch 1}. It starts from the first frame, interpolated to its cells, and its result is interpolated back
+    to the points of the test split. Grids on which it cannot be had are left out."""
     y = task.y
     entry = task.source.entry
     if entry.solve is None:
         return {}
-    d = y.ndim - 3
+    stride = task.keys['space_stride']
     t = [k * task.dt for k in range(y.shape[1])]
-    period = 1. if entry.periodic else None
+    lengths = [1.] * entry.axes if entry.periodic else None
     found = {}
     for factor in (1, 2, 4, 8):
-        every = [slice(None, None, factor)] * d
-        u0 = y[(slice(None), 0, *every)].double()
-        p = entry.solution(u0, task.source.params, t)[:, 1:].cpu()   # (N, T - 1, *coarse grid, C)
-        for axis in range(2, 2 + d):
-            x = torch.arange(p.shape[axis]) / p.shape[axis]          # as fractions of the domain
-            fine = torch.arange(y.shape[axis]) / y.shape[axis]
-            p = resample(p.movedim(axis, -1), x, fine, period).movedim(-1, axis)
+        points = []                                                  # as fractions of the domain
+        coarse = []
+        for x, low, length in zip(task.source.x, entry.low, entry.length):
+            x = torch.from_numpy((x[::stride] - low) / length)
+            cells = len(x) // factor
+            points.append(x)
+            coarse.append(x[::factor] if entry.translates else (torch.arange(cells).double() + .5) / cells)
+        u0 = resample_axes(y[:, 0].double(), points, coarse, lengths)
+        for field in map(entry.fields.index, entry.conserved):
+            gap = y[:, 0, ..., field].double().flatten(1).mean(1) - u0[..., field].flatten(1).mean(1)
+            u0[..., field] += gap.view(-1, *[1] * entry.axes)
+        try:
+            p = entry.solution(u0, task.source.params, t)[:, 1:].cpu()   # (N, T - 1, *cells, C)
+        except UserError as error:
+            say(f'{u0.shape[1]} cells of the solver: {error}')
+            continue
+        p = resample_axes(p, coarse, points, lengths)
         ms = median_ms(lambda u0=u0: entry.solution(u0[:1], task.source.params, t), u0.device, 10)
         error = mean_nrmse(p[..., task.scored], y[:, 1:, ..., task.scored])
         found[u0.shape[1]] = {'nrmse': error, 'ms_per_trajectory': ms}

@@ -24,7 +24,7 @@ import torch
 
 from data import seen_rows
 from files import open_source, read_rows, split_rows
-from grids import resample
+from grids import resample_axes
 from metrics import field_nrmse, mean_nrmse, metrics, nrmse, rms, space_of
 from model import build, unseen
 from runtime.checkpoint import find_runs, load_checkpoint, whole_file
@@ -251,14 +251,7 @@ def refined(model, u, shape):
 def moved(model, u, axes, to):
     """u (..., *X, C) at the coordinates `axes`, one tensor an axis, -> the same at the coordinates `to`, by
     cubic interpolation along each axis. Points that both have keep their values."""
-    for axis, (x, wanted) in enumerate(zip(axes, to)):
-        if torch.equal(x, wanted):
-            continue
-        place = axis - len(axes) - 1
-        period = model.cfg.length[axis] if model.cfg.periodic else None
-        u = resample(u.movedim(place, -1), x, wanted, period)
-        u = u.movedim(-1, place)
-    return u
+    return resample_axes(u, axes, to, model.cfg.length if model.cfg.periodic else None)
 
 
 def grid_axes(model, shape):

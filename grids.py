@@ -235,3 +235,14 @@ def resample(u, x, to, length=None):
     curve = curve + b * tangent2
     curve = curve + (b - s ** 2 + s) * tangent1
     return curve.float()
+
+
+def resample_axes(u, axes, to, lengths=None):
+    """u (..., *X, C) at the coordinates `axes`, one tensor an axis, -> the same at the coordinates `to`, by
+    `resample` along each axis; periodic with `lengths`, if they are given."""
+    for i, (x, wanted) in enumerate(zip(axes, to)):
+        if not torch.equal(x, wanted):
+            axis = i - len(axes) - 1
+            u = resample(u.movedim(axis, -1), x, wanted, lengths and lengths[i]).movedim(-1, axis)
+    return u
+

@@ -1,11 +1,11 @@
-# Compressible gas at eta = zeta = .01, 256 points of 3 fields in, on two CPU cores.
+# Compressible gas at eta = zeta = .01, 128 points of 3 fields in, on two CPU cores.
 #
 #     python train.py config/compressible_1d_cpu.py
 out_dir = 'out/compressible_1d_cpu'
 dataset = 'compressible-1d'
-resolution = 256
+resolution = 128
 space_stride = query_stride = 1
-latent_tokens = 32                 # of 8 points
+latent_tokens = 16                 # of 8 points
 latent_dim = 24
 token_shift = 3
 max_iters = 4500

@@ -8,6 +8,8 @@ from config.ns_64 import depth, eval_interval, hidden_dim, max_iters, mlp_ratio,
 from config.ns_64 import save_interval, warmup_iters
 
 out_dir = 'out/ks_256'
+space_stride = query_stride = 1
+latent_tokens = 32                 # of 8 points
 n_trajectories = 4000
 unroll = 4                         # in the last 30 %
 batch_size = 128

@@ -1,11 +1,11 @@
-# Kuramoto-Sivashinsky on a domain of length 64, 256 points in, on two CPU cores. The equation is chaotic.
+# Kuramoto-Sivashinsky on a domain of length 64, 128 points in, on two CPU cores. The equation is chaotic.
 #
 #     python train.py config/ks_cpu.py
 out_dir = 'out/ks_cpu'
 dataset = 'kuramoto-sivashinsky'
 time_stride = 2                    # 1 s a step
-space_stride = query_stride = 1
-latent_tokens = 32                 # of 8 points
+space_stride = query_stride = 2
+latent_tokens = 16                 # of 8 points
 latent_dim = 8
 token_shift = 3
 early = 1.                         # no time is like another

@@ -104,10 +104,34 @@ def test_classical_solver_converges_with_its_grid():
     x = (torch.arange(128, dtype=torch.float64) + .5) / 128
     u0 = torch.stack([torch.sin(2 * torch.pi * x), .5 + torch.cos(2 * torch.pi * x)])
     y = burgers(u0, .05, [0., .05, .1]).cpu()[..., None].float()
-    source = SimpleNamespace(entry=pdes.entry('burgers'), params={'Nu': .05})
-    found = bench.classical(SimpleNamespace(y=y, dt=.05, source=source, scored=[0]))
+    source = SimpleNamespace(entry=pdes.entry('burgers'), params={'Nu': .05}, x=(x.numpy(),))
+    task = SimpleNamespace(y=y, dt=.05, source=source, scored=[0], keys={'space_stride': 1})
+    found = bench.classical(task)
     errors = [found[n]['nrmse'] for n in (128, 64, 32, 16)]
     assert errors == sorted(errors) and errors[0] < 1e-5 and errors[1] < 2e-2
+
+
+def test_between_walls_the_classical_solver_starts_from_its_own_cells():
+    n = 64
+    x = (torch.arange(n, dtype=torch.float64) + .5) / n
+    u = torch.cos(torch.pi * x)[None, :, None]                       # even at the walls: no flux
+    seen = []
+
+    def solution(u0, params, t):
+        seen.append(u0)
+        return u0[:, None].expand(-1, len(t), *u0.shape[1:])
+
+    entry = SimpleNamespace(solve=True, solution=solution, translates=False, periodic=False, conserved=(),
+                            fields=('u',), axes=1, low=(2.,), length=(3.,))
+    source = SimpleNamespace(entry=entry, params={}, x=((2 + 3 * x).numpy(),))
+    y = u[:, None].expand(1, 3, n, 1)
+    found = bench.classical(SimpleNamespace(y=y, dt=1., source=source, scored=[0], keys={'space_stride': 1}))
+    for factor in (2, 4, 8):
+        centres = (torch.arange(n // factor) + .5) / (n // factor)
+        [start] = {u0.shape[1]: u0 for u0 in seen if u0.shape[1] == n // factor}.values()
+        # a coarse grid's outermost centre lies between the two outermost points: cubic, but one-sided there
+        assert (start[0, :, 0] - torch.cos(torch.pi * centres)).abs().max() < 1e-3
+    assert found[n]['nrmse'] < 1e-7 and found[32]['nrmse'] < .01
 
 
 def test_the_classical_row_is_the_coarsest_grid_that_is_as_good():
