@@ -9,4 +9,6 @@ latent_tokens = 16                 # of 8 points
 latent_dim = 8
 token_shift = 3
 early = 1.                         # no time is like another
+unroll = 3                         # without it, the latent rollout leaves the attractor and grows
+unroll_switch = .6
 max_iters = 6000
