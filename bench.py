@@ -355,9 +355,11 @@ def classical(task):
             cells = len(x) // factor
             points.append(x)
             coarse.append(x[::factor] if entry.translates else (torch.arange(cells).double() + .5) / cells)
-        u0 = resample_axes(y[:, 0].double(), points, coarse, lengths)
+        first = y[:, 0].double()
+        low, high = first.flatten(0, -2).aminmax(dim=0)
+        u0 = resample_axes(first, points, coarse, lengths).clamp(low, high)          # no overshoot at a jump
         for field in map(entry.fields.index, entry.conserved):
-            gap = y[:, 0, ..., field].double().flatten(1).mean(1) - u0[..., field].flatten(1).mean(1)
+            gap = first[..., field].flatten(1).mean(1) - u0[..., field].flatten(1).mean(1)
             u0[..., field] += gap.view(-1, *[1] * entry.axes)
         try:
             p = entry.solution(u0, task.source.params, t)[:, 1:].cpu()   # (N, T - 1, *cells, C)
