@@ -1,0 +1,126 @@
+"""
+What a latent of fewer numbers can hold at best if it is linear: reconstruction errors, without training.
+
+    python -m dev.floor config/ns_cpu.py config/burgers_cpu.py
+    python -m dev.floor config/burgers_cpu.py --nu=.001 --plot docs/floor.png --json floor.json
+
+nRMSE of single frames of the test split, from the frame on that a rollout starts from. Columns: the lowest cosine
+modes of the patch of a token, which are the fixed part of the encoder; the principal components of such patches, of
+the training frames; the principal components of whole fields. A learned encoder has something to do only where
+these are large beside the rollout error that is aimed at. --key=value overrides config keys as in train.py.
+"""
+import argparse
+import math
+
+import torch
+
+from bench import experiment, prepare, write_json
+from files import read_rows, split_rows
+from grids import dct_basis, merge_tokens, split_tokens
+from metrics import mean_nrmse
+from runtime.configurator import one_line_errors
+
+FEWER = (2, 4, 8, 16, 32, 64)
+AT_MOST = 2000                         # frames that principal components are computed from
+
+
+def train_frames(task):
+    """Frames of the train split from the last given one on, (n, *grid, C), evenly thinned."""
+    n = min(task.source.n, task.keys['n_trajectories'])
+    rows = split_rows(n, 'train', task.source.entry.test)
+    u = torch.from_numpy(read_rows(task.source, rows, task.keys['time_stride'], task.keys['space_stride']))
+    u = u[:, -task.y.shape[1]:, ..., task.scored].flatten(0, 1)
+    return u[::math.ceil(len(u) / AT_MOST)]
+
+
+def principal(rows):
+    """Orthonormal directions in which `rows` (N, D) vary most, largest first, (D, min(N, D))."""
+    if len(rows) < rows.shape[1]:
+        return torch.linalg.svd(rows, full_matrices=False)[2].T
+    _, directions = torch.linalg.eigh(rows.double().T @ rows.double())
+    return directions.flip(1).float()
+
+
+def floor(task):
+    """[{'tokens', 'fewer', 'cosine', 'patches', 'fields'}]: nRMSE with so many times fewer numbers."""
+    train = train_frames(task)
+    y = task.y[..., task.scored].flatten(0, 1)
+    space = tuple(range(y.ndim - 1))
+    mean = train.mean(space)
+    scale = train.std(space)
+    train = (train - mean) / scale
+    u = (y - mean) / scale
+
+    def error(p):
+        return mean_nrmse((p.view_as(u) * scale + mean)[:, None], y[:, None])
+
+    def projected(v, basis):
+        return v @ basis @ basis.T
+
+    grid = tuple(u.shape[1:-1])
+    whole = principal(train.flatten(1))
+    found = []
+    tokens = task.keys['latent_tokens']
+    for n_tokens in (tokens, tokens // 2, tokens // 4):
+        points = tuple(n // n_tokens for n in grid)
+        patches = [merge_tokens(v.flatten(1, -2), grid, points) for v in (train, u)]           # (n, S, D)
+        directions = principal(patches[0].flatten(0, 1))
+        for fewer in FEWER:
+            n = len(directions) // fewer
+            cosine = dct_basis(points, u.shape[-1], n).T
+            row = {'tokens': n_tokens, 'fewer': fewer}
+            for name, basis in (('cosine', cosine), ('patches', directions[:, :n])):
+                row[name] = error(split_tokens(projected(patches[1], basis), grid, points))
+            n = u[0].numel() // fewer
+            row['fields'] = error(projected(u.flatten(1), whole[:, :n])) if n <= whole.shape[1] else None
+            found.append(row)
+    return found
+
+
+def table(found):
+    for name, rows in found.items():
+        print(f'\n| {name}: tokens an axis | times fewer numbers | cosine modes | components of patches | of fields |')
+        print('|---' * 5 + '|')
+        for row in rows:
+            fields = '-' if row['fields'] is None else f'{row["fields"]:.4f}'
+            print(f'| {row["tokens"]} | {row["fewer"]} | {row["cosine"]:.4f} | {row["patches"]:.4f} | {fields} |')
+
+
+def picture(found, path):
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+    figure, axes = plt.subplots(1, len(found), figsize=(3.6 * len(found), 3.2), sharey=True, squeeze=False)
+    for axis, (name, rows) in zip(axes[0], found.items()):
+        first = [row for row in rows if row['tokens'] == rows[0]['tokens']]
+        for key, label in (('cosine', 'cosine modes of a patch'), ('patches', 'components of a patch'),
+                           ('fields', 'components of fields')):
+            known = [row for row in first if row[key] is not None]
+            axis.loglog([row['fewer'] for row in known], [row[key] for row in known], 'o-', ms=3, label=label)
+        axis.set_title(name, fontsize=9)
+        axis.set_xlabel('times fewer numbers')
+        axis.set_xticks(FEWER, FEWER, minor=False)
+        axis.grid(alpha=.3)
+    axes[0, 0].set_ylabel('nRMSE of one frame')
+    axes[0, 0].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('configs', nargs='+')
+    parser.add_argument('--json')
+    parser.add_argument('--plot')
+    args, overrides = parser.parse_known_args()
+    found = {experiment(config): floor(prepare(config, overrides)) for config in args.configs}
+    table(found)
+    if args.json:
+        write_json(args.json, found)
+    if args.plot:
+        picture(found, args.plot)
+
+
+if __name__ == '__main__':
+    one_line_errors()
+    main()
