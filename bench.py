@@ -173,8 +173,8 @@ class Method(NamedTuple):
 FIELD_LOSS = '--lambda_latent=0 --lambda_inverse_encoding=0 --lambda_inverse_decoding=0'.split()
 REENCODER = [*FIELD_LOSS, '--unroll=1', '--unroll_start=1']
 # What peers share. Data, symmetries, early frames, spectral loss, averaging, warm-up are those of the config.
-PEER = [*FIELD_LOSS, *'--encoder_dim=0 --decoder_dim=0 --token_shift=0 --unroll=2 --unroll_start=1'.split(),
-        *'--unroll_switch=.7 --optimizer=adamw --weight_decay=0 --beta2=.99'.split(),
+PEER = [*FIELD_LOSS, *'--basis=cosine --encoder_dim=0 --decoder_dim=0 --token_shift=0'.split(),
+        *'--unroll=2 --unroll_start=1 --unroll_switch=.7 --optimizer=adamw --weight_decay=0 --beta2=.99'.split(),
         '--compile=false', '--dtype=float32']
 # The FNO's width, depth, batch and rate are the best of several (dev/LOG.md); the U-Net's were not tuned.
 FNO = [*PEER, *'--arch=fno --hidden_dim=48 --depth=4 --learning_rate=6e-3'.split()]

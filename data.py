@@ -367,6 +367,12 @@ class Windows:
         for part in drawn.chunk(parts, 1):
             yield self.batch(part, offset, iteration)
 
+    def frames(self, n):
+        """What the encoder sees of about n windows, spread evenly over all: (N, *grid, C)."""
+        index = torch.arange(0, self.n_windows, max(1, self.n_windows // n))
+        [batch] = self.batches(index, 0)
+        return batch.u.flatten(0, 1)
+
     def draw_start(self, index, random):
         """Frame at which each window begins, (B,)."""
         stratum = index % self.n_starts

@@ -73,11 +73,12 @@ def dct_basis(shape, n_field, dim):
 
 class Patches(nn.Module):
     """
-    Grid values of a token <-> its cosine modes: the fixed, invertible part of encoder and decoder.
+    Grid values of a token <-> its modes: the fixed, invertible part of encoder and decoder.
 
-    A token holds as many of the lowest modes of its patch as it has features; where it has more, the rest is
-    zero. The modes are orthonormal up to a gain, which gives latents that have room for all of them the
-    field's mean square. The first C features of a token are the means of its C fields.
+    The modes of a patch are cosines, lowest frequency first, or after `fit` its principal components. A token
+    holds as many of them as it has features; where it has more, the rest is zero. The modes are orthonormal
+    up to a gain, which gives latents that have room for all of them the field's mean square. The first C
+    features of a token are the means of its C fields.
     """
 
     def __init__(self, cfg):
@@ -86,8 +87,22 @@ class Patches(nn.Module):
         self.points = cfg.points_per_token                           # of a token, along each axis
         self.spare = cfg.latent_dim > math.prod(self.points) * cfg.n_field
         self.gain = max(1., cfg.latent_dim / (math.prod(self.points) * cfg.n_field)) ** .5
-        modes = dct_basis(self.points, cfg.n_field, cfg.latent_dim)
-        self.register_buffer('modes', modes, persistent=False)       # (D, points x C)
+        self.n_field = cfg.n_field
+        modes = dct_basis(self.points, cfg.n_field, cfg.latent_dim)              # (D, points x C)
+        self.register_buffer('modes', modes, persistent=cfg.basis == 'components')
+
+    def fit(self, u):
+        """Replace the modes by the principal components of the patches of normalised fields u (N, *grid, C),
+        after the means of the fields, which stay the first C features."""
+        patches = merge_tokens(u.flatten(1, -2), self.grid, self.points).flatten(0, 1).double()
+        means = self.modes[:self.n_field].double()
+        rest = patches - patches @ means.T @ means                   # (n, points x C)
+        spread = rest.T @ rest / len(rest)
+        spread += spread.trace() * (torch.eye(len(spread), device=u.device) - means.T @ means)   # means last
+        _, components = torch.linalg.eigh(spread)
+        components = components.flip(1)[:, :len(spread) - self.n_field].T
+        modes = torch.cat([means, components])[:len(self.modes)]
+        self.modes[:len(modes)] = modes.float()
 
     def to_tokens(self, u):
         """(B, *grid, C) -> (B, S, D), float32"""

@@ -270,6 +270,7 @@ class ModelConfig:
     latent_dim: int = 64                   # features of a token
     token_shift: int = 0                   # grid points an axis by which the tokens move on every step
     # encoder and decoder
+    basis: str = 'cosine'                  # of the fixed part: 'cosine', or principal 'components' of the data
     patch_size: int = 4                    # grid points a patch and axis of the learned encoder
     halo: int = 2                          # grid points of the neighbours that a patch sees on each side
     encoder_dim: int = 64                  # width of the learned encoder; 0: none
@@ -341,7 +342,7 @@ class ModelConfig:
         part: see check_config."""
         d = len(self.grid)
         closed = {'arch': self.archs(), 'attention': ('standard', 'channel'),
-                  'boundary': BOUNDARIES}
+                  'basis': ('cosine', 'components'), 'boundary': BOUNDARIES}
         for name, allowed in closed.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f"{name}='{getattr(self, name)}' is not one of {', '.join(allowed)}")
@@ -376,6 +377,8 @@ class ModelConfig:
                 raise UserError(f'{name}={numbers} must be numbers of fields, below {self.n_field}')
         if not self.scored:
             raise UserError(f'static={self.static} leaves no field to be predicted')
+        if self.static and self.basis != 'cosine':
+            raise UserError('components mix the fields, of which some are static: --basis=cosine')
         if self.frame_speed and not (self.uniform and self.input_frames == 1 and len(self.velocity) == d):
             raise UserError('a moving frame needs a periodic domain whose places are alike, one input frame '
                             'and a velocity along every axis: --moving_frame=false')
@@ -399,8 +402,8 @@ class GridEncoder(nn.Module):
     """
     Fields on the trained grid -> latent tokens: z = M patch(u) + g(u).
 
-    M are the cosine modes of the points of a token (Patches), fixed, so that the decoder inverts it from the
-    first iteration on. The learned part g (none with encoder_dim=0) starts at zero: every field has its own
+    M are modes of the points of a token (Patches), fixed, so that the decoder inverts it from the first
+    iteration on. The learned part g (none with encoder_dim=0) starts at zero: every field has its own
     stem (the rows of one convolution), where a patch of patch_size points and a halo around it become one
     token; `encoder_depth` blocks mix them; neighbouring tokens are merged where the patch grid is larger than
     the latent one.

@@ -64,6 +64,7 @@ noise = 0.                         # noise on the input frames, relative to thei
 # model
 arch = 'pure'                      # pure or u; or a peer of peers.py
 attention = 'standard'             # standard or channel (channel-separated)
+basis = 'cosine'      # of the fixed encoder: cosine, or components: principal ones of the train part's patches
 patch_size = 4                     # grid points a patch of the learned encoder
 halo = 2                           # grid points of its neighbours that such a patch sees on each side
 latent_tokens = 32                 # tokens of the latent along each axis
@@ -130,6 +131,7 @@ _choices = {
     'dataset': tuple(pdes.PDES),
     'arch': ModelConfig.archs(),
     'attention': ('standard', 'channel'),
+    'basis': ('cosine', 'components'),
     'stages': tuple(STAGES),
     'optimizer': ('muon', 'adamw'),
     'dtype': ('auto', 'float32', 'bfloat16'),
@@ -245,6 +247,8 @@ if run.state or run.parent:                                       # this run, re
     model = rebuild(cfg, run.state or run.parent, run.parent_path or run.last_path, averaged=bool(run.parent))
 else:
     model = UPT(cfg)
+    if basis == 'components':
+        model.encoder.patches.fit(data.Windows(trajectories, cfg, settings_of(stages[0])).frames(1000).cpu())
 model.to(machine.device)
 if machine.compiled:
     for part in (model.encoder, model.operator, model.decoder):

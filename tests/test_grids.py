@@ -102,8 +102,37 @@ def test_the_frequency_of_the_modes_rises(shape):
 
 def patches(grid, token_grid, n_field, latent_dim):
     points = tuple(n // s for n, s in zip(grid, token_grid))
-    cfg = SimpleNamespace(grid=grid, points_per_token=points, n_field=n_field, latent_dim=latent_dim)
+    cfg = SimpleNamespace(grid=grid, points_per_token=points, n_field=n_field, latent_dim=latent_dim,
+                          basis='cosine')
     return Patches(cfg)
+
+
+def rough(grid, n_field, n=400):
+    """Fields of two random shapes a patch of a quarter of every axis and a mean, and a little noise."""
+    torch.manual_seed(1)
+    points = [size // 4 for size in grid]
+    shapes = torch.randn(3, math.prod(points) * n_field)
+    shapes[0] = 1.
+    tokens = torch.randn(n, 4 ** len(grid), 3) @ shapes + 1e-3 * torch.randn(n, 4 ** len(grid), len(shapes[0]))
+    return split_tokens(tokens, grid, points).unflatten(1, grid)
+
+
+@pytest.mark.parametrize('grid, n_field', [((32,), 1), ((16,), 2), ((16, 8), 1)])
+@pytest.mark.parametrize('share', [.5, 1, 2])
+def test_components_hold_what_cosines_cannot(grid, n_field, share):
+    n_value = math.prod(n // 4 for n in grid) * n_field
+    p = patches(grid, (4,) * len(grid), n_field, int(share * n_value))
+    u = rough(grid, n_field)
+    cosine = (p.to_grid(p.to_tokens(u)) - u).norm() / u.norm()
+    p.fit(u)
+    rows = p.modes[:n_value]
+    close(rows @ rows.T, torch.eye(len(rows)))
+    assert not p.modes[n_value:].any()
+    close(rows[:n_field], dct_basis(p.points, n_field, n_field))     # the means stay first
+    lost = (p.to_grid(p.to_tokens(u)) - u).norm() / u.norm()
+    assert lost < .02 and (lost < cosine / 10 or cosine < 1e-6)
+    other = rough(grid, n_field, 7)[3:]
+    assert (p.to_grid(p.to_tokens(other)) - other).norm() < .02 * other.norm()
 
 
 # grid, tokens, fields, and a latent_dim that is just enough

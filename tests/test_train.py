@@ -15,8 +15,9 @@ import torch
 
 import optim
 import runtime.run
-from conftest import (ENV, ROOT, TIMEOUT, TWO_STAGES, equal, refused, rows_of, smoke_args, state_of,
+from conftest import (ENV, ROOT, TIMEOUT, TWO_STAGES, close, equal, refused, rows_of, smoke_args, state_of,
                       train_here, two_processes, weights)
+from grids import Patches
 from model import load
 
 STILL = ['--learning_rate=1e-12', '--muon_lr=1e-12']               # nothing moves, so no validation is better
@@ -82,6 +83,20 @@ def test_fine_tuning_starts_from_the_best_weights(smoke, tmp_path, train):
     g = train(tmp_path / 'o', f'--init_from={smoke}/o', '--max_iters=1', *STILL)
     old = state_of(smoke / 'o', 'best.pt')['ema']
     assert all(torch.allclose(v, old[k], atol=1e-6) for k, v in g['model'].state_dict().items())
+
+
+def test_components_of_the_data_stay_with_the_weights(tmp_path, train):
+    args = ['--basis=components', '--latent_dim=3', '--token_shift=0', '--max_iters=4']
+    train(f'{tmp_path}/whole', *args)
+    model = load(f'{tmp_path}/whole')
+    modes = model.encoder.patches.modes
+    assert modes is model.decoder.patches.modes is model.operator.patches.modes
+    windows = train(f'{tmp_path}/again', *args)['windows']
+    again = load(f'{tmp_path}/again').encoder.patches
+    close(again.modes, modes)
+    u = windows.frames(50)
+    p = Patches(model.cfg)                                           # cosines
+    assert (again.to_grid(again.to_tokens(u)) - u).norm() < .98 * (p.to_grid(p.to_tokens(u)) - u).norm()
 
 
 def test_patience_stops_early(tmp_path, train):
