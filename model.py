@@ -68,6 +68,13 @@ def divides(small, big, what):
         raise UserError(f'{what}: {small} does not divide {big}')
 
 
+def ones_at(numbers, size):
+    """(size,): 1 at the `numbers` below it, else 0."""
+    mask = torch.zeros(size)
+    mask[[number for number in numbers if number < size]] = 1.
+    return mask
+
+
 def drop_path(x, rate, training):
     """Drop the whole residual branch of a sample with probability `rate` (arXiv 1603.09382)."""
     if rate == 0. or not training:
@@ -406,7 +413,7 @@ class GridEncoder(nn.Module):
     iteration on. The learned part g (none with encoder_dim=0) starts at zero: every field has its own
     stem (the rows of one convolution), where a patch of patch_size points and a halo around it become one
     token; `encoder_depth` blocks mix them; neighbouring tokens are merged where the patch grid is larger than
-    the latent one.
+    the latent one. g leaves the integral of a conserved field to the fixed part.
     """
 
     def __init__(self, cfg, patches):
@@ -443,6 +450,7 @@ class GridEncoder(nn.Module):
             self.blocks.append(Block(dim, attention, cfg.mlp_ratio))
         self.norm = nn.LayerNorm(dim, bias=False)
         self.proj = zero(Float32Linear(dim * math.prod(self.pool), cfg.latent_dim))
+        self.register_buffer('conserved', ones_at(cfg.conserved, cfg.latent_dim), persistent=False)
 
     def forward(self, u):
         """u (B, *grid, C input_frames), normalised -> (B, S, latent_dim), float32"""
@@ -464,7 +472,8 @@ class GridEncoder(nn.Module):
         for block in self.blocks:
             x = block(x)
         x = merge_tokens(self.norm(x), self.patch_grid, self.pool)   # (B, S, D pool)
-        return self.proj(x)
+        z = self.proj(x)
+        return z - self.conserved * z.mean(1, keepdim=True)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -482,6 +491,8 @@ class AnyPointDecoder(nn.Module):
 
         h(q) = sum over corners of w(o_c) phi(o_c) * K z_c,        u(q) = I(q; M^T z) + W h + MLP(h)
 
+    The mean of a conserved field over the trained grid is that of the fixed part: the one of the learned part
+    is taken off.
     The result is continuously differentiable in q, wraps on a periodic domain, and does not depend on which
     other points are asked for.
     """
@@ -514,6 +525,7 @@ class AnyPointDecoder(nn.Module):
         self.basis = nn.Sequential(outer(nn.Linear(n_feature, dim)), nn.GELU(), nn.Linear(dim, dim))
         self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), outer(zero(nn.Linear(dim, cfg.n_field))))
         self.linear = outer(zero(nn.Linear(dim, cfg.n_field, bias=False)))
+        self.register_buffer('conserved', ones_at(cfg.conserved, cfg.n_field), persistent=False)
 
     def forward(self, z, q=None):
         """z (B, S, latent_dim), q (Q, d) or (B, Q, d) in physical coordinates, or None for the trained grid's
@@ -523,13 +535,26 @@ class AnyPointDecoder(nn.Module):
         if q is not None:
             u = interpolate(u, q, cfg.grid, cfg.first, cfg.length, cfg.periodic)
         if cfg.decoder_dim:
-            q = self.points if q is None else q
-            h = self.local_features(z, q).float()                    # (B, Q, dim)
-            with torch.autocast(z.device.type, enabled=False):
-                u = u + self.linear(h) + self.mlp(h)
+            u = u + self.learned(z, q)
         if cfg.log_clamp:
             u = u.sign() * cfg.log_clamp * torch.log1p(u.abs() / cfg.log_clamp)
         return u
+
+    def learned(self, z, q):
+        """What is learned, at q or on the trained grid."""
+        if q is None:
+            u = self.read(z, self.points)
+            return u - self.conserved * u.mean(1, keepdim=True)
+        u = self.read(z, q)
+        if self.cfg.conserved:
+            u = u - self.conserved * self.read(z, self.points).mean(1, keepdim=True)
+        return u
+
+    def read(self, z, q):
+        """W h + MLP(h) at q, (B, Q, C)."""
+        h = self.local_features(z, q).float()                        # (B, Q, dim)
+        with torch.autocast(z.device.type, enabled=False):
+            return self.linear(h) + self.mlp(h)
 
     def local_features(self, z, q):
         """h(q): the blended expansions of the nearest tokens, (B, Q, dim)."""
@@ -655,9 +680,9 @@ class Operator(nn.Module):
     operator is the identity (up to the shift below). f is the transformer above or, by `arch`, a peer of
     peers.py.
 
-    The integral of a conserved field stays, exactly so for the fixed part of encoder and decoder: the first
-    features of a token are its means, and the mean of f over all tokens is taken off them. The features of a
-    static field stay as they are. With `token_shift`, the tokens then move on by so many grid points, since
+    The integral of a conserved field stays: the first features of a token are its means, and the mean of f
+    over all tokens is taken off them (encoder and decoder do likewise with what they have learned). The
+    features of a static field stay as they are. With `token_shift`, the tokens then move on by so many grid points, since
     tokens at rest on the field would repeat the same errors at every step.
     """
 
@@ -667,11 +692,7 @@ class Operator(nn.Module):
         self.token_shift = tuple(cfg.token_shift * step for step in cfg.direction) if cfg.token_shift else ()
         network = peers.NETWORKS.get(cfg.arch, Transformer)
         self.network = network(cfg)
-        conserved = torch.zeros(cfg.latent_dim)
-        for field in cfg.conserved:
-            if field < cfg.latent_dim:
-                conserved[field] = 1.
-        self.register_buffer('conserved', conserved, persistent=False)
+        self.register_buffer('conserved', ones_at(cfg.conserved, cfg.latent_dim), persistent=False)
         self.has_static = bool(cfg.static)
         free = torch.ones(cfg.latent_dim)
         room = math.prod(cfg.points_per_token) * cfg.n_field     # features beyond these hold no field

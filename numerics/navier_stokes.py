@@ -31,22 +31,21 @@ def navier_stokes(w0, nu, t, forced=True, refine=None, cfl=NS_CFL):
     w0: (B, X, Y) values at the cell centres ((i + .5)/X, (j + .5)/Y), without a mean. nu: ν. forced=False
     leaves f out. refine: the grid inside has so many times the cells along each axis, by default enough for
     ν; the result is what it has at the given centres. cfl: longest step, in cells inside that |u| + |v|
-    crosses; the fastest flow of the batch sets it anew for each interval of t. Returns (B, len(t), X, Y)
+    crosses; the fastest flow of the batch sets it anew at least every second. Returns (B, len(t), X, Y)
     float64. Raises UserError as `checked` does, where w0 has a mean, and where ν needs too fine a grid.
 
     Fourier series with the 2/3 rule and ETDRK4. The mean stays zero and the symmetries of `torus_symmetry`
-    hold to rounding (1e-14), the enstrophy budget to the error of a step. On 64² cells, from fields a sixth
-    as large as those of `random_vorticity` (variance 7^1.5), the largest nrmse against a finer grid, and the
-    time a trajectory takes on one thread of a CPU:
+    hold to rounding (1e-14), the enstrophy budget to the error of a step. On 64² cells, from one to four
+    fields of `random_vorticity`, the largest nrmse against a finer grid, and the time a trajectory takes on
+    one thread of a CPU:
 
-        ν 1e-3, t = 50          64² inside     6e-7 (against 128²; half the step changes 8e-7)       .63 s
-        ν 1e-4, t = 20, 30     128² inside     3e-6, 2.3e-3 (against 256²)                           3.4 s
-                                64² inside     1.7e-3, 3.4e-2                                        .30 s
-        ν 1e-5, t = 20         256² inside     5e-6 (against 384², one trajectory)                    17 s
-                               128² inside     7e-4                                                  1.3 s
+        ν 1e-3, t = 20, 50      64² inside     1e-9, 2e-9 (against 128²)         1 s
+        ν 1e-4, t = 20, 30     128² inside     2.6e-4, 7.2e-4 (against 192²)     4 s
+                                64² inside     1.5e-2, 2.6e-2                   .5 s
+        ν 1e-5, t = 20         256² inside     2.9e-3 (against 384²)            20 s
+                               128² inside     2.5e-2 (against 256²)             2 s
 
-    With the variance 7³ and 128² inside: 3e-4 and 1.2e-3 at ν 1e-4 (against 192²), 1.8e-2 at ν 1e-5 (against
-    256²). On 32² cells, not refined, ν 1e-3, t = 50: 7e-4 and .07 s.
+    On 32² cells, not refined, ν 1e-3, t = 20, 50: 5e-5, 2e-4 and .07 s.
     """
     w0, t = checked(w0, t, axes=2, nu=nu, cfl=cfl)
     mean = w0.mean((1, 2))
@@ -78,22 +77,26 @@ def navier_stokes(w0, nu, t, forced=True, refine=None, cfl=NS_CFL):
         transport = torch.fft.rfft2(flux) * from_flux
         return transport.sum(1) + force
 
+    unstable = f'navier_stokes is unstable at cfl={cfl}: make it smaller'
     out = empty_frames(w0, t)
     w = _finer_spectrum(w0, refine) * kept
     step = 0.
     for i, gap in enumerate(np.diff(t)):
-        speed = velocity(w).abs().sum(1)
-        fastest = float(speed.max()) + FORCE_SPEED * gap
-        if not math.isfinite(fastest):
-            raise UserError(f'navier_stokes is unstable at cfl={cfl}: make it smaller')
-        n_step = math.ceil(gap * fastest * max(size) / cfl)
-        if not math.isclose(step, gap / n_step):
-            step = gap / n_step
-            weights = etdrk4_weights(-nu * square, step)
-        for _ in range(n_step):
-            w = etdrk4_step(w, rate, weights)
+        n_part = math.ceil(gap)                                      # of a second at most
+        for _ in range(n_part):
+            fastest = float(velocity(w).abs().sum(1).max()) + FORCE_SPEED * gap / n_part
+            if not math.isfinite(fastest):
+                raise UserError(unstable)
+            n_step = math.ceil(gap / n_part * fastest * max(size) / cfl)
+            if not math.isclose(step, gap / n_part / n_step):
+                step = gap / n_part / n_step
+                weights = etdrk4_weights(-nu * square, step)
+            for _ in range(n_step):
+                w = etdrk4_step(w, rate, weights)
         field = torch.fft.irfft2(w, s=size)
         out[:, i + 1] = field[:, ::refine, ::refine]
+    if not torch.isfinite(out).all():
+        raise UserError(unstable)
     return out
 
 

@@ -357,6 +357,25 @@ def test_a_conserved_integral_stays(arch, attention, d, changes):
     assert gap(m, field(m)).min() > 1e-4
 
 
+@pytest.mark.parametrize('d', [1, 2])
+@pytest.mark.parametrize('reencode', [False, True])
+@pytest.mark.parametrize('token_shift', [0, 3])
+def test_what_is_learned_in_encoder_and_decoder_keeps_the_integral(d, reencode, token_shift):
+    m = build(d, conserved=(1,), fields=('a', 'b'), latent_dim=2 * 4 ** d + 1, token_shift=token_shift)
+    u = field(m)
+    p = m.rollout(u, 3, reencode=reencode)
+    q = m.rollout(u, 3, reencode=reencode, points=m.grid(*[2 * n for n in m.cfg.grid]))
+    space = tuple(range(1, u.ndim - 1))
+    whole = u.mean(space)[:, None]
+    drift = (p.flatten(2, -2).mean(2) - whole).abs().amax((0, 1)) / p.abs().amax()
+    assert drift[1] < 1e-6 < 1e-4 < drift[0]
+    drift = (q.mean(2) - whole).abs().amax((0, 1)) / p.abs().amax()
+    assert drift[1] < .03                                            # by the quadrature
+    decoder = m.decoder
+    plain = decoder.patches.to_grid(m.encode(u).tokens).flatten(1, -2)
+    assert (decoder(m.encode(u).tokens) - plain).abs().max() > .1    # the learned parts do act
+
+
 @pytest.mark.parametrize('token_shift, latent_dim', [(0, 64), (3, 64), (0, 7)])
 @pytest.mark.parametrize('frame', [0., 1.])
 def test_what_is_not_conserved_may_drift(token_shift, latent_dim, frame):

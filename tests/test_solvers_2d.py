@@ -115,6 +115,19 @@ def test_against_the_classical_runge_kutta_method():
     assert nrmse(ours, expected) < 1e-6
 
 
+def test_far_times_need_no_frames_between():
+    """The step follows the flow, which the force has made ten times faster by then."""
+    w0 = vorticity(1) / 100
+    far = navier_stokes(w0, 1e-3, [0., 8.], refine=1)[0, -1]
+    near = navier_stokes(w0, 1e-3, range(9), refine=1)[0]
+    assert near[-1].abs().max() > 10 * near[0].abs().max()
+    assert torch.equal(far, near[-1])
+
+
+def test_an_unstable_step_is_an_error():
+    assert 'unstable' in refused(navier_stokes, 10 * vorticity(1), 1e-6, [0., 1., 2.], refine=1, cfl=20.)
+
+
 def test_order_four_in_time():
     w0 = vorticity(1)
     t = [0., 2.]
