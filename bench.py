@@ -170,12 +170,13 @@ class Method(NamedTuple):
     cpu_plane: list = []               # what train.py is told besides on a CPU, where there are two axes
 
 
-FIELD_LOSS = '--lambda_latent=0 --lambda_inverse_encoding=0 --lambda_inverse_decoding=0'.split()
+FIELD_LOSS = [f'--lambda_{name}=0'
+              for name in ('latent', 'agreement', 'inverse_encoding', 'inverse_decoding')]
 REENCODER = [*FIELD_LOSS, '--unroll=1', '--unroll_start=1']
 # What peers share. Data, symmetries, early frames, spectral loss, averaging, warm-up are those of the config.
 PEER = [*FIELD_LOSS, *'--basis=cosine --encoder_dim=0 --decoder_dim=0 --token_shift=0'.split(),
-        *'--unroll=2 --unroll_start=1 --unroll_switch=.7 --optimizer=adamw --weight_decay=0 --beta2=.99'.split(),
-        '--compile=false', '--dtype=float32']
+        *'--unroll=2 --unroll_start=1 --unroll_switch=.7'.split(),
+        *'--optimizer=adamw --weight_decay=0 --beta2=.99'.split(), '--compile=false', '--dtype=float32']
 # The FNO's width, depth, batch and rate are the best of several (dev/LOG.md); the U-Net's were not tuned.
 FNO = [*PEER, *'--arch=fno --hidden_dim=48 --depth=4 --learning_rate=6e-3'.split()]
 FNO_2D = ['--hidden_dim=24']           # wider ones make too few iterations
@@ -742,7 +743,7 @@ def time_parts(t, repeats):
             tokens = t.stage.encode(batch, 0)
             if tokens.requires_grad:
                 tokens.sum().backward()
-            if t.s.lambda_latent:
+            if t.s.lambda_latent or t.s.lambda_agreement:
                 with torch.no_grad():
                     t.stage.encode(batch, range(1, steps + 1))
 

@@ -46,6 +46,13 @@ def mean_square(z, target):
     return (z - target).square().mean()
 
 
+def agreement(z, target, before):
+    """Mean over samples and steps of |A(z_t) - E(u_{t+1})|^2 / |E(u_{t+1}) - E(u_t)|^2: an error of the size
+    of the step is 1, and the loss cannot be won by a latent in which nothing moves."""
+    step = (target - before).square().mean((-2, -1))
+    return ((z - target).square().mean((-2, -1)) / step.clamp_min(SMALLEST)).mean()
+
+
 def inverse_decoding(cycle, z):
     """mean |E(D(z)) - z|^2 / var(z), z the advanced latent: what was decoded can be encoded again. The
     variance is that of each feature over batch, steps and tokens, detached, so the loss cannot be won by
@@ -94,6 +101,7 @@ def unit_size(z):
 LOSSES = {
     'field': (relative_l2, 'field', 'truth'),
     'latent': (mean_square, 'latent', 'target'),
+    'agreement': (agreement, 'latent', 'target', 'before'),
     'inverse_encoding': (relative_square, 'reconstruction', 'start'),
     'inverse_decoding': (inverse_decoding, 'cycle', 'advanced'),
     'spectral': (spectral, 'field', 'truth'),
@@ -163,14 +171,15 @@ class Stage(nn.Module):
 class OperatorStage(Stage):
     """Encoder, operator and decoder together, on rollouts of a few latent steps from the encoding of true
     frames."""
-    losses = ('field', 'latent', 'inverse_encoding', 'inverse_decoding', 'spectral', 'latent_norm')
+    losses = ('field', 'latent', 'agreement', 'inverse_encoding', 'inverse_decoding', 'spectral',
+              'latent_norm')
 
     def __init__(self, model, settings):
         super().__init__(model.requires_grad_(True), settings)
         s = settings
-        if not (s.lambda_field or s.lambda_spectral or s.lambda_latent):
-            raise UserError('nothing would train the operator: lambda_field, lambda_spectral or '
-                            'lambda_latent must be positive')
+        if not (s.lambda_field or s.lambda_spectral or s.lambda_latent or s.lambda_agreement):
+            raise UserError('nothing would train the operator: lambda_field, lambda_spectral, lambda_latent '
+                            'or lambda_agreement must be positive')
         if model.cfg.decoder_dim and not (s.lambda_field or s.lambda_spectral or s.lambda_inverse_encoding):
             raise UserError('nothing would train the decoder: lambda_field, lambda_spectral or '
                             'lambda_inverse_encoding must be positive')
@@ -200,9 +209,13 @@ class OperatorStage(Stage):
         else:
             outputs['field'] = self.decode(latents[:, 1:], batch)
         outputs['truth'] = self.truth(batch, now + 1, steps)
-        if s.lambda_latent:
+        if s.lambda_latent or s.lambda_agreement:
+            first = 0 if s.lambda_agreement else 1
             with torch.set_grad_enabled(torch.is_grad_enabled() and not s.detach_target):
-                outputs['target'] = self.encode(batch, range(1, steps + 1))
+                encoded = self.encode(batch, range(first, steps + 1))
+            outputs['target'] = encoded[:, -steps:]
+            if s.lambda_agreement:
+                outputs['before'] = encoded[:, :-1]
         weights = dict(self.weights)
         weights['inverse_decoding'] = 0.
         if s.lambda_inverse_decoding and batch.iteration % s.inverse_loss_frequency == 0:

@@ -95,6 +95,7 @@ gradient_through_time = True     # false: every step of a window is trained alon
 detach_target = True               # encodings of the truth carry no gradient in the latent loss
 lambda_field = 1.                  # relative L2 of the decoded rollout
 lambda_latent = 0.                # advanced latents against encodings of the truth; 10 with a learned encoder
+lambda_agreement = 0.              # the same, relative to the step that the encodings make
 lambda_inverse_encoding = 0.       # D(E(u)) = u; 50 with a learned encoder or decoder
 lambda_inverse_decoding = 0.       # E(D(z)) = z
 lambda_spectral = .05              # relative H1 error: wave number k weighs 1 + k^2

@@ -1,13 +1,14 @@
 """losses.py, the functions: each loss against its formula, at equality, by finite differences; their sum."""
 import itertools
+import math
 
 import numpy as np
 import pytest
 import torch
 
 from conftest import refused
-from losses import (LOSSES, inverse_decoding, mean_square, relative_l2, relative_square, spectral, unit_size,
-                    weighted_sum)
+from losses import (LOSSES, agreement, inverse_decoding, mean_square, relative_l2, relative_square, spectral,
+                    unit_size, weighted_sum)
 
 
 def random(*shape, seed=0, dtype=torch.float64):
@@ -209,18 +210,19 @@ def outputs():
     field = (2, 3, 8, 1)
     latent = (2, 3, 4, 5)
     shapes = {'field': field, 'truth': field, 'latent': latent, 'target': latent, 'reconstruction': field,
-              'start': field, 'cycle': latent, 'advanced': latent}
+              'start': field, 'cycle': latent, 'advanced': latent, 'before': latent}
     return {name: random(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
 
 
 def test_weighted_sum_is_that_of_its_parts():
     out = outputs()
-    weights = {'field': 1., 'latent': 10., 'inverse_encoding': .5, 'inverse_decoding': torch.tensor(.25),
+    weights = {'field': 1., 'latent': 10., 'agreement': 3., 'inverse_encoding': .5, 'inverse_decoding': torch.tensor(.25),
                'spectral': .05, 'latent_norm': 2}
     assert weights.keys() == LOSSES.keys()
     total, parts = weighted_sum(out, weights)
     expected = {'field': relative_l2(out['field'], out['truth']),
                 'latent': mean_square(out['latent'], out['target']),
+                'agreement': agreement(out['latent'], out['target'], out['before']),
                 'inverse_encoding': relative_square(out['reconstruction'], out['start']),
                 'inverse_decoding': inverse_decoding(out['cycle'], out['advanced']),
                 'spectral': spectral(out['field'], out['truth']),
@@ -266,3 +268,13 @@ def test_the_sum_is_exact_when_a_part_is_zero():
     assert total == 0
     assert parts == {'field': 0, 'spectral': 0}
     assert not out['field'].grad.any()
+
+
+def test_agreement_is_relative_to_the_step():
+    before = torch.tensor([[[[1., 1.]], [[0., 0.]]]])               # (B, K, S, D) = (1, 2, 1, 2)
+    target = torch.tensor([[[[1., 3.]], [[4., 2.]]]])               # steps of squares 4 and 20
+    z = torch.tensor([[[[2., 3.]], [[4., 7.]]]])                    # errors of squares 1 and 25
+    assert float(agreement(z, target, before)) == pytest.approx((1 / 4 + 25 / 20) / 2)
+    assert float(agreement(before, target, before)) == pytest.approx(1)
+    assert float(agreement(1e3 * z, 1e3 * target, 1e3 * before)) == pytest.approx((1 / 4 + 25 / 20) / 2)
+    assert math.isfinite(float(agreement(z, before, before)))       # nothing moves

@@ -83,7 +83,7 @@ def test_shapes_of_the_outputs(outputs_of, arch, attention, d):
     tokens = (math.prod(m.cfg.token_grid), 8)
     points = (*m.cfg.grid, 1)
     assert {name: tuple(value.shape) for name, value in out.items()} == {
-        'latent': (3, 2, *tokens), 'target': (3, 2, *tokens),
+        'latent': (3, 2, *tokens), 'target': (3, 2, *tokens), 'before': (3, 2, *tokens),
         'field': (3, 2, *points), 'truth': (3, 2, *points),
         'reconstruction': (3, 1, *points), 'start': (3, 1, *points),
         'cycle': (3, 1, *tokens), 'advanced': (3, 1, *tokens)}
@@ -232,6 +232,17 @@ def test_the_latent_loss_trains_encoder_and_operator(outputs_of):
     m = drawn()
     out = outputs_of(OperatorStage(m, settings(lambda_latent=1.)), batch_of(m))
     mean_square(out['latent'], out['target']).backward()
+    assert trained(m) == ({'encoder', 'condition', 'operator'}, {'decoder'})
+
+
+def test_agreement_compares_with_the_step_of_the_encodings(outputs_of):
+    m = drawn()
+    batch = batch_of(m, 4)
+    out = outputs_of(OperatorStage(m, settings(lambda_agreement=1., lambda_latent=1., unroll=3)), batch)
+    assert torch.equal(out['before'][:, 1:], out['target'][:, :-1])
+    close(out['before'][:, 0], m.encoder(batch.u[:, 0]))
+    close(out['target'][:, 2], m.encoder(batch.u[:, 3]))
+    LOSSES['agreement'][0](out['latent'], out['target'], out['before']).backward()
     assert trained(m) == ({'encoder', 'condition', 'operator'}, {'decoder'})
 
 
