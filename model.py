@@ -277,7 +277,7 @@ class ModelConfig:
     latent_dim: int = 64                   # features of a token
     token_shift: int = 0                   # grid points an axis by which the tokens move on every step
     # encoder and decoder
-    basis: str = 'cosine'                  # of the fixed part: 'cosine', or principal 'components' of the data
+    basis: str = 'cosine'                  # of the fixed part: 'cosine', or 'components' of the data
     patch_size: int = 4                    # grid points a patch and axis of the learned encoder
     halo: int = 2                          # grid points of the neighbours that a patch sees on each side
     encoder_dim: int = 64                  # width of the learned encoder; 0: none
@@ -682,8 +682,8 @@ class Operator(nn.Module):
 
     The integral of a conserved field stays: the first features of a token are its means, and the mean of f
     over all tokens is taken off them (encoder and decoder do likewise with what they have learned). The
-    features of a static field stay as they are. With `token_shift`, the tokens then move on by so many grid points, since
-    tokens at rest on the field would repeat the same errors at every step.
+    features of a static field stay as they are. With `token_shift`, the tokens then move on by so many grid
+    points, since tokens at rest on the field would repeat the same errors at every step.
     """
 
     def __init__(self, cfg, patches):

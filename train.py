@@ -64,7 +64,7 @@ noise = 0.                         # noise on the input frames, relative to thei
 # model
 arch = 'pure'                      # pure or u; or a peer of peers.py
 attention = 'standard'             # standard or channel (channel-separated)
-basis = 'cosine'      # of the fixed encoder: cosine, or components: principal ones of the train part's patches
+basis = 'cosine'     # of the fixed encoder: cosine modes, or (principal) components of the train part
 patch_size = 4                     # grid points a patch of the learned encoder
 halo = 2                           # grid points of its neighbours that such a patch sees on each side
 latent_tokens = 32                 # tokens of the latent along each axis

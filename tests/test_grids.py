@@ -113,7 +113,8 @@ def rough(grid, n_field, n=400):
     points = [size // 4 for size in grid]
     shapes = torch.randn(3, math.prod(points) * n_field)
     shapes[0] = 1.
-    tokens = torch.randn(n, 4 ** len(grid), 3) @ shapes + 1e-3 * torch.randn(n, 4 ** len(grid), len(shapes[0]))
+    tokens = torch.randn(n, 4 ** len(grid), 3) @ shapes
+    tokens += 1e-3 * torch.randn(tokens.shape)
     return split_tokens(tokens, grid, points).unflatten(1, grid)
 
 

@@ -216,8 +216,8 @@ def outputs():
 
 def test_weighted_sum_is_that_of_its_parts():
     out = outputs()
-    weights = {'field': 1., 'latent': 10., 'agreement': 3., 'inverse_encoding': .5, 'inverse_decoding': torch.tensor(.25),
-               'spectral': .05, 'latent_norm': 2}
+    weights = {'field': 1., 'latent': 10., 'agreement': 3., 'inverse_encoding': .5,
+               'inverse_decoding': torch.tensor(.25), 'spectral': .05, 'latent_norm': 2}
     assert weights.keys() == LOSSES.keys()
     total, parts = weighted_sum(out, weights)
     expected = {'field': relative_l2(out['field'], out['truth']),
