@@ -18,8 +18,9 @@ INCHES = 2.2                           # height of a map
 PIXELS = {'origin': 'lower', 'interpolation': 'nearest'}                 # of imshow: values as they are
 
 
-def draw(folder, x, t, prediction, truth, fields, title, gif):
-    """rollout.png, and rollout.gif where it is wanted. Without matplotlib it is only said that it lacks."""
+def draw(folder, x, t, prediction, truth, fields, title, gif, steady=False):
+    """rollout.png, and rollout.gif where it is wanted: not of a steady equation, which has no time. Without
+    matplotlib it is only said that it lacks."""
     try:
         import matplotlib
     except ImportError:
@@ -29,7 +30,9 @@ def draw(folder, x, t, prediction, truth, fields, title, gif):
     makers = {'png': draw_maps, 'gif': animate_maps}
     if len(x) == 1:
         makers = {'png': draw_lines, 'gif': animate_lines}
-    if not gif:
+    if steady and len(x) == 2:
+        makers['png'] = draw_steady
+    if steady or not gif:
         del makers['gif']
     for ending, make in makers.items():
         path = os.path.join(folder, f'rollout.{ending}')
@@ -73,7 +76,7 @@ def parts(prediction, truth, i, name):
     true = truth[..., i]
     scale = colour_scale(true)
     error = u - true
-    low, high = value_range(error)
+    low, high = value_range(error[1:])                               # of what is predicted
     least = ROUNDING * np.abs(true).max() + 1e-9
     limit = max(-low, high, least)
     error_scale = {'cmap': 'PuOr_r', 'vmin': -limit, 'vmax': limit}
@@ -278,8 +281,9 @@ def draw_rows(figure, x, t, shown, name):
     axes[0, 0].locator_params(nbins=3)                               # all panels share the ticks
 
 
-def animate_maps(path, x, t, prediction, truth, fields, title):
-    """A GIF: truth, prediction and error side by side, a row for each field, frame by frame."""
+def map_panels(x, prediction, truth, fields):
+    """A figure with truth, prediction and error side by side, a row for each field. -> it, and a function
+    that draws one frame and returns what has changed"""
     from matplotlib import pyplot as plt
     columns = 1 if truth is None else 3
     width = columns * (map_width(x) + .55)
@@ -297,7 +301,27 @@ def animate_maps(path, x, t, prediction, truth, fields, title):
     def show(frame):
         for image, u in images:
             image.set_data(u[frame].T)
-        figure.suptitle(f'{title}, t = {t[frame]:.2f} s', fontsize=9)
         return [image for image, _ in images]
 
-    animate(path, figure, show, len(t), dpi=68)                      # 40 rough frames of 64²: 1.5 MB
+    return figure, show
+
+
+def animate_maps(path, x, t, prediction, truth, fields, title):
+    """A GIF of these panels, frame by frame."""
+    figure, show = map_panels(x, prediction, truth, fields)
+
+    def show_with_time(frame):
+        figure.suptitle(f'{title}, t = {t[frame]:.2f} s', fontsize=9)
+        return show(frame)
+
+    animate(path, figure, show_with_time, len(t), dpi=68)            # 40 rough frames of 64²: 1.5 MB
+
+
+def draw_steady(path, x, t, prediction, truth, fields, title):
+    """A PNG of these panels for the last frame, which is all that a steady equation has."""
+    from matplotlib import pyplot as plt
+    figure, show = map_panels(x, prediction, truth, fields)
+    show(-1)
+    figure.suptitle(title, fontsize=9)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -417,7 +417,8 @@ def main(argv=None):
         shown = torch.cat([frame0.unflatten(1, shape), u[0]]).numpy()            # (T, *X, C)
         true = None if truth is None else truth[0].numpy()
         x = list(coordinates.values())
-        draw(folder, x, t, shown, true, cfg.fields, title_of(cfg, start), not args.no_gif)
+        draw(folder, x, t, shown, true, cfg.fields, title_of(cfg, start), not args.no_gif,
+             pdes.entry(cfg.pde).steady)
 
 
 if __name__ == '__main__':

@@ -575,6 +575,15 @@ def test_maps_of_two_frames_and_two_fields(tmp_path):
     assert height > 2 * width                                        # 6 rows of 2 squares, and the error
 
 
+def test_a_steady_equation_has_one_map_of_each_kind(tmp_path):
+    x = [np.arange(8) / 8, np.arange(8) / 8]
+    u = np.random.default_rng(0).standard_normal((2, 8, 8, 2))
+    draw(str(tmp_path), x, np.arange(2.), u, u, ('a', 'u'), 'steady', True, steady=True)
+    height, width, _ = imread(tmp_path / 'rollout.png').shape
+    assert width > 1.4 * height                                      # 2 rows of 3 squares with their colours
+    assert not (tmp_path / 'rollout.gif').exists()
+
+
 def test_maps_without_truth(tmp_path):
     """The prediction alone, in one row."""
     x = [np.arange(8) / 8, np.arange(4) / 8]
