@@ -131,6 +131,14 @@ def weighted_sum(outputs, weights):
 # ---------------------------------------------------------------------------------------------
 # stages: modules whose forward is the loss of a batch (data.Batch); `settings` holds the keys of train.py
 
+def with_noise(x, size):
+    """x (B, ...) and white noise of `size` times the rms of each sample."""
+    if not size:
+        return x
+    rms = x.square().mean(tuple(range(1, x.ndim)), keepdim=True).sqrt()
+    return x + size * rms * torch.randn_like(x)
+
+
 class Stage(nn.Module):
     """What stages share: the model, the settings, the weights of the losses, and rollouts in latent space."""
     losses = ()                       # names in LOSSES
@@ -203,11 +211,12 @@ class OperatorStage(Stage):
             latents.append(z)
         latents = torch.stack(latents, 1)                            # (B, 1 + K, S, D)
         outputs = {'latent': latents[:, 1:]}
+        decoded = with_noise(latents, s.latent_noise)
         if s.lambda_inverse_encoding:
-            fields = self.decode(latents, batch)
+            fields = self.decode(decoded, batch)
             outputs.update(field=fields[:, 1:], reconstruction=fields[:, :1], start=self.truth(batch, now, 1))
         else:
-            outputs['field'] = self.decode(latents[:, 1:], batch)
+            outputs['field'] = self.decode(decoded[:, 1:], batch)
         outputs['truth'] = self.truth(batch, now + 1, steps)
         if s.lambda_latent or s.lambda_agreement:
             first = 0 if s.lambda_agreement else 1
@@ -235,9 +244,7 @@ class OperatorStage(Stage):
         s = self.settings
         if not s.noise:
             return batch
-        given = batch.u[:, :s.input_frames]
-        rms = given.square().mean(tuple(range(1, given.ndim)), keepdim=True).sqrt()
-        given = given + s.noise * rms * torch.randn_like(given)
+        given = with_noise(batch.u[:, :s.input_frames], s.noise)
         return batch._replace(u=torch.cat([given, batch.u[:, s.input_frames:]], 1))
 
 

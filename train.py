@@ -61,6 +61,7 @@ shift = True                       # augmentation: rotate the periodic domain
 flip = True                        # augmentation: reflect the domain, where the equation allows it
 boost = 0                       # augmentation: Galilean boost of up to so many grid points a step, if allowed
 noise = 0.                         # noise on the input frames, relative to their rms
+latent_noise = 0.                  # noise on latents before they are decoded, relative to their rms
 # model
 arch = 'pure'                      # pure or u; or a peer of peers.py
 attention = 'standard'             # standard or channel (channel-separated)
@@ -140,9 +141,9 @@ _choices = {
     'device': ('auto', 'cpu', 'cuda', 'mps', *(f'cuda:{i}' for i in range(8)))}
 # Numbers must be positive, unless they are named here.
 _may_be_zero = (
-    'resolution initial_step boost noise halo encoder_dim encoder_depth decoder_dim decoder_depth log_clamp '
-    'token_shift unroll_start unroll_switch inverse_decoding_ramp max_iters epochs max_minutes weight_decay '
-    'grad_clip warmup_iters min_lr_ratio patience').split()
+    'resolution initial_step boost noise latent_noise halo encoder_dim encoder_depth decoder_dim '
+    'decoder_depth log_clamp token_shift unroll_start unroll_switch inverse_decoding_ramp max_iters epochs '
+    'max_minutes weight_decay grad_clip warmup_iters min_lr_ratio patience').split()
 _names = list(globals())                                             # in the order of their definition
 _weights = [name for name in _names if name.startswith('lambda_')]
 _bounds = {key: (0, None) for key in _may_be_zero + _weights}
@@ -150,7 +151,7 @@ _bounds.update(drop_path=(0, 1), ema_decay=(0, 1), beta2=(0, 1), seed=(0, 2 ** 3
                depths=(1, None))
 _of_a_stage = [                                                 # keys of which a stage may have its own value
     'eval_interval', 'log_interval', 'save_interval', 'seed', 'early', 'shift', 'flip', 'boost', 'noise',
-    *_names[_names.index('unroll'):_names.index('stages')]]          # losses and optimisation
+    'latent_noise', *_names[_names.index('unroll'):_names.index('stages')]]          # losses and optimisation
 _parameters = pdes.parameter_keys(taken=globals())                # nu, beta, ...: None is the entry's default
 _defaults = {**_parameters, **globals()}
 for _name in STAGES:

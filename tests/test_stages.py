@@ -17,7 +17,7 @@ NONE = {f'lambda_{name}': 0. for name in LOSSES}
 def settings(**changes):
     """The keys of train.py that stages read."""
     keys = {'space_stride': 2, 'query_stride': 1, 'input_frames': 1, 'unroll': 2, 'unroll_start': 0,
-            'unroll_switch': .5, 'gradient_through_time': True, 'detach_target': True, 'noise': 0.,
+            'unroll_switch': .5, 'gradient_through_time': True, 'detach_target': True, 'noise': 0., 'latent_noise': 0.,
             'inverse_loss_frequency': 1, 'inverse_decoding_ramp': 0., **NONE, 'lambda_field': 1.}
     return SimpleNamespace(**{**keys, **changes})
 
@@ -319,6 +319,18 @@ def test_noise_is_on_the_input_alone(outputs_of):
     u = stage.noisy(batch).u
     assert torch.equal(u[:, 2:], batch.u[:, 2:])
     assert not torch.allclose(u[:, :2], batch.u[:, :2], atol=1e-3)
+
+
+def test_latent_noise_is_seen_by_the_decoder_alone(outputs_of):
+    m = drawn()
+    batch = batch_of(m)
+    clean = outputs_of(OperatorStage(m, settings(**ALL)), batch)
+    noisy = outputs_of(OperatorStage(m, settings(**ALL, latent_noise=.1)), batch)
+    changed = {name for name in clean if not torch.equal(clean[name], noisy[name])}
+    assert changed == {'field', 'reconstruction'}
+    z = torch.randn(3, 2, 50, 40) * torch.tensor([1., 10., 100.]).view(3, 1, 1, 1)
+    ratio = (losses.with_noise(z, .1) - z).square().mean((1, 2, 3)) / z.square().mean((1, 2, 3))
+    close(ratio.sqrt(), torch.full((3,), .1), .01)
 
 
 def test_noise_is_relative_to_each_sample():
