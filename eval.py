@@ -97,19 +97,26 @@ def recon_nrmse(model, u, batch_size):
     return float(torch.cat(values).mean())
 
 
-def latent_norm_drift(model, u, params, initial_step, batch_size):
-    """rms(z_last) / rms(z_0) - 1 of the latent rollout, both over all trajectories, tokens and features."""
-    first = 0.
-    last = 0.
+def latent_rollout(model, u, params, initial_step, batch_size):
+    """What becomes of the latents z of a rollout: (rms(z_last) / rms(z_0) - 1, and the mean over the steps of
+    |E(D(z)) - z| / |z|), both over all trajectories, tokens and features. The second is nan for a model that
+    sees several frames, which one latent does not hold."""
+    n_steps = u.shape[1] - initial_step
+    squares = torch.zeros(n_steps + 1, dtype=torch.float64)
+    gaps = torch.zeros(n_steps + 1, dtype=torch.float64)
     for rows, own in batches(len(u), batch_size, params):
         z = model.encode(given_frames(model, u[rows], initial_step))
-        first += sum_of_squares(z.tokens)
-        for _ in range(u.shape[1] - initial_step):
-            z = model.step(z, own)
-        last += sum_of_squares(z.tokens)
-    if first == 0 or not math.isfinite(last):
-        return math.nan
-    return math.sqrt(last / first) - 1
+        for step in range(n_steps + 1):
+            if step:
+                z = model.step(z, own)
+            squares[step] += sum_of_squares(z.tokens)
+            if model.cfg.input_frames == 1:
+                gaps[step] += sum_of_squares(model.cycle(z.tokens) - z.tokens)
+    if squares[0] == 0 or not squares.isfinite().all():
+        return math.nan, math.nan
+    drift = float((squares[-1] / squares[0]).sqrt()) - 1
+    gap = (gaps / squares).sqrt()[1:].mean()
+    return drift, float(gap) if model.cfg.input_frames == 1 else math.nan
 
 
 def sum_of_squares(tokens):
@@ -185,7 +192,8 @@ def evaluate(model, u, params, initial_step=None, rollout='latent', batch_size=6
         other = predict(model, u, params, n, batch_size, not reencode)
         other = mean_nrmse(scored(model, other), y)
         scores['recon_nrmse'] = recon_nrmse(model, u, batch_size)
-        scores['latent_norm_drift'] = latent_norm_drift(model, u, params, n, batch_size)
+        drift, gap = latent_rollout(model, u, params, n, batch_size)
+        scores.update(latent_norm_drift=drift, latent_gap=gap)
         scores['ms_per_trajectory'] = ms_per_trajectory(model, u, params, n, batch_size, reencode)
     finally:
         model.train(training)

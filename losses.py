@@ -228,16 +228,11 @@ class OperatorStage(Stage):
         weights = dict(self.weights)
         weights['inverse_decoding'] = 0.
         if s.lambda_inverse_decoding and batch.iteration % s.inverse_loss_frequency == 0:
-            outputs.update(cycle=self.cycle(latents[:, 1], batch), advanced=latents[:, 1:2])
+            earlier = batch.u[:, 1:s.input_frames].unbind(1)
+            outputs.update(cycle=m.cycle(latents[:, 1], earlier)[:, None], advanced=latents[:, 1:2])
             ramp = min(1., progress / max(s.inverse_decoding_ramp, 1e-9))
             weights['inverse_decoding'] = ramp * s.lambda_inverse_decoding
         return weighted_sum(outputs, weights)
-
-    def cycle(self, z, batch):
-        """E(D(z)) of the first advanced latent, decoded on the encoder's own grid. -> (B, 1, S, D)"""
-        u = self.model.decoder(z).unflatten(1, self.model.cfg.grid)
-        earlier = batch.u[:, 1:self.settings.input_frames].unbind(1)
-        return self.model.encoder(torch.cat([*earlier, u], -1))[:, None]
 
     def noisy(self, batch):
         """Noise on the input frames, relative to their rms; what is compared with stays clean."""

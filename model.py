@@ -843,6 +843,12 @@ class UPT(nn.Module):
 
     # ---- the same without checks; nothing here waits for the device
 
+    def cycle(self, tokens, earlier=()):
+        """E(D(z)): tokens (B, S, D), decoded on the encoder's own grid and encoded again, after the `earlier`
+        normalised frames of a model that sees several. Tokens that moved on stay where they are."""
+        u = self.decoder(tokens).unflatten(1, self.cfg.grid)
+        return self.encoder(torch.cat([*earlier, u], -1))
+
     def _encode(self, u):
         """u (B, input_frames, *grid, C) on the trained grid -> Latent"""
         space = tuple(range(2, u.ndim - 1))

@@ -23,7 +23,7 @@ from runtime.checkpoint import load_checkpoint, save_checkpoint
 
 METRICS = set('nrmse rmse mse mae max_error crmse brmse frmse_low frmse_mid frmse_high vrmse rel_l2 '
               'correlation_time spectral_energy_error conservation_gap recon_nrmse latent_norm_drift '
-              'ms_per_trajectory'.split())
+              'latent_gap ms_per_trajectory'.split())
 TOP = {'ckpt', 'dataset', 'split', 'initial_step', 'rollout', 'n_trajectories', 'n_params', 'iter',
        'train_seconds', 'metrics', 'reencode', 'per_step', 'baselines'}
 
@@ -250,8 +250,13 @@ def test_numbers_are_those_of_the_model(run_folder, truth):
     assert abs(r['reencode']['nrmse'] / r['metrics']['nrmse'] - 1) > 1e-3
     z0 = m.encode(truth[:, 0])
     z = z0
+    gaps = []
     for _ in range(40):
         z = m.step(z)
+        u = m.decoder(z.tokens)
+        gaps.append((m.encoder(u) - z.tokens).norm() / z.tokens.norm())
+    assert r['metrics']['latent_gap'] == pytest.approx(float(torch.stack(gaps).mean()), rel=1e-4)
+    assert gaps[0] > 1e-3                                            # its encoder is learned
     drift = (z.tokens.square().mean() / z0.tokens.square().mean()).sqrt() - 1
     assert r['metrics']['latent_norm_drift'] == pytest.approx(float(drift), rel=1e-4)
     recon = m.decode(m.encode(truth[0]))
