@@ -60,10 +60,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import pdes
+from eval import evaluate, params_of
 from files import Source, read_rows, split_rows
 from grids import resample_axes
 from losses import OperatorStage
-from metrics import correlation, correlation_time, mean_nrmse, nrmse
+from metrics import mean_nrmse
 from model import UPT, load
 from optim import set_rate
 from peers import package_fno
@@ -286,28 +287,23 @@ def compete(name, task, budget, seed, folder, extra=()):
     device = task.machine.device
     model = load(folder, device)
     u0 = task.y[:, 0].to(device)
-    truth = task.y[:, 1:]
-
-    def roll():
-        return model.rollout(u0, truth.shape[1], reencode=method.reencode)
-
-    p = roll().cpu()
-    curve = [(float(row['train_seconds']), float(row['val_nrmse'])) for row in rows if row['val_nrmse']]
-    p = p[..., task.scored]
-    scored_truth = truth[..., task.scored]
+    steps = task.y.shape[1] - 1
+    rollout = 'reencode' if method.reencode else 'latent'
+    results, _ = evaluate(model, task.y, params_of([task.source], model.cfg, len(u0)), rollout=rollout)
+    scores = results['metrics']
     found = {'seed': seed,
-             'nrmse': mean_nrmse(p, scored_truth),
+             **{key: scores[key] for key in ('nrmse', 'correlation_time', 'spectral_energy_error')},
              'seconds': float(rows[-1]['train_seconds']),
              'iters': int(rows[-1]['iter']),
              'n_params': sum(w.numel() * (1 + w.is_complex()) for w in model.parameters()),
-             'ms_per_trajectory': median_ms(roll, device, 3) / len(u0),
-             'validation': curve,
-             'per_step': nrmse(p.double(), scored_truth.double()).mean((0, 2)).tolist(),
-             'correlation_time': float(correlation_time(correlation(p.double(), scored_truth.double()),
-                                                        task.dt).mean())}
+             'ms_per_trajectory': median_ms(lambda: model.rollout(u0, steps, reencode=method.reencode), device,
+                                            3) / len(u0),
+             'validation': [(float(row['train_seconds']), float(row['val_nrmse']))
+                            for row in rows if row['val_nrmse']],
+             'per_step': results['per_step']['nrmse']}
     if not method.peer and not method.reencode:
-        again = model.rollout(u0, truth.shape[1], reencode=True).cpu()
-        found['reencode'] = mean_nrmse(again[..., task.scored], scored_truth)
+        found['reencode'] = results['reencode']['nrmse']
+        found.update({key: scores[key] for key in ('recon_nrmse', 'latent_gap')})
     say(f'{name}, seed {seed}: {found["nrmse"]:.4f} in {found["seconds"]:.0f} s, {found["iters"]} iterations')
     return found
 
