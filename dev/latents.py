@@ -1,0 +1,123 @@
+"""
+From which compression on do the inverse losses pay, and which of them? Latents of fewer and fewer numbers, learned
+with more and more losses, on one config.
+
+    python -m dev.latents config/ns_cpu.py --minutes 3 --seeds 2
+    python -m dev.latents config/burgers_cpu.py --nu=.001 --minutes 3 --seeds 2 --part 0/2     # and 1/2 beside it
+
+Every finished cell is a JSON file in --out (default: out/latents_CONFIG_BUDGET) and is not run again; a stopped one
+goes on. Ends with the table of what is there; --plot draws it. --key=value overrides config keys as in train.py.
+"""
+import argparse
+import itertools
+import os
+import statistics
+
+from bench import experiment, part_of, prepare, results_in, spent, study_cell
+from runtime.configurator import UserError, one_line_errors
+
+LEAST = 4                              # features of a token; fewer numbers than that are fewer tokens
+# Rows of the table, each with the losses of the one above it from 'field loss' on.
+FIXED = {'cosine modes, not learned': [], 'components, not learned': ['--basis=components']}
+LEARNED = {'field loss': [],
+           '+ inverse encoding': ['--lambda_inverse_encoding=10'],
+           '+ agreement': ['--lambda_agreement=1'],
+           '+ latent noise': ['--latent_noise=.01'],
+           '+ inverse decoding': ['--lambda_inverse_decoding=1', '--inverse_loss_frequency=1']}
+SHARED = '--token_shift=0 --unroll=2 --unroll_start=1 --unroll_switch=.5'.split()
+COLUMNS = {'nrmse': 'latent rollout', 'reencode': 're-encoding', 'recon_nrmse': 'reconstruction',
+           'latent_gap': '|E(D(z)) - z| / |z|', 'spectral_energy_error': 'spectrum',
+           'ms_per_trajectory': 'ms a trajectory'}
+
+
+def size(task, fewer):
+    """(tokens along an axis, features of a token) of a latent with so many times fewer numbers. Raises UserError where
+    there is none."""
+    grid = task.y.shape[2:-1]
+    tokens = task.keys['latent_tokens']
+    n_values = task.y[0, 0].numel() // fewer
+    while tokens > 1 and n_values // tokens ** len(grid) < LEAST:
+        tokens //= 2
+    dim = n_values // tokens ** len(grid)
+    if dim < 1:
+        raise UserError(f'{task.y[0, 0].numel()} values cannot be held in {fewer} times fewer numbers')
+    return tokens, dim
+
+
+def cells(task, factors):
+    """{name: changes of keys}"""
+    found = {}
+    for fewer in factors:
+        tokens, dim = size(task, fewer)
+        patch = min(task.y.shape[2:-1]) // tokens
+        latent = [*SHARED, f'--latent_tokens={tokens}', f'--latent_dim={dim}']
+        for name, changes in FIXED.items():
+            found[f'{fewer} times, {name}'] = [*latent, *changes]
+        changes = [*latent, '--basis=components', '--encoder_dim=64', '--decoder_dim=64',
+                   f'--patch_size={patch}', f'--halo={patch // 2}']
+        for name, more in LEARNED.items():
+            changes = [*changes, *more]
+            found[f'{fewer} times, {name}'] = changes
+    return found
+
+
+def table(folder):
+    runs = {}
+    for run in results_in(folder):
+        fewer, name = run['name'].split(' times, ')
+        runs.setdefault((int(fewer), name), []).append(run)
+    order = [*FIXED, *LEARNED]
+    print(f'| times fewer numbers | | {" | ".join(COLUMNS.values())} | iterations |')
+    print('|---' * (len(COLUMNS) + 3) + '|')
+    for fewer, name in sorted(runs, key=lambda key: (key[0], order.index(key[1]))):
+        found = runs[fewer, name]
+        cell = [f'{statistics.mean(run[key] for run in found):.3g}' for key in COLUMNS]
+        cell[0] += f' ({" ".join(format(run["nrmse"], ".4f") for run in found)})'
+        iters = statistics.mean(run['iters'] for run in found)
+        print(f'| {fewer} | {name} | {" | ".join(cell)} | {iters:.0f} |')
+    return runs
+
+
+def picture(runs, path):
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout='constrained')
+    for axis, key in zip(axes, ('nrmse', 'recon_nrmse')):
+        for name in [*FIXED, *LEARNED]:
+            factors = sorted(fewer for fewer, other in runs if other == name)
+            means = [statistics.mean(run[key] for run in runs[fewer, name]) for fewer in factors]
+            axis.loglog(factors, means, 'o:' if name in FIXED else 'o-', ms=4, label=name)
+        axis.set(title=COLUMNS[key], xlabel='times fewer numbers', ylabel='nRMSE')
+        axis.grid(alpha=.3)
+    axes[0].legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add('config')
+    add('--minutes', type=float, default=3.)
+    add('--iters', type=int, help='instead of minutes')
+    add('--seeds', type=int, default=1)
+    add('--factors', type=int, nargs='+', default=[2, 8, 32])
+    add('--part', default='0/1', help='i/n: every n-th cell from the i-th on')
+    add('--out')
+    add('--plot')
+    args, overrides = parser.parse_known_args()
+    budget = {'iters': args.iters} if args.iters else {'minutes': args.minutes}
+    folder = args.out or f'out/latents_{experiment(args.config)}_{spent(budget)}'
+    os.makedirs(folder, exist_ok=True)
+    task = prepare(args.config, overrides)
+    every = itertools.product(range(args.seeds), cells(task, args.factors).items())
+    for seed, (name, changes) in part_of(every, args.part):
+        study_cell(name, 'ours', changes, task, budget, seed, folder)
+    runs = table(folder)
+    if args.plot:
+        picture(runs, args.plot)
+
+
+if __name__ == '__main__':
+    one_line_errors()
+    main()
