@@ -136,8 +136,7 @@ def neighbours(q, shape, first, length, periodic, reach):
     extent of the domain. Returns
         index (..., Q, K): row-major number of the cell,
         inside (..., Q, K): whether the domain has it; beyond a wall, the last cell is repeated,
-        offset (..., Q, K, d): distance of q from its centre, in cells,
-        clamped (..., Q, K, d): the same for q moved to the outermost centres.
+        offset (..., Q, K, d): distance of q from its centre, in cells.
     """
     d = q.shape[-1]
     steps = torch.arange(1 - reach, 1 + reach, device=q.device)
@@ -146,14 +145,11 @@ def neighbours(q, shape, first, length, periodic, reach):
     index = 0
     inside = True
     offsets = []
-    clamped = []
     for axis, n in enumerate(shape):
         spacing = length[axis] / n
         distance = q[..., axis, None] - first[axis]
         s = distance / spacing                                       # (..., Q, 1) in cells
-        near = s
-        if not periodic:
-            near = s.clamp(0, n - 1)
+        near = s if periodic else s.clamp(0, n - 1)
         cell = near.floor() + steps[:, axis]                         # (..., Q, K)
         if periodic:
             here = cell % n
@@ -162,10 +158,9 @@ def neighbours(q, shape, first, length, periodic, reach):
             inside = inside & (here == cell)
         index = index * n + here.long()
         offsets.append(s - cell)
-        clamped.append(near - cell)
     if periodic:
         inside = torch.ones_like(index, dtype=torch.bool)
-    return index, inside, torch.stack(offsets, -1), torch.stack(clamped, -1)
+    return index, inside, torch.stack(offsets, -1)
 
 
 def cubic_kernel(t):
@@ -185,7 +180,7 @@ def interpolate(u, q, shape, first, length, periodic):
     u (B, N, C) on the grid `shape` that starts at `first`; q (Q, d) or (B, Q, d) physical coordinates.
     Returns (B, Q, C). Its four points an axis are those of cubic_kernel; next to a wall, fewer.
     """
-    index, inside, offset, _ = neighbours(q, shape, first, length, periodic, 2)
+    index, inside, offset = neighbours(q, shape, first, length, periodic, 2)
     weight = cubic_kernel(offset).prod(-1) * inside                  # (..., Q, 4^d)
     weight = weight / weight.sum(-1, keepdim=True)
     weight = weight[..., None]

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 import peers
-from grids import Patches, interpolate, merge_tokens, neighbours, positions, resample, split_tokens
+from grids import Patches, interpolate, merge_tokens, positions, resample, split_tokens
 from runtime.checkpoint import find_checkpoint, load_checkpoint
 from runtime.configurator import UserError
 
@@ -283,8 +283,7 @@ class ModelConfig:
     encoder_dim: int = 64                  # width of the learned encoder; 0: none
     encoder_depth: int = 1
     decoder_dim: int = 64                  # width of the learned decoder; 0: none
-    decoder_depth: int = 0
-    n_wave: int = 4                        # waves of the decoder's local basis
+    decoder_depth: int = 1
     log_clamp: float = 0.                  # threshold of the output log-clamp; 0: none
     # the operator
     arch: str = 'pure'                     # 'pure', 'u', or a peer
@@ -481,20 +480,14 @@ class GridEncoder(nn.Module):
 
 class AnyPointDecoder(nn.Module):
     """
-    (query points, latent) -> the fields there, on or off the grid, at a cost per point that is local.
+    (query points, latent) -> the fields there, on or off the grid: u(q) = I(q; M^T z + h(z)).
 
-    The modes of a token are inverted to its grid values, which are interpolated, I(q; M^T z). What is learned
-    is added to that and starts at zero (nothing with decoder_dim=0). For it, each token carries the
-    coefficients of a local expansion in the offset o of the query from its centre (in token spacings,
-    -1 < o < 1), with a learned basis phi of sines and cosines of o. The expansions of the 2^d nearest tokens
-    are blended by smooth weights w that sum to one, and a small MLP reads the fields:
-
-        h(q) = sum over corners of w(o_c) phi(o_c) * K z_c,        u(q) = I(q; M^T z) + W h + MLP(h)
-
-    The mean of a conserved field over the trained grid is that of the fixed part: the one of the learned part
-    is taken off.
-    The result is continuously differentiable in q, wraps on a periodic domain, and does not depend on which
-    other points are asked for.
+    The modes of a token are inverted to its grid values, M^T z. What is learned, h, is added to that and
+    starts at zero (none with decoder_dim=0): the mirror image of the encoder, `decoder_depth` blocks that mix
+    the tokens and one transposed convolution, by which a token writes on its patch of the grid and a halo
+    around it. It leaves the integral of a conserved field to the fixed part. I is cubic interpolation, so the
+    result is continuously differentiable in q, wraps on a periodic domain, and does not depend on which other
+    points are asked for.
     """
 
     def __init__(self, cfg, patches):
@@ -510,21 +503,19 @@ class AnyPointDecoder(nn.Module):
         d = len(cfg.grid)
         dim = cfg.decoder_dim
         divides(ENCODER_HEADS, dim, 'decoder heads must divide decoder_dim')
-        self.first = []                                              # centre of the first token, physical
-        for axis, centre in enumerate(cfg.token_centre(cfg.points_per_token)):
-            self.first.append(cfg.low[axis] + centre * cfg.length[axis])
         spacing = [1 / s for s in cfg.token_grid]
         centres = positions(cfg.token_grid, cfg.token_centre(cfg.points_per_token), spacing)
         self.stem = Float32Linear(cfg.latent_dim, dim)
+        self.place = nn.Parameter(torch.zeros(len(centres), dim)) if not cfg.uniform else 0.
         self.blocks = nn.ModuleList()
         for _ in range(cfg.decoder_depth):
             attention = StandardAttention(dim, ENCODER_HEADS, centres, cfg.periodic)
             self.blocks.append(Block(dim, attention, cfg.mlp_ratio))
-        self.coefficients = nn.Linear(dim, dim)
-        n_feature = 2 * cfg.n_wave * d + 1
-        self.basis = nn.Sequential(outer(nn.Linear(n_feature, dim)), nn.GELU(), nn.Linear(dim, dim))
-        self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), outer(zero(nn.Linear(dim, cfg.n_field))))
-        self.linear = outer(zero(nn.Linear(dim, cfg.n_field, bias=False)))
+        self.norm = nn.LayerNorm(dim, bias=False)
+        self.beyond = [-(-cfg.halo // p) for p in cfg.points_per_token]        # tokens that reach into others
+        kernel = [p + 2 * cfg.halo for p in cfg.points_per_token]
+        transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d)[d - 1]
+        self.write = zero(transposed(dim, cfg.n_field, kernel, cfg.points_per_token))
         self.register_buffer('conserved', ones_at(cfg.conserved, cfg.n_field), persistent=False)
 
     def forward(self, z, q=None):
@@ -532,53 +523,30 @@ class AnyPointDecoder(nn.Module):
         points, where nothing has to be interpolated -> (B, Q, C), normalised, float32"""
         cfg = self.cfg
         u = self.patches.to_grid(z).flatten(1, -2)                   # (B, N, C)
+        if cfg.decoder_dim:
+            u = u + self.learned(z)
         if q is not None:
             u = interpolate(u, q, cfg.grid, cfg.first, cfg.length, cfg.periodic)
-        if cfg.decoder_dim:
-            u = u + self.learned(z, q)
         if cfg.log_clamp:
             u = u.sign() * cfg.log_clamp * torch.log1p(u.abs() / cfg.log_clamp)
         return u
 
-    def learned(self, z, q):
-        """What is learned, at q or on the trained grid."""
-        if q is None:
-            u = self.read(z, self.points)
-            return u - self.conserved * u.mean(1, keepdim=True)
-        u = self.read(z, q)
-        if self.cfg.conserved:
-            u = u - self.conserved * self.read(z, self.points).mean(1, keepdim=True)
-        return u
-
-    def read(self, z, q):
-        """W h + MLP(h) at q, (B, Q, C)."""
-        h = self.local_features(z, q).float()                        # (B, Q, dim)
-        with torch.autocast(z.device.type, enabled=False):
-            return self.linear(h) + self.mlp(h)
-
-    def local_features(self, z, q):
-        """h(q): the blended expansions of the nearest tokens, (B, Q, dim)."""
+    def learned(self, z):
+        """h(z) on the trained grid, (B, N, C)."""
         cfg = self.cfg
-        index, _, offset, clamped = neighbours(q, cfg.token_grid, self.first, cfg.length, cfg.periodic, 1)
-        near = (1 - clamped.abs()).clamp(0, 1)
-        # smooth steps of two neighbours sum to one
-        blend = (near * near * (3 - 2 * near)).prod(-1, keepdim=True)
-        angle = offset[..., None] * torch.arange(1, cfg.n_wave + 1, device=q.device) * math.pi
-        waves = torch.cat([torch.ones_like(blend), angle.sin().flatten(-2), angle.cos().flatten(-2)], -1)
-        x = self.stem(z)
+        x = self.stem(z) + self.place
         for block in self.blocks:
             x = block(x)
-        k = self.coefficients(F.gelu(x))                             # (B, S, dim)
-        basis = (self.basis(waves) * blend).to(k.dtype)              # (..., Q, 2^d, dim)
-        h = 0.
-        for corner in range(index.shape[-1]):
-            token = index[..., corner]                               # (..., Q)
-            if q.ndim == 2:
-                rows = k.index_select(1, token)
-            else:
-                rows = k.gather(1, token[..., None].expand(-1, -1, k.shape[-1]))
-            h = h + rows * basis[..., corner, :]
-        return h
+        x = self.norm(x) if len(self.blocks) else F.gelu(x)
+        x = x.float().transpose(1, 2).unflatten(2, cfg.token_grid)   # (B, dim, *tokens)
+        around = [n for n in reversed(self.beyond) for _ in range(2)]
+        x = F.pad(x, around, mode='circular' if cfg.periodic else 'replicate')
+        with torch.autocast(z.device.type, enabled=False):
+            u = self.write(x)                                        # of the tokens and those around them
+        for axis, (n, p) in enumerate(zip(self.beyond, cfg.points_per_token)):
+            u = u.narrow(2 + axis, cfg.halo + n * p, cfg.grid[axis])
+        u = u.flatten(2).transpose(1, 2)
+        return u - self.conserved * u.mean(1, keepdim=True)
 
 
 # ---------------------------------------------------------------------------------------------

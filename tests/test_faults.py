@@ -446,15 +446,15 @@ def test_a_program_with_a_new_key_goes_on(copy, train):
 
 
 @pytest.mark.parametrize('name, args, says', [
-    ('n_wave', '', None), ('frame_speed', '--moving_frame=true', 'frame_speed: 0.0 there, 1.0 now'),
+    ('halo', '', None), ('frame_speed', '--moving_frame=true', 'frame_speed: 0.0 there, 1.0 now'),
     ('log_clamp', '--log_clamp=.5', 'log_clamp: 0.0 there, 0.5 now')])
 def test_a_program_with_a_new_model_argument_goes_on(name, args, says, copy, train):
     def forget(state):
         state['model_args'].pop(name)
         state['config'][name] = .5                                   # so that it is the model that is refused
     change(copy, forget)
-    if name == 'n_wave':
-        change(copy, lambda state: state['config'].update(n_wave=4))
+    if name == 'halo':
+        change(copy, lambda state: state['config'].update(halo=2))
         assert train(copy, '--max_iters=21')['run'].total == 21
     else:
         assert says in refused(train, copy, '--max_iters=21', *args.split())

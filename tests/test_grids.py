@@ -257,9 +257,9 @@ def test_neighbours_against_a_loop(shape, periodic, reach):
     length = [2., 3.][:d]
     low = torch.tensor([.1, -1.][:d])
     q = low + torch.tensor(length) * torch.rand(7, d)
-    index, inside, offset, clamped = neighbours(q, shape, first, length, periodic, reach)
+    index, inside, offset = neighbours(q, shape, first, length, periodic, reach)
     assert index.shape == inside.shape == (7, (2 * reach) ** d)
-    assert offset.shape == clamped.shape == (7, (2 * reach) ** d, d)
+    assert offset.shape == (7, (2 * reach) ** d, d)
     for i in range(7):
         expected = by_hand(q[i].tolist(), shape, first, length, periodic, reach)
         assert index[i].tolist() == [cell for cell, _, _ in expected]
@@ -268,12 +268,10 @@ def test_neighbours_against_a_loop(shape, periodic, reach):
 
 
 def test_neighbours_beyond_the_outermost_centres():
-    """At a wall, offsets tell the true distance, clamped ones that of the outermost centre."""
-    index, inside, offset, clamped = neighbours(torch.tensor([[0.], [1.]]), (4,), [.125], [1.], False, 1)
+    index, inside, offset = neighbours(torch.tensor([[0.], [1.]]), (4,), [.125], [1.], False, 1)
     assert index.tolist() == [[0, 1], [3, 3]]
     assert inside.tolist() == [[True, True], [True, False]]
     assert offset[..., 0].tolist() == [[-.5, -1.5], [.5, -.5]]
-    assert clamped[..., 0].tolist() == [[0., -1.], [0., -1.]]
 
 
 @pytest.mark.parametrize('d', [1, 2])

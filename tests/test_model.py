@@ -63,8 +63,8 @@ def test_shapes(arch, attention, d):
 
 @pytest.mark.parametrize('changes', [
     {'token_grid': (4,)}, {'token_grid': (1,)}, {'encoder_depth': 0},
-    {'encoder_depth': 2, 'decoder_depth': 2},
-    {'halo': 0}, {'halo': 4}, {'patch_size': 1, 'token_grid': (16,)}, {'cond_dim': 3}, {'n_wave': 1},
+    {'encoder_depth': 2, 'decoder_depth': 2}, {'decoder_depth': 0},
+    {'halo': 0}, {'halo': 4}, {'patch_size': 1, 'token_grid': (16,)}, {'cond_dim': 3},
     {'layer_norm': True}, {'encoder_dim': 0}, {'encoder_dim': 0, 'decoder_dim': 0},
     {'frame_speed': 1., 'velocity': (0,)}, {'depth': 1}, {'arch': 'u', 'depths': (2, 1, 1, 1, 3)},
     {'arch': 'u', 'depths': (2,)}, {'fields': ('a', 'b', 'c')}, {'fields': ('a', 'b', 'c'), 'latent_dim': 2},
@@ -627,7 +627,7 @@ def test_what_stays_in_float32_under_autocast(arch, attention):
     assert len(blocks) == (4 if arch == 'u' else 2) + 2              # of operator, encoder, decoder
     modulations = [block.modulation for block in blocks if block.modulation is not None]
     precise = [*blocks, *modulations, network.stem, network.head, m.encoder.stem, m.encoder.proj,
-               m.decoder.stem, m.decoder.linear, m.decoder.mlp, m.condition, m.operator, m.encoder, m.decoder]
+               m.decoder.stem, m.decoder.write, m.condition, m.operator, m.encoder, m.decoder]
     fast = [block.mlp for block in blocks] + [block.attention for block in blocks]
     dtypes = {}
 
