@@ -393,12 +393,14 @@ class ModelConfig:
                             'holds the last frame alone: --encoder_dim=64')
         if self.token_shift:
             room = math.prod(self.points_per_token) * self.n_field
-            fits = 0 < self.token_shift < min(self.points_per_token) and room <= self.latent_dim
+            linear = self.basis == 'components' and not (self.encoder_dim or self.decoder_dim)
+            holds_all = room <= self.latent_dim or linear            # or nearly so
+            fits = 0 < self.token_shift < min(self.points_per_token) and holds_all
             if not (fits and self.periodic and self.direction and self.input_frames == 1):
                 raise UserError(f'token_shift={self.token_shift} needs a periodic domain with places that '
                                 f'are alike, one input frame, more points a token '
                                 f'({min(self.points_per_token)}) and latent_dim={self.latent_dim} to be at '
-                                f'least {room}: --token_shift=0')
+                                f'least {room} (but for --basis=components): --token_shift=0')
 
 
 # ---------------------------------------------------------------------------------------------
