@@ -34,6 +34,7 @@ class Batch(NamedTuple):
     params: torch.Tensor                  # (B, P)
     dt: torch.Tensor                      # (B,) seconds
     iteration: int
+    scale: float = 1.                     # of a loss that takes some of the points: (Q, 1), on fields
 
 
 # ---------------------------------------------------------------------------------------------

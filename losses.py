@@ -10,6 +10,8 @@ To add a loss: write a function, name it in LOSSES with the outputs that it take
 lambda_NAME a line in train.py. To add a stage: write a module whose forward is the loss of a batch, and name
 it in STAGES.
 """
+import math
+
 import torch
 import torch.nn as nn
 
@@ -139,6 +141,19 @@ def with_noise(x, size):
     return x + size * rms * torch.randn_like(x)
 
 
+def importance(y, periodic):
+    """How likely a query point is drawn, (N,): half of it evenly, half as the gradient of the fields y (B, K,
+    *grid, C) there."""
+    square = 0.
+    for axis in space_of(y):
+        step = y.roll(-1, axis) - y
+        if not periodic:
+            step.narrow(axis, -1, 1).zero_()
+        square = square + step.square()
+    size = square.mean((0, 1, -1)).sqrt().flatten() + 1e-12
+    return .5 / len(size) + .5 * size / size.sum()
+
+
 class Stage(nn.Module):
     """What stages share: the model, the settings, the weights of the losses, and rollouts in latent space."""
     losses = ()                       # names in LOSSES
@@ -148,6 +163,11 @@ class Stage(nn.Module):
         self.model = model.train()
         self.settings = settings
         self.weights = {}
+        n = settings.num_queries
+        n_point = math.prod(model.cfg.grid)
+        if n and (n > n_point or settings.lambda_spectral):
+            raise UserError(f'num_queries={n} must be at most the {n_point} points of the grid, and leaves no '
+                            'grid for the spectral loss: --lambda_spectral=0')
         for name in self.losses:
             if not hasattr(settings, 'lambda_' + name):
                 raise UserError(f"the loss '{name}' has no weight: add lambda_{name} to the keys of train.py")
@@ -163,17 +183,42 @@ class Stage(nn.Module):
         tokens = self.model.encoder(torch.stack(frames, 1).flatten(0, 1))
         return tokens.unflatten(0, (len(batch.u), len(first)))
 
+    def at_fewer_points(self, batch):
+        """The batch with `num_queries` of its query points, drawn by `query_strategy`, in place of all:
+        fields (B, window, Q, C) in y. Where some are drawn more often than others, y is scaled so that sums
+        of squares are, in the mean, those over all points."""
+        s = self.settings
+        n = s.num_queries
+        if not n:
+            return batch
+        y = batch.y.flatten(2, -2)
+        n_point = y.shape[2]
+        scale = torch.ones(n)
+        if s.query_strategy == 'uniform':
+            index = torch.randperm(n_point)[:n]
+        elif s.query_strategy == 'stratified':                       # one in each of n equal parts
+            index = ((torch.arange(n) + torch.rand(n)) * n_point / n).long().clamp_max(n_point - 1)
+        else:
+            share = importance(batch.y, self.model.cfg.periodic)
+            index = torch.multinomial(share, n, replacement=True).cpu()
+            scale = (n_point * share[index].cpu()).rsqrt()
+        index = index.to(y.device)
+        return batch._replace(q=batch.q[index], y=y[:, :, index], lift=batch.lift.flatten(2, -2),
+                              scale=scale.to(y.device)[:, None])
+
     def decode(self, z, batch):
-        """Latents (B, K, S, D) -> the whole fields at the batch's query points, (B, K, *grid, C): what mean
-        and moving frame have taken off is added, so that relative errors are those of the whole field."""
-        is_grid = self.settings.query_stride == self.settings.space_stride
+        """Latents (B, K, S, D) -> the whole fields at the batch's query points, (B, K, *grid or Q, C): what
+        mean and moving frame have taken off is added, so that relative errors are those of the whole
+        field."""
+        s = self.settings
+        is_grid = s.query_stride == s.space_stride and not s.num_queries
         u = self.model.decoder(z.flatten(0, 1), None if is_grid else batch.q)
-        u = u.unflatten(1, self.model.cfg.grid).unflatten(0, z.shape[:2])
-        return u + batch.lift
+        u = u.unflatten(0, z.shape[:2]).unflatten(2, batch.y.shape[2:-1])
+        return (u + batch.lift) * batch.scale
 
     def truth(self, batch, first, n):
         """The true fields of n frames from frame `first` on, as decode has them."""
-        return batch.y[:, first:first + n] + batch.lift
+        return (batch.y[:, first:first + n] + batch.lift) * batch.scale
 
 
 class OperatorStage(Stage):
@@ -199,6 +244,7 @@ class OperatorStage(Stage):
         value}"""
         s = self.settings
         m = self.model
+        batch = self.at_fewer_points(batch)
         steps = s.unroll_start or s.unroll if progress < s.unroll_switch else s.unroll
         now = s.input_frames - 1                                     # the frame that a rollout starts from
         z = self.encode(self.noisy(batch), 0)
@@ -263,6 +309,7 @@ class DecoderStage(Stage):
     def forward(self, batch, progress):
         """As OperatorStage.forward; the windows are as long as the rollouts."""
         s = self.settings
+        batch = self.at_fewer_points(batch)
         with torch.no_grad():
             z = self.encode(batch, 0)
             latents = [z]

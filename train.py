@@ -98,6 +98,8 @@ lambda_latent = 0.                # advanced latents against encodings of the tr
 lambda_agreement = 0.              # the same, relative to the step that the encodings make
 lambda_inverse_encoding = 0.       # D(E(u)) = u; 50 with a learned encoder or decoder
 lambda_inverse_decoding = 0.       # E(D(z)) = z
+num_queries = 0                    # points of the field loss, drawn anew for every batch; 0: all
+query_strategy = 'uniform'         # uniform, stratified, or importance: more often where the field is steep
 lambda_spectral = .05              # relative H1 error: wave number k weighs 1 + k^2
 lambda_latent_norm = 0.            # latents of unit size
 inverse_loss_frequency = 10        # inverse decoding on every so many-th batch
@@ -133,6 +135,7 @@ _choices = {
     'arch': ModelConfig.archs(),
     'attention': ('standard', 'channel'),
     'basis': ('cosine', 'components'),
+    'query_strategy': ('uniform', 'stratified', 'importance'),
     'stages': tuple(STAGES),
     'optimizer': ('muon', 'adamw'),
     'dtype': ('auto', 'float32', 'bfloat16'),
@@ -140,7 +143,7 @@ _choices = {
     'device': ('auto', 'cpu', 'cuda', 'mps', *(f'cuda:{i}' for i in range(8)))}
 # Numbers must be positive, unless they are named here.
 _may_be_zero = (
-    'resolution initial_step boost noise latent_noise halo encoder_dim encoder_depth decoder_dim '
+    'num_queries resolution initial_step boost noise latent_noise halo encoder_dim encoder_depth decoder_dim '
     'decoder_depth log_clamp token_shift unroll_start unroll_switch inverse_decoding_ramp max_iters epochs '
     'max_minutes weight_decay grad_clip warmup_iters min_lr_ratio patience').split()
 _names = list(globals())                                             # in the order of their definition

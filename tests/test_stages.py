@@ -17,7 +17,7 @@ NONE = {f'lambda_{name}': 0. for name in LOSSES}
 def settings(**changes):
     """The keys of train.py that stages read."""
     keys = {'space_stride': 2, 'query_stride': 1, 'input_frames': 1, 'unroll': 2, 'unroll_start': 0,
-            'unroll_switch': .5, 'gradient_through_time': True, 'detach_target': True, 'noise': 0., 'latent_noise': 0.,
+            'unroll_switch': .5, 'gradient_through_time': True, 'detach_target': True, 'noise': 0., 'latent_noise': 0., 'num_queries': 0,
             'inverse_loss_frequency': 1, 'inverse_decoding_ramp': 0., **NONE, 'lambda_field': 1.}
     return SimpleNamespace(**{**keys, **changes})
 
@@ -319,6 +319,52 @@ def test_noise_is_on_the_input_alone(outputs_of):
     u = stage.noisy(batch).u
     assert torch.equal(u[:, 2:], batch.u[:, 2:])
     assert not torch.allclose(u[:, :2], batch.u[:, :2], atol=1e-3)
+
+
+@pytest.mark.parametrize('d', [1, 2])
+@pytest.mark.parametrize('strategy', ['uniform', 'stratified', 'importance'])
+def test_the_loss_takes_some_of_the_points(outputs_of, d, strategy):
+    m = drawn(d)
+    batch = batch_of(m)
+    n_point = m.points.shape[0]
+    stage = OperatorStage(m, settings(**{**ALL, 'lambda_spectral': 0.}, num_queries=8, query_strategy=strategy))
+    fewer = stage.at_fewer_points(batch)
+    assert fewer.q.shape == (8, d) and fewer.y.shape == (3, 3, 8, 1)
+    place = torch.cdist(fewer.q, batch.q).argmin(1)
+    assert torch.equal(fewer.q, batch.q[place])
+    assert torch.equal(fewer.y, batch.y.flatten(2, -2)[:, :, place])
+    if strategy == 'stratified':
+        assert (place // (n_point // 8)).tolist() == list(range(8))
+    if strategy == 'uniform':
+        assert len(set(place.tolist())) == 8
+    out = outputs_of(stage, batch)
+    assert out['field'].shape == out['truth'].shape == (3, 2, 8, 1)
+    assert out['reconstruction'].shape == out['start'].shape == (3, 1, 8, 1)
+
+
+@pytest.mark.parametrize('strategy', ['uniform', 'stratified', 'importance'])
+@pytest.mark.parametrize('boundary', ['periodic', 'wall'])
+def test_fewer_points_have_the_mean_square_of_all(strategy, boundary):
+    m = drawn(boundary=boundary)
+    steep = torch.tanh(20 * (m.points[:, 0] - .5))[:, None]
+    batch = batch_of(m, 1, 1, y=steep.expand(1, 1, -1, 1), lift=torch.zeros(1, 1, 1, 1))
+    stage = OperatorStage(m, settings(num_queries=8, query_strategy=strategy))
+    error = torch.linspace(0, 1, 32)[:, None] ** 2                   # largest far from where it is steep
+    squares = []
+    steepest = 0
+    for _ in range(2000):
+        fewer = stage.at_fewer_points(batch)
+        place = torch.cdist(fewer.q, batch.q).argmin(1)
+        squares.append((error[place] * fewer.scale).square().mean())
+        steepest += int(((place == 15) | (place == 14)).sum())
+    mean = torch.stack(squares).mean()
+    assert float(mean) == pytest.approx(float(error.square().mean()), rel=.05)
+    assert (steepest > 2000) == (strategy == 'importance')
+
+
+@pytest.mark.parametrize('changes', [{'num_queries': 33}, {'num_queries': 8, 'lambda_spectral': .1}])
+def test_points_that_cannot_be_are_refused(changes):
+    assert 'num_queries=' in refused(OperatorStage, drawn(), settings(**changes))
 
 
 def test_latent_noise_is_seen_by_the_decoder_alone(outputs_of):
