@@ -224,8 +224,8 @@ class Stage(nn.Module):
 class OperatorStage(Stage):
     """Encoder, operator and decoder together, on rollouts of a few latent steps from the encoding of true
     frames."""
-    losses = ('field', 'latent', 'agreement', 'inverse_encoding', 'inverse_decoding', 'spectral',
-              'latent_norm')
+    losses = ('field', 'spectral', 'latent', 'agreement', 'latent_norm')
+    losses += ('inverse_encoding', 'inverse_decoding')
 
     def __init__(self, model, settings):
         super().__init__(model.requires_grad_(True), settings)

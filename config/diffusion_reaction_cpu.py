@@ -10,6 +10,7 @@ time_stride = 5                    # .25 s a step
 initial_step = 3                   # frame 0 is white noise
 space_stride = query_stride = 1
 latent_tokens = 8                  # 8 x 8 tokens of 8 x 8 points
-latent_dim = 64                    # of 128 values: with all, what grows in a rollout is what was cut off here
+latent_dim = 64                    # of 128 values: with all of them, a rollout grows in the finest
+basis = 'components'
 early = 1.5
 max_iters = 3000

@@ -5,6 +5,7 @@ out_dir = 'out/diffusion_sorption_cpu'
 dataset = 'diffusion-sorption'
 resolution = 128
 space_stride = query_stride = 1
-latent_tokens = 16                 # of 8 points
+latent_tokens = 8                  # of 16 points
 latent_dim = 8
+basis = 'components'
 max_iters = 3000

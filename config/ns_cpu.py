@@ -9,8 +9,9 @@ resolution = 32
 n_trajectories = 400               # the force leaves 128 symmetries, all of which are used
 initial_step = 12
 time_stride = space_stride = query_stride = 1
-latent_tokens = 8                  # 8 x 8 tokens of 4 x 4 points
-latent_dim = 16
+latent_tokens = 4                  # 4 x 4 tokens of 8 x 8 points
+latent_dim = 32                    # half as many numbers as points
+basis = 'components'
 token_shift = 1                    # along the diagonal, where the force is the same
 early = 1.
 max_iters = 6000

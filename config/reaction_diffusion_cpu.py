@@ -5,7 +5,8 @@ out_dir = 'out/reaction_diffusion_cpu'
 dataset = 'reaction-diffusion'
 resolution = 128
 space_stride = query_stride = 1
-latent_tokens = 16                 # of 8 points
+latent_tokens = 8                  # of 16 points
 latent_dim = 8
-token_shift = 3
+basis = 'components'
+token_shift = 7
 max_iters = 3000
