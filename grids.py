@@ -71,6 +71,17 @@ def dct_basis(shape, n_field, dim):
     return F.pad(modes, (0, 0, 0, dim - len(modes))).float()
 
 
+def components(patches, n_field):
+    """Orthonormal rows (D, D) for patches (n, D) of n_field fields, the last axis points x fields: the means
+    of the fields, then the directions in which the patches differ from them most, largest first."""
+    means = dct_basis((patches.shape[1] // n_field,), n_field, n_field).to(patches)
+    rest = patches - patches @ means.T @ means
+    spread = rest.T @ rest / len(rest)
+    spread += spread.trace() * (torch.eye(len(spread)).to(patches) - means.T @ means)         # means last
+    _, directions = torch.linalg.eigh(spread)
+    return torch.cat([means, directions.flip(1)[:, :len(spread) - n_field].T])
+
+
 class Patches(nn.Module):
     """
     Grid values of a token <-> its modes: the fixed, invertible part of encoder and decoder.
@@ -88,20 +99,25 @@ class Patches(nn.Module):
         self.spare = cfg.latent_dim > math.prod(self.points) * cfg.n_field
         self.gain = max(1., cfg.latent_dim / (math.prod(self.points) * cfg.n_field)) ** .5
         self.n_field = cfg.n_field
+        self.apart = bool(cfg.static)
         modes = dct_basis(self.points, cfg.n_field, cfg.latent_dim)              # (D, points x C)
         self.register_buffer('modes', modes, persistent=cfg.basis == 'components')
 
     def fit(self, u):
         """Replace the modes by the principal components of the patches of normalised fields u (N, *grid, C),
-        after the means of the fields, which stay the first C features."""
+        after the means of the fields, which stay the first C features. Where a field is static, each has
+        components of its own, in turn as the cosines are."""
         patches = merge_tokens(u.flatten(1, -2), self.grid, self.points).flatten(0, 1).double()
-        means = self.modes[:self.n_field].double()
-        rest = patches - patches @ means.T @ means                   # (n, points x C)
-        spread = rest.T @ rest / len(rest)
-        spread += spread.trace() * (torch.eye(len(spread), device=u.device) - means.T @ means)   # means last
-        _, components = torch.linalg.eigh(spread)
-        components = components.flip(1)[:, :len(spread) - self.n_field].T
-        modes = torch.cat([means, components])[:len(self.modes)]
+        if not self.apart:
+            modes = components(patches, self.n_field)
+        else:
+            patches = patches.unflatten(1, (-1, self.n_field))       # (n, points, C)
+            n = patches.shape[1]
+            modes = patches.new_zeros(n, self.n_field, n, self.n_field)
+            for field in range(self.n_field):
+                modes[:, field, :, field] = components(patches[..., field], 1)
+            modes = modes.flatten(2).flatten(0, 1)
+        modes = modes[:len(self.modes)]
         self.modes[:len(modes)] = modes.float()
 
     def to_tokens(self, u):

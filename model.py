@@ -383,8 +383,6 @@ class ModelConfig:
                 raise UserError(f'{name}={numbers} must be numbers of fields, below {self.n_field}')
         if not self.scored:
             raise UserError(f'static={self.static} leaves no field to be predicted')
-        if self.static and self.basis != 'cosine':
-            raise UserError('components mix the fields, of which some are static: --basis=cosine')
         if self.frame_speed and not (self.uniform and self.input_frames == 1 and len(self.velocity) == d):
             raise UserError('a moving frame needs a periodic domain whose places are alike, one input frame '
                             'and a velocity along every axis: --moving_frame=false')

@@ -100,11 +100,27 @@ def test_the_frequency_of_the_modes_rises(shape):
 # ---------------------------------------------------------------------------------------------
 # patches
 
-def patches(grid, token_grid, n_field, latent_dim):
+def patches(grid, token_grid, n_field, latent_dim, static=()):
     points = tuple(n // s for n, s in zip(grid, token_grid))
     cfg = SimpleNamespace(grid=grid, points_per_token=points, n_field=n_field, latent_dim=latent_dim,
-                          basis='cosine')
+                          basis='cosine', static=static)
     return Patches(cfg)
+
+
+def test_components_of_a_static_field_are_its_own():
+    p = patches((16, 8), (4, 4), 2, 8, static=(0,))
+    u = rough((16, 8), 2)
+    p.fit(u)
+    close(p.modes @ p.modes.T, torch.eye(8))
+    modes = p.modes.view(4, 2, 8, 2)                                 # number, its field; points, fields
+    assert not modes[:, 0, :, 1].any() and not modes[:, 1, :, 0].any()
+    assert (modes[0, 0, :, 0] - modes[0, 0, 0, 0]).abs().max() < 1e-6            # means
+    for field in (0, 1):
+        one = u[..., field, None]
+        alone = patches((16, 8), (4, 4), 1, 4)
+        alone.fit(one)
+        lost = (p.to_grid(p.to_tokens(u)) - u)[..., field]
+        close(lost, (alone.to_grid(alone.to_tokens(one)) - one)[..., 0], 1e-4)
 
 
 def rough(grid, n_field, n=400):
