@@ -8,4 +8,4 @@ space_stride = query_stride = 1
 latent_tokens = 16                 # of 8 points
 latent_dim = 24
 token_shift = 3
-max_iters = 4500
+max_iters = 9000

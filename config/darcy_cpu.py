@@ -9,4 +9,4 @@ time_stride = space_stride = query_stride = 1
 latent_tokens = 8                  # 8 x 8 tokens of 8 x 8 points
 latent_dim = 128
 early = 1.
-max_iters = 4000
+max_iters = 2500

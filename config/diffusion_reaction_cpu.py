@@ -13,4 +13,4 @@ latent_tokens = 8                  # 8 x 8 tokens of 8 x 8 points
 latent_dim = 64                    # of 128 values: with all of them, a rollout grows in the finest
 basis = 'components'
 early = 1.5
-max_iters = 3000
+max_iters = 2500

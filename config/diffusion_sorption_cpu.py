@@ -8,4 +8,4 @@ space_stride = query_stride = 1
 latent_tokens = 8                  # of 16 points
 latent_dim = 8
 basis = 'components'
-max_iters = 3000
+max_iters = 9000

@@ -14,4 +14,4 @@ latent_dim = 32                    # half as many numbers as points
 basis = 'components'
 token_shift = 1                    # along the diagonal, where the force is the same
 early = 1.
-max_iters = 6000
+max_iters = 9000

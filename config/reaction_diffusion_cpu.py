@@ -9,4 +9,4 @@ latent_tokens = 8                  # of 16 points
 latent_dim = 8
 basis = 'components'
 token_shift = 7
-max_iters = 3000
+max_iters = 9000
