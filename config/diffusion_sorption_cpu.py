@@ -5,7 +5,7 @@ out_dir = 'out/diffusion_sorption_cpu'
 dataset = 'diffusion-sorption'
 resolution = 128
 space_stride = query_stride = 1
-latent_tokens = 8                  # of 16 points
-latent_dim = 8
+latent_tokens = 4                  # of 32 points
+latent_dim = 12
 basis = 'components'
 max_iters = 9000
