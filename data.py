@@ -33,8 +33,8 @@ class Batch(NamedTuple):
     lift: torch.Tensor                    # (B, 1, *1, C): what mean and moving frame have taken off u and y
     params: torch.Tensor                  # (B, P)
     dt: torch.Tensor                      # (B,) seconds
-    iteration: int
-    scale: float = 1.                     # of a loss that takes some of the points: (Q, 1), on fields
+    scale: torch.Tensor = torch.ones(())  # of fields, (Q, 1), where a loss takes some of the points
+    iteration: int = 0
 
 
 # ---------------------------------------------------------------------------------------------
@@ -406,7 +406,7 @@ class Windows:
         dt = torch.full((len(u),), self.cfg.dt, device=data.device)
         y = u[(slice(None), slice(None), *every)]
         q = self.points[every].reshape(-1, d)
-        return Batch(data.on_encoder_grid(u), q, y, lift, params, dt, iteration)
+        return Batch(data.on_encoder_grid(u), q, y, lift, params, dt, iteration=iteration)
 
     def of_own_group(self, u, elements, shifts):
         """Windows u (B, window, *query grid, C), each transformed by an element of the group that the entry

@@ -5,5 +5,7 @@ out_dir = 'out/advection_cpu'
 dataset = 'advection'
 beta = .4
 early = 1.                         # no frame is steeper than another
+latent_dim = 12                    # of 16 values
+basis = 'components'
 token_shift = 5
 max_iters = 2500
