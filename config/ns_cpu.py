@@ -2,6 +2,8 @@
 # s is given, t = 12 .. 30 s are predicted.
 #
 #     python train.py config/ns_cpu.py
+#
+# 5 minutes on one thread and 2 for the data; nRMSE .0034, re-encoding .0043 (seed 0, test split).
 out_dir = 'out/ns_cpu'
 dataset = 'navier-stokes'
 nu = 1e-3

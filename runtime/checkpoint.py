@@ -56,6 +56,7 @@ def ship(run, path):
     state = load_checkpoint(find_checkpoint(run))
     typed = state['data']['paths']
     state['data'].update(absolute=typed, relative=[os.path.join('..', name) for name in typed])
+    state['environment'].pop('platform', None)
     state['model'] = state['ema']                # the same tensors are stored once
     os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
     save_checkpoint(path, state)

@@ -5,6 +5,10 @@ import os
 import pytest
 import torch
 
+import pdes
+from conftest import ROOT
+from metrics import mean_nrmse
+from model import load
 from runtime.checkpoint import (FORMAT_VERSION, find_checkpoint, find_runs, load_checkpoint,
                                 save_checkpoint, ship)
 from runtime.configurator import UserError
@@ -86,3 +90,22 @@ def test_what_is_given_away_is_half_as_large_and_names_no_place(smoke, tmp_path)
     assert state['data']['absolute'] == state['data']['paths'] == before['data']['paths']
     assert all(torch.equal(state[kind][name], value)
                for kind in ('model', 'ema') for name, value in before['ema'].items())
+
+
+@pytest.mark.parametrize('name, steps, frame', [('burgers_cpu', 10, 0), ('ns_cpu', 5, 11)])
+def test_the_weights_that_are_given_away(name, steps, frame):
+    path = os.path.join(ROOT, 'pretrained', f'{name}.pt')
+    assert os.path.getsize(path) < 2e6
+    state = load_checkpoint(path)
+    assert state['environment']['commit'] and f'config/{name}.py' in state['environment']['command']
+    assert 'platform' not in state['environment']
+    assert not any(os.path.isabs(place) for place in state['data']['absolute'] + state['data']['relative'])
+    model = load(path)
+    cfg = model.cfg
+    entry = pdes.entry(cfg.pde)
+    params = {key: seen[0] for key, seen in zip(cfg.params, cfg.seen_params)}
+    u0 = entry.start(1, cfg.grid, 12345)
+    t = [cfg.dt * k for k in range(frame + steps + 1)]
+    u = entry.solution(u0, params, t)[:, frame:].float()
+    p = model.rollout(u[:, 0], steps)
+    assert mean_nrmse(p, u[:, 1:]) < .02 < .1 < mean_nrmse(u[:, :1].expand_as(p), u[:, 1:])
