@@ -145,6 +145,7 @@ class Machine:
     def stop(self):
         """Leave the group of processes, at the end of a training."""
         if self.ddp:
+            dist.barrier()                       # none tears down what another one is still connected to
             dist.destroy_process_group()
 
 
