@@ -289,6 +289,10 @@ def compete(name, task, budget, seed, folder, extra=()):
     u0 = task.y[:, 0].to(device)
     steps = task.y.shape[1] - 1
     rollout = 'reencode' if method.reencode else 'latent'
+
+    def roll():
+        return model.rollout(u0, steps, reencode=method.reencode)
+
     results, _ = evaluate(model, task.y, params_of([task.source], model.cfg, len(u0)), rollout=rollout)
     scores = results['metrics']
     found = {'seed': seed,
@@ -296,8 +300,7 @@ def compete(name, task, budget, seed, folder, extra=()):
              'seconds': float(rows[-1]['train_seconds']),
              'iters': int(rows[-1]['iter']),
              'n_params': sum(w.numel() * (1 + w.is_complex()) for w in model.parameters()),
-             'ms_per_trajectory': median_ms(lambda: model.rollout(u0, steps, reencode=method.reencode), device,
-                                            3) / len(u0),
+             'ms_per_trajectory': median_ms(roll, device, 3) / len(u0),
              'validation': [(float(row['train_seconds']), float(row['val_nrmse']))
                             for row in rows if row['val_nrmse']],
              'per_step': results['per_step']['nrmse']}

@@ -166,8 +166,8 @@ class Stage(nn.Module):
         n = settings.num_queries
         n_point = math.prod(model.cfg.grid)
         if n and (n > n_point or settings.lambda_spectral):
-            raise UserError(f'num_queries={n} must be at most the {n_point} points of the grid, and leaves no '
-                            'grid for the spectral loss: --lambda_spectral=0')
+            raise UserError(f'num_queries={n} must be at most the {n_point} points of the grid, and leaves '
+                            'no grid for the spectral loss: --lambda_spectral=0')
         for name in self.losses:
             if not hasattr(settings, 'lambda_' + name):
                 raise UserError(f"the loss '{name}' has no weight: add lambda_{name} to the keys of train.py")

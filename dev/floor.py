@@ -4,10 +4,11 @@ What a latent of fewer numbers can hold at best if it is linear: reconstruction 
     python -m dev.floor config/ns_cpu.py config/burgers_cpu.py
     python -m dev.floor config/burgers_cpu.py --nu=.001 --plot docs/floor.png --json floor.json
 
-nRMSE of single frames of the test split, from the frame on that a rollout starts from. Columns: the lowest cosine
-modes of the patch of a token, which are the fixed part of the encoder; the principal components of such patches, of
-the training frames; the principal components of whole fields. A learned encoder has something to do only where
-these are large beside the rollout error that is aimed at. --key=value overrides config keys as in train.py.
+nRMSE of single frames of the test split, from the frame on that a rollout starts from. Columns: the lowest
+cosine modes of the patch of a token (basis='cosine'); the principal components of such patches of the
+training frames (basis='components'); the principal components of whole fields. A learned encoder has
+something to do only where these are large beside the rollout error that is aimed at. --key=value overrides
+config keys as in train.py.
 """
 import argparse
 import math
@@ -79,11 +80,13 @@ def floor(task):
 
 def table(found):
     for name, rows in found.items():
-        print(f'\n| {name}: tokens an axis | times fewer numbers | cosine modes | components of patches | of fields |')
+        print(f'\n| {name}: tokens an axis | times fewer numbers | cosine modes | components of patches '
+              '| of fields |')
         print('|---' * 5 + '|')
         for row in rows:
             fields = '-' if row['fields'] is None else f'{row["fields"]:.4f}'
-            print(f'| {row["tokens"]} | {row["fewer"]} | {row["cosine"]:.4f} | {row["patches"]:.4f} | {fields} |')
+            errors = f'{row["cosine"]:.4f} | {row["patches"]:.4f} | {fields}'
+            print(f'| {row["tokens"]} | {row["fewer"]} | {errors} |')
 
 
 def picture(found, path):
@@ -107,12 +110,13 @@ def picture(found, path):
     figure.savefig(path, dpi=110)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv=None):
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     parser.add_argument('configs', nargs='+')
     parser.add_argument('--json')
     parser.add_argument('--plot')
-    args, overrides = parser.parse_known_args()
+    args, overrides = parser.parse_known_args(argv)
     found = {experiment(config): floor(prepare(config, overrides)) for config in args.configs}
     table(found)
     if args.json:

@@ -1,12 +1,13 @@
 """
-From which compression on do the inverse losses pay, and which of them? Latents of fewer and fewer numbers, learned
-with more and more losses, on one config.
+From which compression on do the inverse losses pay, and which of them? Latents of fewer and fewer numbers,
+learned with more and more losses, on one config.
 
     python -m dev.latents config/ns_cpu.py --minutes 3 --seeds 2
-    python -m dev.latents config/burgers_cpu.py --nu=.001 --minutes 3 --seeds 2 --part 0/2     # and 1/2 beside it
+    python -m dev.latents config/burgers_cpu.py --nu=.001 --minutes 3 --seeds 2 --part 0/2    # 1/2 beside it
 
-Every finished cell is a JSON file in --out (default: out/latents_CONFIG_BUDGET) and is not run again; a stopped one
-goes on. Ends with the table of what is there; --plot draws it. --key=value overrides config keys as in train.py.
+Every finished cell is a JSON file in --out (default: out/latents_CONFIG_BUDGET) and is not run again; a
+stopped one goes on. Ends with the table of what is there; --plot draws it. --key=value overrides config keys
+as in train.py.
 """
 import argparse
 import itertools
@@ -31,8 +32,8 @@ COLUMNS = {'nrmse': 'latent rollout', 'reencode': 're-encoding', 'recon_nrmse': 
 
 
 def size(task, fewer):
-    """(tokens along an axis, features of a token) of a latent with so many times fewer numbers. Raises UserError where
-    there is none."""
+    """(tokens along an axis, features of a token) of a latent with so many times fewer numbers. Raises
+    UserError where there is none."""
     grid = task.y.shape[2:-1]
     tokens = task.keys['latent_tokens']
     n_values = task.y[0, 0].numel() // fewer
@@ -94,8 +95,9 @@ def picture(runs, path):
     figure.savefig(path, dpi=110)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv=None):
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     add = parser.add_argument
     add('config')
     add('--minutes', type=float, default=3.)
@@ -105,7 +107,7 @@ def main():
     add('--part', default='0/1', help='i/n: every n-th cell from the i-th on')
     add('--out')
     add('--plot')
-    args, overrides = parser.parse_known_args()
+    args, overrides = parser.parse_known_args(argv)
     budget = {'iters': args.iters} if args.iters else {'minutes': args.minutes}
     folder = args.out or f'out/latents_{experiment(args.config)}_{spent(budget)}'
     os.makedirs(folder, exist_ok=True)

@@ -17,7 +17,8 @@ NONE = {f'lambda_{name}': 0. for name in LOSSES}
 def settings(**changes):
     """The keys of train.py that stages read."""
     keys = {'space_stride': 2, 'query_stride': 1, 'input_frames': 1, 'unroll': 2, 'unroll_start': 0,
-            'unroll_switch': .5, 'gradient_through_time': True, 'detach_target': True, 'noise': 0., 'latent_noise': 0., 'num_queries': 0,
+            'unroll_switch': .5, 'gradient_through_time': True, 'detach_target': True, 'noise': 0.,
+            'latent_noise': 0., 'num_queries': 0,
             'inverse_loss_frequency': 1, 'inverse_decoding_ramp': 0., **NONE, 'lambda_field': 1.}
     return SimpleNamespace(**{**keys, **changes})
 
@@ -327,7 +328,8 @@ def test_the_loss_takes_some_of_the_points(outputs_of, d, strategy):
     m = drawn(d)
     batch = batch_of(m)
     n_point = m.points.shape[0]
-    stage = OperatorStage(m, settings(**{**ALL, 'lambda_spectral': 0.}, num_queries=8, query_strategy=strategy))
+    weights = {**ALL, 'lambda_spectral': 0.}
+    stage = OperatorStage(m, settings(**weights, num_queries=8, query_strategy=strategy))
     fewer = stage.at_fewer_points(batch)
     assert fewer.q.shape == (8, d) and fewer.y.shape == (3, 3, 8, 1)
     place = torch.cdist(fewer.q, batch.q).argmin(1)
