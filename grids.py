@@ -271,4 +271,3 @@ def resample_axes(u, axes, to, lengths=None):
             axis = i - len(axes) - 1
             u = resample(u.movedim(axis, -1), x, wanted, lengths and lengths[i]).movedim(-1, axis)
     return u
-

@@ -6,9 +6,9 @@ What a latent of fewer numbers can hold at best if it is linear: reconstruction 
 
 nRMSE of single frames of the test split, from the frame on that a rollout starts from. Columns: the lowest
 cosine modes of the patch of a token (basis='cosine'); the principal components of such patches of the
-training frames (basis='components'); the principal components of whole fields. A learned encoder has
-something to do only where these are large beside the rollout error that is aimed at. --key=value overrides
-config keys as in train.py.
+training frames (basis='components' has them after the means of the fields); the principal components of whole
+fields. A learned encoder has something to do only where these are large beside the rollout error that is
+aimed at. --key=value overrides config keys as in train.py.
 """
 import argparse
 import math

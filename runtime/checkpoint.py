@@ -14,7 +14,7 @@ import torch
 from runtime.configurator import UserError, say
 
 FORMAT = 'nanoupt'
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 
 @contextlib.contextmanager

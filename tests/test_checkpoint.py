@@ -63,16 +63,16 @@ def test_no_checkpoint(runs, path, expected, find):
 
 
 @pytest.mark.parametrize('version, words', [
-    (2, 'made by format version 2 (before the redesign); expected 3: train again, or use the code of that '
+    (3, 'made by format version 3 (before the redesign); expected 4: train again, or use the code of that '
      'time'),
-    (4, 'made by format version 4; expected 3'), (None, 'made by format version None; expected 3')])
+    (5, 'made by format version 5; expected 4'), (None, 'made by format version None; expected 4')])
 def test_other_versions_are_refused(tmp_path, version, words):
     path = str(tmp_path / 'best.pt')
     weights = {'w': torch.ones(2)}
     state = {'model': weights, 'ema': weights, 'model_args': {}, 'config': {'seed': 1}}
     save_checkpoint(path, state)
     loaded = load_checkpoint(path)
-    assert loaded['version'] == FORMAT_VERSION == 3
+    assert loaded['version'] == FORMAT_VERSION == 4
     assert loaded['config'] == {'seed': 1} and torch.equal(loaded['ema']['w'], torch.ones(2))
     save_checkpoint(path, {**state, 'version': version})
     with pytest.raises(UserError) as caught:
