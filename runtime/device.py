@@ -9,6 +9,7 @@ The one place that picks the device, the precision and the processes.
 import contextlib
 import os
 import platform
+import sys
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -143,10 +144,14 @@ class Machine:
         return platform.processor() or platform.machine()
 
     def stop(self):
-        """Leave the group of processes, at the end of a training."""
+        """At the end of a training: a process of several leaves their group and ends here. A thread of gloo
+        that let go of a tensor while the interpreter is being torn down would abort the process."""
         if self.ddp:
             dist.barrier()                       # none tears down what another one is still connected to
             dist.destroy_process_group()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
 
 
 def _precision(dtype, device):
