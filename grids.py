@@ -210,6 +210,35 @@ def interpolate(u, q, shape, first, length, periodic):
     return (values * weight).sum(2)
 
 
+def fourier_interpolate(u, q, shape, first, length):
+    """
+    Trigonometric interpolation of a periodic field at any points: exact where the grid resolves the field.
+
+    u (B, *shape, C) on the grid that starts at `first`; q (Q, d) or (B, Q, d) physical coordinates. Returns
+    (B, Q, C). Along an axis of n points, x cells from one of them, its weight is sin(pi x) / (n tan(pi x/n)),
+    or with sin in the place of tan for odd n.
+    """
+    letters = 'xy'[:len(shape)]
+    result = None
+    for axis, n in enumerate(shape):
+        cells = (q[..., axis] - first[axis]) / length[axis] * n
+        nearest = cells.round()
+        part = (cells - nearest)[..., None]                          # (..., Q, 1), at most a half
+        away = nearest[..., None] - torch.arange(n, device=q.device)
+        away = (away + n // 2) % n - n // 2                          # (..., Q, n), the shorter way round
+        angle = math.pi * (away + part) / n
+        wave = (1 - 2 * (away % 2)) * (math.pi * part).sin()         # sin(pi x), also where x is large
+        below = n * (angle.sin() if n % 2 else angle.tan())
+        weight = torch.where(below == 0, 1., wave / below.masked_fill(below == 0, 1.)).to(u.dtype)
+        points = 'q' if q.ndim == 2 else 'bq'
+        if result is None:
+            rest = letters[1:]
+            result = torch.einsum(f'{points}{letters[0]},b{letters}c->bq{rest}c', weight, u)
+        else:
+            result = torch.einsum(f'{points}{letters[1]},bq{letters[1]}c->bqc', weight, result)
+    return result
+
+
 def resample(u, x, to, length=None):
     """
     Cubic (Catmull-Rom) interpolation along the last axis, from points of any spacing: (..., N) -> (..., M).

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from conftest import close, refused
-from grids import (Patches, cubic_kernel, dct_basis, interpolate, merge_tokens, neighbours, positions,
-                   resample, split_tokens)
+from grids import (Patches, cubic_kernel, dct_basis, fourier_interpolate, interpolate, merge_tokens,
+                   neighbours, positions, resample, split_tokens)
 from model import UPT, ModelConfig
 
 
@@ -415,3 +415,23 @@ def test_grid_between_walls_stays_inside():
         assert np.allclose(m.grid(n)[:, 0], .5 / 32 + np.arange(n) / n)
     fine = m.grid(128)[:, 0]                                         # finer: it would not; cells are centred
     assert np.allclose(fine, (np.arange(128) + .5) / 128)
+
+
+@pytest.mark.parametrize('shape', [(16,), (15,), (256,), (16, 12), (9, 8)])
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float64, 1e-12), (torch.float32, 1e-4)])
+def test_fourier_interpolation_is_exact_where_waves_are_resolved(shape, dtype, tolerance):
+    """Closed form: a sum of waves below the Nyquist one, at points outside the first period too."""
+    first = torch.tensor([.1, .2][:len(shape)], dtype=dtype)
+    length = torch.tensor([2., 3.][:len(shape)], dtype=dtype)
+
+    def waves(x):
+        angle = (torch.tensor([3, 2][:len(shape)]) * (x - .3) / length).sum(-1) * 2 * math.pi
+        return torch.stack([1 + angle.sin(), angle.cos()], -1)
+
+    cells = torch.tensor(shape, dtype=dtype)
+    x = first + length * positions(shape, [0.] * len(shape), [1.] * len(shape)).to(dtype) / cells
+    u = waves(x).view(1, *shape, 2).repeat(3, *[1] * (len(shape) + 1))
+    q = length * (2 * torch.rand(20, len(shape), dtype=dtype) - .5)
+    for points in (q, q.expand(3, -1, -1), x, x + 1e-7):
+        found = fourier_interpolate(u, points, shape, first, length)
+        torch.testing.assert_close(found, waves(points).expand_as(found), rtol=0, atol=tolerance)
