@@ -15,6 +15,7 @@ import math
 import torch
 import torch.nn as nn
 
+from grids import fourier_interpolate
 from runtime.configurator import UserError
 
 SMALLEST = 1e-6                       # norms in denominators are at least this
@@ -168,6 +169,9 @@ class Stage(nn.Module):
         if n and (n > n_point or settings.lambda_spectral):
             raise UserError(f'num_queries={n} must be at most the {n_point} points of the grid, and leaves '
                             'no grid for the spectral loss: --lambda_spectral=0')
+        if n and settings.query_strategy == 'anywhere' and not model.cfg.periodic:
+            raise UserError('query_strategy=anywhere needs a periodic domain, where the truth between the '
+                            'points of the grid is known: --query_strategy=stratified')
         for name in self.losses:
             if not hasattr(settings, 'lambda_' + name):
                 raise UserError(f"the loss '{name}' has no weight: add lambda_{name} to the keys of train.py")
@@ -186,11 +190,14 @@ class Stage(nn.Module):
     def at_fewer_points(self, batch):
         """The batch with `num_queries` of its query points, drawn by `query_strategy`, in place of all:
         fields (B, window, Q, C) in y. Where some are drawn more often than others, y is scaled so that sums
-        of squares are, in the mean, those over all points."""
+        of squares are, in the mean, those over all points. 'anywhere' draws points between those of the grid,
+        where the truth is the trigonometric interpolant."""
         s = self.settings
         n = s.num_queries
         if not n:
             return batch
+        if s.query_strategy == 'anywhere':
+            return self.anywhere(batch, n)
         y = batch.y.flatten(2, -2)
         n_point = y.shape[2]
         scale = torch.ones(n)
@@ -205,6 +212,12 @@ class Stage(nn.Module):
         index = index.to(y.device)
         return batch._replace(q=batch.q[index], y=y[:, :, index], lift=batch.lift.flatten(2, -2),
                               scale=scale.to(y.device)[:, None])
+
+    def anywhere(self, batch, n):
+        cfg = self.model.cfg
+        q = torch.rand(n, len(cfg.grid)).to(batch.q) * self.model.length + self.model.low
+        y = fourier_interpolate(batch.y.flatten(0, 1), q, cfg.grid, batch.q[0], cfg.length)
+        return batch._replace(q=q, y=y.unflatten(0, batch.y.shape[:2]), lift=batch.lift.flatten(2, -2))
 
     def decode(self, z, batch):
         """Latents (B, K, S, D) -> the whole fields at the batch's query points, (B, K, *grid or Q, C): what

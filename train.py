@@ -99,7 +99,7 @@ lambda_agreement = 0.              # the same, relative to the step that the enc
 lambda_inverse_encoding = 0.       # D(E(u)) = u; 50 with a learned encoder or decoder
 lambda_inverse_decoding = 0.       # E(D(z)) = z
 num_queries = 0                    # points of the field loss, drawn anew for every batch; 0: all
-query_strategy = 'uniform'         # uniform, stratified, or importance: more often where the field is steep
+query_strategy = 'uniform'   # of the grid: uniform, stratified, importance (more where steep); or anywhere
 lambda_spectral = .05              # relative H1 error: wave number k weighs 1 + k^2
 lambda_latent_norm = 0.            # latents of unit size
 inverse_loss_frequency = 10        # inverse decoding on every so many-th batch
@@ -135,7 +135,7 @@ _choices = {
     'arch': ModelConfig.archs(),
     'attention': ('standard', 'channel'),
     'basis': ('cosine', 'components'),
-    'query_strategy': ('uniform', 'stratified', 'importance'),
+    'query_strategy': ('uniform', 'stratified', 'importance', 'anywhere'),
     'stages': tuple(STAGES),
     'optimizer': ('muon', 'adamw'),
     'dtype': ('auto', 'float32', 'bfloat16'),

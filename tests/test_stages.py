@@ -18,7 +18,7 @@ def settings(**changes):
     """The keys of train.py that stages read."""
     keys = {'space_stride': 2, 'query_stride': 1, 'input_frames': 1, 'unroll': 2, 'unroll_start': 0,
             'unroll_switch': .5, 'gradient_through_time': True, 'detach_target': True, 'noise': 0.,
-            'latent_noise': 0., 'num_queries': 0,
+            'latent_noise': 0., 'num_queries': 0, 'query_strategy': 'uniform',
             'inverse_loss_frequency': 1, 'inverse_decoding_ramp': 0., **NONE, 'lambda_field': 1.}
     return SimpleNamespace(**{**keys, **changes})
 
@@ -362,6 +362,32 @@ def test_fewer_points_have_the_mean_square_of_all(strategy, boundary):
     mean = torch.stack(squares).mean()
     assert float(mean) == pytest.approx(float(error.square().mean()), rel=.05)
     assert (steepest > 2000) == (strategy == 'importance')
+
+
+@pytest.mark.parametrize('d', [1, 2])
+def test_the_loss_is_taken_between_the_points(outputs_of, d):
+    """Closed form: a wave that the grid resolves."""
+    m = drawn(d)
+    batch = batch_of(m)
+
+    def wave(q):
+        return (2 * math.pi * (q * torch.tensor([2., 1.][:d])).sum(-1, keepdim=True)).sin()
+
+    y = wave(batch.q).view(1, 1, *m.cfg.grid, 1).expand_as(batch.y)
+    weights = {**ALL, 'lambda_spectral': 0.}
+    stage = OperatorStage(m, settings(**weights, num_queries=8, query_strategy='anywhere'))
+    fewer = stage.at_fewer_points(batch._replace(y=y))
+    assert fewer.q.shape == (8, d) and float(torch.cdist(fewer.q, batch.q).min()) > 1e-5
+    assert ((fewer.q >= 0) & (fewer.q <= 1)).all() and fewer.q.std() > .1
+    torch.testing.assert_close(fewer.y, wave(fewer.q).expand(3, 3, 8, 1), rtol=0, atol=1e-4)
+    assert not torch.equal(stage.at_fewer_points(batch).q, fewer.q)
+    assert outputs_of(stage, batch)['field'].shape == (3, 2, 8, 1)
+
+
+def test_between_walls_there_is_no_truth_between_the_points():
+    changes = settings(num_queries=8, query_strategy='anywhere')
+    message = refused(OperatorStage, drawn(boundary='wall'), changes)
+    assert 'query_strategy=anywhere needs a periodic domain' in message
 
 
 @pytest.mark.parametrize('changes', [{'num_queries': 33}, {'num_queries': 8, 'lambda_spectral': .1}])
