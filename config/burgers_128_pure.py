@@ -19,6 +19,7 @@ token_shift = 0                 # it needs latents that hold all points of a tok
 encoder_dim = decoder_dim = 64     # learned, on top of the fixed part
 lambda_latent = 10.
 lambda_inverse_encoding = 50.      # keeps a learned encoder and decoder inverses of each other (dev/LOG.md)
+lambda_inverse_decoding = .5       # on every tenth batch
 early = 2.
 arch = 'pure'
 attention = 'standard'

@@ -1,4 +1,4 @@
-# burgers_128_u.py with 32 tokens of 16 (128 patches, pooled), small, and both inverse losses.
+# burgers_128_u.py with 32 tokens of 16 (128 patches, pooled), small; both inverse losses.
 #
 #     python train.py config/burgers_32_u_inverse.py
 from config.burgers_128_u import *
@@ -10,4 +10,3 @@ hidden_dim = 96
 depths = (1, 1, 1)
 group_size = 12
 n_head = 3                         # in a group
-lambda_inverse_decoding = .5

@@ -18,6 +18,7 @@ import runtime.run
 from conftest import (ENV, ROOT, TIMEOUT, TWO_STAGES, close, equal, refused, rows_of, smoke_args, state_of,
                       train_here, two_processes, weights)
 from grids import Patches
+from losses import OperatorStage
 from model import load
 
 STILL = ['--learning_rate=1e-12', '--muon_lr=1e-12']               # nothing moves, so no validation is better
@@ -365,11 +366,38 @@ def test_every_config_trains(name, tmp_path, burgers_file, advection_file, monke
         data_args = [f'--data_path={there[dataset]}', '--time_stride=50']
     else:
         data_args = [f'--data_dir={tmp_path}']                       # they are made there
-    g = train_here(monkeypatch, path, *data_args, '--device=cpu', '--max_iters=1', '--batch_size=1',
+    g = train_here(monkeypatch, path, *data_args, '--device=cpu', '--max_iters=3', '--batch_size=1',
                    '--compile=false', f'--out_dir={tmp_path}/o', '--n_trajectories=3', '--unroll_start=0')
-    assert g['run'].iteration == 1 and all(torch.isfinite(p).all() for p in g['model'].parameters())
+    assert g['run'].iteration == 3 and all(torch.isfinite(p).all() for p in g['model'].parameters())
+    with torch.no_grad():
+        tokens = g['model'].encoder(g['windows'].frames(20)).flatten(0, 1)
+    assert (tokens.std(0) > 0).all()                                 # no feature says nothing
     with open(path) as file:
         assert 5 <= len(file.readlines()) <= 40
+    if dataset == 'burgers' and g['encoder_dim']:
+        inverse_losses_train_all(g)
+
+
+def inverse_losses_train_all(g):
+    """Each of both inverse losses alone has a gradient in every learned parameter of encoder and decoder."""
+    model = g['model']
+    with torch.no_grad():
+        for p in model.parameters():                                 # nothing is left of the zeros at the start
+            p += .02 * torch.randn_like(p)
+    [batch] = g['windows'].batches(torch.arange(2), 0)
+    for name in ('inverse_encoding', 'inverse_decoding'):
+        settings = g['settings_of']('operator')
+        weights = {'lambda_inverse_encoding': 0., 'lambda_inverse_decoding': 0., f'lambda_{name}': 1.}
+        vars(settings).update(weights, inverse_decoding_ramp=0.)
+        stage = OperatorStage(model, settings)
+        stage.weights = {name: 1.}
+        model.zero_grad()
+        loss, parts = stage(batch, 1.)
+        loss.backward()
+        assert list(parts) == [name]
+        for part in (model.encoder, model.decoder):
+            without = [key for key, p in part.named_parameters() if p.grad is None or not p.grad.any()]
+            assert not without, (name, without)
 
 
 def test_two_by_two_differs_in_arch_and_attention_alone():
