@@ -56,6 +56,14 @@ def agreement(z, target, before):
     return ((z - target).square().mean((-2, -1)) / step.clamp_min(SMALLEST)).mean()
 
 
+def direction(z, earlier, target, before):
+    """Mean over samples and steps of 1 - cos of the angle between the step A(z_t) - z_t and the true one,
+    E(u_{t+1}) - E(u_t): which way, however far."""
+    step = (z - earlier).flatten(2)
+    true_step = (target - before).flatten(2)
+    return (1 - nn.functional.cosine_similarity(step, true_step, -1, SMALLEST)).mean()
+
+
 def inverse_decoding(cycle, z):
     """mean |E(D(z)) - z|^2 / var(z), z the advanced latent: what was decoded can be encoded again. The
     variance is that of each feature over batch, steps and tokens, detached, so the loss cannot be won by
@@ -105,6 +113,7 @@ LOSSES = {
     'field': (relative_l2, 'field', 'truth'),
     'latent': (mean_square, 'latent', 'target'),
     'agreement': (agreement, 'latent', 'target', 'before'),
+    'direction': (direction, 'latent', 'earlier', 'target', 'before'),
     'inverse_encoding': (relative_square, 'reconstruction', 'start'),
     'inverse_decoding': (inverse_decoding, 'cycle', 'advanced'),
     'spectral': (spectral, 'field', 'truth'),
@@ -140,6 +149,16 @@ def with_noise(x, size):
         return x
     rms = x.square().mean(tuple(range(1, x.ndim)), keepdim=True).sqrt()
     return x + size * rms * torch.randn_like(x)
+
+
+def with_coloured_noise(z, size):
+    """z (B, K, S, D) and, in place of white noise, what another sample of the batch differs by from the mean
+    over the batch: noise with the covariance of the latents themselves. The first sample is the neighbour of
+    the last; of a batch of one there is none."""
+    if not size:
+        return z
+    noise = (z - z.mean(0)).roll(1, 0).detach()
+    return z + size * torch.randn(len(z), 1, 1, 1, device=z.device) * noise
 
 
 def importance(y, periodic):
@@ -237,7 +256,7 @@ class Stage(nn.Module):
 class OperatorStage(Stage):
     """Encoder, operator and decoder together, on rollouts of a few latent steps from the encoding of true
     frames."""
-    losses = ('field', 'spectral', 'latent', 'agreement', 'latent_norm')
+    losses = ('field', 'spectral', 'latent', 'agreement', 'direction', 'latent_norm')
     losses += ('inverse_encoding', 'inverse_decoding')
 
     def __init__(self, model, settings):
@@ -270,20 +289,22 @@ class OperatorStage(Stage):
             latents.append(z)
         latents = torch.stack(latents, 1)                            # (B, 1 + K, S, D)
         outputs = {'latent': latents[:, 1:]}
-        decoded = with_noise(latents, s.latent_noise)
+        add_noise = with_coloured_noise if s.coloured_noise else with_noise
+        decoded = add_noise(latents, s.latent_noise)
         if s.lambda_inverse_encoding:
             fields = self.decode(decoded, batch)
             outputs.update(field=fields[:, 1:], reconstruction=fields[:, :1], start=self.truth(batch, now, 1))
         else:
             outputs['field'] = self.decode(decoded[:, 1:], batch)
         outputs['truth'] = self.truth(batch, now + 1, steps)
-        if s.lambda_latent or s.lambda_agreement:
-            first = 0 if s.lambda_agreement else 1
+        relative = s.lambda_agreement or s.lambda_direction          # to the step that the truth makes
+        if s.lambda_latent or relative:
+            first = 0 if relative else 1
             with torch.set_grad_enabled(torch.is_grad_enabled() and not s.detach_target):
                 encoded = self.encode(batch, range(first, steps + 1))
             outputs['target'] = encoded[:, -steps:]
-            if s.lambda_agreement:
-                outputs['before'] = encoded[:, :-1]
+            if relative:
+                outputs.update(before=encoded[:, :-1], earlier=latents[:, :-1])
         weights = dict(self.weights)
         weights['inverse_decoding'] = 0.
         if s.lambda_inverse_decoding and batch.iteration % s.inverse_loss_frequency == 0:

@@ -62,6 +62,7 @@ flip = True                        # augmentation: reflect the domain, where the
 boost = 0                       # augmentation: Galilean boost of up to so many grid points a step, if allowed
 noise = 0.                         # noise on the input frames, relative to their rms
 latent_noise = 0.                  # noise on latents before they are decoded, relative to their rms
+coloured_noise = False             # that noise has the covariance of the latents, and is not white
 # model
 arch = 'pure'                      # pure or u; or a peer of peers.py
 attention = 'standard'             # standard or channel (channel-separated)
@@ -96,6 +97,7 @@ detach_target = True               # encodings of the truth carry no gradient in
 lambda_field = 1.                  # relative L2 of the decoded rollout
 lambda_latent = 0.                # advanced latents against encodings of the truth; 10 with a learned encoder
 lambda_agreement = 0.              # the same, relative to the step that the encodings make
+lambda_direction = 0.              # the angle between both steps
 lambda_inverse_encoding = 0.       # D(E(u)) = u; 50 with a learned encoder or decoder
 lambda_inverse_decoding = 0.       # E(D(z)) = z
 num_queries = 0                    # points of the field loss, drawn anew for every batch; 0: all
@@ -153,7 +155,8 @@ _bounds.update(drop_path=(0, 1), ema_decay=(0, 1), beta2=(0, 1), seed=(0, 2 ** 3
                depths=(1, None))
 _of_a_stage = [                                                 # keys of which a stage may have its own value
     'eval_interval', 'log_interval', 'save_interval', 'seed', 'early', 'shift', 'flip', 'boost', 'noise',
-    'latent_noise', *_names[_names.index('unroll'):_names.index('stages')]]          # losses and optimisation
+    'latent_noise', 'coloured_noise',
+    *_names[_names.index('unroll'):_names.index('stages')]]          # losses and optimisation
 _parameters = pdes.parameter_keys(taken=globals())                # nu, beta, ...: None is the entry's default
 _defaults = {**_parameters, **globals()}
 for _name in STAGES:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from conftest import refused
-from losses import (LOSSES, agreement, inverse_decoding, mean_square, relative_l2, relative_square, spectral,
-                    unit_size, weighted_sum)
+from losses import (LOSSES, agreement, direction, inverse_decoding, mean_square, relative_l2,
+                    relative_square, spectral, unit_size, weighted_sum)
 
 
 def random(*shape, seed=0, dtype=torch.float64):
@@ -210,19 +210,21 @@ def outputs():
     field = (2, 3, 8, 1)
     latent = (2, 3, 4, 5)
     shapes = {'field': field, 'truth': field, 'latent': latent, 'target': latent, 'reconstruction': field,
-              'start': field, 'cycle': latent, 'advanced': latent, 'before': latent}
+              'start': field, 'cycle': latent, 'advanced': latent, 'before': latent,
+              'earlier': latent}
     return {name: random(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
 
 
 def test_weighted_sum_is_that_of_its_parts():
     out = outputs()
-    weights = {'field': 1., 'latent': 10., 'agreement': 3., 'inverse_encoding': .5,
+    weights = {'field': 1., 'latent': 10., 'agreement': 3., 'direction': .7, 'inverse_encoding': .5,
                'inverse_decoding': torch.tensor(.25), 'spectral': .05, 'latent_norm': 2}
     assert weights.keys() == LOSSES.keys()
     total, parts = weighted_sum(out, weights)
     expected = {'field': relative_l2(out['field'], out['truth']),
                 'latent': mean_square(out['latent'], out['target']),
                 'agreement': agreement(out['latent'], out['target'], out['before']),
+                'direction': direction(out['latent'], out['earlier'], out['target'], out['before']),
                 'inverse_encoding': relative_square(out['reconstruction'], out['start']),
                 'inverse_decoding': inverse_decoding(out['cycle'], out['advanced']),
                 'spectral': spectral(out['field'], out['truth']),
@@ -278,3 +280,16 @@ def test_agreement_is_relative_to_the_step():
     assert float(agreement(before, target, before)) == pytest.approx(1)
     assert float(agreement(1e3 * z, 1e3 * target, 1e3 * before)) == pytest.approx((1 / 4 + 25 / 20) / 2)
     assert math.isfinite(float(agreement(z, before, before)))       # nothing moves
+
+
+def test_direction_is_the_angle_between_the_steps():
+    before = torch.tensor([[[[1., 1.]], [[0., 0.]], [[2., 2.]]]])   # (B, K, S, D) = (1, 3, 1, 2)
+    target = torch.tensor([[[[1., 3.]], [[4., 0.]], [[2., 1.]]]])
+    earlier = torch.tensor([[[[5., 5.]], [[0., 1.]], [[0., 0.]]]])
+    z = torch.tensor([[[[5., 9.]], [[3., 4.]], [[0., 7.]]]])        # steps along, at 45 degrees, and against
+    found = float(direction(z, earlier, target, before))
+    assert found == pytest.approx((0 + 1 - math.sqrt(.5) + 2) / 3, abs=1e-6)
+    assert float(direction(earlier + 9 * (z - earlier), earlier, target, before)) == pytest.approx(found)
+    z.requires_grad_(True)
+    direction(z, z.detach(), target, before).backward()             # nothing moves
+    assert torch.isfinite(z.grad).all()

@@ -18,7 +18,7 @@ def settings(**changes):
     """The keys of train.py that stages read."""
     keys = {'space_stride': 2, 'query_stride': 1, 'input_frames': 1, 'unroll': 2, 'unroll_start': 0,
             'unroll_switch': .5, 'gradient_through_time': True, 'detach_target': True, 'noise': 0.,
-            'latent_noise': 0., 'num_queries': 0, 'query_strategy': 'uniform',
+            'latent_noise': 0., 'coloured_noise': False, 'num_queries': 0, 'query_strategy': 'uniform',
             'inverse_loss_frequency': 1, 'inverse_decoding_ramp': 0., **NONE, 'lambda_field': 1.}
     return SimpleNamespace(**{**keys, **changes})
 
@@ -405,6 +405,37 @@ def test_latent_noise_is_seen_by_the_decoder_alone(outputs_of):
     z = torch.randn(3, 2, 50, 40) * torch.tensor([1., 10., 100.]).view(3, 1, 1, 1)
     ratio = (losses.with_noise(z, .1) - z).square().mean((1, 2, 3)) / z.square().mean((1, 2, 3))
     close(ratio.sqrt(), torch.full((3,), .1), .01)
+
+
+def test_direction_takes_the_step_of_the_rollout(outputs_of):
+    m = drawn()
+    batch = batch_of(m, 4)
+    out = outputs_of(OperatorStage(m, settings(lambda_direction=1., unroll=3)), batch)
+    assert torch.equal(out['earlier'][:, 1:], out['latent'][:, :-1])
+    close(out['earlier'][:, 0], m.encoder(batch.u[:, 0]))
+    close(out['before'], m.encoder(batch.u[:, :3].flatten(0, 1)).unflatten(0, (3, 3)))
+
+
+def test_coloured_noise_has_the_covariance_of_the_latents():
+    torch.manual_seed(0)
+    mix = torch.randn(6, 6)
+    z = 5 + (torch.randn(4000, 6) @ mix).view(4000, 1, 2, 3)
+    added = (losses.with_coloured_noise(z, .1) - z).flatten(1)
+    expected = .01 * z.flatten(1).T.cov()
+    assert float((added.T.cov() - expected).norm() / expected.norm()) < .1
+    assert float(added.mean(0).abs().max()) < .02
+    together = float((added * z.flatten(1)).mean() / (added.std() * z.std()))
+    assert abs(together) < .1                                        # another sample's, not its own
+    assert losses.with_coloured_noise(z, 0.) is z
+    m = drawn()
+    batch = batch_of(m)
+    noisy = outputs_with(m, batch, latent_noise=.5, coloured_noise=True)
+    assert not torch.equal(noisy, outputs_with(m, batch))
+
+
+def outputs_with(m, batch, **changes):
+    loss, _ = OperatorStage(m, settings(**changes))(batch, 1.)
+    return loss
 
 
 def test_noise_is_relative_to_each_sample():
