@@ -25,6 +25,12 @@ LEARNED = {'field loss': [],
            '+ agreement': ['--lambda_agreement=1'],
            '+ latent noise': ['--latent_noise=.01'],
            '+ inverse decoding': ['--lambda_inverse_decoding=1', '--inverse_loss_frequency=1']}
+# And one at a time, with inverse encoding.
+ALONE = {'with direction': ['--lambda_direction=1'],
+         'with latent noise': ['--latent_noise=.01'],
+         'with coloured noise': ['--latent_noise=.01', '--coloured_noise=true'],
+         'with inverse decoding': ['--lambda_inverse_decoding=1', '--inverse_loss_frequency=1']}
+ROWS = [*FIXED, *LEARNED, *ALONE]
 SHARED = '--token_shift=0 --unroll=2 --unroll_start=1 --unroll_switch=.5'.split()
 COLUMNS = {'nrmse': 'latent rollout', 'reencode': 're-encoding', 'recon_nrmse': 'reconstruction',
            'latent_gap': '|E(D(z)) - z| / |z|', 'spectral_energy_error': 'spectrum',
@@ -56,6 +62,8 @@ def cells(task, factors):
             found[f'{fewer} times, {name}'] = [*latent, *changes]
         changes = [*latent, '--basis=components', '--encoder_dim=64', '--decoder_dim=64',
                    f'--patch_size={patch}', f'--halo={patch // 2}']
+        for name, more in ALONE.items():
+            found[f'{fewer} times, {name}'] = [*changes, *LEARNED['+ inverse encoding'], *more]
         for name, more in LEARNED.items():
             changes = [*changes, *more]
             found[f'{fewer} times, {name}'] = changes
@@ -67,10 +75,9 @@ def table(folder):
     for run in results_in(folder):
         fewer, name = run['name'].split(' times, ')
         runs.setdefault((int(fewer), name), []).append(run)
-    order = [*FIXED, *LEARNED]
     print(f'| times fewer numbers | | {" | ".join(COLUMNS.values())} | iterations |')
     print('|---' * (len(COLUMNS) + 3) + '|')
-    for fewer, name in sorted(runs, key=lambda key: (key[0], order.index(key[1]))):
+    for fewer, name in sorted(runs, key=lambda key: (key[0], ROWS.index(key[1]))):
         found = runs[fewer, name]
         cell = [f'{statistics.mean(run[key] for run in found):.3g}' for key in COLUMNS]
         cell[0] += f' ({" ".join(format(run["nrmse"], ".4f") for run in found)})'
@@ -85,10 +92,11 @@ def picture(runs, path):
     from matplotlib import pyplot as plt
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout='constrained')
     for axis, key in zip(axes, ('nrmse', 'recon_nrmse')):
-        for name in [*FIXED, *LEARNED]:
+        for name in ROWS:
             factors = sorted(fewer for fewer, other in runs if other == name)
             means = [statistics.mean(run[key] for run in runs[fewer, name]) for fewer in factors]
-            axis.loglog(factors, means, 'o:' if name in FIXED else 'o-', ms=4, label=name)
+            if factors:
+                axis.loglog(factors, means, 'o-' if name in LEARNED else 'o:', ms=4, label=name)
         axis.set(title=COLUMNS[key], xlabel='times fewer numbers', ylabel='nRMSE')
         axis.grid(alpha=.3)
     axes[0].legend(fontsize=7)
@@ -104,6 +112,7 @@ def main(argv=None):
     add('--iters', type=int, help='instead of minutes')
     add('--seeds', type=int, default=1)
     add('--factors', type=int, nargs='+', default=[2, 8, 32])
+    add('--rows', nargs='+', default=ROWS, choices=ROWS, metavar='ROW', help=f'all of {", ".join(ROWS)}')
     add('--part', default='0/1', help='i/n: every n-th cell from the i-th on')
     add('--out')
     add('--plot')
@@ -112,7 +121,9 @@ def main(argv=None):
     folder = args.out or f'out/latents_{experiment(args.config)}_{spent(budget)}'
     os.makedirs(folder, exist_ok=True)
     task = prepare(args.config, overrides)
-    every = itertools.product(range(args.seeds), cells(task, args.factors).items())
+    chosen = {name: changes for name, changes in cells(task, args.factors).items()
+              if name.split(' times, ')[1] in args.rows}
+    every = itertools.product(range(args.seeds), chosen.items())
     for seed, (name, changes) in part_of(every, args.part):
         study_cell(name, 'ours', changes, task, budget, seed, folder)
     runs = table(folder)

@@ -30,5 +30,5 @@ def test_latents_of_fewer_numbers(burgers_file, tmp_path, capsys):
     latents.main([SMOKE, f'--data_path={burgers_file}', '--iters=2', '--factors', '8', f'--out={tmp_path}/l',
                   f'--plot={tmp_path}/l.png'])
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith('| 8 ')]
-    assert len(table) == len(latents.FIXED) + len(latents.LEARNED)
+    assert len(table) == len(latents.ROWS)
     assert (tmp_path / 'l.png').stat().st_size > 0
