@@ -645,7 +645,7 @@ def zoo_table(summary):
                  ' x '.join(map(str, [*row['tokens'], row['latent_dim']])),
                  f'{row["persistence"]:.3g}',
                  of_seeds(own, row['ours']),
-                 f'{mean("ours", "reencode"):.4f}',
+                 small(mean('ours', 'reencode')),
                  of_seeds(fno, row['fno']),
                  f'{own / fno:.2f}',
                  f'{mean("ours", "correlation_time"):.3g} ({mean("fno", "correlation_time"):.3g})',
@@ -656,8 +656,16 @@ def zoo_table(summary):
 
 def of_seeds(mean, runs):
     """A mean and what it is of: '0.0018 (0.0017 0.0019)'."""
-    errors = [f'{run["nrmse"]:.4f}' for run in runs]
-    return f'{mean:.4f} ({" ".join(errors)})'
+    errors = [small(run['nrmse']) for run in runs]
+    return f'{small(mean)} ({" ".join(errors)})'
+
+
+def small(error):
+    """Two figures at least: '0.0018', '0.00018', '0.000018'."""
+    for decimals in (4, 5):
+        if error >= 10 ** (1 - decimals):
+            return f'{error:.{decimals}f}'
+    return f'{error:.6f}'
 
 
 def solver_at(error, found):

@@ -353,3 +353,9 @@ def test_speed_against_another_tree(here, tmp_path, burgers_file, capsys):
     ms = json.loads((tmp_path / 's.json').read_text())[SMOKE]
     assert len(ms['here']) == len(ms['there']) == 1 and len(here) == 2
     assert "no train.py in '/no'" in refused(bench.main, ['speed', SMOKE, '--against=/no'])
+
+
+@pytest.mark.parametrize('error, text', [
+    (.52, '0.5200'), (.0018, '0.0018'), (.00018, '0.00018'), (.0000789, '0.000079')])
+def test_small_errors_keep_two_figures(error, text):
+    assert bench.small(error) == text
