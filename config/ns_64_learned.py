@@ -1,0 +1,20 @@
+# ns_64.py with a learned latent of the size of arXiv 2505.12944: 4 x 4 tokens of 128 numbers, half as many as
+# there are points, held together by the inverse losses.
+#
+#     python train.py config/ns_64_learned.py
+#
+# Made for a GPU. No figure yet: it has not been trained on one.
+from config.ns_64 import *
+
+out_dir = 'out/ns_64_learned'
+latent_tokens = 4                  # of 16 x 16 points
+latent_dim = 128
+basis = 'components'
+token_shift = 0                 # it needs latents that hold all points of a token and nothing that is learned
+encoder_dim = decoder_dim = 128
+patch_size = 8                     # 8 x 8 patches, pooled
+halo = 4
+encoder_depth = decoder_depth = 2
+lambda_latent = 1.
+lambda_inverse_encoding = 10.
+lambda_inverse_decoding = .5
