@@ -64,6 +64,7 @@ noise = 0.                         # noise on the input frames, relative to thei
 latent_noise = 0.                  # noise on latents before they are decoded, relative to their rms
 # model
 arch = 'pure'                      # pure or u; or a peer of peers.py
+encoder = 'grid'                   # what the encoder sees: the values on its grid, or those at any points
 attention = 'standard'             # standard or channel (channel-separated)
 basis = 'cosine'     # of the fixed encoder: cosine modes, or (principal) components of the train part
 patch_size = 4                     # grid points a patch of the learned encoder
@@ -99,6 +100,7 @@ lambda_agreement = 0.              # the same, relative to the step that the enc
 lambda_inverse_encoding = 0.       # D(E(u)) = u; 50 with a learned encoder or decoder
 lambda_inverse_decoding = 0.       # E(D(z)) = z
 num_queries = 0                    # points of the field loss, drawn anew for every batch; 0: all
+input_points = 512        # random points at which encoder=points sees a batch, drawn anew for every one
 query_strategy = 'uniform'         # uniform, stratified, or importance: more often where the field is steep
 lambda_spectral = .05              # relative H1 error: wave number k weighs 1 + k^2
 lambda_latent_norm = 0.            # latents of unit size
@@ -134,6 +136,7 @@ _choices = {
     'dataset': tuple(pdes.PDES),
     'arch': ModelConfig.archs(),
     'attention': ('standard', 'channel'),
+    'encoder': ('grid', 'points'),
     'basis': ('cosine', 'components'),
     'query_strategy': ('uniform', 'stratified', 'importance'),
     'stages': tuple(STAGES),
@@ -269,10 +272,14 @@ run.start(about, stages, loss_names)
 
 def validate(model, batch_size):
     """nRMSE of whole latent rollouts from the first frames, as eval.py defines it, over the first validation
-    trajectories. Uses no random number."""
+    trajectories; an encoder of points sees them at the same random ones every time. Uses no other random
+    number."""
     y = trajectories.val[:eval_batches * batch_size]
     values = {name: trajectories.val_params[:len(y), i] for i, name in enumerate(cfg.params)}
-    p = predict(model, y, values, given, batch_size)
+    at = None
+    if encoder == 'points':
+        at = data.random_points(input_points, cfg, torch.Generator().manual_seed(seed))
+    p = predict(model, y, values, given, batch_size, at=at)
     return mean_nrmse(scored(model, p), scored(model, y[:, given:]))
 
 
