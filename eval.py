@@ -27,7 +27,7 @@ from data import random_points, seen_rows
 from files import open_source, read_rows, split_rows
 from grids import resample_axes, values_at
 from metrics import field_nrmse, mean_nrmse, metrics, nrmse, rms, space_of
-from model import build, unseen
+from model import build, unseen, with_encoder
 from runtime.checkpoint import find_runs, load_checkpoint, whole_file
 from runtime.configurator import UserError, one_line_errors, say
 from runtime.device import pick
@@ -352,17 +352,16 @@ def by(shape):
 # ---------------------------------------------------------------------------------------------
 # input points
 
-def placements(model, u, params, densities, trained, initial_step, reencode, batch_size):
-    """nrmse on the grid of u of rollouts from so many random points, {'n': {'nrmse', 'ratio'}}, the ratio to
-    that of the `trained` number, of other points than those of any batch."""
+def placements(model, u, params, densities, initial_step, reencode, batch_size):
+    """nrmse on the grid of u of rollouts from so many random points, other ones than those of any batch:
+    {'n': {'nrmse'}}."""
     y = scored(model, u[:, initial_step:])
     found = {}
-    for n in sorted({trained, *densities}):
+    for n in sorted(set(densities)):
         at = random_points(n, model.cfg, torch.Generator().manual_seed(PLACEMENT_SEED + n))
         p = predict(model, u, params, initial_step, batch_size, reencode, at=at)
-        found[n] = mean_nrmse(scored(model, p), y)
-    usual = found[trained] or math.nan
-    return {str(n): {'nrmse': found[n], 'ratio': found[n] / usual} for n in sorted(set(densities))}
+        found[str(n)] = {'nrmse': mean_nrmse(scored(model, p), y)}
+    return found
 
 
 # ---------------------------------------------------------------------------------------------
@@ -506,11 +505,12 @@ def params_of(sources, cfg, n_rows):
 # ---------------------------------------------------------------------------------------------
 # one checkpoint
 
-def load_for_evaluation(file, device):
-    """A checkpoint's state and its model with averaged weights. Leaves the random state as it was."""
+def load_for_evaluation(file, device, encoder=None):
+    """A checkpoint's state and its model with averaged weights, and another encoder if one is given. Leaves
+    the random state as it was."""
     state = load_checkpoint(file)
     with torch.random.fork_rng(devices=[]):              # the weights' initialisation draws numbers
-        model = build(state['model_args'], state['ema'], file)
+        model = build(with_encoder(state['model_args'], encoder, file), state['ema'], file)
     return state, model.to(device).eval().requires_grad_(False)
 
 
@@ -520,8 +520,8 @@ def evaluate_checkpoint(file, split=None, data=None, initial_step=None, steps=No
     arguments are those of the command line. Raises UserError."""
     state, model = load_for_evaluation(file, device)
     cfg = model.cfg
-    if densities and cfg.encoder != 'points':
-        raise UserError(f"--placements: '{file}' sees fields on its grid; train with --encoder=points")
+    if densities:
+        _, of_points = load_for_evaluation(file, device, 'points')
     sources = open_data(state, model, file, data)
     split = 'all' if data else split or 'test'
     rows = choose_rows(state, sources, file, split, data)
@@ -551,9 +551,17 @@ def evaluate_checkpoint(file, split=None, data=None, initial_step=None, steps=No
         for entry in result['superres'].values():
             entry['ratio'] = entry['nrmse'] / (scores['metrics']['nrmse'] or math.nan)
     if densities:
-        result['trained_points'] = state['config']['input_points']
-        result['placements'] = placements(model, u, params, densities, result['trained_points'], n,
-                                          rollout == 'reencode', batch_size)
+        reencode = rollout == 'reencode'
+        found = placements(of_points, u, params, densities, n, reencode, batch_size)
+        usual = scores['metrics']['nrmse']
+        if cfg.encoder == 'points':
+            trained = state['config']['input_points']
+            [at_trained] = placements(of_points, u, params, [trained], n, reencode, batch_size).values()
+            usual = at_trained['nrmse']
+            result['trained_points'] = trained
+        for entry in found.values():
+            entry['ratio'] = entry['nrmse'] / (usual or math.nan)
+        result['placements'] = found
     return finite(result)
 
 
@@ -661,7 +669,7 @@ def score_rows(results):
         rows.append(score_row('  interpolated truth', results, 'superres', f, 'floor'))
     for n in one.get('placements', ()):
         rows.append(score_row(f'nrmse from {n} random points', results, 'placements', n, 'nrmse'))
-        rows.append(score_row('  over that of training', results, 'placements', n, 'ratio'))
+        rows.append(score_row('  over the trained input', results, 'placements', n, 'ratio'))
     return rows
 
 
@@ -711,7 +719,7 @@ def arguments(argv):
     parser.add_argument('--rollout', choices=['latent', 'reencode'], default='latent')
     parser.add_argument('--superres', type=int, nargs='+', default=(), help='factors of the output grid')
     parser.add_argument('--placements', type=int, nargs='+', default=(),
-                        help='numbers of random points that a model with encoder=points sees')
+                        help='score rollouts from so many random points; see also load(encoder=)')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:N or mps')
     parser.add_argument('--batch_size', type=int, default=64, help='trajectories rolled out at a time')
     parser.add_argument('--json', help='file to write; a list for several checkpoints')

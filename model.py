@@ -394,9 +394,8 @@ class ModelConfig:
         if self.input_frames > 1 and not self.encoder_dim:
             raise UserError(f'input_frames={self.input_frames} needs a learned encoder, since its fixed part '
                             'holds the last frame alone: --encoder_dim=64')
-        if self.encoder == 'points' and (self.frame_speed or self.input_frames > 1):
-            raise UserError("encoder='points' sees one frame, in a frame at rest: --moving_frame=false "
-                            '--input_frames=1')
+        if self.encoder == 'points' and self.input_frames > 1:
+            raise UserError(f"encoder='points' sees one frame, not {self.input_frames}: --input_frames=1")
         if self.token_shift:
             room = math.prod(self.points_per_token) * self.n_field
             learned = self.decoder_dim or self.encoder_dim and self.encoder == 'grid'
@@ -499,6 +498,7 @@ class Placement(NamedTuple):
     spline: int                            # which of the encoder's interpolations
     index: torch.Tensor                    # (b, M, K) and
     weight: torch.Tensor                   # (b, M, K, T): the stencils of grids.Scattered
+    part: torch.Tensor                     # (b, P, 1): of each value in the mean over the trained grid
     others: torch.Tensor                   # (b, P, K) and
     prediction: torch.Tensor               # (b, P, K, 1): the stencils that predict a point from the others
     members: torch.Tensor                  # (b, S_patch, n): numbers of the points that a supernode sees,
@@ -556,8 +556,10 @@ class PointEncoder(GridEncoder):
         x = torch.stack(cells, -1)                                   # (b, P, d)
         spline = int(P <= 2 * math.prod(cfg.grid))
         index, weight = self.splines[spline].stencils(x)
+        part = weight.mean(-1) / index.shape[1]                      # (b, M, K)
+        part = torch.zeros_like(x[..., 0]).scatter_add_(1, index.flatten(1), part.flatten(1))[..., None]
         if not cfg.encoder_dim:
-            return Placement(points, spline, index, weight, None, None, None, None, None)
+            return Placement(points, spline, index, weight, part, None, None, None, None, None)
         others, prediction = self.splines[0].left_out(x)
         # Twice as many as lie within the radius if points are spread evenly; the nearest of more.
         n = min(P, 8 + math.ceil(2 * self.reached * P))
@@ -567,7 +569,7 @@ class PointEncoder(GridEncoder):
         share = (1 - square / reach).clamp_min(0)                    # goes to 0 where points enter and leave
         share = share / share.sum(-1, keepdim=True)
         apart = apart / self.radius
-        return Placement(points, spline, index, weight, others, prediction, members, apart, share)
+        return Placement(points, spline, index, weight, part, others, prediction, members, apart, share)
 
     def forward(self, u, placement):
         """u (B, P, C), normalised values at the points of a placement -> (B, S, latent_dim), float32"""
@@ -945,7 +947,8 @@ class UPT(nn.Module):
     def _encode(self, u, placement=None):
         """u (B, input_frames, *grid, C) on the trained grid, or (B, 1, P, C) at a placement -> Latent"""
         space = tuple(range(2, u.ndim - 1))
-        mean = u.mean((1, *space)) * self.moves_with                 # (B, C)
+        mean = (placement.part * u[:, 0]).sum(1) if placement else u.mean((1, *space))
+        mean = mean * self.moves_with                                # (B, C)
         u = u - mean.view(len(u), 1, *[1] * len(space), -1)
         frames = ((u - self.mean) / self.std).unbind(1)
         tokens = self.encoder(torch.cat(frames, -1), placement)
@@ -1123,7 +1126,7 @@ def build(args, weights, path):
 
 
 # what may change when a run goes on, or is fine-tuned
-FREE_ARGS = {'checkpointing', 'mean', 'std', 'seen_params', 'drop_path', 'token_shift'}
+FREE_ARGS = {'encoder', 'checkpointing', 'mean', 'std', 'seen_params', 'drop_path', 'token_shift'}
 
 
 def rebuild(cfg, state, path, averaged):
@@ -1140,12 +1143,23 @@ def rebuild(cfg, state, path, averaged):
     return build(args, state['ema' if averaged else 'model'], path)
 
 
-def load(path, device='cpu', ema=True):
+def with_encoder(args, encoder, path):
+    """A checkpoint's arguments with another encoder, if one is given. Raises UserError if that has to be
+    learned."""
+    encoder = encoder or args.get('encoder', 'grid')
+    if encoder != args.get('encoder', 'grid') and args['encoder_dim']:
+        raise UserError(f"'{path}' has learned to encode what it was trained on: only without a learned "
+                        f"encoder can that be changed; train with --encoder={encoder}")
+    return {**args, 'encoder': encoder}
+
+
+def load(path, device='cpu', ema=True, encoder=None):
     """The model of a run folder (best weights) or checkpoint file, ready for use: in evaluation mode, and
-    without gradients of its weights (model.requires_grad_(True) brings them back)."""
+    without gradients of its weights (model.requires_grad_(True) brings them back). With encoder='points', a
+    model that was trained on a grid takes values at any points; its encoder must not be learned."""
     file = find_checkpoint(path)
     state = load_checkpoint(file)
-    model = build(state['model_args'], state['ema' if ema else 'model'], file)
+    model = build(with_encoder(state['model_args'], encoder, file), state['ema' if ema else 'model'], file)
     return model.to(device).eval().requires_grad_(False)
 
 
