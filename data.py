@@ -35,6 +35,14 @@ class Batch(NamedTuple):
     dt: torch.Tensor                      # (B,) seconds
     scale: torch.Tensor = torch.ones(())  # of fields, (Q, 1), where a loss takes some of the points
     iteration: int = 0
+    points: torch.Tensor | None = None    # (P, d): where an encoder of points sees u, physical coordinates
+    placement: tuple | None = None        # what that encoder needs to know of them (losses.Stage.placed)
+
+
+def random_points(n, cfg, random):
+    """n points anywhere in the domain, (n, d), physical coordinates."""
+    d = len(cfg.grid)
+    return torch.tensor(cfg.low) + torch.tensor(cfg.length) * torch.rand(n, d, generator=random)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -281,8 +289,8 @@ class Windows:
 
     def __init__(self, trajectories, cfg, keys):
         """cfg: the ModelConfig. keys: has input_frames, initial_step, query_stride, unroll, early, shift,
-        flip, boost, seed. Raises UserError for a window longer than a trajectory, and for tokens that would
-        move where places differ."""
+        flip, boost, seed, and input_points if the encoder sees points. Raises UserError for a window longer
+        than a trajectory, and for tokens that would move where places differ."""
         self.trajectories = trajectories
         self.cfg = cfg
         self.keys = keys
@@ -365,8 +373,11 @@ class Windows:
         own_shift = torch.randint(n_shift, (n,), generator=random)
         drawn = [self.trajectory(index), start, element, own_shift, *shift.T, *flip.T, *boost.T]
         drawn = torch.stack(drawn)[:, rank::world]                   # (4 + 3 d, B of this process)
+        points = None
+        if self.cfg.encoder == 'points':                             # new ones for every batch
+            points = random_points(keys.input_points, self.cfg, random).to(self.trajectories.device)
         for part in drawn.chunk(parts, 1):
-            yield self.batch(part, offset, iteration)
+            yield self.batch(part, offset, iteration)._replace(points=points)
 
     def frames(self, n):
         """What the encoder sees of about n windows, spread evenly over all: (N, *grid, C)."""

@@ -4,6 +4,7 @@ Evaluation: the metrics of whole rollouts in field space, as a table and as JSON
     python eval.py --ckpt out/burgers_cpu                        # best weights, test split, latent rollout
     python eval.py --ckpt out/                                   # every run below, a table for each data set
     python eval.py --ckpt out/burgers_cpu --superres 1 2 4 8     # decoded on finer grids
+    python eval.py --ckpt out/ns_points_cpu --placements 256 1024    # from so many random points
     python eval.py --ckpt out/burgers_cpu --data FILE --json eval.json      # all of another file
     python eval.py --ckpt out/one out/two --initial_step 10      # side by side; frames 0..9 are given
 
@@ -22,11 +23,11 @@ import time
 import numpy as np
 import torch
 
-from data import seen_rows
+from data import random_points, seen_rows
 from files import open_source, read_rows, split_rows
-from grids import resample_axes
+from grids import resample_axes, values_at
 from metrics import field_nrmse, mean_nrmse, metrics, nrmse, rms, space_of
-from model import build, unseen
+from model import build, unseen, with_encoder
 from runtime.checkpoint import find_runs, load_checkpoint, whole_file
 from runtime.configurator import UserError, one_line_errors, say
 from runtime.device import pick
@@ -34,6 +35,7 @@ from runtime.device import pick
 HERE = os.path.dirname(os.path.abspath(__file__))
 MAX_SOLVED = 2 ** 15             # points on which a truth finer than the files is computed
 SOLVED_AT_ONCE = 64              # trajectories that the solver takes together
+PLACEMENT_SEED = 2 ** 40         # beyond those of training
 WEAK = 1024                      # a truth of fewer cells along an axis is a weak reference for finer grids
 
 
@@ -56,16 +58,23 @@ def batches(n, batch_size, params):
         yield rows, own
 
 
-def predict(model, u, params, initial_step, batch_size, reencode=False, points=None):
+def predict(model, u, params, initial_step, batch_size, reencode=False, points=None, at=None):
     """Whole rollouts from the true frames u (N, T, *grid, C) before initial_step: (N, T - initial_step, *grid
     or Q, C) float32 on the CPU. params: {name: (N,)}. points (Q, d): where to decode, instead of on the grid
-    of u."""
+    of u. at (P, d): where a model with encoder='points' sees u, instead of on that grid."""
+    grid = u.shape[2:-1]
     n_steps = u.shape[1] - initial_step
     out = None
     last = time.perf_counter()
     for rows, own in batches(len(u), batch_size, params):
         u0 = given_frames(model, u[rows], initial_step)
-        p = model.rollout(u0, n_steps, points=points, params=own, reencode=reencode)
+        if at is None:
+            p = model.rollout(u0, n_steps, points=points, params=own, reencode=reencode)
+        else:
+            first = model.grid(*grid)[0]
+            u0 = values_at(u0, at, first, model.cfg.length, model.cfg.periodic)
+            p = model.rollout(u0, n_steps, model.grid(*grid), own, grid=at, reencode=reencode)
+            p = p.unflatten(2, grid)
         if out is None:
             out = torch.empty(len(u), *p.shape[1:])
         out[rows] = p.cpu()
@@ -341,6 +350,21 @@ def by(shape):
 
 
 # ---------------------------------------------------------------------------------------------
+# input points
+
+def placements(model, u, params, densities, initial_step, reencode, batch_size):
+    """nrmse on the grid of u of rollouts from so many random points, other ones than those of any batch:
+    {'n': {'nrmse'}}."""
+    y = scored(model, u[:, initial_step:])
+    found = {}
+    for n in sorted(set(densities)):
+        at = random_points(n, model.cfg, torch.Generator().manual_seed(PLACEMENT_SEED + n))
+        p = predict(model, u, params, initial_step, batch_size, reencode, at=at)
+        found[str(n)] = {'nrmse': mean_nrmse(scored(model, p), y)}
+    return found
+
+
+# ---------------------------------------------------------------------------------------------
 # data of a checkpoint
 
 def find_data(state, ckpt):
@@ -481,20 +505,23 @@ def params_of(sources, cfg, n_rows):
 # ---------------------------------------------------------------------------------------------
 # one checkpoint
 
-def load_for_evaluation(file, device):
-    """A checkpoint's state and its model with averaged weights. Leaves the random state as it was."""
+def load_for_evaluation(file, device, encoder=None):
+    """A checkpoint's state and its model with averaged weights, and another encoder if one is given. Leaves
+    the random state as it was."""
     state = load_checkpoint(file)
     with torch.random.fork_rng(devices=[]):              # the weights' initialisation draws numbers
-        model = build(state['model_args'], state['ema'], file)
+        model = build(with_encoder(state['model_args'], encoder, file), state['ema'], file)
     return state, model.to(device).eval().requires_grad_(False)
 
 
 def evaluate_checkpoint(file, split=None, data=None, initial_step=None, steps=None, rollout='latent',
-                        factors=(), device='cpu', batch_size=64, save=None):
+                        factors=(), device='cpu', batch_size=64, save=None, densities=()):
     """Everything about one checkpoint file as a dict of JSON types (None where a number is not finite). The
     arguments are those of the command line. Raises UserError."""
     state, model = load_for_evaluation(file, device)
     cfg = model.cfg
+    if densities:
+        _, of_points = load_for_evaluation(file, device, 'points')
     sources = open_data(state, model, file, data)
     split = 'all' if data else split or 'test'
     rows = choose_rows(state, sources, file, split, data)
@@ -523,6 +550,18 @@ def evaluate_checkpoint(file, split=None, data=None, initial_step=None, steps=No
         result['superres'] = superres(model, sources, rows, u, params, factors, n, reencode, batch_size)
         for entry in result['superres'].values():
             entry['ratio'] = entry['nrmse'] / (scores['metrics']['nrmse'] or math.nan)
+    if densities:
+        reencode = rollout == 'reencode'
+        found = placements(of_points, u, params, densities, n, reencode, batch_size)
+        usual = scores['metrics']['nrmse']
+        if cfg.encoder == 'points':
+            trained = state['config']['input_points']
+            [at_trained] = placements(of_points, u, params, [trained], n, reencode, batch_size).values()
+            usual = at_trained['nrmse']
+            result['trained_points'] = trained
+        for entry in found.values():
+            entry['ratio'] = entry['nrmse'] / (usual or math.nan)
+        result['placements'] = found
     return finite(result)
 
 
@@ -628,6 +667,9 @@ def score_rows(results):
         rows.append(score_row(f'nrmse on {f} x grid', results, 'superres', f, 'nrmse'))
         rows.append(score_row('  over nrmse', results, 'superres', f, 'ratio'))
         rows.append(score_row('  interpolated truth', results, 'superres', f, 'floor'))
+    for n in one.get('placements', ()):
+        rows.append(score_row(f'nrmse from {n} random points', results, 'placements', n, 'nrmse'))
+        rows.append(score_row('  over the trained input', results, 'placements', n, 'ratio'))
     return rows
 
 
@@ -676,6 +718,8 @@ def arguments(argv):
     parser.add_argument('--steps', type=int, help='score only so many predicted frames (default: all)')
     parser.add_argument('--rollout', choices=['latent', 'reencode'], default='latent')
     parser.add_argument('--superres', type=int, nargs='+', default=(), help='factors of the output grid')
+    parser.add_argument('--placements', type=int, nargs='+', default=(),
+                        help='score rollouts from so many random points; see also load(encoder=)')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:N or mps')
     parser.add_argument('--batch_size', type=int, default=64, help='trajectories rolled out at a time')
     parser.add_argument('--json', help='file to write; a list for several checkpoints')
@@ -715,7 +759,7 @@ def main(argv=None):
         try:
             result = evaluate_checkpoint(
                 file, args.split, args.data, args.initial_step, args.steps, args.rollout, args.superres,
-                device, args.batch_size, args.save)
+                device, args.batch_size, args.save, args.placements)
             results.append(result)
         except UserError as error:
             if not is_one_of_several:

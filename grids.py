@@ -4,11 +4,16 @@ Points, grids, and the fixed transform between them and tokens, in any number of
 A field (B, *grid, C) is flattened to (B, N, C) row-major, the last axis running fastest. Positions are
 fractions of the domain where they say so, and physical coordinates otherwise.
 """
+import itertools
 import math
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+
+SPLINE_DEGREE = 3                      # of the polynomials that scattered interpolation reproduces
+SPLINE_POINTS = 4                      # points of a stencil for each of them
+SMOOTHING = 1e-5                       # of its splines, so that a point may be given twice
 
 
 def positions(grid, first, spacing):
@@ -239,6 +244,15 @@ def fourier_interpolate(u, q, shape, first, length):
     return result
 
 
+def values_at(u, q, first, length, periodic):
+    """Fields u (B, *shape, C) on the grid that starts at `first` -> their values (B, Q, C) at points q (Q, d)
+    or (B, Q, d): trigonometric interpolation on a periodic domain, cubic elsewhere."""
+    shape = u.shape[1:-1]
+    if periodic:
+        return fourier_interpolate(u, q, shape, first, length)
+    return interpolate(u.flatten(1, -2), q, shape, first, length, periodic)
+
+
 def resample(u, x, to, length=None):
     """
     Cubic (Catmull-Rom) interpolation along the last axis, from points of any spacing: (..., N) -> (..., M).
@@ -300,3 +314,121 @@ def resample_axes(u, axes, to, lengths=None):
             axis = i - len(axes) - 1
             u = resample(u.movedim(axis, -1), x, wanted, lengths and lengths[i]).movedim(-1, axis)
     return u
+
+
+# ---------------------------------------------------------------------------------------------
+# scattered points
+
+def nearest(a, points, shape, periodic, k):
+    """
+    The k points that are nearest to each of `a`, and where they are seen from it.
+
+    a (M, d) or (b, M, d), points (b, P, d): in cells of the grid `shape`, the shorter way round on a periodic
+    domain. Returns index (b, M, k), nearest first, and apart (b, M, k, d) in cells.
+    """
+    apart = []
+    square = 0.
+    for axis, n in enumerate(shape):
+        along = points[:, None, :, axis] - a[..., axis, None]        # (b, M, P)
+        if periodic:
+            along = along - n * (along / n).round()
+        apart.append(along)
+        square = square + along.square()
+    index = square.topk(k, largest=False).indices
+    return index, torch.stack([along.gather(-1, index) for along in apart], -1)
+
+
+def monomials(x):
+    """All products of powers of the coordinates of x (..., d) up to SPLINE_DEGREE, (..., m)."""
+    powers = itertools.product(range(SPLINE_DEGREE + 1), repeat=x.shape[-1])
+    columns = []
+    for exponents in powers:
+        if sum(exponents) <= SPLINE_DEGREE:
+            factors = [x[..., axis] ** exponent for axis, exponent in enumerate(exponents)]
+            columns.append(math.prod(factors))
+    return torch.stack(columns, -1)
+
+
+def fewest_points(d):
+    """How many points scattered interpolation needs: as many as it has monomials."""
+    return math.comb(SPLINE_DEGREE + d, d)
+
+
+def spline_weights(x, at):
+    """
+    Weights of the polyharmonic spline sum_k a_k |x - x_k|^5 + a cubic polynomial through values at x.
+
+    x (..., K, d), at (..., T, d): coordinates of order 1. Returns (..., K, T), so that value t is the sum of
+    K products. It has no scale of its own, and reproduces cubics (Duchon 1977). SMOOTHING makes the system
+    regular where two points coincide; where all lie on a line it is not, and weights are huge or not finite.
+    """
+    def kernel(a, b):
+        r = torch.cdist(a, b, compute_mode='donot_use_mm_for_euclid_dist')
+        r_squared = r * r
+        return r_squared * r_squared * r
+
+    K = x.shape[-2]
+    polynomials = monomials(x)                                       # (..., K, m)
+    smooth = kernel(x, x) - SMOOTHING * torch.eye(K, device=x.device)
+    m = polynomials.shape[-1]
+    corner = x.new_zeros(*x.shape[:-2], m, m)
+    system = torch.cat([torch.cat([smooth, polynomials], -1), torch.cat([polynomials.mT, corner], -1)], -2)
+    right = torch.cat([kernel(x, at), monomials(at).mT], -2)         # (..., K + m, T)
+    return torch.linalg.solve_ex(system, right)[0][..., :K, :]       # which waits for no device
+
+
+class Scattered(nn.Module):
+    """
+    Interpolation from scattered points to a grid: for every block of the grid, a spline through the points
+    that are nearest to it.
+
+    A block is `block` grid points wide along each axis, and its stencil the 40 points (16 in one dimension)
+    around its centre. They have to surround it: where there are many points a grid point, block is to be 1.
+    """
+
+    def __init__(self, shape, block, periodic):
+        super().__init__()
+        d = len(shape)
+        self.shape = tuple(shape)
+        self.factors = (block,) * d
+        self.periodic = periodic
+        self.k = SPLINE_POINTS * fewest_points(d)
+        middle = (block - 1) / 2
+        centres = positions([n // block for n in shape], [middle] * d, [block] * d)
+        self.register_buffer('centres', centres, persistent=False)                       # (M, d)
+        inside = positions(self.factors, [-middle] * d, [1.] * d)
+        self.register_buffer('inside', inside, persistent=False)                         # (T, d)
+
+    def stencils(self, points):
+        """points (b, P, d) in cells, of which the grid points are the whole numbers; b is the batch size, or
+        1 for points that a batch shares -> index (b, M, K), weight (b, M, K, T)"""
+        return self.around(self.centres, self.inside, points, 0)
+
+    def left_out(self, points):
+        """Stencils that predict every one of the points from the others, with T = 1."""
+        return self.around(points, torch.zeros_like(points[:, :1, None]), points, 1)
+
+    def around(self, centres, inside, points, skip):
+        k = min(self.k + skip, points.shape[1])
+        index, apart = nearest(centres, points, self.shape, self.periodic, k)
+        apart = apart[..., skip:, :]
+        size = apart.square().sum(-1).amax(-1).sqrt()[..., None, None].clamp_min(1e-6)   # (b, M, 1, 1)
+        return index[..., skip:], spline_weights(apart / size, inside / size)
+
+    def forward(self, u, index, weight):
+        """u (B, P, C) at the points of the stencils -> (B, *shape, C)"""
+        B, P, C = u.shape
+        if len(index) == 1:                                          # one product for the whole batch
+            values = u.transpose(0, 1).flatten(1)[index[0]]          # (M, K, B C)
+            values = weight[0].mT @ values                           # (M, T, B C)
+            values = values.unflatten(-1, (B, C)).permute(2, 0, 1, 3)
+        else:
+            values = weight.mT @ pick(u, index)                      # (B, M, T, C)
+        return split_tokens(values.flatten(2), self.shape, self.factors).unflatten(1, self.shape)
+
+
+def pick(u, index):
+    """Rows `index` (b, M, K) of u (B, P, C), b = B or 1 -> (B, M, K, C)"""
+    index = index.expand(len(u), -1, -1)
+    rows = u.gather(1, index.flatten(1)[..., None].expand(-1, -1, u.shape[-1]))
+    return rows.unflatten(1, index.shape[1:])

@@ -15,7 +15,7 @@ import math
 import torch
 import torch.nn as nn
 
-from grids import fourier_interpolate
+from grids import fewest_points, fourier_interpolate, values_at
 from runtime.configurator import UserError
 
 SMALLEST = 1e-6                       # norms in denominators are at least this
@@ -191,6 +191,9 @@ class Stage(nn.Module):
         if n and settings.query_strategy == 'anywhere' and not model.cfg.periodic:
             raise UserError('query_strategy=anywhere needs a periodic domain, where the truth between the '
                             'points of the grid is known: --query_strategy=stratified')
+        least = fewest_points(len(model.cfg.grid))
+        if model.cfg.encoder == 'points' and settings.input_points <= least:
+            raise UserError(f'input_points={settings.input_points} must be more than {least}')
         for name in self.losses:
             if not hasattr(settings, 'lambda_' + name):
                 raise UserError(f"the loss '{name}' has no weight: add lambda_{name} to the keys of train.py")
@@ -201,10 +204,24 @@ class Stage(nn.Module):
         several encodings of a sample at once. -> (B, [K,] S, D)"""
         n = self.settings.input_frames
         if isinstance(first, int):
-            return self.model.encoder(torch.cat(batch.u[:, first:first + n].unbind(1), -1))
+            return self.encoded(torch.cat(batch.u[:, first:first + n].unbind(1), -1), batch)
         frames = [torch.cat(batch.u[:, k:k + n].unbind(1), -1) for k in first]
-        tokens = self.model.encoder(torch.stack(frames, 1).flatten(0, 1))
+        tokens = self.encoded(torch.stack(frames, 1).flatten(0, 1), batch)
         return tokens.unflatten(0, (len(batch.u), len(first)))
+
+    def encoded(self, u, batch):
+        """Tokens of fields u (n, *grid, C), of which an encoder of points sees the values at those of the
+        batch."""
+        cfg = self.model.cfg
+        if batch.placement:
+            u = values_at(u, batch.points, cfg.first, cfg.length, cfg.periodic)
+        return self.model.encoder(u, batch.placement)
+
+    def placed(self, batch):
+        """The batch with what the encoder needs to know of its points, once for all that it encodes."""
+        if batch.points is None:
+            return batch
+        return batch._replace(placement=self.model.encoder.place(batch.points))
 
     def at_fewer_points(self, batch):
         """The batch with `num_queries` of its query points, drawn by `query_strategy`, in place of all:
@@ -276,7 +293,7 @@ class OperatorStage(Stage):
         value}"""
         s = self.settings
         m = self.model
-        batch = self.at_fewer_points(batch)
+        batch = self.placed(self.at_fewer_points(batch))
         steps = s.unroll_start or s.unroll if progress < s.unroll_switch else s.unroll
         now = s.input_frames - 1                                     # the frame that a rollout starts from
         z = self.encode(self.noisy(batch), 0)
@@ -309,7 +326,8 @@ class OperatorStage(Stage):
         weights['inverse_decoding'] = 0.
         if s.lambda_inverse_decoding and batch.iteration % s.inverse_loss_frequency == 0:
             earlier = batch.u[:, 1:s.input_frames].unbind(1)
-            outputs.update(cycle=m.cycle(latents[:, 1], earlier)[:, None], advanced=latents[:, 1:2])
+            cycle = m.cycle(latents[:, 1], earlier, batch.placement)
+            outputs.update(cycle=cycle[:, None], advanced=latents[:, 1:2])
             ramp = min(1., progress / max(s.inverse_decoding_ramp, 1e-9))
             weights['inverse_decoding'] = ramp * s.lambda_inverse_decoding
         return weighted_sum(outputs, weights)
@@ -343,7 +361,7 @@ class DecoderStage(Stage):
     def forward(self, batch, progress):
         """As OperatorStage.forward; the windows are as long as the rollouts."""
         s = self.settings
-        batch = self.at_fewer_points(batch)
+        batch = self.placed(self.at_fewer_points(batch))
         with torch.no_grad():
             z = self.encode(batch, 0)
             latents = [z]

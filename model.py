@@ -7,6 +7,7 @@ at any point. After the Universal Physics Transformer (UPT, arXiv 2402.12365), i
     u = m.rollout(u0, steps=40)              # (B, *space, C) -> (B, 40, *space, C), all of it in latent space
     v = m.rollout(u0, steps=40, points=q)         # q (Q, d), anywhere in the domain -> (B, 40, Q, C)
     z = m.encode(u0); z = m.step(z); f = m.decode(z, q)
+    w = m.rollout(values, steps=40, grid=x)  # with encoder='points': values (B, P, C) at any points x (P, d)
 
 Shapes: B batch, N grid points, S tokens, D features of a token, C fields, Q query points, d = 1 or 2 space
 dimensions. Order of the file: small layers, attention, block, configuration, encoder, decoder, operator,
@@ -24,7 +25,8 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 import peers
-from grids import Patches, interpolate, merge_tokens, positions, resample, split_tokens
+from grids import (Patches, Scattered, fewest_points, interpolate, merge_tokens, nearest, pick, positions,
+                   resample, split_tokens)
 from runtime.checkpoint import find_checkpoint, load_checkpoint
 from runtime.configurator import UserError
 
@@ -33,6 +35,8 @@ MAX_WIDTH = 2 ** 14                   # features,
 MAX_DEPTH = 2 ** 10                   # or blocks
 ENCODER_HEADS = 4                     # heads of encoder and decoder, whatever the operator has
 BOUNDARIES = ('periodic', 'wall', 'open')
+SMALLEST = 1e-6                        # sizes that are divided by are at least this
+LARGEST_SUM = 400.                     # of weights of points that surround what they interpolate
 
 
 # ---------------------------------------------------------------------------------------------
@@ -277,6 +281,7 @@ class ModelConfig:
     latent_dim: int = 64                   # features of a token
     token_shift: int = 0                   # grid points an axis by which the tokens move on every step
     # encoder and decoder
+    encoder: str = 'grid'                  # what it sees: 'grid', values on the trained grid, or 'points'
     basis: str = 'cosine'                  # of the fixed part: 'cosine', or 'components' of the data
     patch_size: int = 4                    # grid points a patch and axis of the learned encoder
     halo: int = 2                          # grid points of the neighbours that a patch sees on each side
@@ -347,7 +352,7 @@ class ModelConfig:
         """Raise UserError where the numbers do not fit together. What concerns one part is checked by that
         part: see check_config."""
         d = len(self.grid)
-        closed = {'arch': self.archs(), 'attention': ('standard', 'channel'),
+        closed = {'arch': self.archs(), 'attention': ('standard', 'channel'), 'encoder': ('grid', 'points'),
                   'basis': ('cosine', 'components'), 'boundary': BOUNDARIES}
         for name, allowed in closed.items():
             if getattr(self, name) not in allowed:
@@ -389,9 +394,12 @@ class ModelConfig:
         if self.input_frames > 1 and not self.encoder_dim:
             raise UserError(f'input_frames={self.input_frames} needs a learned encoder, since its fixed part '
                             'holds the last frame alone: --encoder_dim=64')
+        if self.encoder == 'points' and self.input_frames > 1:
+            raise UserError(f"encoder='points' sees one frame, not {self.input_frames}: --input_frames=1")
         if self.token_shift:
             room = math.prod(self.points_per_token) * self.n_field
-            linear = self.basis == 'components' and not (self.encoder_dim or self.decoder_dim)
+            learned = self.decoder_dim or self.encoder_dim and self.encoder == 'grid'
+            linear = self.basis == 'components' and not learned
             holds_all = room <= self.latent_dim or linear            # or nearly so
             fits = 0 < self.token_shift < min(self.points_per_token) and holds_all
             if not (fits and self.periodic and self.direction and self.input_frames == 1):
@@ -432,9 +440,8 @@ class GridEncoder(nn.Module):
             n_patch = n // cfg.patch_size
             divides(s, n_patch, f'latent tokens must divide the {n_patch} patches of an axis')
         divides(ENCODER_HEADS, dim, 'encoder heads must divide encoder_dim')
-        conv = (nn.Conv1d, nn.Conv2d)[d - 1]
-        self.stem = conv(cfg.n_field * cfg.input_frames, dim, cfg.patch_size + 2 * cfg.halo, cfg.patch_size)
         self.patch_grid = tuple(n // cfg.patch_size for n in cfg.grid)
+        self.make_stem(cfg)
         self.pool = tuple(n // s for n, s in zip(self.patch_grid, cfg.token_grid))
         spacing = [1 / n for n in self.patch_grid]
         centres = positions(self.patch_grid, cfg.token_centre([cfg.patch_size] * d), spacing)
@@ -451,20 +458,29 @@ class GridEncoder(nn.Module):
         self.proj = zero(Float32Linear(dim * math.prod(self.pool), cfg.latent_dim))
         self.register_buffer('conserved', ones_at(cfg.conserved, cfg.latent_dim), persistent=False)
 
-    def forward(self, u):
+    def make_stem(self, cfg):
+        conv = (nn.Conv1d, nn.Conv2d)[len(cfg.grid) - 1]
+        n_field = cfg.n_field * cfg.input_frames
+        self.stem = conv(n_field, cfg.encoder_dim, cfg.patch_size + 2 * cfg.halo, cfg.patch_size)
+
+    def forward(self, u, placement=None):
         """u (B, *grid, C input_frames), normalised -> (B, S, latent_dim), float32"""
         z = self.patches.to_tokens(u[..., -self.cfg.n_field:])
-        return z + self.learned(u) if self.cfg.encoder_dim else z
+        return z + self.learned(self.of_patches(u)) if self.cfg.encoder_dim else z
 
-    def learned(self, u):
+    def of_patches(self, u):
+        """u (B, *grid, C input_frames) -> the features of every patch, (B, S_patch, D)"""
         cfg = self.cfg
         u = u.movedim(-1, 1)                                         # (B, C, *grid)
         if cfg.halo:
             mode = 'circular' if cfg.periodic else 'replicate'
             u = F.pad(u, (cfg.halo, cfg.halo) * len(cfg.grid), mode=mode)
         with torch.autocast(u.device.type, enabled=False):
-            x = self.stem(u.float()).flatten(2).transpose(1, 2)      # (B, S_patch, D)
-        if not cfg.periodic:
+            return self.stem(u.float()).flatten(2).transpose(1, 2)
+
+    def learned(self, x):
+        """Features of the patches -> what is added to the tokens, (B, S, latent_dim)."""
+        if not self.cfg.periodic:
             x = x + self.position
         if len(self.blocks) == 0:
             x = F.gelu(x)
@@ -473,6 +489,111 @@ class GridEncoder(nn.Module):
         x = merge_tokens(self.norm(x), self.patch_grid, self.pool)   # (B, S, D pool)
         z = self.proj(x)
         return z - self.conserved * z.mean(1, keepdim=True)
+
+
+class Placement(NamedTuple):
+    """Points at which fields are given, and what the encoder needs to know of them. b is 1 for points that a
+    batch shares, else its size."""
+    points: torch.Tensor                   # (P, d) or (B, P, d), physical coordinates
+    spline: int                            # which of the encoder's interpolations
+    index: torch.Tensor                    # (b, M, K) and
+    weight: torch.Tensor                   # (b, M, K, T): the stencils of grids.Scattered
+    part: torch.Tensor                     # (b, P, 1): of each value in the mean over the trained grid
+    others: torch.Tensor                   # (b, P, K) and
+    prediction: torch.Tensor               # (b, P, K, 1): the stencils that predict a point from the others
+    members: torch.Tensor                  # (b, S_patch, n): numbers of the points that a supernode sees,
+    apart: torch.Tensor                    # (b, S_patch, n, d): where they lie, in units of its radius,
+    share: torch.Tensor                    # (b, S_patch, n): of each in the mean
+
+
+class PointEncoder(GridEncoder):
+    """
+    Values at any points -> latent tokens: z = M patch(I u) + g(u).
+
+    I interpolates to the trained grid by local splines (grids.Scattered), so that a trained operator and
+    decoder can be used from the first iteration on; what that misses between sparse points is left to g,
+    which starts at zero. It pools supernodes as UPT does (arXiv 2402.12365, section 3.1): a supernode takes
+    the mean of messages from the points within a radius, or from the nearest few if there are none, at any
+    density.
+    Blocks mix the supernodes, and neighbouring ones are merged to tokens. A message tells, beside the value
+    at a point, by how much a spline through the other points misses it. What g adds is in proportion to that,
+    so it vanishes by itself where points are dense, at densities that were never trained.
+
+    Supernodes are the centres of the patches and not some of the points. So nothing is drawn, the order of
+    the points has no effect, tokens and points of a torus can be translated together, and the place of a
+    supernode is known to the attention and to the token that it belongs to. The radius is half a patch and
+    the halo, as far as GridEncoder sees.
+    """
+
+    def __init__(self, cfg, patches):
+        super().__init__(cfg, patches)
+        even = all(n % 2 == 0 for n in cfg.points_per_token)
+        self.splines = nn.ModuleList(Scattered(cfg.grid, block, cfg.periodic) for block in (1, 1 + even))
+
+    def make_stem(self, cfg):
+        d = len(cfg.grid)
+        size = [cfg.patch_size] * d
+        centres = positions(self.patch_grid, [(cfg.patch_size - 1) / 2] * d, size)       # in cells
+        self.register_buffer('centres', centres, persistent=False)
+        self.radius = cfg.patch_size / 2 + cfg.halo
+        ball = (2 * self.radius, math.pi * self.radius ** 2)[d - 1]
+        self.reached = min(1., ball / math.prod(cfg.grid))           # part of all points that one is to see
+        self.stem = outer(Float32Linear(2 * cfg.n_field + d, cfg.encoder_dim))
+        self.pooled = nn.Linear(cfg.encoder_dim, cfg.encoder_dim)
+
+    @torch.no_grad()
+    def place(self, points):
+        """points (P, d) or (B, P, d), physical coordinates -> Placement. Raises UserError for too few."""
+        cfg = self.cfg
+        d = len(cfg.grid)
+        P = points.shape[-2]
+        if P <= fewest_points(d):
+            raise UserError(f'{P} points are given; at least {fewest_points(d) + 1} are needed')
+        x = points.float().reshape(-1, P, d)
+        cells = []
+        for axis, n in enumerate(cfg.grid):
+            cells.append((x[..., axis] - cfg.first[axis]) / cfg.length[axis] * n)
+        x = torch.stack(cells, -1)                                   # (b, P, d)
+        spline = int(P <= 2 * math.prod(cfg.grid))
+        index, weight = self.splines[spline].stencils(x)
+        part = weight.mean(-1) / index.shape[1]                      # (b, M, K)
+        part = torch.zeros_like(x[..., 0]).scatter_add_(1, index.flatten(1), part.flatten(1))[..., None]
+        if not cfg.encoder_dim:
+            return Placement(points, spline, index, weight, part, None, None, None, None, None)
+        others, prediction = self.splines[0].left_out(x)
+        # Twice as many as lie within the radius if points are spread evenly; the nearest of more.
+        n = min(P, 8 + math.ceil(2 * self.reached * P))
+        members, apart = nearest(self.centres, x, cfg.grid, cfg.periodic, n)
+        square = apart.square().sum(-1)                              # (b, S_patch, n)
+        reach = (1.5 * square[..., min(n, 4) - 1:min(n, 4)]).clamp_min(self.radius ** 2)
+        share = (1 - square / reach).clamp_min(0)                    # goes to 0 where points enter and leave
+        share = share / share.sum(-1, keepdim=True)
+        apart = apart / self.radius
+        return Placement(points, spline, index, weight, part, others, prediction, members, apart, share)
+
+    def forward(self, u, placement):
+        """u (B, P, C), normalised values at the points of a placement -> (B, S, latent_dim), float32"""
+        with torch.autocast(u.device.type, enabled=False):
+            grid = self.splines[placement.spline](u.float(), placement.index, placement.weight)
+        z = self.patches.to_tokens(grid)
+        if not self.cfg.encoder_dim:
+            return z
+        miss = self.missed(u, placement)
+        size = miss.square().mean((1, 2), keepdim=True).sqrt() + SMALLEST        # (B, 1, 1)
+        return z + size * self.learned(self.of_supernodes(torch.cat([u, miss / size], -1), placement))
+
+    def missed(self, u, placement):
+        """By how much a spline through the other points misses the value of each, (B, P, C)."""
+        others = pick(u, placement.others)                           # (B, P, K, C)
+        return u - (placement.prediction * others).sum(2)
+
+    def of_supernodes(self, u, placement):
+        """u (B, P, 2 C) -> the features of every supernode, (B, S_patch, D). The second layer of the message
+        MLP is linear, and acts on the mean."""
+        values = pick(u, placement.members)                          # (B, S_patch, n, 2 C)
+        apart = placement.apart.expand(len(u), -1, -1, -1)
+        messages = F.gelu(self.stem(torch.cat([values, apart], -1)))
+        return self.pooled((placement.share[..., None] * messages).sum(2)).float()
 
 
 # ---------------------------------------------------------------------------------------------
@@ -703,7 +824,7 @@ class UPT(nn.Module):
         cfg.check()
         self.cfg = cfg
         patches = Patches(cfg)
-        self.encoder = GridEncoder(cfg, patches)
+        self.encoder = (PointEncoder if cfg.encoder == 'points' else GridEncoder)(cfg, patches)
         self.condition = Conditioning(cfg)
         self.operator = Operator(cfg, patches)
         self.decoder = AnyPointDecoder(cfg, patches)
@@ -756,9 +877,10 @@ class UPT(nn.Module):
     def encode(self, u, grid=None):
         """u (B, *space, C), or (B, input_frames, *space, C) for several, on m.grid(*space) or on the 1D
         points `grid` (N,) or (N, 1) -> Latent. Other grids are resampled to the trained one by cubic
-        interpolation, which leaves points that both share as they are. Raises UserError for a wrong shape or
-        values that are not finite."""
-        return self._encode(self._on_grid(u, grid))
+        interpolation, which leaves points that both share as they are. With encoder='points', u may be values
+        (B, P, C) at any points `grid` (P, d) or (B, P, d). Raises UserError for a wrong shape, values that
+        are not finite, and points that leave a part of the domain out."""
+        return self._encode(*self._given(u, grid))
 
     def step(self, z, params=None, dt=None):
         """One step of `dt` seconds (default: that of training) in latent space, Latent -> Latent. params:
@@ -781,51 +903,57 @@ class UPT(nn.Module):
         Advance u0 by `steps` steps and decode every one of them. (For gradients through a rollout, call
         encode, step and decode yourself.)
 
-        u0 (B, *space, C) on m.grid(*space), or on the 1D points `grid` (N,); points (Q, d): where to decode
-        (default: the points of u0's grid). Encoded once, then advanced in latent space; with reencode=True
-        every step is decoded on the trained grid and encoded again. params {'Nu': .01} and dt in seconds
-        default to those of training. Returns (B, steps, *space, C), or (B, steps, Q, C) with points or grid.
+        u0 (B, *space, C) on m.grid(*space), or on the points `grid`, as encode takes them; points (Q, d):
+        where to decode (default: the points of u0). Encoded once, then advanced in latent space; with
+        reencode=True every step is decoded where the encoder sees it and encoded again. params {'Nu': .01}
+        and dt in seconds default to those of training. Returns (B, steps, *space, C), or (B, steps, Q, C)
+        with points or grid.
         """
         if steps < 1:
             raise UserError(f'steps={steps} must be at least 1')
-        frames = self._on_grid(u0, grid)
+        frames, placement = self._given(u0, grid)
         cond, dt = self._condition(len(frames), params, dt)
         space = None
         if points is not None:
             q = self._check_points(points, len(frames))
         elif grid is not None:
-            q = self._check_points(torch.as_tensor(grid).reshape(-1, 1), len(frames))
+            q = self._check_points(self._coordinates(grid), len(frames))
         else:
             space = tuple(u0.shape[-len(self.cfg.grid) - 1:-1])
             q = None if space == tuple(self.cfg.grid) else self.grid(*space).to(self.device)
         out = []
-        z = self._encode(frames)
+        z = self._encode(frames, placement)
         for _ in range(steps):
             z = self._advance(z, cond, dt)
             out.append(self._decode(z, q))
             if reencode and len(out) < steps:
-                new = self._decode(z).unflatten(1, self.cfg.grid)
+                new = self._decode(z, placement.points) if placement else self.decode(z)
                 frames = torch.cat([frames[:, 1:], new[:, None]], 1)
-                z = self._encode(frames)
+                z = self._encode(frames, placement)
         u = torch.stack(out, 1)                                      # (B, steps, Q, C)
         return u.unflatten(2, space) if space else u
 
     # ---- the same without checks; nothing here waits for the device
 
-    def cycle(self, tokens, earlier=()):
-        """E(D(z)): tokens (B, S, D), decoded on the encoder's own grid and encoded again, after the `earlier`
-        normalised frames of a model that sees several. Tokens that moved on stay where they are."""
+    def cycle(self, tokens, earlier=(), placement=None):
+        """E(D(z)): tokens (B, S, D), decoded where the encoder sees a field (its own grid, or a placement of
+        its points; without one, those of the grid) and encoded again, after the `earlier` normalised frames
+        of a model that sees several. Tokens that moved on stay where they are."""
+        if self.cfg.encoder == 'points':
+            placement = placement or self.encoder.place(self.points)
+            return self.encoder(self.decoder(tokens, placement.points), placement)
         u = self.decoder(tokens).unflatten(1, self.cfg.grid)
         return self.encoder(torch.cat([*earlier, u], -1))
 
-    def _encode(self, u):
-        """u (B, input_frames, *grid, C) on the trained grid -> Latent"""
+    def _encode(self, u, placement=None):
+        """u (B, input_frames, *grid, C) on the trained grid, or (B, 1, P, C) at a placement -> Latent"""
         space = tuple(range(2, u.ndim - 1))
-        mean = u.mean((1, *space)) * self.moves_with                 # (B, C)
+        mean = (placement.part * u[:, 0]).sum(1) if placement else u.mean((1, *space))
+        mean = mean * self.moves_with                                # (B, C)
         u = u - mean.view(len(u), 1, *[1] * len(space), -1)
         frames = ((u - self.mean) / self.std).unbind(1)
-        tokens = self.encoder(torch.cat(frames, -1))
-        return Latent(tokens, mean, mean.new_zeros(len(u), len(space)))
+        tokens = self.encoder(torch.cat(frames, -1), placement)
+        return Latent(tokens, mean, mean.new_zeros(len(u), len(self.cfg.grid)))
 
     def _advance(self, z, cond, dt):
         """cond and dt as _condition gives them."""
@@ -893,10 +1021,43 @@ class UPT(nn.Module):
             raise UserError(f'a parameter has shape {shape}; expected one value or ({n_sample},)')
         return value.expand(n_sample)
 
+    def _coordinates(self, grid):
+        """`grid` as encode takes it, with an axis for the coordinates."""
+        grid = torch.as_tensor(grid)
+        return grid[:, None] if grid.ndim == 1 else grid
+
+    def _given(self, u, grid=None):
+        """u as encode takes it -> what the encoder sees of it, on the device: (B, input_frames, *grid, C) on
+        the trained grid and None, or (B, 1, P, C) and a Placement."""
+        cfg = self.cfg
+        if cfg.encoder == 'grid':
+            return self._on_grid(u, grid), None
+        u = torch.as_tensor(u).float()
+        if grid is None:
+            points = self.grid(*u.shape[1:-1])
+            u = u.flatten(1, -2)
+        else:
+            points = self._coordinates(grid)
+        points = self._check_points(points, len(u))
+        if u.shape[1:] != (points.shape[-2], cfg.n_field):
+            raise UserError(f'u has shape {tuple(u.shape)}; expected (B, {points.shape[-2]}, {cfg.n_field}), '
+                            'values at so many points')
+        if u.device.type == 'cpu' and not torch.isfinite(u).all():
+            raise UserError('u holds values that are not finite')
+        placement = self.encoder.place(points)
+        largest = placement.weight.abs().sum(-2).amax()
+        if not largest < LARGEST_SUM:
+            raise UserError(f'the {points.shape[-2]} points leave a part of the domain out, or lie on a '
+                            'line: no field can be interpolated from them')
+        return u.to(self.device)[:, None], placement
+
     def _on_grid(self, u, grid=None):
         """u as encode takes it -> (B, input_frames, *grid, C) on the trained grid and device."""
         cfg = self.cfg
         d = len(cfg.grid)
+        if grid is not None and d != 1:
+            raise UserError("with encoder='grid', points of their own are supported in 1D; in 2D give u on "
+                            "m.grid(nx, ny), or train with encoder='points'")
         u = torch.as_tensor(u).float()
         if cfg.input_frames == 1 and u.ndim == d + 2:
             u = u[:, None]
@@ -910,8 +1071,6 @@ class UPT(nn.Module):
         space = tuple(u.shape[2:-1])
         if grid is None and space == tuple(cfg.grid):
             return u
-        if grid is not None and d != 1:
-            raise UserError('input points of their own are supported in 1D; in 2D give u on m.grid(nx, ny)')
         for axis in range(d):
             x = self._axis(axis, space[axis])
             if grid is not None:
@@ -968,7 +1127,7 @@ def build(args, weights, path):
 
 
 # what may change when a run goes on, or is fine-tuned
-FREE_ARGS = {'checkpointing', 'mean', 'std', 'seen_params', 'drop_path', 'token_shift'}
+FREE_ARGS = {'encoder', 'checkpointing', 'mean', 'std', 'seen_params', 'drop_path', 'token_shift'}
 
 
 def rebuild(cfg, state, path, averaged):
@@ -985,12 +1144,23 @@ def rebuild(cfg, state, path, averaged):
     return build(args, state['ema' if averaged else 'model'], path)
 
 
-def load(path, device='cpu', ema=True):
+def with_encoder(args, encoder, path):
+    """A checkpoint's arguments with another encoder, if one is given. Raises UserError if that has to be
+    learned."""
+    encoder = encoder or args.get('encoder', 'grid')
+    if encoder != args.get('encoder', 'grid') and args['encoder_dim']:
+        raise UserError(f"'{path}' has learned to encode what it was trained on: only without a learned "
+                        f"encoder can that be changed; train with --encoder={encoder}")
+    return {**args, 'encoder': encoder}
+
+
+def load(path, device='cpu', ema=True, encoder=None):
     """The model of a run folder (best weights) or checkpoint file, ready for use: in evaluation mode, and
-    without gradients of its weights (model.requires_grad_(True) brings them back)."""
+    without gradients of its weights (model.requires_grad_(True) brings them back). With encoder='points', a
+    model that was trained on a grid takes values at any points; its encoder must not be learned."""
     file = find_checkpoint(path)
     state = load_checkpoint(file)
-    model = build(state['model_args'], state['ema' if ema else 'model'], file)
+    model = build(with_encoder(state['model_args'], encoder, file), state['ema' if ema else 'model'], file)
     return model.to(device).eval().requires_grad_(False)
 
 

@@ -65,6 +65,7 @@ latent_noise = 0.                  # noise on latents before they are decoded, r
 coloured_noise = False             # that noise has the covariance of the latents, and is not white
 # model
 arch = 'pure'                      # pure or u; or a peer of peers.py
+encoder = 'grid'                   # what the encoder sees: the values on its grid, or those at any points
 attention = 'standard'             # standard or channel (channel-separated)
 basis = 'cosine'     # of the fixed encoder: cosine modes, or (principal) components of the train part
 patch_size = 4                     # grid points a patch of the learned encoder
@@ -102,6 +103,7 @@ lambda_inverse_encoding = 0.       # D(E(u)) = u; 50 with a learned encoder or d
 lambda_inverse_decoding = 0.       # E(D(z)) = z
 num_queries = 0                    # points of the field loss, drawn anew for every batch; 0: all
 query_strategy = 'uniform'   # of the grid: uniform, stratified, importance (more where steep); or anywhere
+input_points = 512        # random points at which encoder=points sees a batch, drawn anew for every one
 lambda_spectral = .05              # relative H1 error: wave number k weighs 1 + k^2
 lambda_latent_norm = 0.            # latents of unit size
 inverse_loss_frequency = 10        # inverse decoding on every so many-th batch
@@ -136,6 +138,7 @@ _choices = {
     'dataset': tuple(pdes.PDES),
     'arch': ModelConfig.archs(),
     'attention': ('standard', 'channel'),
+    'encoder': ('grid', 'points'),
     'basis': ('cosine', 'components'),
     'query_strategy': ('uniform', 'stratified', 'importance', 'anywhere'),
     'stages': tuple(STAGES),
@@ -272,10 +275,14 @@ run.start(about, stages, loss_names)
 
 def validate(model, batch_size):
     """nRMSE of whole latent rollouts from the first frames, as eval.py defines it, over the first validation
-    trajectories. Uses no random number."""
+    trajectories; an encoder of points sees them at the same random ones every time. Uses no other random
+    number."""
     y = trajectories.val[:eval_batches * batch_size]
     values = {name: trajectories.val_params[:len(y), i] for i, name in enumerate(cfg.params)}
-    p = predict(model, y, values, given, batch_size)
+    at = None
+    if encoder == 'points':
+        at = data.random_points(input_points, cfg, torch.Generator().manual_seed(seed))
+    p = predict(model, y, values, given, batch_size, at=at)
     return mean_nrmse(scored(model, p), scored(model, y[:, given:]))
 
 
