@@ -262,7 +262,7 @@ def elsewhere(model, sources, rows, u, params, factors, n_random, initial_step, 
     largest = max(len(points), *[math.prod(source.shape) for source in sources])
     batch_size = min(batch_size, max(1, POINTS // len(points)))
     found = {name: {'nrmse': 0., 'floor': 0.} for name in places}
-    for source, some, here in parts(sources, rows, u.shape[1] * largest * model.cfg.n_field):
+    for source, some, here in portions(sources, rows, u.shape[1] * largest * model.cfg.n_field):
         own = {name: value[here] for name, value in params.items()}
         known = u[here, initial_step:]
         p = predict(model, u[here], own, initial_step, batch_size, reencode, points)
@@ -292,7 +292,7 @@ def points_of(model, place):
     return model.grid(*place) if isinstance(place, tuple) else place
 
 
-def parts(sources, rows, row_values):
+def portions(sources, rows, row_values):
     """Some rows at a time, so that row_values numbers of each fit into memory. Yields (source, range of its
     rows, slice of these in the rows of all files)."""
     at_once = max(1, VALUES // row_values)
@@ -460,7 +460,7 @@ def long_rollouts(model, sources, rows, u, params, horizon, initial_step, reenco
     def note(name, value):
         found.setdefault(name, []).append(value)
 
-    for source, some, here in parts(sources, rows, n_frames * cells * cfg.n_field):
+    for source, some, here in portions(sources, rows, n_frames * cells * cfg.n_field):
         own = {name: value[here] for name, value in params.items()}
         p = predict(model, u[here], own, initial_step, batch_size, reencode, n_steps=n_frames - initial_step)
         start = u[here, initial_step - 1:initial_step]

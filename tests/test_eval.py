@@ -646,6 +646,62 @@ def test_truth_finer_than_the_file(tmp_path, nu, capsys):
     assert torch.equal(same, want)                                   # the file has them
 
 
+def test_finer_grids_between_walls_of_two_axes(monkeypatch, tmp_path):
+    """The solver starts on the centres of its own cells; its solution is read where the model's points are.
+    (It rests, and interpolation is exact on this field, away from the walls.)"""
+    def field(x, y):
+        return 1 + x + 2 * y ** 2 - 3 * x * y
+
+    centres = []
+
+    def rest(u0, c, t):
+        centres.append(u0[0].numpy())
+        return u0[:, None].repeat(1, len(t), 1, 1).double()
+    monkeypatch.setitem(pdes.PDES, 'room', pdes.PDE(
+        fields=('u',), params={'c': 1.}, space=((0, 1), (0, 1)), boundary='wall', file='room{c}.hdf5',
+        solve=rest))
+    x = (np.arange(16) + .5) / 16
+    u0 = field(x[:, None], x) + .1 * np.arange(10)[:, None, None]
+    file = write(tmp_path / 'room.hdf5', np.repeat(u0[:, None], 4, 1), c=1.)
+    model = tiny(pde='room', params=('c',), seen_params=((1.,),), grid=(8, 8), low=(0., 0.), length=(1., 1.),
+                 first=(1 / 32, 1 / 32), token_grid=(4, 4), patch_size=2, halo=1, boundary='wall')
+    source = open_source(file)
+    found = truth_on_finer_grids(model, source, range(1), 1, 2, 4, 8)
+    assert [u.shape for u in found.values()] == [(1, 4, 8 * f, 8 * f, 1) for f in (1, 2, 4, 8)]
+    [start] = centres                                                # solved once, for both factors
+    x = (np.arange(64) + .5) / 64
+    inner = slice(8, -8)
+    assert np.abs(start - field(x[:, None], x))[inner, inner].max() < 1e-5
+    for factor, u in found.items():
+        x, y = model.grid(8 * factor, 8 * factor).double().unflatten(0, (8 * factor, 8 * factor)).unbind(-1)
+        error = (u[0, -1, ..., 0] - field(x, y)).abs()
+        inner = slice(factor, -factor)
+        assert error[inner, inner].max() < 1e-5, factor
+    [r] = evaluate('--ckpt', save(model, tmp_path / 'room.pt', file), '--superres', 1, 2, 4, 8)
+    assert r['superres']['1']['ratio'] == pytest.approx(1, rel=1e-4)
+    assert all(r['superres'][f]['nrmse'] > 0 for f in '248')
+
+
+@pytest.mark.parametrize('name', ['diffusion-reaction', 'shallow-water', 'darcy'])
+def test_superres_of_the_equations_between_walls(name, tmp_path):
+    """Up to eight times the points of files of 8 x 8 cells; steady, static and positive fields, too."""
+    entry = pdes.entry(name)
+    file = write_file(str(tmp_path / 'file.h5'), name, entry.params, 3, device='cpu', resolution=8)
+    source = open_source(file)
+    stride = 1 if entry.steady else 50
+    model = tiny(
+        pde=name, fields=entry.fields, params=tuple(entry.params), seen_params=((1.,),) * len(entry.params),
+        boundary=entry.boundary, low=entry.low, length=entry.length, dt=stride * source.dt,
+        first=tuple(float(x[0]) for x in source.x), grid=(8, 8), token_grid=(4, 4), patch_size=2, halo=1,
+        mean=(0.,) * len(entry.fields), std=(1.,) * len(entry.fields),
+        static=tuple(entry.fields.index(field) for field in entry.static))
+    ckpt = save(model, tmp_path / 'walls.pt', file, n=3)
+    [r] = evaluate('--ckpt', ckpt, '--superres', 1, 2, 8, '--random', 9)
+    places = [*r['superres'].values(), r['random']]
+    assert r['superres']['1']['ratio'] == pytest.approx(1, rel=1e-4) and r['superres']['1']['floor'] < 1e-6
+    assert all(place['nrmse'] > 0 and place['ratio'] > 0 for place in places)
+
+
 # --- rollouts longer than the files ------------------------------------------
 
 def growing(monkeypatch, rate):
