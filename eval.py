@@ -4,16 +4,29 @@ Evaluation: the metrics of whole rollouts in field space, as a table and as JSON
     python eval.py --ckpt out/burgers_cpu                        # best weights, test split, latent rollout
     python eval.py --ckpt out/                                   # every run below, a table for each data set
     python eval.py --ckpt out/burgers_cpu --superres 1 2 4 8     # decoded on finer grids
+    python eval.py --ckpt out/burgers_cpu --random 4096          # decoded at points anywhere in the domain
     python eval.py --ckpt out/ns_points_cpu --placements 256 1024    # from so many random points
+    python eval.py --ckpt out/burgers_cpu --horizon 10           # also rollouts ten times as long as the file
     python eval.py --ckpt out/burgers_cpu --data FILE --json eval.json      # all of another file
     python eval.py --ckpt out/one out/two --initial_step 10      # side by side; frames 0..9 are given
+    python eval.py --ckpt out/one out/two --compare              # a row for each of several runs on one file
+    python eval.py --ckpt out/ --compare runs.md runs.csv runs.png --below .01       # written to files, too
 
 A model that sees m frames starts from the true frames n-m .. n-1, n = initial_step, and predicts the
 frames n .. T-1; only those are scored, and of them the fields that are not static. Every number is a mean
 over the whole split, never a mean of batch means, and is computed in float64 (metrics.py). Persistence
 (the last given frame, repeated) and its spatial mean are scored beside the model.
+
+--superres and --random compare with the finest field of the data file, interpolated (periodic: by Fourier
+series, which is exact for a field that its cells resolve) where it has no values, and on grids that are finer
+than the file with the built-in solver's solution. --horizon takes that for its truth, too.
+
+--compare also tells how many iterations passed until the validation error was at most --below (default: the
+last one of the first run), as the log.csv beside each checkpoint has it; and .png is of the error over time.
 """
 import argparse
+import csv
+import hashlib
 import json
 import math
 import os
@@ -25,16 +38,19 @@ import torch
 
 from data import random_points, seen_rows
 from files import open_source, read_rows, split_rows
-from grids import resample_axes, values_at
-from metrics import field_nrmse, mean_nrmse, metrics, nrmse, rms, space_of
+from grids import fourier_interpolate, interpolate, resample_axes, values_at
+from metrics import (bounded, by_frame, conservation_gap, correlation, correlation_time, field_nrmse,
+                     mean_nrmse, metrics, nrmse, rms, space_of)
 from model import build, unseen, with_encoder
+from pictures import draw_comparison
 from runtime.checkpoint import find_runs, load_checkpoint, whole_file
 from runtime.configurator import UserError, one_line_errors, say
 from runtime.device import pick
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-MAX_SOLVED = 2 ** 15             # points on which a truth finer than the files is computed
-SOLVED_AT_ONCE = 64              # trajectories that the solver takes together
+MAX_SOLVED = 2 ** 16             # points on which a truth finer than the files is solved for, at most
+POINTS = 2 ** 16                 # points decoded at a time, at most (or those of one trajectory)
+VALUES = 2 ** 25                 # values of a truth in memory at a time, at most (or one trajectory): 134 MB
 PLACEMENT_SEED = 2 ** 40         # beyond those of training
 WEAK = 1024                      # a truth of fewer cells along an axis is a weak reference for finer grids
 
@@ -58,12 +74,14 @@ def batches(n, batch_size, params):
         yield rows, own
 
 
-def predict(model, u, params, initial_step, batch_size, reencode=False, points=None, at=None):
-    """Whole rollouts from the true frames u (N, T, *grid, C) before initial_step: (N, T - initial_step, *grid
-    or Q, C) float32 on the CPU. params: {name: (N,)}. points (Q, d): where to decode, instead of on the grid
-    of u. at (P, d): where a model with encoder='points' sees u, instead of on that grid."""
+def predict(model, u, params, initial_step, batch_size, reencode=False, points=None, n_steps=None, at=None):
+    """Whole rollouts from the true frames u (N, T, *grid, C) before initial_step: (N, n_steps, *grid or Q, C)
+    float32 on the CPU. params: {name: (N,)}. points (Q, d): where to decode, instead of on the grid of u.
+    n_steps: by default T - initial_step. at (P, d): where a model with encoder='points' sees u, instead of on
+    that grid."""
     grid = u.shape[2:-1]
-    n_steps = u.shape[1] - initial_step
+    if n_steps is None:
+        n_steps = u.shape[1] - initial_step
     out = None
     last = time.perf_counter()
     for rows, own in batches(len(u), batch_size, params):
@@ -228,47 +246,174 @@ def check_initial_step(n, input_frames, n_frames):
 
 
 # ---------------------------------------------------------------------------------------------
-# super-resolution
+# elsewhere: finer grids, random points. A place is the shape of a grid, model.grid(*shape), or points (Q, d)
 
 @torch.no_grad()
-def superres(model, sources, rows, u, params, factors, initial_step, reencode, batch_size):
+def elsewhere(model, sources, rows, u, params, factors, n_random, initial_step, reencode, batch_size):
     """
-    nrmse of rollouts from the grid of u, decoded on f times the trained grid's points along every axis and
-    compared with the true fields there: {'f': {'nrmse', 'floor'}}.
+    nrmse of rollouts from the grid of u that are decoded at other places and compared with the true fields
+    there: on 'f' times the trained grid's points along every axis, for each of the factors f, and at n_random
+    points of the domain, if that is not 0. {'2': {'nrmse', 'floor'}, 'random': {'nrmse', 'floor'}}
 
     The floor is what cubic interpolation of the true field from the grid of u scores at the same points. It
     is a yardstick and no bound: a decoder may know more of a field than its values on a grid. Raises
-    UserError where there is no truth on such points.
+    UserError, before anything is computed, where there is no truth at such points.
     """
+    solver_grids = {source.path: grid_to_solve(model, source, factors) for source in sources}
     coarsest = min(sources[0].shape)
-    if coarsest < WEAK:
+    if factors and coarsest < WEAK:
         say(f'eval: warning: the finest solution has {coarsest} cells only, a weak reference below {WEAK}')
-    shapes = [tuple(f * n for n in model.cfg.grid) for f in factors]
-    truths = [finer_truth(model, sources, rows, f) for f in factors]
-    points = [model.grid(*shape) for shape in shapes]                # one rollout serves all factors
-    p = predict(model, u, params, initial_step, batch_size, reencode, torch.cat(points))
-    parts = p.split([len(q) for q in points], 2)
-    result = {}
-    for f, shape, truth, part in zip(factors, shapes, truths, parts):
-        y = truth[:, initial_step:u.shape[1]]                        # (N, T, *shape, C)
-        frames = [refined(model, frame, shape) for frame in u[:, initial_step:].unbind(1)]
-        floor = torch.stack(frames, 1)
-        y = scored(model, y)
-        result[str(f)] = {'nrmse': mean_nrmse(scored(model, part), y.flatten(2, -2)),
-                          'floor': mean_nrmse(scored(model, floor), y)}
-    return result
+    places = {str(f): multiple(model.cfg, f) for f in factors}
+    if n_random:
+        places['random'] = random_points(n_random, model.cfg, torch.Generator().manual_seed(0))
+    points = [points_of(model, place) for place in places.values()]
+    sizes = [len(q) for q in points]
+    points = torch.cat(points)                                       # one rollout serves all places
+    largest = max(len(points), *[math.prod(source.shape) for source in sources])
+    batch_size = min(batch_size, max(1, POINTS // len(points)))
+    found = {name: {'nrmse': 0., 'floor': 0.} for name in places}
+    for source, some, here in portions(sources, rows, u.shape[1] * largest * model.cfg.n_field):
+        own = {name: value[here] for name, value in params.items()}
+        known = u[here, initial_step:]
+        p = predict(model, u[here], own, initial_step, batch_size, reencode, points)
+        truths = true_fields(model, source, some, u.shape[1], solver_grids[source.path], places)
+        for (name, place), p_there in zip(places.items(), p.split(sizes, 2)):
+            y = scored(model, truths[name][:, initial_step:])
+            floor = at_place(model, known, grid_axes(model, known.shape[2:-1]), place, exact=False)
+            share = len(some) / len(u)
+            found[name]['nrmse'] += share * mean_nrmse(scored(model, p_there), y)
+            found[name]['floor'] += share * mean_nrmse(scored(model, floor), y)
+    return found
 
 
-def refined(model, u, shape):
-    """u (B, *space, C) on model.grid(*space) -> the same on model.grid(*shape), by cubic interpolation along
-    every axis."""
-    return moved(model, u, grid_axes(model, u.shape[1:-1]), grid_axes(model, shape))
+def multiple(cfg, factor):
+    """The trained grid with `factor` times the points along every axis."""
+    return tuple(factor * n for n in cfg.grid)
+
+
+def points_of(model, place):
+    return model.grid(*place) if isinstance(place, tuple) else place
+
+
+def portions(sources, rows, row_values):
+    """Some rows at a time, so that row_values numbers of each fit into memory. Yields (source, range of its
+    rows, slice of these in the rows of all files)."""
+    at_once = max(1, VALUES // row_values)
+    for number, source in enumerate(sources):
+        for first in range(0, len(rows), at_once):
+            some = rows[first:first + at_once]
+            start = number * len(rows) + first
+            yield source, some, slice(start, start + len(some))
+
+
+def grid_to_solve(model, source, factors):
+    """The grid on which the built-in solver has to find the truth, for factors that need more points than a
+    file has cells: that of the largest factor, or the finest that has at most MAX_SOLVED points. None if the
+    file is as fine. Says what is done. Raises UserError for points that nothing has the truth of."""
+    cfg = model.cfg
+    finer = []
+    for factor in factors:
+        shape = multiple(cfg, factor)
+        if factor >= 1 and is_strided(shape, source.shape):
+            continue
+        why = None
+        if any(n < cells for n, cells in zip(shape, source.shape)):
+            why = 'its solution has no values there'
+        elif source.entry.solve is None:
+            why = f'there is no built-in solver for {source.pde} that could give a finer solution'
+        if why:
+            raise UserError(f'--superres {factor} needs {factor} x {by(cfg.grid)} = {by(shape)} points, '
+                            f"which do not divide the {by(source.shape)} cells of '{source.path}': {why}")
+        finer.append(factor)
+    if not finer:
+        return None
+    factor = max(finer)
+    while math.prod(multiple(cfg, factor)) > MAX_SOLVED:
+        factor -= 1
+    shape = multiple(cfg, factor)
+    needed = ' and '.join(by(multiple(cfg, factor)) for factor in finer)
+    cells = f"the {by(source.shape)} cells of '{source.path}'"
+    said = f'eval: {needed} points are more than {cells}: compared with'
+    if math.prod(shape) <= math.prod(source.shape):
+        say(f'{said} its values, interpolated, because no more than {MAX_SOLVED} points are solved for')
+        return None
+    say(f"{said} solvers.py's solution on {by(shape)} points from its first frames")
+    if factor < max(finer):
+        say(f'eval: no more than {MAX_SOLVED} points are solved for: on finer grids this is interpolated')
+    return shape
+
+
+def true_fields(model, source, rows, n_frames, solver_grid, places):
+    """The true fields at places, {name: (N, n_frames, points, C)}: those of the file, or of the built-in
+    solver on `solver_grid`, where that is given, for a grid that the file's cells do not have."""
+    u = torch.from_numpy(read_rows(source, rows, time_stride(source, model.cfg)))
+    file = u[:, :n_frames], grid_axes(model, source.shape)           # (N, T, *X, C), and where
+    solution = solved(model, source, u[:, 0], solver_grid, n_frames) if solver_grid else file
+    truths = {}
+    for name, place in places.items():
+        from_file = not isinstance(place, tuple) or is_strided(place, source.shape)
+        known, axes = file if from_file else solution
+        truths[name] = at_place(model, known, axes, place, exact=True)
+    return truths
+
+
+def at_place(model, u, axes, place, exact):
+    """u (N, T, *X, C) at the coordinates `axes` -> at a place, (N, T, points, C), by `resolved` and the like
+    if `exact`, else by cubic interpolation."""
+    if not isinstance(place, tuple):
+        return at_points(model, u, axes, place, exact)
+    to_grid = resolved if exact else moved
+    return to_grid(model, u, axes, grid_axes(model, place)).flatten(2, -2)
+
+
+def at_points(model, u, axes, points, exact=True):
+    """u (N, T, *X, C) at the coordinates `axes` -> at points (Q, d), (N, T, Q, C): on a periodic domain, if
+    `exact`, by trigonometric interpolation, which is exact for a field that its grid resolves, else by
+    cubic."""
+    cfg = model.cfg
+    shape = tuple(len(x) for x in axes)
+    first = [float(x[0]) for x in axes]
+    points = points.double()
+    width = max(4 ** len(shape), math.prod(shape[1:]))               # values that each point takes at a time
+    at_once = max(1, VALUES // (len(points) * width * cfg.n_field))
+    found = []
+    for frames in u.flatten(0, 1).split(at_once):
+        if exact and cfg.periodic:
+            values = fourier_interpolate(frames, points, shape, first, cfg.length)
+        else:
+            values = interpolate(frames.flatten(1, -2), points, shape, first, cfg.length, cfg.periodic)
+        found.append(values.float())
+    return torch.cat(found).unflatten(0, u.shape[:2])
 
 
 def moved(model, u, axes, to):
     """u (..., *X, C) at the coordinates `axes`, one tensor an axis, -> the same at the coordinates `to`, by
     cubic interpolation along each axis. Points that both have keep their values."""
     return resample_axes(u, axes, to, model.cfg.length if model.cfg.periodic else None)
+
+
+def resolved(model, u, axes, to):
+    """`moved` for fields that their grid resolves, as first frames and fine solutions are: on a periodic
+    domain by trigonometric interpolation, which is exact then."""
+    if not model.cfg.periodic:
+        return moved(model, u, axes, to)
+    for i, (x, wanted) in enumerate(zip(axes, to)):
+        axis = i - len(axes) - 1
+        u = u.movedim(axis, -2)                                      # (..., n, C)
+        every = max(1, len(x) // len(wanted))
+        length = model.cfg.length[i]
+        if agree(x[::every], wanted, 1e-3 * length / len(x)):
+            u = u[..., ::every, :]
+        else:
+            rows = u.flatten(0, -3)
+            new = fourier_interpolate(rows, wanted[:, None].double(), (len(x),), (float(x[0]),), (length,))
+            u = new.unflatten(0, u.shape[:-2])
+        u = u.movedim(-2, axis)
+    return u
+
+
+def agree(x, y, tolerance):
+    return len(x) == len(y) and bool((x - y).abs().max() < tolerance)
 
 
 def grid_axes(model, shape):
@@ -283,48 +428,85 @@ def axis_points(model, axis, n):
     return model.grid(*shape)[:, axis]
 
 
-def finer_truth(model, sources, rows, factor):
-    """The true fields on `factor` times the trained grid's points along every axis, (N, T, *shape, C). They
-    are those of the files where they have them. On more points than a file has cells they are the built-in
-    solver's, from the file's first frames resampled by cubic interpolation. Raises UserError for other
-    points."""
-    cfg = model.cfg
-    shape = tuple(factor * n for n in cfg.grid)
-    parts = []
-    for s in sources:
-        if factor >= 1 and is_strided(shape, s.shape):
-            parts.append(read([s], rows, cfg, shape))
-            continue
-        why = None
-        if any(n < cells for n, cells in zip(shape, s.shape)):
-            why = 'its solution has no values there'
-        elif math.prod(shape) > MAX_SOLVED:
-            why = f'no more than {MAX_SOLVED} are solved for'
-        elif s.entry.solve is None:
-            why = f'there is no built-in solver for {s.pde} that could give a finer solution'
-        if why:
-            raise UserError(f'--superres {factor} needs {factor} x {by(cfg.grid)} = {by(shape)} points, '
-                            f"which do not divide the {by(s.shape)} cells of '{s.path}': {why}")
-        say(f"eval: {by(shape)} points are more than the {by(s.shape)} cells of '{s.path}': compared with "
-            "solvers.py's solution from its first frames")
-        parts.append(solved(model, s, rows, shape))
-    return torch.cat(parts)
-
-
-def solved(model, source, rows, shape):
-    """The built-in solver's fields on model.grid(*shape) from the file's first frames, (N, T, *shape, C)."""
-    u0 = torch.from_numpy(read_rows(source, rows, source.n_frames)[:, 0])          # (N, *cells, C)
-    u0, axes = on_solver_axes(model, source.entry, u0, grid_axes(model, source.shape), shape)
-    n_frames = -(-source.n_frames // time_stride(source, model.cfg))
+def solved(model, source, u0, cells, n_frames):
+    """The built-in solver's solution from a file's first frames u0 (N, *X, C): the first n_frames at the
+    trained time step, (N, n_frames, *cells, C), and the coordinates of the cells, which are the solver's."""
+    u0, axes = on_solver_axes(model, source.entry, u0, grid_axes(model, source.shape), cells)
     t = [k * model.cfg.dt for k in range(n_frames)]
-    parts = [source.entry.solution(part, source.params, t).float() for part in u0.split(SOLVED_AT_ONCE)]
-    return moved(model, torch.cat(parts), axes, grid_axes(model, shape))
+    return source.entry.solution(u0, source.params, t).float(), axes
+
+
+# ---------------------------------------------------------------------------------------------
+# rollouts longer than the files
+
+@torch.no_grad()
+def long_rollouts(model, sources, rows, u, params, horizon, initial_step, reencode, batch_size):
+    """
+    How rollouts fare that end at `horizon` times the time of the last frame of u (N, T, *grid, C).
+
+    Returns {'horizon', 'steps', 'seconds', 'finite', 'bounded', 'rms_growth', 'integral_drift'}: the
+    fractions of trajectories whose every value is finite, and whose rms is at most twice the largest of the
+    truth at all times; rms at the end over rms of the last given frame; and how far the integrals that the
+    equation conserves are at the end from what they were then (conservation_gap; only if there are any).
+    Where the built-in solver has the truth, from the files' first frames, also {'nrmse', 'nrmse_end',
+    'correlation_time', 'true_rms_growth', 'per_step'}; else the size of the files' frames is what counts.
+    """
+    cfg = model.cfg
+    n_frames = horizon * (u.shape[1] - 1) + 1
+    is_solved = all(source.entry.solve for source in sources)
+    if not is_solved:
+        say(f'eval: {cfg.pde} has no built-in solver, so there is no truth of long rollouts: only their size '
+            'is reported')
+    cells = max(math.prod(shape) for shape in [u.shape[2:-1], *[source.shape for source in sources]])
+    found = {}
+
+    def note(name, value):
+        found.setdefault(name, []).append(value)
+
+    for source, some, here in portions(sources, rows, n_frames * cells * cfg.n_field):
+        own = {name: value[here] for name, value in params.items()}
+        p = predict(model, u[here], own, initial_step, batch_size, reencode, n_steps=n_frames - initial_step)
+        start = u[here, initial_step - 1:initial_step]
+        kept = [source.fields.index(name) for name in source.entry.conserved]
+        if kept:
+            gap = conservation_gap(p[:, -1:, ..., kept].double(), start[..., kept].double())
+            note('integral_drift', gap)
+        y = u[here]
+        if is_solved:
+            y = long_truth(model, source, some, u.shape[2:-1], n_frames)
+        p = scored(model, p)
+        y = scored(model, y)
+        size = by_frame(rms, p)
+        true_size = by_frame(rms, y)
+        start_size = by_frame(rms, scored(model, start))
+        note('finite', size.isfinite().all(2).all(1))
+        note('bounded', bounded(size, true_size.amax(1)))
+        note('rms_growth', size[:, -1:] / start_size)
+        if is_solved:
+            y = y[:, initial_step:]
+            note('true_rms_growth', true_size[:, -1:] / start_size)
+            note('per_step', by_frame(nrmse, p, y))
+            note('correlation_time', correlation_time(by_frame(correlation, p, y), cfg.dt))
+    found = {name: torch.cat(values).double() for name, values in found.items()}
+    scores = {name: float(value.mean()) for name, value in found.items()}
+    if is_solved:
+        steps = found['per_step'].mean((0, 2)).tolist()
+        scores.update(nrmse=scores['per_step'], nrmse_end=steps[-1], per_step=steps)
+    n_steps = n_frames - initial_step
+    return {'horizon': horizon, 'steps': n_steps, 'seconds': n_steps * cfg.dt, **scores}
+
+
+def long_truth(model, source, rows, grid, n_frames):
+    """The built-in solver's solution on a grid, (N, n_frames, *grid, C), from first frames of a file."""
+    u0 = torch.from_numpy(read_rows(source, rows, source.n_frames)[:, 0])
+    u, axes = solved(model, source, u0, source.shape, n_frames)
+    return resolved(model, u, axes, grid_axes(model, grid))
 
 
 def on_solver_axes(model, entry, u, axes, cells):
     """u (B, *X, C) at the coordinates `axes` -> the same on the solver's `cells`, and their coordinates."""
     fine_axes = solver_axes(model, entry, cells)
-    fine = moved(model, u, axes, fine_axes)
+    fine = resolved(model, u, axes, fine_axes)
     for field, name in enumerate(entry.fields):
         if name in entry.positive:                                   # interpolation overshoots beside a jump
             known = u[..., field]
@@ -515,7 +697,8 @@ def load_for_evaluation(file, device, encoder=None):
 
 
 def evaluate_checkpoint(file, split=None, data=None, initial_step=None, steps=None, rollout='latent',
-                        factors=(), device='cpu', batch_size=64, save=None, densities=()):
+                        factors=(), n_random=0, horizon=None, densities=(), device='cpu', batch_size=64,
+                        save=None):
     """Everything about one checkpoint file as a dict of JSON types (None where a number is not finite). The
     arguments are those of the command line. Raises UserError."""
     state, model = load_for_evaluation(file, device)
@@ -535,7 +718,10 @@ def evaluate_checkpoint(file, split=None, data=None, initial_step=None, steps=No
     params = params_of(sources, cfg, len(rows))
     n = given_in_training(state) if initial_step is None else initial_step
     check_initial_step(n, cfg.input_frames, u.shape[1])
+    if horizon and sources[0].entry.steady:
+        raise UserError(f'--horizon {horizon}: {cfg.pde} has no time')
     u = first_steps(u, n, steps)
+    reencode = rollout == 'reencode'
     scores, p = evaluate(model, u, params, n, rollout, batch_size)
     if save:
         save_predictions(save, sources, grid, p, u[:, n:], n, cfg.dt, params)
@@ -543,15 +729,19 @@ def evaluate_checkpoint(file, split=None, data=None, initial_step=None, steps=No
               'n_trajectories': len(u), 'n_params': model.n_params(), 'iter': state['iter'],
               'train_seconds': state['train_seconds'], 'peak_memory_gb': state.get('peak_memory_gb'),
               'data': paths, 'rows': [rows.start, rows.stop - 1], 'grid': list(grid), 'steps': p.shape[1],
-              'dt': cfg.dt, **scores}
-    if factors:
-        factors = sorted(set(factors))
-        reencode = rollout == 'reencode'
-        result['superres'] = superres(model, sources, rows, u, params, factors, n, reencode, batch_size)
-        for entry in result['superres'].values():
-            entry['ratio'] = entry['nrmse'] / (scores['metrics']['nrmse'] or math.nan)
+              'dt': cfg.dt, 'trained_on': trained_on(state), **scores}
+    if factors or n_random:
+        found = elsewhere(model, sources, rows, u, params, sorted(set(factors)), n_random, n, reencode,
+                          batch_size)
+        for there in found.values():
+            there['ratio'] = there['nrmse'] / (scores['metrics']['nrmse'] or math.nan)
+        if n_random:
+            result['random'] = {'points': n_random, **found.pop('random')}
+        if factors:
+            result['superres'] = found
+    if horizon:
+        result['long'] = long_rollouts(model, sources, rows, u, params, horizon, n, reencode, batch_size)
     if densities:
-        reencode = rollout == 'reencode'
         found = placements(of_points, u, params, densities, n, reencode, batch_size)
         usual = scores['metrics']['nrmse']
         if cfg.encoder == 'points':
@@ -563,6 +753,14 @@ def evaluate_checkpoint(file, split=None, data=None, initial_step=None, steps=No
             entry['ratio'] = entry['nrmse'] / (usual or math.nan)
         result['placements'] = found
     return finite(result)
+
+
+def trained_on(state):
+    """What tells the training data of two checkpoints apart, in JSON types."""
+    data = state['data']
+    first_frames = hashlib.sha256(data['seen'].numpy().tobytes())
+    return {'n_trajectories': data['n_trajectories'], 'params': state['model_args']['seen_params'],
+            'first_frames': first_frames.hexdigest()}
 
 
 def first_steps(u, initial_step, steps):
@@ -604,14 +802,29 @@ def finite(value):
 # ---------------------------------------------------------------------------------------------
 # tables
 
+LONG = {                         # how the table calls what is known of long rollouts
+    'nrmse': 'nrmse over {:g} s',
+    'nrmse_end': 'nrmse after {:g} s',
+    'correlation_time': 'correlation_time within {:g} s',
+    'bounded': 'bounded over {:g} s (fraction)',
+    'finite': '  finite',
+    'rms_growth': '  rms at the end / start',
+    'true_rms_growth': '  true rms at the end / start',
+    'integral_drift': '  drift of integrals'}
+
+
+def task(r):
+    """What results have in common that can be compared: the same rows of the same files, and the same frames
+    predicted."""
+    names = ('dataset', 'split', 'rows', 'initial_step', 'steps', 'dt')
+    return {'data': [os.path.realpath(path) for path in r['data']], **{name: r[name] for name in names}}
+
+
 def groups(results):
-    """Results that can be compared, [[result, ...], ...]: the same rows of the same files, and the same
-    frames predicted."""
+    """Results that can be compared, [[result, ...], ...]."""
     found = {}
     for r in results:
-        files = tuple(os.path.realpath(path) for path in r['data'])
-        key = (r['dataset'], files, r['split'], *r['rows'], r['initial_step'], r['steps'], r['dt'])
-        members = found.setdefault(key, [])
+        members = found.setdefault(repr(task(r)), [])
         members.append(r)
     return list(found.values())
 
@@ -628,7 +841,11 @@ def heading(r):
 def table(results):
     """One aligned text of comparable results: a row for each property and metric, a column for each
     checkpoint."""
-    rows = property_rows(results) + [[''] * (1 + len(results))] + score_rows(results)
+    return aligned(property_rows(results) + [[''] * (1 + len(results))] + score_rows(results))
+
+
+def aligned(rows):
+    """Rows of texts, one below the other."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = []
     for row in rows:
@@ -664,13 +881,25 @@ def score_rows(results):
         if name == 'nrmse':
             rows += nrmse_rows(results)
     for f in one.get('superres', ()):
-        rows.append(score_row(f'nrmse on {f} x grid', results, 'superres', f, 'nrmse'))
-        rows.append(score_row('  over nrmse', results, 'superres', f, 'ratio'))
-        rows.append(score_row('  interpolated truth', results, 'superres', f, 'floor'))
+        rows += place_rows(f'nrmse on {f} x grid', results, 'superres', f)
     for n in one.get('placements', ()):
         rows.append(score_row(f'nrmse from {n} random points', results, 'placements', n, 'nrmse'))
         rows.append(score_row('  over the trained input', results, 'placements', n, 'ratio'))
+    if 'random' in one:
+        rows += place_rows(f"nrmse at {one['random']['points']} random points", results, 'random')
+    if 'long' in one:
+        seconds = one['long']['seconds']
+        for name, label in LONG.items():
+            if name in one['long']:
+                rows.append(score_row(label.format(seconds), results, 'long', name))
     return rows
+
+
+def place_rows(label, results, *keys):
+    """The scores at one place that is not the trained grid."""
+    return [score_row(label, results, *keys, 'nrmse'),
+            score_row('  over nrmse', results, *keys, 'ratio'),
+            score_row('  interpolated truth', results, *keys, 'floor')]
 
 
 def nrmse_rows(results):
@@ -706,6 +935,98 @@ def blown_up(r):
 
 
 # ---------------------------------------------------------------------------------------------
+# comparison of runs
+
+def compare(results, paths=(), below=None):
+    """Print a table of runs, a row each, and write it to files by their endings, .md and .csv, and the errors
+    over time to a .png. below: the validation error down to which iterations are counted. Raises UserError
+    for runs on other data."""
+    check_comparable(results)
+    logs = [validations(r['ckpt']) for r in results]
+    if below is None and logs[0]:
+        below = logs[0][-1][1]
+    rows = comparison_rows(results, logs, below)
+    texts = [[as_text(cell) for cell in row] for row in rows]
+    say(f'\n{heading(results[0])}\n\n{aligned(texts)}')
+    for path in paths:
+        if path.endswith('.png'):
+            draw_comparison(path, [error_curve(r) for r in results], heading(results[0]))
+            continue
+        with whole_file(path, newline='') as file:
+            if path.endswith('.csv'):
+                csv.writer(file).writerows(rows)
+            else:
+                file.write(markdown(texts))
+        say(f'-> {path}')
+
+
+def check_comparable(results):
+    """Raise UserError where runs were trained or scored on other data than the first one."""
+    first = results[0]
+    for r in results[1:]:
+        if r['trained_on'] != first['trained_on']:
+            raise UserError(f"--compare: '{r['ckpt']}' was trained on other data than '{first['ckpt']}' "
+                            '(another file, parameter or number of trajectories): compare runs on the same')
+        for name, value in task(r).items():
+            if value != task(first)[name]:
+                raise UserError(f"--compare: '{r['ckpt']}' was scored with {name} {value}, '{first['ckpt']}' "
+                                f'with {task(first)[name]}: compare runs with the same')
+
+
+def validations(ckpt):
+    """The validation errors of a run, [(iteration, nRMSE), ...], by the log.csv beside its checkpoint; none
+    if that is not there."""
+    path = os.path.join(os.path.dirname(ckpt), 'log.csv')
+    if not os.path.exists(path):
+        say(f"eval: no log.csv beside '{ckpt}': its validation errors are not known")
+        return []
+    with open(path, newline='') as file:
+        rows = list(csv.DictReader(file))
+    return [(int(row['iter']), float(row['val_nrmse'])) for row in rows if row.get('val_nrmse')]
+
+
+def comparison_rows(results, logs, below):
+    """[[header, ...], [values of a run, ...], ...]; None where a value is not known."""
+    limit = '-' if below is None else f'{below:.4g}'
+    rows = [['run', 'nRMSE latent', 're-encoding', 'recon', 'over first', 'parameters', 'training s',
+             'memory GB', 'ms a trajectory', f'iterations to validation {limit}']]
+    reference = results[0]['metrics']['nrmse']
+    for r, log in zip(results, logs):
+        scores = r['metrics']
+        error = scores['nrmse']
+        there = [iteration for iteration, nrmse in log if below is not None and nrmse <= below]
+        rows.append([run_name(r), r['latent']['nrmse'], r['reencode']['nrmse'], scores['recon_nrmse'],
+                     error / reference if error and reference else None, r['n_params'], r['train_seconds'],
+                     r['peak_memory_gb'], scores['ms_per_trajectory'], there[0] if there else None])
+    return rows
+
+
+def run_name(r):
+    """The folder of a run that a result is of, or its file."""
+    folder, name = os.path.split(r['ckpt'])
+    return folder if folder and name == 'best.pt' else r['ckpt']
+
+
+def as_text(value):
+    if value is None:
+        return '-'
+    return f'{value:.4g}' if isinstance(value, float) else str(value)
+
+
+def markdown(rows):
+    """A table of texts in Markdown."""
+    head, *rest = ['| ' + ' | '.join(row) + ' |' for row in rows]
+    return '\n'.join([head, '|' + '---|' * len(rows[0]), *rest, ''])
+
+
+def error_curve(r):
+    """(name, times, errors) of a result, as draw_comparison takes them."""
+    errors = [math.nan if error is None else error for error in r['per_step']['nrmse']]
+    times = [(r['initial_step'] + step) * r['dt'] for step in range(len(errors))]
+    return run_name(r), times, errors
+
+
+# ---------------------------------------------------------------------------------------------
 # command line
 
 def arguments(argv):
@@ -718,19 +1039,36 @@ def arguments(argv):
     parser.add_argument('--steps', type=int, help='score only so many predicted frames (default: all)')
     parser.add_argument('--rollout', choices=['latent', 'reencode'], default='latent')
     parser.add_argument('--superres', type=int, nargs='+', default=(), help='factors of the output grid')
+    parser.add_argument('--random', type=int, default=0, metavar='N', help='decode at N random points, too')
+    parser.add_argument('--horizon', type=int, metavar='K', help='also roll out K times as long')
     parser.add_argument('--placements', type=int, nargs='+', default=(),
                         help='score rollouts from so many random points; see also load(encoder=)')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:N or mps')
     parser.add_argument('--batch_size', type=int, default=64, help='trajectories rolled out at a time')
     parser.add_argument('--json', help='file to write; a list for several checkpoints')
+    parser.add_argument('--compare', nargs='*', metavar='FILE', help='a row for each run; .md, .csv, .png')
+    parser.add_argument('--below', type=float, help='validation error to which --compare counts iterations')
     parser.add_argument('--save', help='.npz file of predictions, truth, t and x, for one checkpoint')
     args = parser.parse_args(argv)
     if args.batch_size < 1:
         raise UserError(f'--batch_size {args.batch_size} must be 1 or more')
+    if args.random < 0:
+        raise UserError(f'--random {args.random} must be a number of points')
+    if args.horizon is not None and args.horizon < 2:
+        raise UserError(f'--horizon {args.horizon} must be 2 or more: the files hold the first one')
+    if args.horizon and args.steps:
+        raise UserError(f'--steps {args.steps} makes rollouts shorter, --horizon {args.horizon} longer: '
+                        'leave one out')
     if args.data and args.split not in (None, 'all'):
         raise UserError(f'--data evaluates all trajectories of a file: leave --split {args.split} out')
-    for name in ('json', 'save'):                                    # before minutes of work
-        path = getattr(args, name)
+    if args.below is not None and args.compare is None:
+        raise UserError(f'--below {args.below:g} is for --compare')
+    written = [('json', args.json), ('save', args.save)]
+    for path in args.compare or ():
+        if not path.endswith(('.md', '.csv', '.png')):
+            raise UserError(f"--compare '{path}': tables are written to .md or .csv, pictures to .png")
+        written.append(('compare', path))
+    for name, path in written:                                       # before minutes of work
         if path and not os.access(os.path.dirname(path) or '.', os.W_OK):
             raise UserError(f"--{name} '{path}': its directory is missing or cannot be written")
     return args
@@ -753,13 +1091,16 @@ def main(argv=None):
     files = checkpoints(args.ckpt)
     if args.save and len(files) > 1:
         raise UserError(f'--save writes the predictions of one checkpoint, of {len(files)} here: name one')
+    if args.compare is not None and len(files) < 2:
+        raise UserError(f"--compare needs two checkpoints or more; there is '{min(files)}' alone")
     device = pick(args.device, 'eval')
     results = []
     for file, is_one_of_several in files.items():
         try:
             result = evaluate_checkpoint(
-                file, args.split, args.data, args.initial_step, args.steps, args.rollout, args.superres,
-                device, args.batch_size, args.save, args.placements)
+                file, args.split, args.data, args.initial_step, args.steps, args.rollout,
+                factors=args.superres, n_random=args.random, horizon=args.horizon, densities=args.placements,
+                device=device, batch_size=args.batch_size, save=args.save)
             results.append(result)
         except UserError as error:
             if not is_one_of_several:
@@ -767,8 +1108,11 @@ def main(argv=None):
             print(f"eval: '{file}' is left out: {error}", file=sys.stderr, flush=True)
     if not results:
         raise UserError(f'none of the {len(files)} checkpoints could be evaluated')
-    for group in groups(results):
-        say(f'\n{heading(group[0])}\n\n{table(group)}')
+    if args.compare is not None:
+        compare(results, args.compare, args.below)
+    else:
+        for group in groups(results):
+            say(f'\n{heading(group[0])}\n\n{table(group)}')
     if args.json:
         with whole_file(args.json) as out:
             json.dump(results[0] if len(results) == 1 else results, out, indent=1, allow_nan=False)

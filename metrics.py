@@ -185,15 +185,25 @@ def _of_frame(p, y, u0):
         'conservation_gap': conservation_gap(p, u0)}
 
 
+def by_frame(measure, *fields):
+    """measure(..) (N, 1, C) of every frame of fields (N, T, *space, C), one after another in float64, as
+    metrics() goes: (N, T, C)"""
+    values = []
+    for frame in zip(*[u.split(1, 1) for u in fields]):
+        values.append(measure(*[u.double() for u in frame]))
+    return torch.cat(values, 1)
+
+
 def field_nrmse(p, y):
     """The number `nrmse` of metrics() of each field, a list of C numbers; their mean is that of all
     fields."""
-    n_frames = y.shape[1]
-    total = torch.zeros(y.shape[-1], dtype=torch.float64)
-    for t in range(n_frames):                                       # frame by frame, as metrics() goes
-        value = nrmse(p[:, t:t + 1].double(), y[:, t:t + 1].double())
-        total += value.mean((0, 1)).cpu()
-    return (total / n_frames).tolist()
+    return by_frame(nrmse, p, y).mean((0, 1)).tolist()
+
+
+def bounded(size, largest):
+    """Which trajectories stay finite and bounded, (N,): those whose sizes rms_x (N, T, C) are at most twice
+    the largest ones (N, C) of the truth, in every frame and field."""
+    return (size <= 2 * largest[:, None]).all(2).all(1)             # False for nan, too
 
 
 def mean_nrmse(p, y):

@@ -1,5 +1,6 @@
 """
-Pictures of one trajectory, in one and two space dimensions: rollout.png and rollout.gif.
+Pictures of one trajectory, in one and two space dimensions: rollout.png and rollout.gif; of its tokens; and
+of the errors of several runs.
 
 x is a list of coordinates, one array an axis; t (T,) seconds; prediction and truth (T, *X, C) with the given
 frame 0; truth may be None. Every field has panels and a colour scale of its own, which truth and prediction
@@ -20,13 +21,9 @@ PIXELS = {'origin': 'lower', 'interpolation': 'nearest'}                 # of im
 
 def draw(folder, x, t, prediction, truth, fields, title, gif, steady=False):
     """rollout.png, and rollout.gif where it is wanted: not of a steady equation, which has no time. Without
-    matplotlib it is only said that it lacks."""
-    try:
-        import matplotlib
-    except ImportError:
-        say('no pictures: pip install matplotlib')
+    matplotlib it is only said that it lacks, as in all that draws here."""
+    if not can_draw():
         return
-    matplotlib.use('Agg')                                            # files, without a display
     makers = {'png': draw_maps, 'gif': animate_maps}
     if len(x) == 1:
         makers = {'png': draw_lines, 'gif': animate_lines}
@@ -38,6 +35,17 @@ def draw(folder, x, t, prediction, truth, fields, title, gif, steady=False):
         path = os.path.join(folder, f'rollout.{ending}')
         make(path, x, t, prediction, truth, fields, title)
         say(f'-> {path}')
+
+
+def can_draw():
+    """Is matplotlib there? If so, it draws files, without a display; if not, that is said."""
+    try:
+        import matplotlib
+    except ImportError:
+        say('no pictures: pip install matplotlib')
+        return False
+    matplotlib.use('Agg')
+    return True
 
 
 # ---------------------------------------------------------------------------------------------
@@ -95,15 +103,20 @@ def draw_error(axis, t, prediction, truth, fields):
         before = f'{name}, ' if len(fields) > 1 else ''
         draw_curve(axis, t, prediction[..., i], true, 'o-', colour, before + 'prediction')
         draw_curve(axis, t, true[:1], true, 'x:', colour, before + 'persistence')
-    axis.set(yscale='log', xlabel='t [s]', ylabel='nRMSE', title='error over time')
+    dress_error(axis, 'error over time')
+    if len(t) <= FEW:
+        axis.set_xticks(t[1:])
+
+
+def dress_error(axis, title):
+    """Scale, labels and legend of errors over time."""
+    axis.set(yscale='log', xlabel='t [s]', ylabel='nRMSE', title=title)
     low, high = axis.get_ylim()
     middle = (low * high) ** .5
     axis.set_ylim(min(low, middle / 2), max(high, middle * 2))       # wide enough to have numbers
     axis.grid(alpha=.3)
     if axis.lines:
         axis.legend(fontsize=8)
-    if len(t) <= FEW:
-        axis.set_xticks(t[1:])
 
 
 def draw_curve(axis, t, guess, true, style, colour, label):
@@ -325,3 +338,74 @@ def draw_steady(path, x, t, prediction, truth, fields, title):
     figure.suptitle(title, fontsize=9)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+# ---------------------------------------------------------------------------------------------
+# tokens, and several runs
+
+def draw_tokens(path, t, components, fractions, title):
+    """A PNG of the principal components of tokens (T, *tokens, n), with the fractions of the variance that
+    they have: each as an image over token and t with one axis, as maps at a few times with two."""
+    if not can_draw():
+        return
+    from matplotlib import pyplot as plt
+    draw_components = draw_token_lines if components.ndim == 3 else draw_token_maps
+    figure = draw_components(t, components, [f'component {i}: {f:.1%}' for i, f in enumerate(fractions, 1)])
+    figure.suptitle(f'{title}\nprincipal components of the tokens, and their shares of the variance')
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    say(f'-> {path}')
+
+
+def about_zero(u):
+    """Keywords of imshow for values that have no sign of their own."""
+    limit = max(map(abs, value_range(u))) or 1.
+    return {'cmap': 'RdBu_r', 'vmin': -limit, 'vmax': limit}
+
+
+def draw_token_lines(t, components, names):
+    """components (T, S, n) -> a figure with an image of each."""
+    from matplotlib import pyplot as plt
+    n_tokens = components.shape[1]
+    figure, axes = plt.subplots(1, len(names), figsize=(13, 4.2), layout='constrained', squeeze=False)
+    for axis, name, u in zip(axes[0], names, np.moveaxis(components, -1, 0)):
+        draw_over_time(axis, np.array([-.5, n_tokens - .5]), t, name, u, about_zero(u), None)
+        axis.set_xlabel('token')
+    return figure
+
+
+def draw_token_maps(t, components, names):
+    """components (T, S_x, S_y, n) -> a figure with a row of maps of each."""
+    from matplotlib import pyplot as plt
+    frames = snapshots(t)
+    tokens = [np.arange(n) for n in components.shape[1:-1]]
+    width = len(frames) * (map_width(tokens) + .1) + 1.4
+    figure, axes = plt.subplots(
+        len(names), len(frames), figsize=(width, len(names) * (INCHES + .1) + 1), layout='constrained',
+        sharex=True, sharey=True, squeeze=False)
+    for row, name, u in zip(axes, names, np.moveaxis(components, -1, 0)):
+        for axis, frame in zip(row, frames):
+            image = draw_map(axis, tokens, u[frame], about_zero(u))
+        row[0].set_ylabel(f'{name}\ntoken along y')
+        figure.colorbar(image, ax=row)
+    for axis, frame in zip(axes[0], frames):
+        axis.set_title(f't = {t[frame]:.2f} s', fontsize=10)
+    for axis in axes[-1]:
+        axis.set_xlabel('token along x')
+    axes[0, 0].locator_params(integer=True, nbins=5)                 # all panels share the ticks
+    return figure
+
+
+def draw_comparison(path, curves, title):
+    """A PNG of errors over time. curves: [(label, times (T,), errors (T,)), ..], nan where one is not
+    finite."""
+    if not can_draw():
+        return
+    from matplotlib import pyplot as plt
+    figure, axis = plt.subplots(figsize=(7, 4.5), layout='constrained')
+    for label, t, errors in curves:
+        axis.plot(t, errors, marker='o' if len(t) <= FEW else None, label=label)
+    dress_error(axis, title)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    say(f'-> {path}')

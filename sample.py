@@ -7,13 +7,16 @@ Inference: encode an initial condition once, roll out in latent space, decode an
     python sample.py --ckpt out/burgers_cpu --initial u0.npy --steps 80 --out my_rollout --format hdf5
     python sample.py --ckpt out/burgers_cpu --points 0.1 0.25 0.5
     python sample.py --ckpt out/navier_stokes --points 0.1 0.2 0.5 0.5      # x y of each point in two axes
+    python sample.py --ckpt out/burgers_cpu --tokens        # tokens.png, too: what the latent does
 
 --ckpt is a run folder, a checkpoint file, or a folder of runs, of which the newest is taken. The truth is the
 data file's for a test trajectory, and that of the equation's solver, if it has one, otherwise.
 
 rollout.npz (or .hdf5) holds u (B, T, *X, C), the coordinates x (X,) and, with two axes, y (Y,), the times
 t (T,) in seconds, u0, which the model started from, and the truth of the first trajectory (1, T, *X, C). With
---points it is u (B, T, Q, C), at x (Q,) with one axis and at points (Q, 2) with two. *X is X or X, Y.
+--points it is u (B, T, Q, C), at x (Q,) with one axis and at points (Q, 2) with two. *X is X or X, Y. With
+--tokens there is also tokens (T + 1, S, D) of the first trajectory, from those of u0 on, of which tokens.png
+shows the first three principal components.
 """
 import argparse
 import os
@@ -25,20 +28,19 @@ import numpy as np
 import torch
 
 import pdes
-from eval import (by, check_initial_step, given_frames, given_in_training, grid_axes, load_for_evaluation,
-                  moved, on_solver_axes, open_data, scored, solver_axes, time_stride)
+from eval import (POINTS, at_points, by, check_initial_step, given_frames, given_in_training, grid_axes,
+                  load_for_evaluation, moved, on_solver_axes, open_data, scored, solver_axes, time_stride)
 from files import read_rows, split_rows
-from grids import interpolate
 from metrics import field_nrmse, mean_nrmse
 from model import unseen
-from pictures import draw
+from pictures import draw, draw_tokens
 from runtime.checkpoint import find_checkpoint
 from runtime.configurator import UserError, one_line_errors, say
 from runtime.device import pick
 
 SEED = 10 ** 6                         # added to --random, so that no training data began like it
-BATCH = 64                             # trajectories rolled out at a time, at most,
-POINTS = 2 ** 16                       # and points decoded at a time, at most (or those of one trajectory)
+BATCH = 64                             # trajectories rolled out at a time, at most
+COMPONENTS = 3                         # principal components of the tokens that are drawn
 
 
 @dataclass
@@ -52,21 +54,6 @@ class Start:
     steps: int
     given: int = 1                     # frames from frame 0 to the one that the first step leaves
     truth: torch.Tensor = None         # (1, T, *X, C) from the last given frame on; None: not in a file
-
-
-# ---------------------------------------------------------------------------------------------
-# grids
-
-def at_points(model, u, axes, points):
-    """u (1, T, *X, C) at the coordinates `axes` -> at points (Q, d), (1, T, Q, C), by cubic interpolation."""
-    cfg = model.cfg
-    shape = [len(x) for x in axes]
-    first = [float(x[0]) for x in axes]
-    frames = []
-    for frame in u.unbind(1):
-        values = interpolate(frame.flatten(1, -2), points.double(), shape, first, cfg.length, cfg.periodic)
-        frames.append(values.float())
-    return torch.stack(frames, 1)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -235,6 +222,29 @@ def roll_out(model, start, points, reencode):
     return torch.cat(parts), frame0.cpu()
 
 
+def tokens_of(model, start):
+    """The tokens of the first trajectory's latent rollout, from those of u0 on: (steps + 1, S, D)"""
+    params = {name: torch.tensor(value) for name, value in start.params.items()}
+    z = model.encode(start.u0[:1])
+    tokens = [z.tokens]
+    for _ in range(start.steps):
+        z = model.step(z, params)
+        tokens.append(z.tokens)
+    return torch.cat(tokens).cpu()
+
+
+def principal_components(tokens, n):
+    """The first n principal components of tokens (T, S, D), about their mean over all times and places:
+    (T, S, n), and their fractions of the variance, (n,). The largest value of each is positive."""
+    x = tokens.double() - tokens.double().mean((0, 1))
+    flat = x.flatten(0, 1)
+    variance, directions = torch.linalg.eigh(flat.T @ flat)          # the largest is the last
+    values = x @ directions.flip(1)[:, :n]
+    signs = torch.where(values.amax((0, 1)) < -values.amin((0, 1)), -1., 1.)
+    variance = variance.flip(0).clamp_min(0)
+    return values * signs, variance[:n] / variance.sum().clamp_min(1e-300)           # 0 where all are alike
+
+
 def truth_of(model, start):
     """The true frames of the first trajectory from the last given one on, (1, steps + 1, *X, C), and their
     coordinates: those of the file, or the built-in solver's. None and None if there are neither. (The solver
@@ -308,6 +318,7 @@ def arguments(argv):
         parser.add_argument(f'--{key}', type=float, help='parameter of the equation (default: of the data)')
     parser.add_argument('--out', help='folder for the output (default: the run folder)')
     parser.add_argument('--format', choices=['npz', 'hdf5'], default='npz')
+    parser.add_argument('--tokens', action='store_true', help='draw principal components of the tokens, too')
     parser.add_argument('--no_gif', action='store_true')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:N or mps')
     args = parser.parse_args(argv)
@@ -319,6 +330,8 @@ def arguments(argv):
         raise UserError(f'--random {args.random} must not be negative')
     if args.data and (args.initial or args.random is not None):
         raise UserError('--data is for --index: leave --initial and --random out')
+    if args.tokens and args.rollout == 'reencode':
+        raise UserError('--tokens are those of a latent rollout: leave --rollout reencode out')
     return args
 
 
@@ -406,6 +419,13 @@ def main(argv=None):
             truth = moved(model, truth, truth_axes, grid_axes(model, shape))
         arrays['truth'] = truth[:, 1:].numpy()
     folder = output_folder(args, file)
+    if args.tokens:
+        tokens = tokens_of(model, start)
+        arrays['tokens'] = tokens.numpy()
+        components, fractions = principal_components(tokens, COMPONENTS)
+        components = components.unflatten(1, cfg.token_grid).numpy()
+        path = os.path.join(folder, 'tokens.png')
+        draw_tokens(path, t, components, fractions.tolist(), title_of(cfg, start))
     saved = os.path.join(folder, f'rollout.{args.format}')
     save(saved, arrays)
     about = ', '.join([start.what, *[f'{name} {value:g}' for name, value in start.params.items()]])

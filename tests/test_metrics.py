@@ -279,3 +279,22 @@ def test_nrmse_of_each_field(shape):
     found = ms.field_nrmse(p, y)
     assert found == pytest.approx([ms.mean_nrmse(p[..., c:c + 1], y[..., c:c + 1]) for c in range(shape[-1])])
     assert sum(found) / len(found) == pytest.approx(score(p, y)['nrmse'])
+
+
+def test_what_is_bounded():
+    """Of two trajectories and fields, twice the largest true size may be reached, not exceeded."""
+    largest = torch.tensor([[1., 2.], [1., 2.]])
+    size = torch.tensor([[[2., 4.], [1., 1.]], [[1., 1.], [1., 1.]]])                # (N, T, C)
+    assert ms.bounded(size, largest).tolist() == [True, True]
+    for field, value in ((0, 2.1), (1, 4.1), (0, math.inf), (1, math.nan)):
+        worse = size.clone()
+        worse[0, 1, field] = value
+        assert ms.bounded(worse, largest).tolist() == [False, True]
+
+
+def test_frame_by_frame():
+    """Nothing depends on the other frames, and fields become float64."""
+    p = torch.rand(3, 4, 8, 2)
+    y = torch.rand(3, 4, 8, 2)
+    assert torch.equal(ms.by_frame(ms.nrmse, p, y), ms.nrmse(p.double(), y.double()))
+    assert ms.field_nrmse(p, y) == ms.nrmse(p.double(), y.double()).mean((0, 1)).tolist()

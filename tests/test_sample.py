@@ -20,7 +20,7 @@ from files import write_file
 from grids import resample
 from metrics import field_nrmse, mean_nrmse
 from model import load
-from pictures import colour_scale, draw, draw_map
+from pictures import colour_scale, draw, draw_map, draw_tokens
 from runtime.checkpoint import load_checkpoint, save_checkpoint
 from runtime.configurator import UserError
 from test_eval import save, tiny, waves, write
@@ -46,6 +46,7 @@ def runs(tmp_path_factory, burgers_file, advection_file):
 def no_pictures(monkeypatch):
     """Drawing takes seconds, and is tested once."""
     monkeypatch.setattr(sample, 'draw', lambda *args: None)
+    monkeypatch.setattr(sample, 'draw_tokens', lambda *args: None)
 
 
 def run(folder, *argv, out):
@@ -285,6 +286,53 @@ def test_without_matplotlib(runs, tmp_path, monkeypatch, capsys):
     run(runs['burgers'][0], '--steps', 1, out=tmp_path)
     assert 'no pictures' in capsys.readouterr().out
     assert not (tmp_path / 'rollout.png').exists()
+
+
+# --- tokens ------------------------------------------------------------------
+
+def test_principal_components():
+    """Tokens (T, S, D) that vary along two oblique directions only, 16 to 9, about a mean."""
+    x = np.arange(24).reshape(4, 6) * 2 * np.pi / 24
+    first = np.array([3., 4., 0.]) / 5
+    second = np.array([4., -3., 0.]) / 5
+    tokens = 7 + 4 * np.cos(x)[..., None] * first - 3 * np.sin(x)[..., None] * second
+    values, fractions = sample.principal_components(torch.from_numpy(tokens).float(), 3)
+    assert fractions.numpy() == pytest.approx([16 / 25, 9 / 25, 0], abs=1e-6)
+    assert np.abs(np.abs(values[..., 0].numpy()) - np.abs(4 * np.cos(x))).max() < 1e-5
+    assert np.abs(np.abs(values[..., 1].numpy()) - np.abs(3 * np.sin(x))).max() < 1e-5
+    lopsided, _ = sample.principal_components(-torch.from_numpy(np.exp(np.cos(x)))[..., None], 1)
+    assert lopsided.max() > -lopsided.min()                          # whatever sign the directions have
+    same, fractions = sample.principal_components(torch.ones(2, 3, 4), 3)
+    assert not same.any() and not fractions.any()
+
+
+def test_tokens_of_a_rollout(runs, no_pictures, monkeypatch, tmp_path):
+    folder, file = runs['burgers']
+    drawn = []
+    monkeypatch.setattr(sample, 'draw_tokens', lambda *args: drawn.append(args))
+    a = run(folder, '--steps', 3, '--tokens', out=tmp_path)
+    m = load(folder)
+    z = m.encode(frames_of(file, 0)[:, 0, ::32])
+    expected = [z.tokens]
+    for _ in range(3):
+        z = m.step(z)
+        expected.append(z.tokens)
+    assert torch.allclose(a['tokens'], torch.cat(expected), rtol=1e-4, atol=1e-5)    # (4, 8, 8)
+    [(path, t, components, fractions, title)] = drawn
+    assert path == str(tmp_path / 'tokens.png') and components.shape == (4, 8, 3) and len(t) == 4
+    assert 1 >= fractions[0] >= fractions[1] >= fractions[2] >= 0 and title.startswith('burgers')
+    assert 'leave --rollout reencode out' in user_error(folder, '--tokens', '--rollout', 'reencode')
+
+
+@pytest.mark.parametrize('shape', [(4, 8, 3), (2, 4, 6, 3)])
+def test_pictures_of_tokens(tmp_path, shape):
+    """One axis: three images side by side. Two: a row of maps, as many as there are times, for each."""
+    u = np.random.default_rng(0).standard_normal(shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        draw_tokens(str(tmp_path / 'tokens.png'), .1 * np.arange(len(u)), u, [.6, .3, .05], 'some')
+    height, width, _ = imread(tmp_path / 'tokens.png').shape
+    assert width > 2 * height if len(shape) == 3 else height > width
 
 
 # --- equations that have less, and user errors -------------------------------
