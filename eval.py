@@ -4,6 +4,7 @@ Evaluation: the metrics of whole rollouts in field space, as a table and as JSON
     python eval.py --ckpt out/burgers_cpu                        # best weights, test split, latent rollout
     python eval.py --ckpt out/                                   # every run below, a table for each data set
     python eval.py --ckpt out/burgers_cpu --superres 1 2 4 8     # decoded on finer grids
+    python eval.py --ckpt out/burgers_cpu --physics --plot       # what physics asks of it; spectra.png
     python eval.py --ckpt out/burgers_cpu --data FILE --json eval.json      # all of another file
     python eval.py --ckpt out/one out/two --initial_step 10      # side by side; frames 0..9 are given
 
@@ -22,11 +23,13 @@ import time
 import numpy as np
 import torch
 
+import physics
 from data import seen_rows
 from files import open_source, read_rows, split_rows
 from grids import resample_axes
 from metrics import field_nrmse, mean_nrmse, metrics, nrmse, rms, space_of
 from model import build, unseen
+from pictures import draw_spectra
 from runtime.checkpoint import find_runs, load_checkpoint, whole_file
 from runtime.configurator import UserError, one_line_errors, say
 from runtime.device import pick
@@ -490,7 +493,7 @@ def load_for_evaluation(file, device):
 
 
 def evaluate_checkpoint(file, split=None, data=None, initial_step=None, steps=None, rollout='latent',
-                        factors=(), device='cpu', batch_size=64, save=None):
+                        factors=(), device='cpu', batch_size=64, save=None, physical=False, plot=False):
     """Everything about one checkpoint file as a dict of JSON types (None where a number is not finite). The
     arguments are those of the command line. Raises UserError."""
     state, model = load_for_evaluation(file, device)
@@ -523,7 +526,24 @@ def evaluate_checkpoint(file, split=None, data=None, initial_step=None, steps=No
         result['superres'] = superres(model, sources, rows, u, params, factors, n, reencode, batch_size)
         for entry in result['superres'].values():
             entry['ratio'] = entry['nrmse'] / (scores['metrics']['nrmse'] or math.nan)
+    if physical:
+        axes = grid_axes(model, grid)
+        result['physics'] = physics.report(u[:, n - 1], p, u[:, n:], cfg.dt, params, axes, sources[0].entry)
+    if plot:
+        plot_spectra(file, cfg, u[:, n - 1:], p, n)
     return finite(result)
+
+
+def plot_spectra(file, cfg, u, p, initial_step):
+    """spectra.png beside a checkpoint: of the true frames u, the last given one first, and the predictions
+    p."""
+    predictions = torch.cat([u[:, :1], p], 1)
+    of_truth, waves = physics.spectra(u, cfg.periodic)
+    of_predictions, _ = physics.spectra(predictions, cfg.periodic)
+    t = cfg.dt * np.arange(initial_step - 1, initial_step - 1 + u.shape[1])
+    title = f'{file}: energy spectra, mean of {len(u)} trajectories'
+    folder = os.path.dirname(file) or '.'
+    draw_spectra(folder, waves.numpy(), t, of_predictions.numpy(), of_truth.numpy(), cfg.fields, title)
 
 
 def first_steps(u, initial_step, steps):
@@ -676,6 +696,8 @@ def arguments(argv):
     parser.add_argument('--steps', type=int, help='score only so many predicted frames (default: all)')
     parser.add_argument('--rollout', choices=['latent', 'reencode'], default='latent')
     parser.add_argument('--superres', type=int, nargs='+', default=(), help='factors of the output grid')
+    parser.add_argument('--physics', action='store_true', help='also what physics asks of the fields')
+    parser.add_argument('--plot', action='store_true', help='with --physics: spectra.png in the run folder')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:N or mps')
     parser.add_argument('--batch_size', type=int, default=64, help='trajectories rolled out at a time')
     parser.add_argument('--json', help='file to write; a list for several checkpoints')
@@ -683,6 +705,8 @@ def arguments(argv):
     args = parser.parse_args(argv)
     if args.batch_size < 1:
         raise UserError(f'--batch_size {args.batch_size} must be 1 or more')
+    if args.plot and not args.physics:
+        raise UserError('--plot draws what --physics reports: add --physics')
     if args.data and args.split not in (None, 'all'):
         raise UserError(f'--data evaluates all trajectories of a file: leave --split {args.split} out')
     for name in ('json', 'save'):                                    # before minutes of work
@@ -715,7 +739,7 @@ def main(argv=None):
         try:
             result = evaluate_checkpoint(
                 file, args.split, args.data, args.initial_step, args.steps, args.rollout, args.superres,
-                device, args.batch_size, args.save)
+                device, args.batch_size, args.save, args.physics, args.plot)
             results.append(result)
         except UserError as error:
             if not is_one_of_several:
@@ -725,6 +749,9 @@ def main(argv=None):
         raise UserError(f'none of the {len(files)} checkpoints could be evaluated')
     for group in groups(results):
         say(f'\n{heading(group[0])}\n\n{table(group)}')
+        for r in group:
+            if 'physics' in r:
+                say(f"\nphysics of '{r['ckpt']}'\n{physics.lines(r['physics'])}")
     if args.json:
         with whole_file(args.json) as out:
             json.dump(results[0] if len(results) == 1 else results, out, indent=1, allow_nan=False)
