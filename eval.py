@@ -7,6 +7,7 @@ Evaluation: the metrics of whole rollouts in field space, as a table and as JSON
     python eval.py --ckpt out/burgers_cpu --random 4096          # decoded at points anywhere in the domain
     python eval.py --ckpt out/ns_points_cpu --placements 256 1024    # from so many random points
     python eval.py --ckpt out/burgers_cpu --horizon 10           # also rollouts ten times as long as the file
+    python eval.py --ckpt out/burgers_cpu --physics --plot       # what physics asks of it; spectra.png
     python eval.py --ckpt out/burgers_cpu --data FILE --json eval.json      # all of another file
     python eval.py --ckpt out/one out/two --initial_step 10      # side by side; frames 0..9 are given
     python eval.py --ckpt out/one out/two --compare              # a row for each of several runs on one file
@@ -36,13 +37,14 @@ import time
 import numpy as np
 import torch
 
+import physics
 from data import random_points, seen_rows
 from files import open_source, read_rows, split_rows
 from grids import fourier_interpolate, interpolate, resample_axes, values_at
 from metrics import (bounded, by_frame, conservation_gap, correlation, correlation_time, field_nrmse,
                      mean_nrmse, metrics, nrmse, rms, space_of)
 from model import build, unseen, with_encoder
-from pictures import draw_comparison
+from pictures import draw_comparison, draw_spectra
 from runtime.checkpoint import find_runs, load_checkpoint, whole_file
 from runtime.configurator import UserError, one_line_errors, say
 from runtime.device import pick
@@ -697,8 +699,8 @@ def load_for_evaluation(file, device, encoder=None):
 
 
 def evaluate_checkpoint(file, split=None, data=None, initial_step=None, steps=None, rollout='latent',
-                        factors=(), n_random=0, horizon=None, densities=(), device='cpu', batch_size=64,
-                        save=None):
+                        factors=(), n_random=0, horizon=None, densities=(), physical=False, plot=False,
+                        device='cpu', batch_size=64, save=None):
     """Everything about one checkpoint file as a dict of JSON types (None where a number is not finite). The
     arguments are those of the command line. Raises UserError."""
     state, model = load_for_evaluation(file, device)
@@ -752,6 +754,11 @@ def evaluate_checkpoint(file, split=None, data=None, initial_step=None, steps=No
         for entry in found.values():
             entry['ratio'] = entry['nrmse'] / (usual or math.nan)
         result['placements'] = found
+    if physical:
+        axes = grid_axes(model, grid)
+        result['physics'] = physics.report(u[:, n - 1], p, u[:, n:], cfg.dt, params, axes, sources[0].entry)
+    if plot:
+        plot_spectra(file, cfg, u[:, n - 1:], p, n)
     return finite(result)
 
 
@@ -761,6 +768,18 @@ def trained_on(state):
     first_frames = hashlib.sha256(data['seen'].numpy().tobytes())
     return {'n_trajectories': data['n_trajectories'], 'params': state['model_args']['seen_params'],
             'first_frames': first_frames.hexdigest()}
+
+
+def plot_spectra(file, cfg, u, p, initial_step):
+    """spectra.png beside a checkpoint: of the true frames u, the last given one first, and the predictions
+    p."""
+    predictions = torch.cat([u[:, :1], p], 1)
+    of_truth, waves = physics.spectra(u, cfg.periodic)
+    of_predictions, _ = physics.spectra(predictions, cfg.periodic)
+    t = cfg.dt * np.arange(initial_step - 1, initial_step - 1 + u.shape[1])
+    title = f'{file}: energy spectra, mean of {len(u)} trajectories'
+    folder = os.path.dirname(file) or '.'
+    draw_spectra(folder, waves.numpy(), t, of_predictions.numpy(), of_truth.numpy(), cfg.fields, title)
 
 
 def first_steps(u, initial_step, steps):
@@ -1043,6 +1062,8 @@ def arguments(argv):
     parser.add_argument('--horizon', type=int, metavar='K', help='also roll out K times as long')
     parser.add_argument('--placements', type=int, nargs='+', default=(),
                         help='score rollouts from so many random points; see also load(encoder=)')
+    parser.add_argument('--physics', action='store_true', help='also what physics asks of the fields')
+    parser.add_argument('--plot', action='store_true', help='with --physics: spectra.png in the run folder')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:N or mps')
     parser.add_argument('--batch_size', type=int, default=64, help='trajectories rolled out at a time')
     parser.add_argument('--json', help='file to write; a list for several checkpoints')
@@ -1059,6 +1080,8 @@ def arguments(argv):
     if args.horizon and args.steps:
         raise UserError(f'--steps {args.steps} makes rollouts shorter, --horizon {args.horizon} longer: '
                         'leave one out')
+    if args.plot and not args.physics:
+        raise UserError('--plot draws what --physics reports: add --physics')
     if args.data and args.split not in (None, 'all'):
         raise UserError(f'--data evaluates all trajectories of a file: leave --split {args.split} out')
     if args.below is not None and args.compare is None:
@@ -1100,7 +1123,7 @@ def main(argv=None):
             result = evaluate_checkpoint(
                 file, args.split, args.data, args.initial_step, args.steps, args.rollout,
                 factors=args.superres, n_random=args.random, horizon=args.horizon, densities=args.placements,
-                device=device, batch_size=args.batch_size, save=args.save)
+                physical=args.physics, plot=args.plot, device=device, batch_size=args.batch_size, save=args.save)
             results.append(result)
         except UserError as error:
             if not is_one_of_several:
@@ -1113,6 +1136,9 @@ def main(argv=None):
     else:
         for group in groups(results):
             say(f'\n{heading(group[0])}\n\n{table(group)}')
+            for r in group:
+                if 'physics' in r:
+                    say(f"\nphysics of '{r['ckpt']}'\n{physics.lines(r['physics'])}")
     if args.json:
         with whole_file(args.json) as out:
             json.dump(results[0] if len(results) == 1 else results, out, indent=1, allow_nan=False)

@@ -15,6 +15,8 @@ import math
 import torch
 import torch.nn as nn
 
+import pdes
+import physics
 from grids import fewest_points, fourier_interpolate, values_at
 from runtime.configurator import UserError
 
@@ -108,6 +110,17 @@ def unit_size(z):
     return (z.square().mean((-2, -1)) - 1).square().mean()
 
 
+def mean_of_squares(defect):
+    """Of what physics.py measures, relative to the size of the truth."""
+    return defect.square().mean()
+
+
+def beyond_the_truth(defect, of_truth):
+    """mean |R(p) - R(y)|^2: what is left of the equation, without what is left for true frames. That is not
+    zero on the points of a grid and at the long steps of a model, and a prediction must not be pulled there."""
+    return (defect - of_truth).square().mean()
+
+
 # name: the function, and the outputs of a stage that it takes. Its weight is lambda_NAME.
 LOSSES = {
     'field': (relative_l2, 'field', 'truth'),
@@ -118,6 +131,10 @@ LOSSES = {
     'inverse_decoding': (inverse_decoding, 'cycle', 'advanced'),
     'spectral': (spectral, 'field', 'truth'),
     'latent_norm': (unit_size, 'latent'),
+    'conservation': (mean_of_squares, 'gap'),
+    'boundary': (mean_of_squares, 'wall_defect'),
+    'divergence': (mean_of_squares, 'velocity_divergence'),
+    'residual': (beyond_the_truth, 'residual', 'true_residual'),
 }
 
 
@@ -198,6 +215,25 @@ class Stage(nn.Module):
             if not hasattr(settings, 'lambda_' + name):
                 raise UserError(f"the loss '{name}' has no weight: add lambda_{name} to the keys of train.py")
             self.weights[name] = getattr(settings, 'lambda_' + name)
+        self.check_priors()
+
+    def check_priors(self):
+        """Raise UserError for a weighted loss of physics.py that does not apply here."""
+        s = self.settings
+        cfg = self.model.cfg
+        for name in physics.PRIORS:
+            if not self.weights.get(name):
+                continue
+            entry = pdes.entry(cfg.pde)
+            axes = physics.axes_of(self.model.points, cfg.grid)
+            why = physics.why_not(name, entry, axes)
+            if not why and name == 'conservation' and cfg.conserved and not cfg.log_clamp:
+                why = 'with conserve=True every step keeps the integral as it is'
+            if why:
+                raise UserError(f'lambda_{name} does not apply to {cfg.pde}: {why}. Set --lambda_{name}=0')
+            if s.num_queries or not cfg.periodic and s.query_stride != s.space_stride:
+                raise UserError(f'lambda_{name} needs fields on the whole grid: --num_queries=0 and, between '
+                                f'walls, query_stride = space_stride, or --lambda_{name}=0')
 
     def encode(self, batch, first):
         """Tokens of the input frames that begin at frame `first` of the windows; `first` may be a list, for
@@ -269,12 +305,57 @@ class Stage(nn.Module):
         """The true fields of n frames from frame `first` on, as decode has them."""
         return (batch.y[:, first:first + n] + batch.lift) * batch.scale
 
+    def add_priors(self, outputs, start, field, truth, batch):
+        """What the weighted losses of physics.py take: of the decoded fields (B, K, *grid, C) after the true
+        frame `start` (B, 1, *grid, C), all as decode has them."""
+        wanted = [name for name in physics.PRIORS if self.weights.get(name)]
+        if not wanted:
+            return
+        entry = pdes.entry(self.model.cfg.pde)
+        axes = physics.axes_of(batch.q, self.model.cfg.grid)
+        std = self.model.std
+        with torch.autocast(batch.y.device.type, enabled=False):
+            p = (field * std).flatten(0, 1)                          # (B K, *grid, C), physical units
+            y = (truth * std).flatten(0, 1)
+            if 'conservation' in wanted:
+                u0 = (start * std).expand_as(field).flatten(0, 1)
+                outputs['gap'] = physics.conservation(p, u0, axes, entry)
+            if 'boundary' in wanted:
+                outputs['wall_defect'] = physics.boundary(p, y, axes, entry)
+            if 'divergence' in wanted:
+                outputs['velocity_divergence'] = physics.relative_divergence(p, y, axes, entry)
+            if 'residual' in wanted:
+                steps = field.shape[1]
+                dt = batch.dt.repeat_interleave(steps)
+                values = batch.params.repeat_interleave(steps, 0).unbind(1)
+                params = {key.lower(): value for key, value in zip(self.model.cfg.params, values)}
+                pairs = self.consecutive(start, field, batch)
+                true_pairs = self.consecutive(start, truth, batch)
+                size = physics.rate(*true_pairs, dt, entry)
+                outputs['residual'] = entry.residual(*pairs, dt, params, axes) / size
+                outputs['true_residual'] = entry.residual(*true_pairs, dt, params, axes) / size
+
+    def consecutive(self, start, fields, batch):
+        """Frames and those that follow them, both (B K, *grid, C) in physical units. They are seen at rest:
+        in a moving frame the equation holds for the fields that move along. The points by which the tokens
+        have moved on are taken back."""
+        cfg = self.model.cfg
+        taken_off = batch.lift * self.model.std - self.model.mean
+        u = torch.cat([start, fields], 1) * self.model.std - taken_off
+        before = u[:, :-1].flatten(0, 1)
+        after = u[:, 1:].flatten(0, 1)
+        if cfg.token_shift:
+            cells = [cfg.token_shift * step for step in cfg.direction]
+            after = after.roll(cells, list(range(1, 1 + len(cells))))
+        return before, after
+
 
 class OperatorStage(Stage):
     """Encoder, operator and decoder together, on rollouts of a few latent steps from the encoding of true
     frames."""
     losses = ('field', 'spectral', 'latent', 'agreement', 'direction', 'latent_norm')
     losses += ('inverse_encoding', 'inverse_decoding')
+    losses += physics.PRIORS
 
     def __init__(self, model, settings):
         super().__init__(model.requires_grad_(True), settings)
@@ -314,6 +395,7 @@ class OperatorStage(Stage):
         else:
             outputs['field'] = self.decode(decoded[:, 1:], batch)
         outputs['truth'] = self.truth(batch, now + 1, steps)
+        self.add_priors(outputs, self.truth(batch, now, 1), outputs['field'], outputs['truth'], batch)
         relative = s.lambda_agreement or s.lambda_direction          # to the step that the truth makes
         if s.lambda_latent or relative:
             first = 0 if relative else 1
@@ -345,7 +427,7 @@ class DecoderStage(Stage):
     """The learned decoder alone, on latents of rollouts: encoder and operator are frozen, and the decoder
     learns to read what the operator really hands it. Errors of the latent itself stay; those of reading it
     get smaller."""
-    losses = ('field', 'spectral')
+    losses = ('field', 'spectral', *physics.PRIORS)
 
     def __init__(self, model, settings):
         if not model.cfg.decoder_dim:
@@ -353,7 +435,7 @@ class DecoderStage(Stage):
                             'of stages')
         super().__init__(model.requires_grad_(False), settings)
         model.eval()                                                 # a rollout in use drops no paths either
-        if not any(self.weights.values()):
+        if not (settings.lambda_field or settings.lambda_spectral):
             raise UserError('nothing would train the decoder: lambda_field or lambda_spectral must be '
                             'positive')
         model.decoder.requires_grad_(True)
@@ -370,8 +452,10 @@ class DecoderStage(Stage):
                 z = self.model.operator(z, condition)
                 latents.append(z)
         fields = self.decode(torch.stack(latents, 1), batch)
-        return weighted_sum({'field': fields, 'truth': self.truth(batch, s.input_frames - 1, s.unroll + 1)},
-                            self.weights)
+        truth = self.truth(batch, s.input_frames - 1, s.unroll + 1)
+        outputs = {'field': fields, 'truth': truth}
+        self.add_priors(outputs, truth[:, :1], fields[:, 1:], truth[:, 1:], batch)
+        return weighted_sum(outputs, self.weights)
 
 
 STAGES = {'operator': OperatorStage, 'decoder': DecoderStage}

@@ -14,13 +14,17 @@ Nothing but this file, solvers.py and numerics/ (and the configs and tests) name
 import math
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Callable
 
 import torch
 
 import solvers
 from runtime.configurator import UserError
+
+# What holds at a wall: (a, b, g) of a u + b du/dn = g, with the outward derivative du/dn.
+NO_FLUX = (0., 1., 0.)
+ZERO = (1., 0., 0.)
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,11 @@ class PDE:
     positive: tuple = ()            # fields that cannot be negative
     test: str = 'first'             # which tenth of the rows is the test split: 'first' or 'last'
     steady: bool = False            # has it no time, but maps its first field to its second? (see `start`)
-    residual: Callable = None       # (u, parameters, ...) -> how far u is from solving it; None: not known
+    walls: dict = field(default_factory=dict)    # field: what holds at the low and high walls of every axis
+    incompressible: bool = False    # is its velocity free of divergence?
+    dissipative: bool = False       # can <velocity²> (of a scalar that is carried: <u²>) not grow?
+    residual: Callable = None       # (u0, u1 (B, *X, C), dt (B,), {'nu': (B,)}, coordinates [(X,)]) -> what
+                                    # is left of the equation, (B, *X, fields that are not static)
     note: str = ''                  # what is said when a file of it is opened
 
     @property
@@ -135,7 +143,9 @@ PDES = {
         conserved=('u',),
         velocity=('u',),
         mirror=True,
-        galilean=1.),
+        galilean=1.,
+        dissipative=True,
+        residual=solvers.burgers_residual),
 
     # PDEBench's first files lack the 1/2 of the flux. They have the names of the corrected ones, so that a
     # folder of their own keeps the two apart.
@@ -151,6 +161,8 @@ PDES = {
         velocity=('u',),
         mirror=True,
         galilean=2.,
+        dissipative=True,
+        residual=solvers.burgers_old_residual,
         note='of the old generation (x in (-1, 1)): it solves u_t + (u²)_x, without the 1/2 of the corrected '
              'files; figures on the two are not comparable'),
 
@@ -162,7 +174,9 @@ PDES = {
         file='1D_Advection_Sols_beta{beta}.hdf5',
         solve=solvers.advection,
         initial=solvers.waves,
-        conserved=('u',)),
+        conserved=('u',),
+        dissipative=True,
+        residual=solvers.advection_residual),
 
     # PDEBench's own files freeze after about t = .25 (float32 steps of 2.4e-7).
     'reaction-diffusion': PDE(
@@ -175,9 +189,11 @@ PDES = {
         initial=solvers.unit_waves,
         frames=101,
         mirror=True,
-        positive=('u',)),
+        positive=('u',),
+        residual=solvers.reaction_diffusion_residual),
 
-    # What is conserved, the sum of dissolved and adsorbed solute, is no field, and it enters at the walls.
+    # What is conserved, the sum of dissolved and adsorbed solute, is no field, and it enters at the walls:
+    # u = 1 at the left one, u = -D du/dx at the right one.
     'diffusion-sorption': PDE(
         fields=('u',),
         params={},
@@ -190,6 +206,7 @@ PDES = {
         frames=101,
         dt=5.,
         positive=('u',),
+        walls={'u': ((1., 0., 1.), (1., solvers.DIFFUSION, 0.))},
         test='last'),
 
     'compressible-1d': PDE(
@@ -253,7 +270,8 @@ PDES = {
         frames=1000,
         dt=.005,
         static=('Fx', 'Fy'),
-        velocity=('Vx', 'Vy')),
+        velocity=('Vx', 'Vy'),
+        incompressible=True),
 
     # The length is no parameter here, because it is the domain.
     'kuramoto-sivashinsky': PDE(
@@ -269,7 +287,8 @@ PDES = {
         conserved=('u',),
         velocity=('u',),
         mirror=True,
-        galilean=1.),
+        galilean=1.,
+        residual=solvers.kuramoto_sivashinsky_residual),
 
     # The force is part of the equation: no mirror, and no shifts but those of the force (four elements x X
     # diagonal shifts). Vorticity has no mean, so there is no moving frame. Published protocols
@@ -290,7 +309,8 @@ PDES = {
         translation=False,
         drift=(1, -1),
         symmetry=solvers.torus_symmetry,
-        test='last'),
+        test='last',
+        residual=solvers.navier_stokes_residual),
 
     # The square's eight symmetries hold: both mirrors and the exchange of x and y. No shifts (walls), nothing
     # conserved, u and v of either sign. Frame 0 is white noise.
@@ -308,7 +328,9 @@ PDES = {
         dt=.05,
         mirror=True,
         symmetry=solvers.exchange_axes,
-        test='last'),
+        test='last',
+        walls={'u': (NO_FLUX, NO_FLUX), 'v': (NO_FLUX, NO_FLUX)},
+        residual=solvers.diffusion_reaction_residual),
 
     # h alone is stored, so that there is no velocity field to change sign. The mass stays until the waves
     # reach the edges, after the last frame (t = 1). A dam that is round is its own mirror image: the mirror
@@ -348,7 +370,9 @@ PDES = {
         mirror=True,
         symmetry=solvers.exchange_axes,
         positive=('a', 'u'),
-        steady=True),
+        steady=True,
+        walls={'u': (ZERO, ZERO)},
+        residual=solvers.darcy_residual),
 }
 
 

@@ -1,6 +1,6 @@
 """
-Pictures of one trajectory, in one and two space dimensions: rollout.png and rollout.gif; of its tokens; and
-of the errors of several runs.
+Pictures of one trajectory, in one and two space dimensions: rollout.png and rollout.gif; of its tokens; of the
+spectra of many: spectra.png; and of the errors of several runs.
 
 x is a list of coordinates, one array an axis; t (T,) seconds; prediction and truth (T, *X, C) with the given
 frame 0; truth may be None. Every field has panels and a colour scale of its own, which truth and prediction
@@ -15,6 +15,7 @@ from runtime.configurator import say
 SNAPSHOTS = 5                          # times that are drawn of a trajectory, at most
 FEW = 10                               # frames up to which every one has a mark in the curve of the error
 ROUNDING = 1e-5                        # a relative error below this is none of the model
+SMALLEST_ENERGY = 1e-30                # what is drawn of a spectrum that is zero
 INCHES = 2.2                           # height of a map
 PIXELS = {'origin': 'lower', 'interpolation': 'nearest'}                 # of imshow: values as they are
 
@@ -46,6 +47,32 @@ def can_draw():
         return False
     matplotlib.use('Agg')
     return True
+
+
+def draw_spectra(folder, waves, t, prediction, truth, fields, title):
+    """spectra.png: energy spectra (T, K, C) at the wave numbers (K,), log-log, at a few of the times t (T,)."""
+    if not can_draw():
+        return
+    from matplotlib import pyplot as plt
+    figure, axes = plt.subplots(1, len(fields), figsize=(6 * len(fields), 4.2), layout='constrained',
+                                squeeze=False)
+    for i, (axis, name) in enumerate(zip(axes[0], fields)):
+        for number, frame in enumerate(snapshots(t)):
+            colour = plt.cm.viridis(number / SNAPSHOTS)
+            label = f't = {t[frame]:.2f} s'
+            axis.loglog(waves[1:], truth[frame, 1:, i], color=colour, lw=3, alpha=.35)
+            axis.loglog(waves[1:], prediction[frame, 1:, i], color=colour, lw=1.2, ls='--', label=label)
+        top = max(truth[..., 1:, i].max(), SMALLEST_ENERGY)
+        axis.set_ylim(1e-14 * top, 3 * top)
+        axis.set(xlabel='wave number [waves a domain]', ylabel=f'energy of {name}',
+                 title='wide: truth, dashed: prediction')
+        axis.grid(alpha=.3)
+        axis.legend(fontsize=8)
+    figure.suptitle(title, fontsize=9)
+    path = os.path.join(folder, 'spectra.png')
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    say(f'-> {path}')
 
 
 # ---------------------------------------------------------------------------------------------

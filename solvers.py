@@ -11,17 +11,17 @@ steady equation has no times: its solver takes a coefficient (B, *cells) and ret
 an array or a tensor; where a device has no float64, the solver runs on the CPU. pdes.py says which solver an
 equation has, files.py writes what it returns.
 """
-from numerics.advection import advection
-from numerics.burgers import burgers, burgers_old
+from numerics.advection import advection, advection_residual
+from numerics.burgers import burgers, burgers_old, burgers_old_residual, burgers_residual
 from numerics.common import exchange_axes, waves
 from numerics.compressible import compressible_1d, compressible_1d_outgoing, gas_waves
-from numerics.darcy import darcy, permeability
-from numerics.diffusion_reaction import diffusion_reaction, white_noise
-from numerics.diffusion_sorption import constants, diffusion_sorption
-from numerics.kuramoto_sivashinsky import (kuramoto_sivashinsky, kuramoto_sivashinsky_64, ks_attractor,
-                                           ks_waves)
-from numerics.navier_stokes import navier_stokes, random_vorticity, torus_symmetry
-from numerics.reaction_diffusion import reaction_diffusion, unit_waves
+from numerics.darcy import darcy, darcy_residual, permeability
+from numerics.diffusion_reaction import diffusion_reaction, diffusion_reaction_residual, white_noise
+from numerics.diffusion_sorption import DIFFUSION, constants, diffusion_sorption
+from numerics.kuramoto_sivashinsky import (kuramoto_sivashinsky, kuramoto_sivashinsky_64,
+                                           kuramoto_sivashinsky_residual, ks_attractor, ks_waves)
+from numerics.navier_stokes import navier_stokes, navier_stokes_residual, random_vorticity, torus_symmetry
+from numerics.reaction_diffusion import reaction_diffusion, reaction_diffusion_residual, unit_waves
 from numerics.shallow_water import dams, shallow_water, still_water
 
 if __name__ == '__main__':

@@ -106,6 +106,11 @@ query_strategy = 'uniform'   # of the grid: uniform, stratified, importance (mor
 input_points = 512        # random points at which encoder=points sees a batch, drawn anew for every one
 lambda_spectral = .05              # relative H1 error: wave number k weighs 1 + k^2
 lambda_latent_norm = 0.            # latents of unit size
+# (physics of the decoded fields, physics.py; each applies only where the equation has it)
+lambda_conservation = 0.           # integrals stay; needs conserve=False, which leaves it to training
+lambda_boundary = 0.               # conditions at the walls
+lambda_divergence = 0.             # of the velocity of an incompressible flow
+lambda_residual = 0.               # what is left of the equation between frames, less that of the truth
 inverse_loss_frequency = 10        # inverse decoding on every so many-th batch
 inverse_decoding_ramp = .2         # fraction of the iterations over which its weight grows from 0
 # optimisation of a stage

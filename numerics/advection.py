@@ -8,6 +8,7 @@ import math
 import torch
 
 from numerics.common import checked
+from physics import shifted
 
 
 def advection(u0, beta, t):
@@ -35,3 +36,12 @@ def advection(u0, beta, t):
     u = torch.fft.irfft(spectrum, n=n_cells)
     u[:, 0] = u0
     return u
+
+
+def advection_residual(u0, u1, dt, params, axes):
+    """What is left of u_t + β u_x for consecutive frames u0, u1 (B, X, 1), dt (B,) seconds apart, along the
+    characteristics: (u1(x + β dt) - u0) / dt, exact whatever dt. params: {'beta': (B,)}; axes: [x]. Returns
+    (B, X, 1)."""
+    x, = axes
+    followed = shifted(u1[..., 0], x, params['beta'] * dt)
+    return ((followed - u0[..., 0]) / dt[:, None])[..., None]

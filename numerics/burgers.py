@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from numerics.common import checked, empty_frames
+from physics import at_rest, derivative
 from runtime.configurator import UserError
 
 # kernels
@@ -78,6 +79,28 @@ def burgers_old(u0, nu, t):
     errors are those of `burgers`.
     """
     return burgers(u0, nu / 4, t)
+
+
+def burgers_residual(u0, u1, dt, params, axes):
+    """What is left of u_t + (u²/2)_x - (ν/π) u_xx for consecutive frames u0, u1 (B, X, 1), dt (B,) seconds
+    apart: midpoint rule in the frame of the mean flow, Fourier derivatives. params: {'nu': (B,)}; axes: [x].
+    Returns (B, X, 1)."""
+    return _residual(u0, u1, dt, params['nu'] / math.pi, axes, 1.)
+
+
+def burgers_old_residual(u0, u1, dt, params, axes):
+    """The same of u_t + (u²)_x - (ν/π) u_xx, on (-1, 1)."""
+    return _residual(u0, u1, dt, params['nu'] / math.pi, axes, 2.)
+
+
+def _residual(u0, u1, dt, diffusivity, axes, speed):
+    """That of u_t + speed (u²/2)_x = diffusivity u_xx."""
+    x, = axes
+    v0, v1 = at_rest(u0[..., 0], u1[..., 0], dt, x, speed)
+    v = (v0 + v1) / 2
+    flux = speed / 2 * v ** 2 - diffusivity[:, None] * derivative(v, x, 0)
+    residual = (v1 - v0) / dt[:, None] + derivative(flux, x, 0)
+    return residual[..., None]
 
 
 def _refinement(n_cells, diffusivity, gaps, longest):

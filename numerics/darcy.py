@@ -86,6 +86,16 @@ def _face_values(a):
     return torch.cat([2 * a[:, :1], inner, 2 * a[:, -1:]], 1)
 
 
+def darcy_residual(u0, u1, dt, params, axes):
+    """How far u is from solving -∇·(a ∇u) = β, u = 0 on the boundary, in units of β. u1 (B, X, Y, 2): a and u
+    at the centres of the cells of the unit square; params: {'beta': (B,)}. u0, dt and axes are those of
+    equations that have a time. Returns (B, X, Y, 1)."""
+    a, u = u1.unbind(-1)
+    beta = params['beta'].view(-1, 1, 1)
+    residual = darcy_operator(u, _conductances(a)) / beta - 1
+    return residual[..., None]
+
+
 def _inner(u, v):
     """Σ u v over the cells, (B, 1, 1)."""
     return (u * v).sum((1, 2), keepdim=True)

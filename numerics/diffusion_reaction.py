@@ -14,8 +14,10 @@ import math
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from numerics.common import checked, empty_frames, generators, indices
+from physics import spacing
 
 DIFFUSIVITY = (1e-3, 5e-3)      # of u and v
 FITZHUGH_K = 5e-3
@@ -86,6 +88,27 @@ def _react(u, tau):
     c = rate(u + tau / 2 * b)
     d = rate(u + tau * c)
     return u + tau / 6 * (a + 2 * b + 2 * c + d)
+
+
+def diffusion_reaction_residual(u0, u1, dt, params, axes):
+    """What is left of u_t - D_u Δu - (u - u³ - k - v) and of v_t - D_v Δv - (u - v) for consecutive frames u0,
+    u1 (B, X, Y, 2), dt (B,) seconds apart: midpoint rule and the 5-point Laplacian of the solver. axes:
+    [x, y], cell centres. Returns (B, X, Y, 2)."""
+    middle = (u0 + u1).movedim(3, 1) / 2                            # (B, 2, X, Y)
+    walled = pad(middle, (1, 1, 1, 1), mode='replicate')
+    curve_x = walled[..., 1:-1].diff(2, 2)
+    curve_x = curve_x / spacing(axes[0]) ** 2
+    curve_y = walled[..., 1:-1, :].diff(2, 3)
+    curve_y = curve_y / spacing(axes[1]) ** 2
+    laplacian_u, laplacian_v = (curve_x + curve_y).unbind(1)
+    u, v = middle.unbind(1)
+    reaction_u = u - u ** 3 - FITZHUGH_K - v
+    reaction_v = u - v
+    rate_u = DIFFUSIVITY[0] * laplacian_u + reaction_u
+    rate_v = DIFFUSIVITY[1] * laplacian_v + reaction_v
+    rate = torch.stack([rate_u, rate_v], -1)
+    dt = dt.view(-1, 1, 1, 1)
+    return (u1 - u0) / dt - rate
 
 
 # ---------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import torch
 
 from numerics.common import (centres, checked, empty_frames, etdrk4_step, etdrk4_weights, generators,
                              wave_numbers)
+from physics import at_rest, derivative
 from runtime.configurator import UserError
 
 KS_STEP = .025
@@ -63,6 +64,17 @@ def kuramoto_sivashinsky(u0, length, t):
 def kuramoto_sivashinsky_64(u0, t):
     """`kuramoto_sivashinsky` on (0, 64)."""
     return kuramoto_sivashinsky(u0, 64., t)
+
+
+def kuramoto_sivashinsky_residual(u0, u1, dt, params, axes):
+    """What is left of u_t + u u_x + u_xx + u_xxxx for consecutive frames u0, u1 (B, X, 1), dt (B,) seconds
+    apart: midpoint rule in the frame of the mean flow, Fourier derivatives. axes: [x]. Returns (B, X, 1)."""
+    x, = axes
+    v0, v1 = at_rest(u0[..., 0], u1[..., 0], dt, x, 1.)
+    v = (v0 + v1) / 2
+    flux = v ** 2 / 2 + derivative(v, x, 0) + derivative(v, x, 0, 3)
+    residual = (v1 - v0) / dt[:, None] + derivative(flux, x, 0)
+    return residual[..., None]
 
 
 # ---------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import torch
 
 from numerics.common import (centres, checked, empty_frames, etdrk4_step, etdrk4_weights, generators, indices,
                              sum_of_squares)
+from physics import derivative, velocity_from_vorticity
 from runtime.configurator import UserError
 
 NS_CELLS = 5.5                  # cells an axis inside, times ν^(1/3): 55, 119, 256 at ν 1e-3, 1e-4, 1e-5
@@ -132,6 +133,28 @@ def _force(size, refine, device):
     y = (indices(size[1], device) + refine / 2) / size[1]
     phase = 2 * math.pi * (x[:, None] + y)
     return .1 * torch.fft.rfft2(phase.sin() + phase.cos())
+
+
+def navier_stokes_residual(w0, w1, dt, params, axes):
+    """What is left of ω_t + u·∇ω - ν Δω - f for consecutive frames w0, w1 (B, X, Y, 1), dt (B,) seconds
+    apart: midpoint rule, Fourier derivatives. params: {'nu': (B,)}; axes: [x, y]. Returns (B, X, Y, 1)."""
+    x, y = axes
+    before = w0[..., 0]
+    after = w1[..., 0]
+    w = (before + after) / 2
+    dt = dt.view(-1, 1, 1)
+    nu = params['nu'].view(-1, 1, 1)
+    velocity = velocity_from_vorticity(w, axes)
+    along_x = velocity[..., 0] * derivative(w, x, 0)
+    along_y = velocity[..., 1] * derivative(w, y, 1)
+    transport = along_x + along_y
+    laplacian = derivative(w, x, 0, 2)
+    laplacian = laplacian + derivative(w, y, 1, 2)
+    phase = 2 * math.pi * (x[:, None] + y)
+    force = .1 * (phase.sin() + phase.cos())
+    rate = nu * laplacian + force - transport
+    residual = (after - before) / dt - rate
+    return residual[..., None]
 
 
 def torus_symmetry(w, element, shift):

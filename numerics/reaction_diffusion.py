@@ -14,6 +14,7 @@ import torch
 
 from numerics.common import (centres, checked, empty_frames, from_0_to_1, generators, graded_steps,
                              sum_of_waves, wave_numbers)
+from physics import derivative
 from runtime.configurator import UserError
 
 REACTION_FIRST = 1e-5           # first step in units of 1/ν,
@@ -54,6 +55,17 @@ def reaction_diffusion(u0, nu, rho, t):
 def _grown(u, growth):
     """The logistic function: u' = u (1 - u) over the time `growth`."""
     return u / (u + (1 - u) * math.exp(-growth))
+
+
+def reaction_diffusion_residual(u0, u1, dt, params, axes):
+    """What is left of u_t - ν u_xx - ρ u (1 - u) for consecutive frames u0, u1 (B, X, 1), dt (B,) seconds
+    apart: midpoint rule, Fourier derivatives. params: {'nu': (B,), 'rho': (B,)}; axes: [x]. Returns
+    (B, X, 1)."""
+    x, = axes
+    u = (u0[..., 0] + u1[..., 0]) / 2
+    spreading = params['nu'][:, None] * derivative(u, x, 0, 2)
+    growing = params['rho'][:, None] * u * (1 - u)
+    return (u1 - u0) / dt[:, None, None] - (spreading + growing)[..., None]
 
 
 # ---------------------------------------------------------------------------------------------

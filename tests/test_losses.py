@@ -211,14 +211,16 @@ def outputs():
     latent = (2, 3, 4, 5)
     shapes = {'field': field, 'truth': field, 'latent': latent, 'target': latent, 'reconstruction': field,
               'start': field, 'cycle': latent, 'advanced': latent, 'before': latent,
-              'earlier': latent}
+              'earlier': latent, 'gap': (6, 1), 'wall_defect': (6, 2), 'velocity_divergence': (6, 8),
+              'residual': (6, 8, 1), 'true_residual': (6, 8, 1)}
     return {name: random(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
 
 
 def test_weighted_sum_is_that_of_its_parts():
     out = outputs()
     weights = {'field': 1., 'latent': 10., 'agreement': 3., 'direction': .7, 'inverse_encoding': .5,
-               'inverse_decoding': torch.tensor(.25), 'spectral': .05, 'latent_norm': 2}
+               'inverse_decoding': torch.tensor(.25), 'spectral': .05, 'latent_norm': 2, 'conservation': .3,
+               'boundary': .2, 'divergence': .6, 'residual': .9}
     assert weights.keys() == LOSSES.keys()
     total, parts = weighted_sum(out, weights)
     expected = {'field': relative_l2(out['field'], out['truth']),
@@ -228,7 +230,11 @@ def test_weighted_sum_is_that_of_its_parts():
                 'inverse_encoding': relative_square(out['reconstruction'], out['start']),
                 'inverse_decoding': inverse_decoding(out['cycle'], out['advanced']),
                 'spectral': spectral(out['field'], out['truth']),
-                'latent_norm': unit_size(out['latent'])}
+                'latent_norm': unit_size(out['latent']),
+                'conservation': out['gap'].square().mean(),
+                'boundary': out['wall_defect'].square().mean(),
+                'divergence': out['velocity_divergence'].square().mean(),
+                'residual': (out['residual'] - out['true_residual']).square().mean()}
     assert parts == expected
     summed = sum(float(weights[name]) * value for name, value in expected.items())
     assert torch.allclose(total, summed.to(total.dtype))
