@@ -1123,7 +1123,8 @@ def main(argv=None):
             result = evaluate_checkpoint(
                 file, args.split, args.data, args.initial_step, args.steps, args.rollout,
                 factors=args.superres, n_random=args.random, horizon=args.horizon, densities=args.placements,
-                physical=args.physics, plot=args.plot, device=device, batch_size=args.batch_size, save=args.save)
+                physical=args.physics, plot=args.plot, device=device, batch_size=args.batch_size,
+                save=args.save)
             results.append(result)
         except UserError as error:
             if not is_one_of_several:

@@ -636,7 +636,7 @@ class AnyPointDecoder(nn.Module):
         self.beyond = [-(-cfg.halo // p) for p in cfg.points_per_token]        # tokens that reach into others
         kernel = [p + 2 * cfg.halo for p in cfg.points_per_token]
         transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d)[d - 1]
-        free = len(cfg.conserved) < cfg.n_field                      # else a constant would be taken off again
+        free = len(cfg.conserved) < cfg.n_field                # else a constant would be taken off again
         self.write = zero(transposed(dim, cfg.n_field, kernel, cfg.points_per_token, bias=free))
         self.register_buffer('conserved', ones_at(cfg.conserved, cfg.n_field), persistent=False)
 

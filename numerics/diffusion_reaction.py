@@ -91,7 +91,7 @@ def _react(u, tau):
 
 
 def diffusion_reaction_residual(u0, u1, dt, params, axes):
-    """What is left of u_t - D_u Δu - (u - u³ - k - v) and of v_t - D_v Δv - (u - v) for consecutive frames u0,
+    """What is left of u_t - D_u Δu - (u - u³ - k - v) and v_t - D_v Δv - (u - v) for consecutive frames u0,
     u1 (B, X, Y, 2), dt (B,) seconds apart: midpoint rule and the 5-point Laplacian of the solver. axes:
     [x, y], cell centres. Returns (B, X, Y, 2)."""
     middle = (u0 + u1).movedim(3, 1) / 2                            # (B, 2, X, Y)

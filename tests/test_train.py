@@ -382,7 +382,7 @@ def inverse_losses_train_all(g):
     """Each of both inverse losses alone has a gradient in every learned parameter of encoder and decoder."""
     model = g['model']
     with torch.no_grad():
-        for p in model.parameters():                                 # nothing is left of the zeros at the start
+        for p in model.parameters():                              # nothing is left of the zeros at the start
             p += .02 * torch.randn_like(p)
     [batch] = g['windows'].batches(torch.arange(2), 0)
     for name in ('inverse_encoding', 'inverse_decoding'):
