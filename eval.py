@@ -35,7 +35,7 @@ from runtime.device import pick
 HERE = os.path.dirname(os.path.abspath(__file__))
 MAX_SOLVED = 2 ** 15             # points on which a truth finer than the files is computed
 SOLVED_AT_ONCE = 64              # trajectories that the solver takes together
-PLACEMENT_SEED = 2 ** 40         # beyond those of training
+PLACEMENT_SEED = 2 ** 40         # of random input points, which are not those of a batch
 WEAK = 1024                      # a truth of fewer cells along an axis is a weak reference for finer grids
 
 
