@@ -53,7 +53,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 MAX_SOLVED = 2 ** 16             # points on which a truth finer than the files is solved for, at most
 POINTS = 2 ** 16                 # points decoded at a time, at most (or those of one trajectory)
 VALUES = 2 ** 25                 # values of a truth in memory at a time, at most (or one trajectory): 134 MB
-PLACEMENT_SEED = 2 ** 40         # beyond those of training
+PLACEMENT_SEED = 2 ** 40         # of random input points, which are not those of a batch
 WEAK = 1024                      # a truth of fewer cells along an axis is a weak reference for finer grids
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 SPLINE_DEGREE = 3                      # of the polynomials that scattered interpolation reproduces
 SPLINE_POINTS = 4                      # points of a stencil for each of them
-SMOOTHING = 1e-5                       # of its splines, so that a point may be given twice
+SMOOTHING = 1e-5                       # of its splines, so that neighbours may coincide, and noise grows less
 
 
 def positions(grid, first, spacing):
@@ -335,7 +335,8 @@ def nearest(a, points, shape, periodic, k):
         apart.append(along)
         square = square + along.square()
     index = square.topk(k, largest=False).indices
-    return index, torch.stack([along.gather(-1, index) for along in apart], -1)
+    near = [along.gather(-1, index) for along in apart]
+    return index, torch.stack(near, -1)
 
 
 def monomials(x):
@@ -369,12 +370,15 @@ def spline_weights(x, at):
 
     K = x.shape[-2]
     polynomials = monomials(x)                                       # (..., K, m)
-    smooth = kernel(x, x) - SMOOTHING * torch.eye(K, device=x.device)
     m = polynomials.shape[-1]
     corner = x.new_zeros(*x.shape[:-2], m, m)
-    system = torch.cat([torch.cat([smooth, polynomials], -1), torch.cat([polynomials.mT, corner], -1)], -2)
+    smooth = kernel(x, x) - SMOOTHING * torch.eye(K, device=x.device)
+    upper = torch.cat([smooth, polynomials], -1)
+    lower = torch.cat([polynomials.mT, corner], -1)
+    system = torch.cat([upper, lower], -2)
     right = torch.cat([kernel(x, at), monomials(at).mT], -2)         # (..., K + m, T)
-    return torch.linalg.solve_ex(system, right)[0][..., :K, :]       # which waits for no device
+    solution, _ = torch.linalg.solve_ex(system, right)               # which waits for no device
+    return solution[..., :K, :]
 
 
 class Scattered(nn.Module):
@@ -394,7 +398,8 @@ class Scattered(nn.Module):
         self.periodic = periodic
         self.k = SPLINE_POINTS * fewest_points(d)
         middle = (block - 1) / 2
-        centres = positions([n // block for n in shape], [middle] * d, [block] * d)
+        coarse = [n // block for n in shape]
+        centres = positions(coarse, [middle] * d, [block] * d)
         self.register_buffer('centres', centres, persistent=False)                       # (M, d)
         inside = positions(self.factors, [-middle] * d, [1.] * d)
         self.register_buffer('inside', inside, persistent=False)                         # (T, d)
@@ -412,23 +417,28 @@ class Scattered(nn.Module):
         k = min(self.k + skip, points.shape[1])
         index, apart = nearest(centres, points, self.shape, self.periodic, k)
         apart = apart[..., skip:, :]
-        size = apart.square().sum(-1).amax(-1).sqrt()[..., None, None].clamp_min(1e-6)   # (b, M, 1, 1)
+        size = apart.square().sum(-1).amax(-1).sqrt()                # (b, M)
+        size = size.clamp_min(1e-6)
+        size = size[..., None, None]
         return index[..., skip:], spline_weights(apart / size, inside / size)
 
     def forward(self, u, index, weight):
         """u (B, P, C) at the points of the stencils -> (B, *shape, C)"""
-        B, P, C = u.shape
+        B, _, C = u.shape
         if len(index) == 1:                                          # one product for the whole batch
-            values = u.transpose(0, 1).flatten(1)[index[0]]          # (M, K, B C)
-            values = weight[0].mT @ values                           # (M, T, B C)
-            values = values.unflatten(-1, (B, C)).permute(2, 0, 1, 3)
+            rows = u.transpose(0, 1).flatten(1)                      # (P, B C)
+            values = weight[0].mT @ rows[index[0]]                   # (M, T, B C)
+            values = values.unflatten(-1, (B, C))
+            values = values.permute(2, 0, 1, 3)
         else:
             values = weight.mT @ pick(u, index)                      # (B, M, T, C)
-        return split_tokens(values.flatten(2), self.shape, self.factors).unflatten(1, self.shape)
+        values = split_tokens(values.flatten(2), self.shape, self.factors)
+        return values.unflatten(1, self.shape)
 
 
 def pick(u, index):
     """Rows `index` (b, M, K) of u (B, P, C), b = B or 1 -> (B, M, K, C)"""
     index = index.expand(len(u), -1, -1)
-    rows = u.gather(1, index.flatten(1)[..., None].expand(-1, -1, u.shape[-1]))
+    flat = index.flatten(1)[..., None]
+    rows = u.gather(1, flat.expand(-1, -1, u.shape[-1]))
     return rows.unflatten(1, index.shape[1:])

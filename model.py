@@ -1148,7 +1148,7 @@ def with_encoder(args, encoder, path):
     """A checkpoint's arguments with another encoder, if one is given. Raises UserError if that has to be
     learned."""
     encoder = encoder or args.get('encoder', 'grid')
-    if encoder != args.get('encoder', 'grid') and args['encoder_dim']:
+    if encoder != args.get('encoder', 'grid') and args.get('encoder_dim'):
         raise UserError(f"'{path}' has learned to encode what it was trained on: only without a learned "
                         f"encoder can that be changed; train with --encoder={encoder}")
     return {**args, 'encoder': encoder}
