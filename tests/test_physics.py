@@ -504,7 +504,8 @@ def test_spectra_of_waves():
 def test_as_a_user_runs_it(smoke, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(smoke)
     json_file = tmp_path / 'e.json'
-    [found] = ev.main(['--ckpt', 'o', '--physics', '--plot', '--device', 'cpu', '--json', str(json_file)])
+    [found] = ev.main(['--ckpt', 'o', '--physics', '--plot', '--steps', '3', '--device', 'cpu',
+                        '--json', str(json_file)])
     assert os.path.getsize(smoke / 'o' / 'spectra.png') > 10_000
     printed = capsys.readouterr().out
     assert "physics of 'o" in printed and 'residual of the equation' in printed
@@ -515,3 +516,30 @@ def test_as_a_user_runs_it(smoke, tmp_path, capsys, monkeypatch):
     assert saved['conservation of u']['prediction'] == pytest.approx(gap, rel=1e-3)
     assert saved['energy']['truth'] < 1e-3
     assert 'add --physics' in refused(ev.main, ['--ckpt', 'o', '--plot'])
+
+
+def test_the_equation_holds_in_the_windows_of_training(train, tmp_path):
+    """With all that data.Windows does to true fields: moving frame, tokens that move on, shifts, reflections,
+    boosts, and query points between the encoder's."""
+    g = train(tmp_path / 'o', '--max_iters=1', '--lambda_residual=1', '--time_stride=1', '--initial_step=190',
+              '--space_stride=4', '--query_stride=2', '--latent_dim=64', '--latent_tokens=64', '--boost=1',
+              '--token_shift=2', '--early=1', '--compile=false', '--dtype=float32')
+    stage = OperatorStage(g['model'], g['settings_of']('operator'))
+    assert g['cfg'].frame_speed and g['cfg'].token_shift
+
+    def left(batch, truth):
+        out = {}
+        stage.add_priors(out, truth[:, :1], truth[:, 1:], truth[:, 1:], batch)
+        return float(out['true_residual'].square().mean().sqrt())
+
+    offsets = set()
+    for iteration in range(6):
+        [batch] = g['windows'].batches(torch.arange(8), iteration)
+        offsets.add(float(batch.q[0]))
+        truth = stage.truth(batch, 0, 3)
+        assert batch.lift.std() > .05
+        right = left(batch, truth)
+        frame_forgotten = left(batch._replace(lift=torch.zeros_like(batch.lift)), truth)
+        other_nu = left(batch._replace(params=2 * batch.params), truth)
+        assert right < 1e-3 and frame_forgotten > .3 and other_nu > .1
+    assert len(offsets) == 2
