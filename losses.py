@@ -116,8 +116,9 @@ def mean_of_squares(defect):
 
 
 def beyond_the_truth(defect, of_truth):
-    """mean |R(p) - R(y)|^2: what is left of the equation, without what is left for true frames. That is not
-    zero on the points of a grid and at the long steps of a model, and a prediction must not be pulled there."""
+    """mean |R(p) - R(y)|^2: what is left of the equation, or at a wall, without what is left for the truth.
+    That is not zero on the points of a grid and at the long steps of a model, and a prediction must not be
+    pulled away from the truth."""
     return (defect - of_truth).square().mean()
 
 
@@ -132,7 +133,7 @@ LOSSES = {
     'spectral': (spectral, 'field', 'truth'),
     'latent_norm': (unit_size, 'latent'),
     'conservation': (mean_of_squares, 'gap'),
-    'boundary': (mean_of_squares, 'wall_defect'),
+    'boundary': (beyond_the_truth, 'wall_defect', 'true_wall_defect'),
     'divergence': (mean_of_squares, 'velocity_divergence'),
     'residual': (beyond_the_truth, 'residual', 'true_residual'),
 }
@@ -322,6 +323,7 @@ class Stage(nn.Module):
                 outputs['gap'] = physics.conservation(p, u0, axes, entry)
             if 'boundary' in wanted:
                 outputs['wall_defect'] = physics.boundary(p, y, axes, entry)
+                outputs['true_wall_defect'] = physics.boundary(y, y, axes, entry)
             if 'divergence' in wanted:
                 outputs['velocity_divergence'] = physics.relative_divergence(p, y, axes, entry)
             if 'residual' in wanted:

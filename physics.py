@@ -4,8 +4,8 @@ What physics asks of fields, measured: conserved integrals, energy, boundary val
 losses.py trains on these quantities, `python eval.py --physics` reports them. All are differentiable
 functions of fields u (N, *X, C) in physical units, on a uniform grid of any number of axes. `axes` holds the
 coordinates of its points, one tensor (X,) an axis; `entry` is that of the equation in pdes.py, which says
-what holds. What is measured of a prediction is in units of the truth, so that both can be compared, and of all
-its samples together, so that one in which hardly anything happens cannot outweigh the rest.
+what holds. What is measured of a prediction is in units of the truth, so that both can be compared, and of
+all its samples together, so that one in which hardly anything happens cannot outweigh the rest.
 
 Derivatives are those of the Fourier series where the domain is periodic: exact for every field that the grid
 resolves, so that what is left is an error of the field. Between walls they are central differences in the

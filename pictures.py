@@ -1,6 +1,6 @@
 """
-Pictures of one trajectory, in one and two space dimensions: rollout.png and rollout.gif; of its tokens; of the
-spectra of many: spectra.png; and of the errors of several runs.
+Pictures of one trajectory, in one and two space dimensions: rollout.png and rollout.gif; of its tokens; of
+the spectra of many: spectra.png; and of the errors of several runs.
 
 x is a list of coordinates, one array an axis; t (T,) seconds; prediction and truth (T, *X, C) with the given
 frame 0; truth may be None. Every field has panels and a colour scale of its own, which truth and prediction
@@ -50,7 +50,7 @@ def can_draw():
 
 
 def draw_spectra(folder, waves, t, prediction, truth, fields, title):
-    """spectra.png: energy spectra (T, K, C) at the wave numbers (K,), log-log, at a few of the times t (T,)."""
+    """spectra.png: energy spectra (T, K, C) at the wave numbers (K,), log-log, at a few of the times t."""
     if not can_draw():
         return
     from matplotlib import pyplot as plt

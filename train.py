@@ -108,7 +108,7 @@ lambda_spectral = .05              # relative H1 error: wave number k weighs 1 +
 lambda_latent_norm = 0.            # latents of unit size
 # (physics of the decoded fields, physics.py; each applies only where the equation has it)
 lambda_conservation = 0.           # integrals stay; needs conserve=False, which leaves it to training
-lambda_boundary = 0.               # conditions at the walls
+lambda_boundary = 0.               # conditions at the walls, less what the truth lacks on the grid
 lambda_divergence = 0.             # of the velocity of an incompressible flow
 lambda_residual = 0.               # what is left of the equation between frames, less that of the truth
 inverse_loss_frequency = 10        # inverse decoding on every so many-th batch
