@@ -23,7 +23,8 @@ numbers of tokens, then the FNO, for every value of the parameters and every see
 JSON file in --out and is not run again; a stopped one goes on. Ends with the table of what is there.
 
 zoo: this model and the FNO (in the moving frame where the equation has one) on several configs, by default
-all of config/*_cpu.py, kept and gone on with like the cells of study; --json writes the table's numbers.
+all of config/*_cpu.py but for point clouds, kept and gone on with like the cells of study; --json writes the
+table's numbers.
 
 speed: for each config and mode (eager, compiled, bf16, bf16_compiled; by default all on CUDA, eager
 elsewhere), each in a process of its own: milliseconds an iteration and samples a second of what train.py does
@@ -175,7 +176,7 @@ FIELD_LOSS = [f'--lambda_{name}=0'
               for name in ('latent', 'agreement', 'inverse_encoding', 'inverse_decoding')]
 REENCODER = [*FIELD_LOSS, '--unroll=1', '--unroll_start=1']
 # What peers share. Data, symmetries, early frames, spectral loss, averaging, warm-up are those of the config.
-PEER = [*FIELD_LOSS, *'--basis=cosine --encoder_dim=0 --decoder_dim=0 --token_shift=0'.split(),
+PEER = [*FIELD_LOSS, *'--encoder=grid --basis=cosine --encoder_dim=0 --decoder_dim=0 --token_shift=0'.split(),
         *'--unroll=2 --unroll_start=1 --unroll_switch=.7'.split(),
         *'--optimizer=adamw --weight_decay=0 --beta2=.99'.split(), '--compile=false', '--dtype=float32']
 # The FNO's width, depth, batch and rate are the best of several (dev/LOG.md); the U-Net's were not tuned.
@@ -579,7 +580,10 @@ def zoo(args, overrides, settings):
     methods = args.methods or ('ours', 'fno')
     if 'fno' in methods:
         package_fno()
-    configs = args.configs or sorted(glob.glob(os.path.join(HERE, 'config', '*_cpu.py')))
+    configs = args.configs
+    if not configs:                                                  # peers take no point clouds
+        every = sorted(glob.glob(os.path.join(HERE, 'config', '*_cpu.py')))
+        configs = [path for path in every if not path.endswith('_points_cpu.py')]
     overrides = [*overrides, *settings[0]]
     tasks = {}
     cells = itertools.product(range(args.seeds), configs, methods)

@@ -1,6 +1,6 @@
-# ns_cpu.py with all that applies to Navier-Stokes: learned encoder and decoder that are trained as inverses of
-# each other, latents of unit size, and the equation itself. The vorticity's integral is kept by construction
-# (conserve), and its velocity has no divergence whatever the vorticity is: neither needs a loss.
+# ns_cpu.py with all that applies to Navier-Stokes: learned encoder and decoder that are trained as inverses
+# of each other, latents of unit size, and the equation itself. The vorticity's integral is kept by
+# construction (conserve), and its velocity has no divergence whatever the vorticity is: neither needs a loss.
 #
 #     python train.py config/ns_full.py              then: python eval.py --ckpt out/ns_full --physics
 from config.ns_cpu import *
