@@ -281,7 +281,7 @@ def draw_colours(figure, image, panels, what, label):
     """The colour bar of one of the three panels, or rows of panels, of a field. Truth and prediction share
     that of the prediction."""
     if what != 'truth':
-        own = panels[:2] if what == 'prediction' else panels[2:]
+        own = {'prediction': panels[:2], 'given': panels[:1]}.get(what, panels[2:])
         figure.colorbar(image, ax=own, label=label)
 
 
@@ -331,7 +331,12 @@ def map_panels(x, prediction, truth, fields):
     figure, axes = plt.subplots(len(fields), columns, figsize=size, layout='constrained', squeeze=False)
     images = []
     for i, name in enumerate(fields):
-        for axis, (what, u, scale, label) in zip(axes[i], parts(prediction, truth, i, name)):
+        shown = parts(prediction, truth, i, name)
+        if truth is not None and (truth[..., i] == truth[:1, ..., i]).all():
+            shown = [('given', *shown[0][1:])]                       # a coefficient: there is nothing to predict
+        for axis in axes[i][len(shown):]:
+            axis.set_axis_off()
+        for axis, (what, u, scale, label) in zip(axes[i], shown):
             image = draw_map(axis, x, u[0], scale)
             images.append((image, u))
             draw_colours(figure, image, axes[i], what, label)
