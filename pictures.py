@@ -333,7 +333,7 @@ def map_panels(x, prediction, truth, fields):
     for i, name in enumerate(fields):
         shown = parts(prediction, truth, i, name)
         if truth is not None and (truth[..., i] == truth[:1, ..., i]).all():
-            shown = [('given', *shown[0][1:])]                       # a coefficient: there is nothing to predict
+            shown = [('given', *shown[0][1:])]                 # a coefficient: there is nothing to predict
         for axis in axes[i][len(shown):]:
             axis.set_axis_off()
         for axis, (what, u, scale, label) in zip(axes[i], shown):
