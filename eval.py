@@ -262,7 +262,7 @@ def elsewhere(model, sources, rows, u, params, factors, n_random, initial_step, 
     UserError, before anything is computed, where there is no truth at such points.
     """
     solver_grids = {source.path: grid_to_solve(model, source, factors) for source in sources}
-    coarsest = min(sources[0].shape)
+    coarsest = min(solver_grids[sources[0].path] or sources[0].shape)
     if factors and coarsest < WEAK:
         say(f'eval: warning: the finest solution has {coarsest} cells only, a weak reference below {WEAK}')
     places = {str(f): multiple(model.cfg, f) for f in factors}
@@ -301,11 +301,17 @@ def portions(sources, rows, row_values):
     """Some rows at a time, so that row_values numbers of each fit into memory. Yields (source, range of its
     rows, slice of these in the rows of all files)."""
     at_once = max(1, VALUES // row_values)
+    total = len(sources) * len(rows)
+    last = time.perf_counter()
     for number, source in enumerate(sources):
         for first in range(0, len(rows), at_once):
             some = rows[first:first + at_once]
             start = number * len(rows) + first
-            yield source, some, slice(start, start + len(some))
+            here = slice(start, start + len(some))
+            yield source, some, here
+            if time.perf_counter() - last > 10:
+                say(f'eval: compared with their truth {here.stop}/{total} {here.stop / total:.0%}')
+                last = time.perf_counter()
 
 
 def grid_to_solve(model, source, factors):
@@ -333,7 +339,7 @@ def grid_to_solve(model, source, factors):
     while math.prod(multiple(cfg, factor)) > MAX_SOLVED:
         factor -= 1
     shape = multiple(cfg, factor)
-    needed = ' and '.join(by(multiple(cfg, factor)) for factor in finer)
+    needed = ', '.join(by(multiple(cfg, factor)) for factor in finer)
     cells = f"the {by(source.shape)} cells of '{source.path}'"
     said = f'eval: {needed} points are more than {cells}: compared with'
     if math.prod(shape) <= math.prod(source.shape):

@@ -411,7 +411,7 @@ def draw_token_maps(t, components, names):
     from matplotlib import pyplot as plt
     frames = snapshots(t)
     tokens = [np.arange(n) for n in components.shape[1:-1]]
-    width = len(frames) * (map_width(tokens) + .1) + 1.4
+    width = len(frames) * (map_width(tokens) + .1) + 1
     figure, axes = plt.subplots(
         len(names), len(frames), figsize=(width, len(names) * (INCHES + .1) + 1), layout='constrained',
         sharex=True, sharey=True, squeeze=False)

@@ -502,6 +502,20 @@ def test_random_points_between_walls(monkeypatch, tmp_path):
     assert errors[0] != pytest.approx(errors[1], rel=.01)
 
 
+def test_resolved_fields_are_moved_exactly(plane):
+    """Waves of up to six to an axis of 16 points, at points of no grid; and points of a grid are picked."""
+    m = load(plane)
+
+    def field(x, y):
+        return torch.sin(2 * np.pi * 3 * x[:, None] + 1) * torch.cos(2 * np.pi * 6 * y)
+    axes = ev.grid_axes(m, (16, 16))
+    u = field(*axes)[None, ..., None]
+    to = [torch.linspace(.01, .99, 7), torch.tensor([.4, .333])]
+    assert (ev.resolved(m, u, axes, to)[0, ..., 0] - field(*to)).abs().max() < 2e-5
+    assert (ev.moved(m, u, axes, to)[0, ..., 0] - field(*to)).abs().max() > .05
+    assert torch.equal(ev.resolved(m, u, axes, ev.grid_axes(m, (8, 8))), u[:, ::2, ::2])
+
+
 def test_no_more_than_so_many_points_are_solved_for(plane, monkeypatch, capsys):
     """On finer grids that solution is interpolated; where the file is as fine, it is the file's."""
     m = load(plane)
@@ -514,7 +528,7 @@ def test_no_more_than_so_many_points_are_solved_for(plane, monkeypatch, capsys):
             exact = plane_truth(m.grid(8 * factor, 8 * factor))
             assert (u.flatten(2, -2)[:, 1:] - exact).abs().max() < 1e-5, factor
         out = capsys.readouterr().out
-        assert '32 x 32 and 64 x 64 points are more than the 16 x 16 cells' in out and said in out
+        assert '32 x 32, 64 x 64 points are more than the 16 x 16 cells' in out and said in out
         assert f'no more than {most} points are solved for' in out
 
 
