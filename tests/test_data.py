@@ -173,7 +173,7 @@ def physical(w, u):
 
 
 def same(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a[:-1], b[:-1], strict=True)) and a.iteration == b.iteration
+    return all(torch.equal(x, y) if torch.is_tensor(x) else x == y for x, y in zip(a, b, strict=True))
 
 
 # ---------------------------------------------------------------------------------------------
