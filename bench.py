@@ -678,7 +678,7 @@ def solver_at(error, found):
         return 'none'
     cells = cells_for(error, found)
     at = found[cells]
-    return f'{at["ms_per_trajectory"]:.1f} ({cells} cells: {at["nrmse"]:.4f})'
+    return f'{at["ms_per_trajectory"]:.1f} ({cells} cells: {small(at["nrmse"])})'
 
 
 # ---------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 # Linear advection at speed .4, 512 points in, on two CPU cores.
 #
 #     python train.py config/advection_cpu.py
+#
+# Test nRMSE .0072, the FNO .0099 (five minutes of one thread, seeds 0 and 1: bench.py zoo).
 out_dir = 'out/advection_cpu'
 dataset = 'advection'
 beta = .4

@@ -1,6 +1,8 @@
 # Compressible gas at eta = zeta = .01, 128 points of 3 fields in, on two CPU cores.
 #
 #     python train.py config/compressible_1d_cpu.py
+#
+# Test nRMSE .0179, the FNO .0487 (five minutes of one thread, seeds 0 and 1: bench.py zoo).
 out_dir = 'out/compressible_1d_cpu'
 dataset = 'compressible-1d'
 resolution = 128

@@ -2,6 +2,8 @@
 # t = .75 .. 5 s are predicted.
 #
 #     python train.py config/diffusion_reaction_cpu.py
+#
+# Test nRMSE .0147, the FNO .1079 (five minutes of one thread, seeds 0 and 1: bench.py zoo).
 out_dir = 'out/diffusion_reaction_cpu'
 dataset = 'diffusion-reaction'
 resolution = 64

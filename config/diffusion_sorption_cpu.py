@@ -1,6 +1,8 @@
 # Diffusion with sorption between two walls, 128 points in, on two CPU cores.
 #
 #     python train.py config/diffusion_sorption_cpu.py
+#
+# Test nRMSE .000052, the FNO .00024 (five minutes of one thread, seeds 0 and 1: bench.py zoo).
 out_dir = 'out/diffusion_sorption_cpu'
 dataset = 'diffusion-sorption'
 resolution = 128

@@ -1,6 +1,8 @@
 # Kuramoto-Sivashinsky on a domain of length 64, 128 points in, on two CPU cores. The equation is chaotic.
 #
 #     python train.py config/ks_cpu.py
+#
+# Test nRMSE .5293, the FNO .7075 (five minutes of one thread, seeds 0 and 1: bench.py zoo).
 out_dir = 'out/ks_cpu'
 dataset = 'kuramoto-sivashinsky'
 time_stride = 2                    # 1 s a step

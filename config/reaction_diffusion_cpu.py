@@ -1,6 +1,8 @@
 # Reaction and diffusion (Fisher-KPP) at nu .5, rho 1, 128 points in, on two CPU cores.
 #
 #     python train.py config/reaction_diffusion_cpu.py
+#
+# Test nRMSE .000043, the FNO .00017 (five minutes of one thread, seeds 0 and 1: bench.py zoo).
 out_dir = 'out/reaction_diffusion_cpu'
 dataset = 'reaction-diffusion'
 resolution = 128

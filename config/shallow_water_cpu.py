@@ -1,6 +1,8 @@
 # Shallow water after a round dam breaks, 64 x 64 points in, on two CPU cores.
 #
 #     python train.py config/shallow_water_cpu.py
+#
+# Test nRMSE .00083, the FNO .0020 (five minutes of one thread, seeds 0 and 1: bench.py zoo).
 out_dir = 'out/shallow_water_cpu'
 dataset = 'shallow-water'
 resolution = 64
