@@ -172,7 +172,8 @@ def physical(w, u):
 
 
 def same(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a[:-1], b[:-1], strict=True)) and a.iteration == b.iteration
+    tensors = [(x, y) for x, y in zip(a, b, strict=True) if isinstance(x, torch.Tensor)]
+    return all(torch.equal(x, y) for x, y in tensors) and a.iteration == b.iteration
 
 
 # ---------------------------------------------------------------------------------------------
