@@ -20,6 +20,7 @@ from typing import Callable
 import torch
 
 import solvers
+from numerics.diffusion_sorption import DIFFUSION
 from runtime.configurator import UserError
 
 # What holds at a wall: (a, b, g) of a u + b du/dn = g, with the outward derivative du/dn.
@@ -206,7 +207,7 @@ PDES = {
         frames=101,
         dt=5.,
         positive=('u',),
-        walls={'u': ((1., 0., 1.), (1., solvers.DIFFUSION, 0.))},
+        walls={'u': ((1., 0., 1.), (1., DIFFUSION, 0.))},
         test='last'),
 
     'compressible-1d': PDE(

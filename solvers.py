@@ -17,7 +17,7 @@ from numerics.common import exchange_axes, waves
 from numerics.compressible import compressible_1d, compressible_1d_outgoing, gas_waves
 from numerics.darcy import darcy, darcy_residual, permeability
 from numerics.diffusion_reaction import diffusion_reaction, diffusion_reaction_residual, white_noise
-from numerics.diffusion_sorption import DIFFUSION, constants, diffusion_sorption
+from numerics.diffusion_sorption import constants, diffusion_sorption
 from numerics.kuramoto_sivashinsky import (kuramoto_sivashinsky, kuramoto_sivashinsky_64,
                                            kuramoto_sivashinsky_residual, ks_attractor, ks_waves)
 from numerics.navier_stokes import navier_stokes, navier_stokes_residual, random_vorticity, torus_symmetry
