@@ -419,7 +419,7 @@ def draw_token_maps(t, components, names):
         for axis, frame in zip(row, frames):
             image = draw_map(axis, tokens, u[frame], about_zero(u))
         row[0].set_ylabel(f'{name}\ntoken along y')
-        figure.colorbar(image, ax=row)
+        figure.colorbar(image, ax=row, fraction=.03, pad=.01)
     for axis, frame in zip(axes[0], frames):
         axis.set_title(f't = {t[frame]:.2f} s', fontsize=10)
     for axis in axes[-1]:
@@ -438,6 +438,7 @@ def draw_comparison(path, curves, title):
     for label, t, errors in curves:
         axis.plot(t, errors, marker='o' if len(t) <= FEW else None, label=label)
     dress_error(axis, title)
+    axis.title.set_fontsize(9)                                       # the names of files are long
     figure.savefig(path, dpi=110)
     plt.close(figure)
     say(f'-> {path}')
