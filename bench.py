@@ -64,7 +64,7 @@ import pdes
 from eval import evaluate, params_of
 from files import Source, read_rows, split_rows
 from grids import resample_axes
-from losses import OperatorStage
+from losses import LOSSES, OperatorStage
 from metrics import mean_nrmse
 from model import UPT, load
 from optim import set_rate
@@ -172,8 +172,7 @@ class Method(NamedTuple):
     cpu_plane: list = []               # what train.py is told besides on a CPU, where there are two axes
 
 
-FIELD_LOSS = [f'--lambda_{name}=0'
-              for name in ('latent', 'agreement', 'inverse_encoding', 'inverse_decoding')]
+FIELD_LOSS = [f'--lambda_{name}=0' for name in LOSSES if name not in ('field', 'spectral')]
 REENCODER = [*FIELD_LOSS, '--unroll=1', '--unroll_start=1']
 # What peers share. Data, symmetries, early frames, spectral loss, averaging, warm-up are those of the config.
 PEER = [*FIELD_LOSS, *'--encoder=grid --basis=cosine --encoder_dim=0 --decoder_dim=0 --token_shift=0'.split(),
