@@ -10,4 +10,4 @@ encoder = 'points'
 input_points = 128
 encoder_dim = 32                   # supernodes learn what splines between the points miss
 lambda_inverse_encoding = 10.
-max_iters = 5000
+max_iters = 3500
