@@ -178,10 +178,10 @@ REENCODER = [*FIELD_LOSS, '--unroll=1', '--unroll_start=1']
 PEER = [*FIELD_LOSS, *'--encoder=grid --basis=cosine --encoder_dim=0 --decoder_dim=0 --token_shift=0'.split(),
         *'--unroll=2 --unroll_start=1 --unroll_switch=.7'.split(),
         *'--optimizer=adamw --weight_decay=0 --beta2=.99'.split(), '--compile=false', '--dtype=float32']
-# The FNO's width, depth, batch and rate are the best of several (dev/LOG.md); the U-Net's were not tuned.
+# The FNO's width, depth, batch and rate are the best of several (dev/LOG.md); of the U-Net, the width was tried.
 FNO = [*PEER, *'--arch=fno --hidden_dim=48 --depth=4 --learning_rate=6e-3'.split()]
-FNO_2D = ['--hidden_dim=24']           # wider ones make too few iterations
 UNET = [*PEER, *'--arch=unet --hidden_dim=48 --depth=4 --learning_rate=2e-3'.split()]
+NARROW = ['--hidden_dim=24']           # of both in two dimensions: wider ones make too few iterations on a CPU
 PLAIN = '--moving_frame=false'
 FRAME = '--moving_frame=true'
 
@@ -189,10 +189,10 @@ METHODS = {
     'ours': Method([]),
     'reencoder': Method(REENCODER, reencode=True),
     'ours_plain': Method([PLAIN, '--token_shift=0']),    # without what needs symmetries of the equation
-    'fno': Method([*FNO, PLAIN], peer=True, cpu_batch=16, cpu_plane=FNO_2D),
-    'fno_frame': Method([*FNO, FRAME], peer=True, cpu_batch=16, cpu_plane=FNO_2D, needs_frame=True),
-    'unet': Method([*UNET, PLAIN], peer=True),
-    'unet_frame': Method([*UNET, FRAME], peer=True, needs_frame=True)}
+    'fno': Method([*FNO, PLAIN], peer=True, cpu_batch=16, cpu_plane=NARROW),
+    'fno_frame': Method([*FNO, FRAME], peer=True, cpu_batch=16, cpu_plane=NARROW, needs_frame=True),
+    'unet': Method([*UNET, PLAIN], peer=True, cpu_plane=NARROW),
+    'unet_frame': Method([*UNET, FRAME], peer=True, cpu_plane=NARROW, needs_frame=True)}
 
 
 class Task(NamedTuple):

@@ -370,8 +370,9 @@ def test_every_config_trains(name, tmp_path, burgers_file, advection_file, monke
                    '--compile=false', f'--out_dir={tmp_path}/o', '--n_trajectories=3', '--unroll_start=0')
     assert g['run'].iteration == 3 and all(torch.isfinite(p).all() for p in g['model'].parameters())
     with torch.no_grad():
-        tokens = g['model'].encoder(g['windows'].frames(20)).flatten(0, 1)
-    assert (tokens.std(0) > 0).all()                                 # no feature says nothing
+        [batch] = g['windows'].batches(torch.arange(min(20, g['windows'].n_windows)), 0)
+        tokens = g['stage'].encode(g['stage'].placed(batch), [0, 1])
+    assert (tokens.flatten(0, 2).std(0) > 0).all()                   # no feature says nothing
     with open(path) as file:
         assert 5 <= len(file.readlines()) <= 40
     if dataset == 'burgers' and g['encoder_dim']:
