@@ -178,10 +178,10 @@ REENCODER = [*FIELD_LOSS, '--unroll=1', '--unroll_start=1']
 PEER = [*FIELD_LOSS, *'--encoder=grid --basis=cosine --encoder_dim=0 --decoder_dim=0 --token_shift=0'.split(),
         *'--unroll=2 --unroll_start=1 --unroll_switch=.7'.split(),
         *'--optimizer=adamw --weight_decay=0 --beta2=.99'.split(), '--compile=false', '--dtype=float32']
-# The FNO's width, depth, batch and rate are the best of several (dev/LOG.md); of the U-Net, the width was tried.
+# The FNO's width, depth, batch and rate are the best of several (dev/LOG.md), and the U-Net's width in 2D.
 FNO = [*PEER, *'--arch=fno --hidden_dim=48 --depth=4 --learning_rate=6e-3'.split()]
 UNET = [*PEER, *'--arch=unet --hidden_dim=48 --depth=4 --learning_rate=2e-3'.split()]
-NARROW = ['--hidden_dim=24']           # of both in two dimensions: wider ones make too few iterations on a CPU
+NARROW = ['--hidden_dim=24']           # of both in 2D: wider ones make too few iterations on a CPU
 PLAIN = '--moving_frame=false'
 FRAME = '--moving_frame=true'
 
