@@ -668,7 +668,7 @@ def small(error):
     for decimals in (4, 5):
         if error >= 10 ** (1 - decimals):
             return f'{error:.{decimals}f}'
-    return f'{error:.6f}'
+    return f'{error:.6f}' if error >= 5e-7 else '<0.000001'
 
 
 def solver_at(error, found):

@@ -356,6 +356,6 @@ def test_speed_against_another_tree(here, tmp_path, burgers_file, capsys):
 
 
 @pytest.mark.parametrize('error, text', [
-    (.52, '0.5200'), (.0018, '0.0018'), (.00018, '0.00018'), (.0000789, '0.000079')])
+    (.52, '0.5200'), (.0018, '0.0018'), (.00018, '0.00018'), (.0000789, '0.000079'), (1e-9, '<0.000001')])
 def test_small_errors_keep_two_figures(error, text):
     assert bench.small(error) == text
