@@ -4,8 +4,8 @@
 #     python train.py config/ns_points_cpu.py
 #     python eval.py --ckpt out/ns_points_cpu --placements 64 128 256 512 1024 2048
 #
-# 4.7 minutes of one thread, seed 0: test nRMSE .0132 from 128 points in other places, .0113 from 256, .0112 from
-# 1024 or the grid. The weights of ns_cpu.py, which know no points, have .0133, .0038 and .0034 (dev/LOG.md).
+# 4.7 minutes of one thread, seed 0: test nRMSE .0132 from 128 points in other places, .0113 from 256, .0112
+# from the grid. The weights of ns_cpu.py, which know no points, have .0133, .0038 and .0034 (dev/LOG.md).
 from config.ns_cpu import *
 
 out_dir = 'out/ns_points_cpu'
