@@ -107,7 +107,7 @@ input_points = 512        # random points at which encoder=points sees a batch, 
 lambda_spectral = .05              # relative H1 error: wave number k weighs 1 + k^2
 lambda_latent_norm = 0.            # latents of unit size
 # (physics of the decoded fields, physics.py; each applies only where the equation has it)
-lambda_conservation = 0.           # integrals stay, as 1000; needs conserve=False, which leaves it to training
+lambda_conservation = 0.           # integrals stay (1000); needs conserve=False, which leaves it to training
 lambda_boundary = 0.               # conditions at the walls, less what the truth lacks on the grid
 lambda_divergence = 0.             # of the velocity of an incompressible flow
 lambda_residual = 0.               # what is left of the equation between frames, less that of the truth
