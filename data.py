@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from files import blocks, check_finite, check_overlap, fingerprints, inspect, opened, read, split_rows
-from grids import positions
+from grids import positions, random_points
 from runtime.configurator import UserError, one_line_errors, say
 
 
@@ -37,12 +37,6 @@ class Batch(NamedTuple):
     iteration: int = 0
     points: torch.Tensor | None = None    # (P, d): where an encoder of points sees u, physical coordinates
     placement: tuple | None = None        # what that encoder needs to know of them (losses.Stage.placed)
-
-
-def random_points(n, cfg, random):
-    """n points anywhere in the domain, (n, d), physical coordinates."""
-    d = len(cfg.grid)
-    return torch.tensor(cfg.low) + torch.tensor(cfg.length) * torch.rand(n, d, generator=random)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -38,9 +38,9 @@ import numpy as np
 import torch
 
 import physics
-from data import random_points, seen_rows
+from data import seen_rows
 from files import open_source, read_rows, split_rows
-from grids import fourier_interpolate, interpolate, resample_axes, values_at
+from grids import fourier_interpolate, interpolate, random_points, resample_axes, values_at
 from metrics import (bounded, by_frame, conservation_gap, correlation, correlation_time, field_nrmse,
                      mean_nrmse, metrics, nrmse, rms, space_of)
 from model import build, unseen, with_encoder
@@ -386,8 +386,8 @@ def at_points(model, u, axes, points, exact=True):
     at_once = max(1, VALUES // (len(points) * width * cfg.n_field))
     found = []
     for frames in u.flatten(0, 1).split(at_once):
-        if exact and cfg.periodic:
-            values = fourier_interpolate(frames, points, shape, first, cfg.length)
+        if exact:
+            values = values_at(frames, points, first, cfg.length, cfg.periodic)
         else:
             values = interpolate(frames.flatten(1, -2), points, shape, first, cfg.length, cfg.periodic)
         found.append(values.float())

@@ -29,6 +29,12 @@ def positions(grid, first, spacing):
 # ---------------------------------------------------------------------------------------------
 # tokens
 
+def random_points(n, cfg, random=None):
+    """n points anywhere in the domain, (n, d), physical coordinates; random: a torch.Generator."""
+    d = len(cfg.grid)
+    return torch.tensor(cfg.low) + torch.tensor(cfg.length) * torch.rand(n, d, generator=random)
+
+
 def merge_tokens(x, grid, factors):
     """Concatenate the features of factors[i] neighbours along axis i.
     (B, S, D) -> (B, S / prod f, prod f D)"""
@@ -209,10 +215,7 @@ def interpolate(u, q, shape, first, length, periodic):
         values = u.transpose(0, 1).flatten(1)                        # (N, B C)
         values = (values[index] * weight).sum(1)                     # (Q, B C)
         return values.unflatten(-1, (len(u), -1)).transpose(0, 1)
-    flat = index.flatten(1)[..., None]
-    values = u.gather(1, flat.expand(-1, -1, u.shape[-1]))
-    values = values.unflatten(1, index.shape[1:])                    # (B, Q, 4^d, C)
-    return (values * weight).sum(2)
+    return (pick(u, index) * weight).sum(2)                          # of (B, Q, 4^d, C)
 
 
 def fourier_interpolate(u, q, shape, first, length):

@@ -17,7 +17,7 @@ import torch.nn as nn
 
 import pdes
 import physics
-from grids import fewest_points, fourier_interpolate, values_at
+from grids import fewest_points, fourier_interpolate, random_points, values_at
 from runtime.configurator import UserError
 
 SMALLEST = 1e-6                       # norms in denominators are at least this
@@ -288,7 +288,7 @@ class Stage(nn.Module):
 
     def anywhere(self, batch, n):
         cfg = self.model.cfg
-        q = torch.rand(n, len(cfg.grid)).to(batch.q) * self.model.length + self.model.low
+        q = random_points(n, cfg).to(batch.q)
         y = fourier_interpolate(batch.y.flatten(0, 1), q, cfg.grid, batch.q[0], cfg.length)
         return batch._replace(q=q, y=y.unflatten(0, batch.y.shape[:2]), lift=batch.lift.flatten(2, -2))
 

@@ -21,6 +21,7 @@ import files
 import optim
 import pdes
 from eval import predict, scored
+from grids import random_points
 from losses import STAGES
 from metrics import mean_nrmse
 from model import UPT, ModelConfig, check_config, model_args, rebuild
@@ -286,7 +287,7 @@ def validate(model, batch_size):
     values = {name: trajectories.val_params[:len(y), i] for i, name in enumerate(cfg.params)}
     at = None
     if encoder == 'points':
-        at = data.random_points(input_points, cfg, torch.Generator().manual_seed(seed))
+        at = random_points(input_points, cfg, torch.Generator().manual_seed(seed))
     p = predict(model, y, values, given, batch_size, at=at)
     return mean_nrmse(scored(model, p), scored(model, y[:, given:]))
 
