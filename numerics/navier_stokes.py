@@ -131,8 +131,13 @@ def _force(size, refine, device):
     """Spectrum of f on the inner grid, whose first point is the centre of the first given cell."""
     x = (indices(size[0], device) + refine / 2) / size[0]
     y = (indices(size[1], device) + refine / 2) / size[1]
+    return torch.fft.rfft2(_force_at(x, y))
+
+
+def _force_at(x, y):
+    """f at the points of the grid x (X,), y (Y,): (X, Y)"""
     phase = 2 * math.pi * (x[:, None] + y)
-    return .1 * torch.fft.rfft2(phase.sin() + phase.cos())
+    return .1 * (phase.sin() + phase.cos())
 
 
 def navier_stokes_residual(w0, w1, dt, params, axes):
@@ -150,9 +155,7 @@ def navier_stokes_residual(w0, w1, dt, params, axes):
     transport = along_x + along_y
     laplacian = derivative(w, x, 0, 2)
     laplacian = laplacian + derivative(w, y, 1, 2)
-    phase = 2 * math.pi * (x[:, None] + y)
-    force = .1 * (phase.sin() + phase.cos())
-    rate = nu * laplacian + force - transport
+    rate = nu * laplacian + _force_at(x, y) - transport
     residual = (after - before) / dt - rate
     return residual[..., None]
 
