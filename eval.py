@@ -110,8 +110,8 @@ def scored(model, u):
 
 
 def recon_nrmse(model, u, batch_size):
-    """nrmse of D(E(y)) on the grid of u, over all true frames (a model that sees m frames: over all stacks of
-    m, against their last frame)."""
+    """nrmse of D(E(y)) on the grid of u, over all of its true frames (a model that sees m frames: over all
+    stacks of m, against their last frame)."""
     grid = u.shape[2:-1]
     points = model.grid(*grid)
     values = []
@@ -220,7 +220,7 @@ def evaluate(model, u, params, initial_step=None, rollout='latent', batch_size=6
             del scores['conservation_gap']
         other = predict(model, u, params, n, batch_size, not reencode)
         other = mean_nrmse(scored(model, other), y)
-        scores['recon_nrmse'] = recon_nrmse(model, u, batch_size)
+        scores['recon_nrmse'] = recon_nrmse(model, u[:, n - cfg.input_frames:], batch_size)
         drift, gap = latent_rollout(model, u, params, n, batch_size)
         scores.update(latent_norm_drift=drift, latent_gap=gap)
         scores['ms_per_trajectory'] = ms_per_trajectory(model, u, params, n, batch_size, reencode)

@@ -62,7 +62,7 @@ def floor(task):
     whole = principal(train.flatten(1))
     found = []
     tokens = task.keys['latent_tokens']
-    for n_tokens in (tokens, tokens // 2, tokens // 4):
+    for n_tokens in [n for n in (tokens, tokens // 2, tokens // 4) if n]:
         points = tuple(n // n_tokens for n in grid)
         patches = [merge_tokens(v.flatten(1, -2), grid, points) for v in (train, u)]           # (n, S, D)
         directions = principal(patches[0].flatten(0, 1))

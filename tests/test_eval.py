@@ -604,6 +604,9 @@ def test_a_coarser_file(run_folder, tmp_path):
     assert r['metrics']['nrmse'] == pytest.approx(mean_nrmse(p, y[:, 1:]), rel=1e-4)
     recon = m.decode(m.encode(y.flatten(0, 1)), m.grid(16)).unflatten(0, (4, 6))
     assert r['metrics']['recon_nrmse'] == pytest.approx(mean_nrmse(recon, y), rel=1e-4)
+    [r] = evaluate('--ckpt', run_folder, '--data', tmp_path / 'coarse.hdf5', '--initial_step', 3)
+    late = mean_nrmse(recon[:, 2:], y[:, 2:])                        # of the frames that a rollout is about
+    assert r['metrics']['recon_nrmse'] == pytest.approx(late, rel=1e-4)
 
 
 @pytest.mark.parametrize('shape, changes, text', [
