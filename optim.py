@@ -99,7 +99,7 @@ def make(stage, settings):
     or [Muon].
 
     settings: has optimizer ('muon' or 'adamw'), learning_rate, muon_lr, weight_decay, beta2. Muon takes
-    the weight matrices of linear layers, except of those that model.py marks as `outer` because they
+    the weight matrices of linear layers, except of those that are marked as `outer` because they
     meet fields, conditions or scalars. AdamW takes the rest; vectors (biases, gains) do not decay. Each
     group of parameters stores its peak learning rate as `base_lr`.
     """

@@ -9,8 +9,8 @@ import torch
 
 from conftest import cells, close, config, drawn, refused
 from grids import positions
-from model import (UPT, Block, ChannelAttention, Latent, ModelConfig, StandardAttention, check_config, load,
-                   model_args, rebuild, unseen)
+from layers import Block, ChannelAttention, StandardAttention
+from model import UPT, Latent, ModelConfig, check_config, load, model_args, rebuild, unseen
 from runtime.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 
 both = pytest.mark.parametrize('d', [1, 2])
