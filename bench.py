@@ -19,8 +19,9 @@ does that (on CUDA); the peers by AdamW, eager, in TF32 where there is any. A pa
 given as --nu .001.
 
 study: pure or U-shaped x standard or channel-separated attention at the config's number of tokens, then other
-numbers of tokens, then the FNO, for every value of the parameters and every seed. Every finished cell is a
-JSON file in --out and is not run again; a stopped one goes on. Ends with the table of what is there.
+numbers of tokens in latents of as many numbers, then the FNO, for every value of the parameters and every
+seed. Every finished cell is a JSON file in --out and is not run again; a stopped one goes on. Ends with the
+table of what is there.
 
 zoo: this model and the FNO (in the moving frame where the equation has one) on several configs, by default
 all of config/*_cpu.py but for point clouds, kept and gone on with like the cells of study; --json writes the
@@ -448,15 +449,10 @@ def peers_picture(summary, path):
 
 def study_cells(keys, shape, tokens):
     """{name: (method, changes)} of one data set and seed, the most important first. keys: of train.py; shape
-    (*grid, C): of the fields. Tokens of fewer points than token_shift move on by all but one of them."""
+    (*grid, C): of the fields. Other numbers of tokens make a latent of as many numbers; tokens of fewer
+    points than token_shift move on by all but one of them."""
     points = shape[0]
     d = len(shape) - 1
-
-    def room(n):
-        """Features that hold all points of one of n tokens an axis."""
-        return (points // n) ** d * shape[-1]
-
-    exact = keys['latent_dim'] == room(keys['latent_tokens'])        # has a token no more features than that?
     heads = f'--n_head={keys["n_head"]}'
     kinds = {'standard': [heads], 'channel': [heads, f'--group_size={keys["hidden_dim"] // 4}']}
     depth = keys['depth']
@@ -467,18 +463,20 @@ def study_cells(keys, shape, tokens):
         for attention, changes in kinds.items():
             cells[f'{arch}, {attention}'] = 'ours', [f'--arch={arch}', f'--attention={attention}',
                                                      f'--depth={depth}', f'--depths={depths}', *changes]
-    pure = cells['pure, standard'][1]
+    n_numbers = keys['latent_dim'] * keys['latent_tokens'] ** d
     for n in tokens:
         if n < 1 or points % n:
             raise UserError(f'--tokens: {n} does not divide the {points} points of the grid')
         if n == keys['latent_tokens']:
             continue
+        if n_numbers % n ** d:
+            raise UserError(f'--tokens: a latent of {n_numbers} numbers has no {n} tokens an axis')
         each = points // n
-        dim = room(n) if exact else max(keys['latent_dim'], room(n))
-        cells[f'pure, standard, {n} tokens'] = 'ours', [
-            *pure, f'--latent_tokens={n}', f'--latent_dim={dim}',
-            f'--patch_size={min(keys["patch_size"], each)}', f'--halo={min(keys["halo"], each)}',
-            f'--token_shift={min(keys["token_shift"], each - 1)}']
+        changes = [f'--latent_tokens={n}', f'--latent_dim={n_numbers // n ** d}',
+                   f'--patch_size={min(keys["patch_size"], each)}', f'--halo={min(keys["halo"], each)}',
+                   f'--token_shift={min(keys["token_shift"], each - 1)}']
+        for arch in ('pure', 'u'):
+            cells[f'{arch}, standard, {n} tokens'] = 'ours', [*cells[f'{arch}, standard'][1], *changes]
     return {**cells, 'fno': ('fno', [])}
 
 

@@ -169,24 +169,27 @@ def test_peers_without_the_package_of_one(here, burgers_file, monkeypatch):
 # ---------------------------------------------------------------------------------------------
 # study
 
-@pytest.mark.parametrize('latent_dim, dims', [(16, (32, 8)), (20, (32, 20))])
-def test_other_numbers_of_tokens_hold_their_points(latent_dim, dims):
-    """A token that has room for its points alone keeps it so; other widths stay where they fit."""
-    keys = {'depth': 4, 'hidden_dim': 96, 'n_head': 4, 'latent_tokens': 32, 'latent_dim': latent_dim,
+def test_other_numbers_of_tokens_make_a_latent_of_as_many_numbers():
+    keys = {'depth': 4, 'hidden_dim': 96, 'n_head': 4, 'latent_tokens': 32, 'latent_dim': 16,
             'patch_size': 8, 'halo': 4, 'token_shift': 20}
     cells = bench.study_cells(keys, (512, 1), [16, 32, 64])
-    assert len(cells) == 7 and 'pure, standard, 32 tokens' not in cells
-    for n, dim, shift in zip((16, 64), dims, (20, 7)):
-        method, changes = cells[f'pure, standard, {n} tokens']
-        wanted = {f'--latent_tokens={n}', f'--latent_dim={dim}', f'--token_shift={shift}'}
-        assert method == 'ours' and wanted <= set(changes)
+    assert len(cells) == 9 and 'pure, standard, 32 tokens' not in cells
+    for n, dim, shift in ((16, 32, 20), (64, 8, 7)):
+        for arch in ('pure', 'u'):
+            method, changes = cells[f'{arch}, standard, {n} tokens']
+            wanted = {'arch': arch, 'latent_tokens': n, 'latent_dim': dim, 'token_shift': shift}
+            wanted = {f'--{key}={value}' for key, value in wanted.items()}
+            assert method == 'ours' and wanted <= set(changes)
 
 
-def test_tokens_of_a_plane_hold_all_fields():
+def test_tokens_of_a_plane():
     keys = {'depth': 4, 'hidden_dim': 96, 'n_head': 4, 'latent_tokens': 16, 'latent_dim': 32,
             'patch_size': 4, 'halo': 2, 'token_shift': 0}
     cells = bench.study_cells(keys, (64, 64, 2), [32])
-    assert '--latent_dim=8' in cells['pure, standard, 32 tokens'][1]          # 2 x 2 points of 2 fields
+    assert '--latent_dim=8' in cells['pure, standard, 32 tokens'][1]
+    said = refused(bench.study_cells, keys, (64, 64, 2), [64, 128])
+    assert '128 does not divide' in said
+    assert '768 numbers' in refused(bench.study_cells, {**keys, 'latent_dim': 3}, (64, 64, 2), [64])
 
 
 def test_study_runs_what_is_missing_and_tables_what_is_there(here, tmp_path, burgers_file, capsys):
@@ -197,9 +200,9 @@ def test_study_runs_what_is_missing_and_tables_what_is_there(here, tmp_path, bur
     before = {name: (tmp_path / 's' / name).read_text() for name in files}
     cells = {json.loads(text)['name']: name for name, text in before.items()}
     assert set(cells) == {'pure, standard', 'pure, channel', 'u, standard', 'u, channel',
-                          'pure, standard, 8 tokens'}
+                          'pure, standard, 8 tokens', 'u, standard, 8 tokens'}
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(('| pure', '| u'))]
-    assert len(rows) == 5 and '| best |' in rows[0]
+    assert len(rows) == 6 and '| best |' in rows[0]
 
     lost = cells['u, channel']
     os.remove(tmp_path / 's' / lost)                                 # as if stopped before it was written
