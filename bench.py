@@ -65,7 +65,7 @@ import pdes
 from eval import evaluate, params_of
 from files import Source, read_rows, split_rows
 from grids import resample_axes
-from losses import LOSSES, OperatorStage
+from losses import LOSSES
 from metrics import mean_nrmse
 from model import UPT, load
 from optim import set_rate
@@ -73,6 +73,7 @@ from peers import package_fno
 from runtime.checkpoint import whole_file
 from runtime.configurator import UserError, one_line_errors, say
 from runtime.device import Machine
+from stages import OperatorStage
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 VALIDATIONS = 8                        # in a training of `peers` or `study`, about

@@ -1,7 +1,7 @@
 """
 What physics asks of fields, measured: conserved integrals, energy, boundary values, divergence, the equation.
 
-losses.py trains on these quantities, `python eval.py --physics` reports them. All are differentiable
+stages.py trains on these quantities, `python eval.py --physics` reports them. All are differentiable
 functions of fields u (N, *X, C) in physical units, on a uniform grid of any number of axes. `axes` holds the
 coordinates of its points, one tensor (X,) an axis; `entry` is that of the equation in pdes.py, which says
 what holds. What is measured of a prediction is in units of the truth, so that both can be compared, and of

@@ -22,12 +22,12 @@ import optim
 import pdes
 from eval import predict, scored
 from grids import random_points
-from losses import STAGES
 from metrics import mean_nrmse
 from model import UPT, ModelConfig, check_config, model_args, rebuild
 from runtime import device as devices
 from runtime.configurator import UserError, configure, one_line_errors
 from runtime.run import Run
+from stages import STAGES
 
 one_line_errors()
 # -----------------------------------------------------------------------------
@@ -130,7 +130,7 @@ warmup_iters = 100                 # linear warm-up, then cosine
 min_lr_ratio = .01                 # final learning rate / peak
 ema_decay = .999                   # of the averaged weights, which are the ones evaluated; 0: none
 patience = 0                       # validations without progress before stopping; 0: never
-# stages: what each trains is in losses.py. NAME_stage holds the keys of which a stage has its own value
+# stages: what each trains is in stages.py. NAME_stage holds the keys of which a stage has its own value
 stages = ('operator',)             # trained in this order
 decoder_stage = {'max_iters': 1000, 'unroll': 8, 'learning_rate': 3e-4, 'muon_lr': 3e-3}
 # system

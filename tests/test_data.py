@@ -17,10 +17,11 @@ from data import Sampler, Trajectories, Windows, check_strides
 from files import fingerprints, open_source
 from grids import interpolate
 from layouts import Content, Layout
-from losses import LOSSES, OperatorStage
+from losses import LOSSES
 from model import UPT, ModelConfig
 from pdes import PDE, PDES
 from physics import PRIORS
+from stages import OperatorStage
 
 CPU = torch.device('cpu')
 PAIR = PDE(fields=('h', 'v'), params={'c': 1.}, space=((0, 1),), boundary='periodic', file='pair{c}.hdf5',

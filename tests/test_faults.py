@@ -88,9 +88,9 @@ import torch
 
 import data
 import files
-import losses
 import pdes
 import solvers
+import stages
 from conftest import (ENV, ROOT, SERVER, SMOKE, TIMEOUT, TWO_STAGES, Child, drawn, equal, error_line, refused,
                       rows_of, run, same_run, smoke_args, state_of, stop_at, two_processes, weights)
 from files import inspect, write_file
@@ -775,7 +775,7 @@ def test_gpu_checkpoint_goes_on_on_a_cpu(tmp_path, train):
 @pytest.mark.parametrize('n_first', [20, 11])
 def test_not_finite_stops_before_the_weights(n_first, kind, says, tmp_path, train, monkeypatch):
     """In the 13th iteration, of the first stage or the second."""
-    whole = losses.weighted_sum
+    whole = stages.weighted_sum
     calls = []
 
     def poisoned(*args):
@@ -786,7 +786,7 @@ def test_not_finite_stops_before_the_weights(n_first, kind, says, tmp_path, trai
         elif len(calls) == 13:
             total.register_hook(lambda g: g * float('nan' if kind == 'gradient' else 'inf'))
         return total, parts
-    monkeypatch.setattr(losses, 'weighted_sum', poisoned)
+    monkeypatch.setattr(stages, 'weighted_sum', poisoned)
     args = [*TWO_STAGES, f'--max_iters={n_first}', '--decoder_stage.max_iters=20']
     message = refused(train, tmp_path / 'o', *args)
     assert re.search(rf'iteration 12: {says}.*trajectories \d', message), message

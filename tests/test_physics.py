@@ -12,9 +12,9 @@ import eval as ev
 import physics
 import solvers
 from conftest import centres, close, drawn, noise, refused
-from losses import DecoderStage, OperatorStage
 from metrics import conservation_gap
 from pdes import NO_FLUX, PDES, ZERO, entry
+from stages import DecoderStage, OperatorStage
 from test_stages import batch_of, settings
 
 RESIDUALS = [name for name, pde in PDES.items() if pde.residual]

@@ -12,10 +12,11 @@ import eval
 from conftest import close, drawn, equal, refused, state_of, weights
 from data import Windows
 from grids import Scattered, fewest_points, monomials, nearest, pick, positions, spline_weights, values_at
-from losses import LOSSES, OperatorStage
+from losses import LOSSES
 from model import load
 from pdes import PDES
 from physics import PRIORS
+from stages import OperatorStage
 from test_stages import batch_of, settings
 
 both = pytest.mark.parametrize('d', [1, 2])

@@ -1,15 +1,16 @@
-"""losses.py, the stages: what they compute from a batch, what each loss trains, and the switches."""
+"""stages.py: what they compute from a batch, what each loss trains, and the switches."""
 import math
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-import losses
 import physics
+import stages
 from conftest import cells, close, drawn, refused
 from data import Batch
-from losses import LOSSES, DecoderStage, OperatorStage, inverse_decoding, mean_square, relative_square
+from losses import LOSSES, inverse_decoding, mean_square, relative_square
+from stages import DecoderStage, OperatorStage
 
 OF_ANY_EQUATION = {name for name in LOSSES if name not in physics.PRIORS}
 ALL = {f'lambda_{name}': 1. for name in OF_ANY_EQUATION}
@@ -49,9 +50,9 @@ def outputs_of(monkeypatch):
         def note(outputs, weights):
             seen.update(outputs)
             return weighted_sum(outputs, weights)
-        weighted_sum = losses.weighted_sum
+        weighted_sum = stages.weighted_sum
         with monkeypatch.context() as patch:
-            patch.setattr(losses, 'weighted_sum', note)
+            patch.setattr(stages, 'weighted_sum', note)
             stage(batch, progress)
         return seen
     return call
@@ -406,7 +407,7 @@ def test_latent_noise_is_seen_by_the_decoder_alone(outputs_of):
     changed = {name for name in clean if not torch.equal(clean[name], noisy[name])}
     assert changed == {'field', 'reconstruction'}
     z = torch.randn(3, 2, 50, 40) * torch.tensor([1., 10., 100.]).view(3, 1, 1, 1)
-    ratio = (losses.with_noise(z, .1) - z).square().mean((1, 2, 3)) / z.square().mean((1, 2, 3))
+    ratio = (stages.with_noise(z, .1) - z).square().mean((1, 2, 3)) / z.square().mean((1, 2, 3))
     close(ratio.sqrt(), torch.full((3,), .1), .01)
 
 
@@ -423,13 +424,13 @@ def test_coloured_noise_has_the_covariance_of_the_latents():
     torch.manual_seed(0)
     mix = torch.randn(6, 6)
     z = 5 + (torch.randn(4000, 6) @ mix).view(4000, 1, 2, 3)
-    added = (losses.with_coloured_noise(z, .1) - z).flatten(1)
+    added = (stages.with_coloured_noise(z, .1) - z).flatten(1)
     expected = .01 * z.flatten(1).T.cov()
     assert float((added.T.cov() - expected).norm() / expected.norm()) < .1
     assert float(added.mean(0).abs().max()) < .02
     together = float((added * z.flatten(1)).mean() / (added.std() * z.std()))
     assert abs(together) < .1                                        # another sample's, not its own
-    assert losses.with_coloured_noise(z, 0.) is z
+    assert stages.with_coloured_noise(z, 0.) is z
     m = drawn()
     batch = batch_of(m)
     noisy = outputs_with(m, batch, latent_noise=.5, coloured_noise=True)

@@ -18,8 +18,8 @@ import runtime.run
 from conftest import (ENV, ROOT, TIMEOUT, TWO_STAGES, close, equal, refused, rows_of, smoke_args, state_of,
                       train_here, two_processes, weights)
 from grids import Patches
-from losses import OperatorStage
 from model import load
+from stages import OperatorStage
 
 STILL = ['--learning_rate=1e-12', '--muon_lr=1e-12']               # nothing moves, so no validation is better
 

@@ -1,0 +1,327 @@
+"""
+The stages of a training: what each trains, and on what.
+
+A stage is a module whose forward is the loss of a batch (data.Batch); `settings` holds the keys of train.py.
+To add one, write such a module and name it in STAGES.
+"""
+import math
+
+import torch
+import torch.nn as nn
+
+import pdes
+import physics
+from grids import fewest_points, fourier_interpolate, random_points, values_at
+from losses import space_of, weighted_sum
+from runtime.configurator import UserError
+
+
+# ---------------------------------------------------------------------------------------------
+# noise, and query points
+
+def with_noise(x, size):
+    """x (B, ...) and white noise of `size` times the rms of each sample."""
+    if not size:
+        return x
+    rms = x.square().mean(tuple(range(1, x.ndim)), keepdim=True).sqrt()
+    return x + size * rms * torch.randn_like(x)
+
+
+def with_coloured_noise(z, size):
+    """z (B, K, S, D) and, in place of white noise, what another sample of the batch differs by from the mean
+    over the batch: noise with the covariance of the latents themselves. The first sample is the neighbour of
+    the last; of a batch of one there is none."""
+    if not size:
+        return z
+    noise = (z - z.mean(0)).roll(1, 0).detach()
+    return z + size * torch.randn(len(z), 1, 1, 1, device=z.device) * noise
+
+
+def importance(y, periodic):
+    """How likely a query point is drawn, (N,): half of it evenly, half as the gradient of the fields y (B, K,
+    *grid, C) there."""
+    square = 0.
+    for axis in space_of(y):
+        step = y.roll(-1, axis) - y
+        if not periodic:
+            step.narrow(axis, -1, 1).zero_()
+        square = square + step.square()
+    size = square.mean((0, 1, -1)).sqrt().flatten() + 1e-12
+    return .5 / len(size) + .5 * size / size.sum()
+
+
+# ---------------------------------------------------------------------------------------------
+# what stages share
+
+class Stage(nn.Module):
+    """What stages share: the model, the settings, the weights of the losses, and rollouts in latent space."""
+    losses = ()                       # names in LOSSES
+
+    def __init__(self, model, settings):
+        super().__init__()
+        self.model = model.train()
+        self.settings = settings
+        self.weights = {}
+        n = settings.num_queries
+        n_point = math.prod(model.cfg.grid)
+        if n and (n > n_point or settings.lambda_spectral):
+            raise UserError(f'num_queries={n} must be at most the {n_point} points of the grid, and leaves '
+                            'no grid for the spectral loss: --lambda_spectral=0')
+        if n and settings.query_strategy == 'anywhere' and not model.cfg.periodic:
+            raise UserError('query_strategy=anywhere needs a periodic domain, where the truth between the '
+                            'points of the grid is known: --query_strategy=stratified')
+        least = fewest_points(len(model.cfg.grid))
+        if model.cfg.encoder == 'points' and settings.input_points <= least:
+            raise UserError(f'input_points={settings.input_points} must be more than {least}')
+        for name in self.losses:
+            if not hasattr(settings, 'lambda_' + name):
+                raise UserError(f"the loss '{name}' has no weight: add lambda_{name} to the keys of train.py")
+            self.weights[name] = getattr(settings, 'lambda_' + name)
+        self.check_priors()
+
+    def check_priors(self):
+        """Raise UserError for a weighted loss of physics.py that does not apply here."""
+        s = self.settings
+        cfg = self.model.cfg
+        for name in physics.PRIORS:
+            if not self.weights.get(name):
+                continue
+            entry = pdes.entry(cfg.pde)
+            axes = physics.axes_of(self.model.points, cfg.grid)
+            why = physics.why_not(name, entry, axes)
+            if not why and name == 'conservation' and cfg.conserved and not cfg.log_clamp:
+                why = 'with conserve=True every step keeps the integral as it is'
+            if why:
+                raise UserError(f'lambda_{name} does not apply to {cfg.pde}: {why}. Set --lambda_{name}=0')
+            if s.num_queries or not cfg.periodic and s.query_stride != s.space_stride:
+                raise UserError(f'lambda_{name} needs fields on the whole grid: --num_queries=0 and, between '
+                                f'walls, query_stride = space_stride, or --lambda_{name}=0')
+
+    def encode(self, batch, first):
+        """Tokens of the input frames that begin at frame `first` of the windows; `first` may be a list, for
+        several encodings of a sample at once. -> (B, [K,] S, D)"""
+        n = self.settings.input_frames
+        if isinstance(first, int):
+            return self.encoded(torch.cat(batch.u[:, first:first + n].unbind(1), -1), batch)
+        frames = [torch.cat(batch.u[:, k:k + n].unbind(1), -1) for k in first]
+        tokens = self.encoded(torch.stack(frames, 1).flatten(0, 1), batch)
+        return tokens.unflatten(0, (len(batch.u), len(first)))
+
+    def encoded(self, u, batch):
+        """Tokens of fields u (n, *grid, C), of which an encoder of points sees the values at those of the
+        batch."""
+        cfg = self.model.cfg
+        if batch.placement:
+            u = values_at(u, batch.points, cfg.first, cfg.length, cfg.periodic)
+        return self.model.encoder(u, batch.placement)
+
+    def placed(self, batch):
+        """The batch with what the encoder needs to know of its points, once for all that it encodes."""
+        if batch.points is None:
+            return batch
+        return batch._replace(placement=self.model.encoder.place(batch.points))
+
+    def at_fewer_points(self, batch):
+        """The batch with `num_queries` of its query points, drawn by `query_strategy`, in place of all:
+        fields (B, window, Q, C) in y. Where some are drawn more often than others, y is scaled so that sums
+        of squares are, in the mean, those over all points. 'anywhere' draws points between those of the grid,
+        where the truth is the trigonometric interpolant."""
+        s = self.settings
+        n = s.num_queries
+        if not n:
+            return batch
+        if s.query_strategy == 'anywhere':
+            return self.anywhere(batch, n)
+        y = batch.y.flatten(2, -2)
+        n_point = y.shape[2]
+        scale = torch.ones(n)
+        if s.query_strategy == 'uniform':
+            index = torch.randperm(n_point)[:n]
+        elif s.query_strategy == 'stratified':                       # one in each of n equal parts
+            index = ((torch.arange(n) + torch.rand(n)) * n_point / n).long().clamp_max(n_point - 1)
+        else:
+            share = importance(batch.y, self.model.cfg.periodic)
+            index = torch.multinomial(share, n, replacement=True).cpu()
+            scale = (n_point * share[index].cpu()).rsqrt()
+        index = index.to(y.device)
+        return batch._replace(q=batch.q[index], y=y[:, :, index], lift=batch.lift.flatten(2, -2),
+                              scale=scale.to(y.device)[:, None])
+
+    def anywhere(self, batch, n):
+        cfg = self.model.cfg
+        q = random_points(n, cfg).to(batch.q)
+        y = fourier_interpolate(batch.y.flatten(0, 1), q, cfg.grid, batch.q[0], cfg.length)
+        return batch._replace(q=q, y=y.unflatten(0, batch.y.shape[:2]), lift=batch.lift.flatten(2, -2))
+
+    def decode(self, z, batch):
+        """Latents (B, K, S, D) -> the whole fields at the batch's query points, (B, K, *grid or Q, C): what
+        mean and moving frame have taken off is added, so that relative errors are those of the whole
+        field."""
+        s = self.settings
+        is_grid = s.query_stride == s.space_stride and not s.num_queries
+        u = self.model.decoder(z.flatten(0, 1), None if is_grid else batch.q)
+        u = u.unflatten(0, z.shape[:2]).unflatten(2, batch.y.shape[2:-1])
+        return (u + batch.lift) * batch.scale
+
+    def truth(self, batch, first, n):
+        """The true fields of n frames from frame `first` on, as decode has them."""
+        return (batch.y[:, first:first + n] + batch.lift) * batch.scale
+
+    def add_priors(self, outputs, start, field, truth, batch):
+        """What the weighted losses of physics.py take: of the decoded fields (B, K, *grid, C) after the true
+        frame `start` (B, 1, *grid, C), all as decode has them."""
+        wanted = [name for name in physics.PRIORS if self.weights.get(name)]
+        if not wanted:
+            return
+        entry = pdes.entry(self.model.cfg.pde)
+        axes = physics.axes_of(batch.q, self.model.cfg.grid)
+        std = self.model.std
+        with torch.autocast(batch.y.device.type, enabled=False):
+            p = (field * std).flatten(0, 1)                          # (B K, *grid, C), physical units
+            y = (truth * std).flatten(0, 1)
+            if 'conservation' in wanted:
+                u0 = (start * std).expand_as(field).flatten(0, 1)
+                outputs['gap'] = physics.conservation(p, u0, axes, entry)
+            if 'boundary' in wanted:
+                outputs['wall_defect'] = physics.boundary(p, y, axes, entry)
+                outputs['true_wall_defect'] = physics.boundary(y, y, axes, entry)
+            if 'divergence' in wanted:
+                outputs['velocity_divergence'] = physics.relative_divergence(p, y, axes, entry)
+            if 'residual' in wanted:
+                steps = field.shape[1]
+                dt = batch.dt.repeat_interleave(steps)
+                values = batch.params.repeat_interleave(steps, 0).unbind(1)
+                params = {key.lower(): value for key, value in zip(self.model.cfg.params, values)}
+                pairs = self.consecutive(start, field, batch)
+                true_pairs = self.consecutive(start, truth, batch)
+                size = physics.rate(*true_pairs, dt, entry)
+                outputs['residual'] = entry.residual(*pairs, dt, params, axes) / size
+                outputs['true_residual'] = entry.residual(*true_pairs, dt, params, axes) / size
+
+    def consecutive(self, start, fields, batch):
+        """Frames and those that follow them, both (B K, *grid, C) in physical units. They are seen at rest:
+        in a moving frame the equation holds for the fields that move along. The points by which the tokens
+        have moved on are taken back."""
+        cfg = self.model.cfg
+        taken_off = batch.lift * self.model.std - self.model.mean
+        u = torch.cat([start, fields], 1) * self.model.std - taken_off
+        before = u[:, :-1].flatten(0, 1)
+        after = u[:, 1:].flatten(0, 1)
+        if cfg.token_shift:
+            cells = [cfg.token_shift * step for step in cfg.direction]
+            after = after.roll(cells, list(range(1, 1 + len(cells))))
+        return before, after
+
+
+# ---------------------------------------------------------------------------------------------
+# the stages
+
+class OperatorStage(Stage):
+    """Encoder, operator and decoder together, on rollouts of a few latent steps from the encoding of true
+    frames."""
+    losses = ('field', 'spectral', 'latent', 'agreement', 'direction', 'latent_norm')
+    losses += ('inverse_encoding', 'inverse_decoding')
+    losses += physics.PRIORS
+
+    def __init__(self, model, settings):
+        super().__init__(model.requires_grad_(True), settings)
+        s = settings
+        if not (s.lambda_field or s.lambda_spectral or s.lambda_latent or s.lambda_agreement):
+            raise UserError('nothing would train the operator: lambda_field, lambda_spectral, lambda_latent '
+                            'or lambda_agreement must be positive')
+        if model.cfg.decoder_dim and not (s.lambda_field or s.lambda_spectral or s.lambda_inverse_encoding):
+            raise UserError('nothing would train the decoder: lambda_field, lambda_spectral or '
+                            'lambda_inverse_encoding must be positive')
+        if s.unroll_start > s.unroll:
+            raise UserError(f'unroll_start={s.unroll_start} is more than unroll={s.unroll}')
+
+    def forward(self, batch, progress):
+        """batch: windows of input_frames + unroll frames; progress: of the stage, 0 .. 1. -> loss, {name:
+        value}"""
+        s = self.settings
+        m = self.model
+        batch = self.placed(self.at_fewer_points(batch))
+        steps = s.unroll_start or s.unroll if progress < s.unroll_switch else s.unroll
+        now = s.input_frames - 1                                     # the frame that a rollout starts from
+        z = self.encode(self.noisy(batch), 0)
+        latents = [z]
+        condition = m.condition(batch.dt, batch.params)
+        for step in range(steps):
+            if step and not s.gradient_through_time:
+                z = z.detach()
+            z = m.operator(z, condition)
+            latents.append(z)
+        latents = torch.stack(latents, 1)                            # (B, 1 + K, S, D)
+        outputs = {'latent': latents[:, 1:]}
+        add_noise = with_coloured_noise if s.coloured_noise else with_noise
+        decoded = add_noise(latents, s.latent_noise)
+        if s.lambda_inverse_encoding:
+            fields = self.decode(decoded, batch)
+            outputs.update(field=fields[:, 1:], reconstruction=fields[:, :1], start=self.truth(batch, now, 1))
+        else:
+            outputs['field'] = self.decode(decoded[:, 1:], batch)
+        outputs['truth'] = self.truth(batch, now + 1, steps)
+        self.add_priors(outputs, self.truth(batch, now, 1), outputs['field'], outputs['truth'], batch)
+        relative = s.lambda_agreement or s.lambda_direction          # to the step that the truth makes
+        if s.lambda_latent or relative:
+            first = 0 if relative else 1
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not s.detach_target):
+                encoded = self.encode(batch, range(first, steps + 1))
+            outputs['target'] = encoded[:, -steps:]
+            if relative:
+                outputs.update(before=encoded[:, :-1], earlier=latents[:, :-1])
+        weights = dict(self.weights)
+        weights['inverse_decoding'] = 0.
+        if s.lambda_inverse_decoding and batch.iteration % s.inverse_loss_frequency == 0:
+            earlier = batch.u[:, 1:s.input_frames].unbind(1)
+            cycle = m.cycle(latents[:, 1], earlier, batch.placement)
+            outputs.update(cycle=cycle[:, None], advanced=latents[:, 1:2])
+            ramp = min(1., progress / max(s.inverse_decoding_ramp, 1e-9))
+            weights['inverse_decoding'] = ramp * s.lambda_inverse_decoding
+        return weighted_sum(outputs, weights)
+
+    def noisy(self, batch):
+        """Noise on the input frames, relative to their rms; what is compared with stays clean."""
+        s = self.settings
+        if not s.noise:
+            return batch
+        given = with_noise(batch.u[:, :s.input_frames], s.noise)
+        return batch._replace(u=torch.cat([given, batch.u[:, s.input_frames:]], 1))
+
+
+class DecoderStage(Stage):
+    """The learned decoder alone, on latents of rollouts: encoder and operator are frozen, and the decoder
+    learns to read what the operator really hands it. Errors of the latent itself stay; those of reading it
+    get smaller."""
+    losses = ('field', 'spectral', *physics.PRIORS)
+
+    def __init__(self, model, settings):
+        if not model.cfg.decoder_dim:
+            raise UserError("the stage 'decoder' needs a learned decoder: --decoder_dim=64, or leave it out "
+                            'of stages')
+        super().__init__(model.requires_grad_(False), settings)
+        model.eval()                                                 # a rollout in use drops no paths either
+        if not (settings.lambda_field or settings.lambda_spectral):
+            raise UserError('nothing would train the decoder: lambda_field or lambda_spectral must be '
+                            'positive')
+        model.decoder.requires_grad_(True)
+
+    def forward(self, batch, progress):
+        """As OperatorStage.forward; the windows are as long as the rollouts."""
+        s = self.settings
+        batch = self.placed(self.at_fewer_points(batch))
+        with torch.no_grad():
+            z = self.encode(batch, 0)
+            latents = [z]
+            condition = self.model.condition(batch.dt, batch.params)
+            for _ in range(s.unroll):
+                z = self.model.operator(z, condition)
+                latents.append(z)
+        fields = self.decode(torch.stack(latents, 1), batch)
+        truth = self.truth(batch, s.input_frames - 1, s.unroll + 1)
+        outputs = {'field': fields, 'truth': truth}
+        self.add_priors(outputs, truth[:, :1], fields[:, 1:], truth[:, 1:], batch)
+        return weighted_sum(outputs, self.weights)
+
+
+STAGES = {'operator': OperatorStage, 'decoder': DecoderStage}
