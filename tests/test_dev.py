@@ -23,7 +23,8 @@ def test_floor_of_linear_latents(burgers_file, tmp_path, capsys):
         for row in rows[:2]:
             assert row['fields'] < 1.1 * row['patches'] < 1.3 * row['cosine']
     assert '| times fewer numbers |' in capsys.readouterr().out
-    floor.main([SMOKE, f'--data_path={burgers_file}', '--latent_tokens=2', '--token_shift=0', f'--json={path}'])
+    few = ['--latent_tokens=2', '--token_shift=0']
+    floor.main([SMOKE, f'--data_path={burgers_file}', *few, f'--json={path}'])
     assert {row['tokens'] for row in json.loads(path.read_text())['burgers_smoke']} == {2, 1}
 
 
