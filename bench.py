@@ -62,7 +62,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import pdes
-from eval import evaluate, params_of
+from eval import params_of
 from files import Source, read_rows, split_rows
 from grids import resample_axes
 from losses import LOSSES
@@ -73,6 +73,7 @@ from peers import package_fno
 from runtime.checkpoint import whole_file
 from runtime.configurator import UserError, one_line_errors, say
 from runtime.device import Machine
+from scores import evaluate
 from stages import OperatorStage
 
 HERE = os.path.dirname(os.path.abspath(__file__))

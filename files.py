@@ -82,6 +82,10 @@ class Source:
     def periodic(self):
         return self.entry.periodic
 
+    def time_stride(self, dt):
+        """Stored frames in a step of dt seconds, at least 1."""
+        return max(1, round(dt / self.dt))
+
 
 def open_source(path, dataset=None, quiet=False):
     """Open and check one file's layout without reading its rows. Returns a Source.

@@ -26,6 +26,17 @@ def positions(grid, first, spacing):
     return torch.stack([axis.flatten() for axis in mesh], -1).float()
 
 
+def is_strided(coarse, fine):
+    """Is the grid `coarse` every k-th point of `fine`, with the same k along all axes?"""
+    k = fine[0] // coarse[0]
+    return k >= 1 and tuple(fine) == tuple(k * n for n in coarse)
+
+
+def by(shape):
+    """A grid as text: '64 x 64'."""
+    return ' x '.join(map(str, shape))
+
+
 # ---------------------------------------------------------------------------------------------
 # tokens
 

@@ -28,15 +28,17 @@ import numpy as np
 import torch
 
 import pdes
-from eval import (POINTS, at_points, by, check_initial_step, given_frames, given_in_training, grid_axes,
-                  load_for_evaluation, moved, on_solver_axes, open_data, scored, solver_axes, time_stride)
+from elsewhere import POINTS, at_points, grid_axes, moved, on_solver_axes, solver_axes
+from eval import given_in_training, load_for_evaluation, open_data
 from files import read_rows, split_rows
+from grids import by
 from metrics import field_nrmse, mean_nrmse
 from model import unseen
 from pictures import draw, draw_tokens
 from runtime.checkpoint import find_checkpoint
 from runtime.configurator import UserError, one_line_errors, say
 from runtime.device import pick
+from scores import check_initial_step, given_frames, scored
 
 SEED = 10 ** 6                         # added to --random, so that no training data began like it
 BATCH = 64                             # trajectories rolled out at a time, at most
@@ -93,7 +95,7 @@ def from_trajectory(state, model, file, args, params):
     if not 0 <= number < len(rows):
         raise UserError(f'--index {args.index}: the {split} has {len(rows) * len(turns)} trajectories')
     row = rows[number]
-    u = read_rows(source, range(row, row + 1), time_stride(source, model.cfg))
+    u = read_rows(source, range(row, row + 1), source.time_stride(model.cfg.dt))
     u = torch.from_numpy(u)                                          # (1, T, *X, C)
     given = given_in_training(state)
     check_initial_step(given, model.cfg.input_frames, u.shape[1])

@@ -20,13 +20,13 @@ import data
 import files
 import optim
 import pdes
-from eval import predict, scored
 from grids import random_points
 from metrics import mean_nrmse
 from model import UPT, ModelConfig, check_config, model_args, rebuild
 from runtime import device as devices
 from runtime.configurator import UserError, configure, one_line_errors
 from runtime.run import Run
+from scores import predict, scored
 from stages import STAGES
 
 one_line_errors()
@@ -280,9 +280,9 @@ run.start(about, stages, loss_names)
 
 
 def validate(model, batch_size):
-    """nRMSE of whole latent rollouts from the first frames, as eval.py defines it, over the first validation
-    trajectories; an encoder of points sees them at the same random ones every time. Uses no other random
-    number."""
+    """nRMSE of whole latent rollouts from the first frames, as scores.py defines it, over the first
+    validation trajectories; an encoder of points sees them at the same random ones every time. Uses no other
+    random number."""
     y = trajectories.val[:eval_batches * batch_size]
     values = {name: trajectories.val_params[:len(y), i] for i, name in enumerate(cfg.params)}
     at = None

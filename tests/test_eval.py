@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 import torch
 
+import elsewhere
 import eval as ev
 import pdes
+import scores
 from conftest import ROOT, error_line, refused, run
 from data import Trajectories
 from files import open_source, read_rows, write_file
+from grids import random_points
 from metrics import mean_nrmse
 from model import UPT, ModelConfig, load, model_args
 from runtime.checkpoint import load_checkpoint, save_checkpoint
@@ -361,10 +364,10 @@ def test_evaluating_leaves_no_trace(run_folder, truth):
     for training in (True, False):
         m = tiny(drop_path=.5).train(training)
         params = {'Nu': torch.tensor([.01])}
-        one, two = (ev.evaluate(m, truth, params)[0]['metrics']['nrmse'] for _ in range(2))
+        one, two = (scores.evaluate(m, truth, params)[0]['metrics']['nrmse'] for _ in range(2))
         assert m.training is training and m.operator.training is training
         assert one == two
-        refused(ev.evaluate, m, truth, params, initial_step=41)
+        refused(scores.evaluate, m, truth, params, initial_step=41)
         assert m.training is training
 
 
@@ -403,7 +406,7 @@ def test_several_files(tmp_path, capsys):
 def test_several_fields(truth):
     m = tiny(fields=('u', 'v'), mean=(0., 0.), std=(1., 1.), latent_dim=16)
     u = torch.cat([truth, truth.flip(2)], -1)
-    r, p = ev.evaluate(m, u, {'Nu': torch.tensor([.01])})
+    r, p = scores.evaluate(m, u, {'Nu': torch.tensor([.01])})
     for i, name in enumerate('uv'):
         own = mean_nrmse(p[..., i:i + 1], u[:, 1:, ..., i:i + 1])
         assert r['by_field'][name] == pytest.approx(own, rel=1e-4)
@@ -460,7 +463,7 @@ def test_random_points(plane, monkeypatch, tmp_path):
     """Anywhere in the square, in the same places every time, against the exact field there."""
     [r] = evaluate('--ckpt', plane, '--random', 300)
     m = load(plane)
-    q = ev.random_points(300, m.cfg, torch.Generator().manual_seed(0))
+    q = random_points(300, m.cfg, torch.Generator().manual_seed(0))
     assert q.shape == (300, 2)
     assert 0 <= q.min() < .01 and .99 < q.max() <= 1 and (q.mean(0) - .5).abs().max() < .05
     with h5py.File(tmp_path / 'plane.hdf5', 'r') as file:
@@ -470,7 +473,7 @@ def test_random_points(plane, monkeypatch, tmp_path):
     assert r['random']['ratio'] == pytest.approx(r['random']['nrmse'] / r['metrics']['nrmse'])
     assert r['random']['points'] == 300 and 1e-4 < r['random']['floor'] < .02        # 8 points a wave
     [many] = evaluate('--ckpt', plane, '--random', 300, '--split', 'all')
-    monkeypatch.setattr(ev, 'VALUES', 1)                             # one row, one frame at a time
+    monkeypatch.setattr(elsewhere, 'VALUES', 1)                      # one row, one frame at a time
     [one] = evaluate('--ckpt', plane, '--random', 300, '--split', 'all')
     assert one['random']['nrmse'] == pytest.approx(many['random']['nrmse'], rel=1e-5)
     assert one['random']['floor'] == pytest.approx(many['random']['floor'], rel=1e-5)
@@ -488,7 +491,7 @@ def test_random_points_between_walls(monkeypatch, tmp_path):
         files.append(write(tmp_path / f'{c}.hdf5', np.repeat(rows, 3, 1), c=c))
     model = tiny(pde='walls', params=('c',), seen_params=((1., 2.),), boundary='wall', first=(.5 / 64,))
     file = save(model, tmp_path / 'walls.pt', *files)
-    monkeypatch.setattr(ev, 'random_points', lambda n, *rest: torch.linspace(.1, .9, n)[:, None])
+    monkeypatch.setattr(elsewhere, 'random_points', lambda n, *rest: torch.linspace(.1, .9, n)[:, None])
     [r] = evaluate('--ckpt', file, '--random', 50, '--split', 'all')
     q = torch.linspace(.1, .9, 50)[:, None]
     errors = []
@@ -508,12 +511,12 @@ def test_resolved_fields_are_moved_exactly(plane):
 
     def field(x, y):
         return torch.sin(2 * np.pi * 3 * x[:, None] + 1) * torch.cos(2 * np.pi * 6 * y)
-    axes = ev.grid_axes(m, (16, 16))
+    axes = elsewhere.grid_axes(m, (16, 16))
     u = field(*axes)[None, ..., None]
     to = [torch.linspace(.01, .99, 7), torch.tensor([.4, .333])]
-    assert (ev.resolved(m, u, axes, to)[0, ..., 0] - field(*to)).abs().max() < 2e-5
-    assert (ev.moved(m, u, axes, to)[0, ..., 0] - field(*to)).abs().max() > .05
-    assert torch.equal(ev.resolved(m, u, axes, ev.grid_axes(m, (8, 8))), u[:, ::2, ::2])
+    assert (elsewhere.resolved(m, u, axes, to)[0, ..., 0] - field(*to)).abs().max() < 2e-5
+    assert (elsewhere.moved(m, u, axes, to)[0, ..., 0] - field(*to)).abs().max() > .05
+    assert torch.equal(elsewhere.resolved(m, u, axes, elsewhere.grid_axes(m, (8, 8))), u[:, ::2, ::2])
 
 
 def test_no_more_than_so_many_points_are_solved_for(plane, monkeypatch, capsys):
@@ -522,7 +525,7 @@ def test_no_more_than_so_many_points_are_solved_for(plane, monkeypatch, capsys):
     source = open_source(os.path.join(os.path.dirname(plane), 'plane.hdf5'))
     solution = "solvers.py's solution on 32 x 32 points"
     for most, said in ((32 ** 2, solution), (24 ** 2 - 1, 'its values, interpolated')):
-        monkeypatch.setattr(ev, 'MAX_SOLVED', most)
+        monkeypatch.setattr(elsewhere, 'MAX_SOLVED', most)
         found = truth_on_finer_grids(m, source, range(1), 2, 4, 8)
         for factor, u in found.items():
             exact = plane_truth(m.grid(8 * factor, 8 * factor))
@@ -638,10 +641,10 @@ def test_points_between_walls_must_agree(monkeypatch, tmp_path):
 
 def truth_on_finer_grids(model, source, rows, *factors):
     """{factor: fields (N, T, *shape, C) of all frames}"""
-    places = {f: ev.multiple(model.cfg, f) for f in factors}
-    grid = ev.grid_to_solve(model, source, factors)
-    n_frames = -(-source.n_frames // ev.time_stride(source, model.cfg))
-    found = ev.true_fields(model, source, rows, n_frames, grid, places)
+    places = {f: elsewhere.multiple(model.cfg, f) for f in factors}
+    grid = elsewhere.grid_to_solve(model, source, factors)
+    n_frames = -(-source.n_frames // source.time_stride(model.cfg.dt))
+    found = elsewhere.true_fields(model, source, rows, n_frames, grid, places)
     return {f: u.unflatten(2, places[f]) for f, u in found.items()}
 
 
@@ -761,7 +764,7 @@ def test_long_rollouts_that_blow_up(plane, monkeypatch, tmp_path):
             p[:, 5] = math.inf
         return p
     monkeypatch.setattr(UPT, 'rollout', rollout)
-    monkeypatch.setattr(ev, 'VALUES', 1)
+    monkeypatch.setattr(elsewhere, 'VALUES', 1)
     options = '--ckpt', plane, '--horizon', 3, '--split', 'all', '--json', tmp_path / 'r.json'
     evaluate(*options)
     long = json.loads((tmp_path / 'r.json').read_text())['long']

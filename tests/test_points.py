@@ -11,6 +11,7 @@ import torch
 import eval
 from conftest import close, drawn, equal, refused, state_of, weights
 from data import Windows
+from elsewhere import placements
 from grids import Scattered, fewest_points, monomials, nearest, pick, positions, spline_weights, values_at
 from losses import LOSSES
 from model import load
@@ -365,7 +366,7 @@ def test_rollouts_from_random_points_are_scored_on_the_grid():
     m = build(1, scramble=False, fields=('a',), latent_dim=4)
     u = torch.stack([wave(m.points)[:, :1] * k for k in (1., 2.)])[None]             # (1, 2, 32, 1)
     params = {'Nu': torch.tensor([.01])}
-    found = eval.placements(m, u, params, [100, 50], 1, False, 4)
+    found = placements(m, u, params, [100, 50], 1, False, 4)
     assert list(found) == ['50', '100']
     for score in found.values():
         assert score['nrmse'] == pytest.approx(.5, abs=.02)

@@ -1,0 +1,242 @@
+"""
+Reports of results: what eval.py says of each checkpoint, a dictionary in JSON types, as text.
+
+Results of one task (the same rows of the same files, the same frames predicted) share a table with a column
+for each checkpoint. A comparison has a row for each run instead, and is also written as Markdown or CSV, or
+drawn as the error over time.
+"""
+import csv
+import math
+import os
+
+from grids import by
+from pictures import draw_comparison
+from runtime.checkpoint import whole_file
+from runtime.configurator import UserError, say
+
+
+# ---------------------------------------------------------------------------------------------
+# tables
+
+LONG = {                         # how the table calls what is known of long rollouts
+    'nrmse': 'nrmse over {:g} s',
+    'nrmse_end': 'nrmse after {:g} s',
+    'correlation_time': 'correlation_time within {:g} s',
+    'bounded': 'bounded over {:g} s (fraction)',
+    'finite': '  finite',
+    'rms_growth': '  rms at the end / start',
+    'true_rms_growth': '  true rms at the end / start',
+    'integral_drift': '  drift of integrals'}
+
+
+def task(r):
+    """What results have in common that can be compared: the same rows of the same files, and the same frames
+    predicted."""
+    names = ('dataset', 'split', 'rows', 'initial_step', 'steps', 'dt')
+    return {'data': [os.path.realpath(path) for path in r['data']], **{name: r[name] for name in names}}
+
+
+def groups(results):
+    """Results that can be compared, [[result, ...], ...]."""
+    found = {}
+    for r in results:
+        members = found.setdefault(repr(task(r)), [])
+        members.append(r)
+    return list(found.values())
+
+
+def heading(r):
+    """What all results of a table have in common."""
+    files = ', '.join(os.path.basename(path) for path in r['data'])
+    first, last = r['rows']
+    where = f"{r['dataset']}, {files}, {r['split']} rows {first}..{last} ({r['n_trajectories']} trajectories)"
+    what = f"{r['rollout']} rollout, {r['steps']} steps of {r['dt']:g} s, initial_step {r['initial_step']}"
+    return f'{where}\n{what}'
+
+
+def table(results):
+    """One aligned text of comparable results: a row for each property and metric, a column for each
+    checkpoint."""
+    return aligned(property_rows(results) + [[''] * (1 + len(results))] + score_rows(results))
+
+
+def aligned(rows):
+    """Rows of texts, one below the other."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths)]
+        lines.append('  '.join(cells).rstrip())
+    return '\n'.join(lines)
+
+
+def property_rows(results):
+    """[label, text of each result] of what is not a score."""
+    minutes = []
+    memory = []
+    for r in results:
+        seconds = r['train_seconds']
+        minutes.append('-' if seconds is None else f'{seconds / 60:.1f} min')
+        gigabytes = r['peak_memory_gb']
+        memory.append('-' if gigabytes is None else f'{gigabytes:.2f} GB')
+    return [['checkpoint', *[r['ckpt'] for r in results]],
+            ['iter', *[str(r['iter']) for r in results]],
+            ['parameters', *[f"{r['n_params']:,}" for r in results]],
+            ['training time', *minutes],
+            ['training memory', *memory],
+            ['grid', *[by(r['grid']) for r in results]]]
+
+
+def score_rows(results):
+    """[label, text of each result] of every score that the results have."""
+    one = results[0]
+    units = {'correlation_time': ' (s)', 'ms_per_trajectory': f" (ms, batch {one['ms_batch_size']})"}
+    rows = []
+    for name in one['metrics']:
+        rows.append(score_row(name + units.get(name, ''), results, 'metrics', name))
+        if name == 'nrmse':
+            rows += nrmse_rows(results)
+    for f in one.get('superres', ()):
+        rows += place_rows(f'nrmse on {f} x grid', results, 'superres', f)
+    for n in one.get('placements', ()):
+        rows.append(score_row(f'nrmse from {n} random points', results, 'placements', n, 'nrmse'))
+        rows.append(score_row('  over the trained input', results, 'placements', n, 'ratio'))
+    if 'random' in one:
+        rows += place_rows(f"nrmse at {one['random']['points']} random points", results, 'random')
+    if 'long' in one:
+        seconds = one['long']['seconds']
+        for name, label in LONG.items():
+            if name in one['long']:
+                rows.append(score_row(label.format(seconds), results, 'long', name))
+    return rows
+
+
+def place_rows(label, results, *keys):
+    """The scores at one place that is not the trained grid."""
+    return [score_row(label, results, *keys, 'nrmse'),
+            score_row('  over nrmse', results, *keys, 'ratio'),
+            score_row('  interpolated truth', results, *keys, 'floor')]
+
+
+def nrmse_rows(results):
+    """What nrmse consists of, and what it may be compared with."""
+    one = results[0]
+    other = 'reencode' if one['rollout'] == 'latent' else 'latent'
+    rows = [score_row(f'  of {field}', results, 'by_field', field) for field in one.get('by_field', ())]
+    for label in one.get('by_parameter', ()):
+        rows.append(score_row(f'  at {label}', results, 'by_parameter', label, 'nrmse'))
+    rows.append(score_row(f'  {other} rollout', results, other, 'nrmse'))
+    rows.append(score_row('  persistence', results, 'baselines', 'persistence', 'nrmse'))
+    rows.append(score_row('  spatial mean', results, 'baselines', 'mean', 'nrmse'))
+    return rows
+
+
+def score_row(label, results, *keys):
+    """A row of the numbers that `keys` lead to in each result."""
+    row = [label]
+    for r in results:
+        value = r
+        for key in keys:
+            value = value[key]
+        row.append(blown_up(r) if value is None else f'{value:.5g}')
+    return row
+
+
+def blown_up(r):
+    """Why a number of this result is missing."""
+    for step, value in enumerate(r['per_step']['nrmse'], 1):
+        if value is None:
+            return f'inf at step {step}'
+    return 'not finite'
+
+
+# ---------------------------------------------------------------------------------------------
+# comparison of runs
+
+def compare(results, paths=(), below=None):
+    """Print a table of runs, a row each, and write it to files by their endings, .md and .csv, and the errors
+    over time to a .png. below: the validation error down to which iterations are counted. Raises UserError
+    for runs on other data."""
+    check_comparable(results)
+    logs = [validations(r['ckpt']) for r in results]
+    if below is None and logs[0]:
+        below = logs[0][-1][1]
+    rows = comparison_rows(results, logs, below)
+    texts = [[as_text(cell) for cell in row] for row in rows]
+    say(f'\n{heading(results[0])}\n\n{aligned(texts)}')
+    for path in paths:
+        if path.endswith('.png'):
+            draw_comparison(path, [error_curve(r) for r in results], heading(results[0]))
+            continue
+        with whole_file(path, newline='') as file:
+            if path.endswith('.csv'):
+                csv.writer(file).writerows(rows)
+            else:
+                file.write(markdown(texts))
+        say(f'-> {path}')
+
+
+def check_comparable(results):
+    """Raise UserError where runs were trained or scored on other data than the first one."""
+    first = results[0]
+    for r in results[1:]:
+        if r['trained_on'] != first['trained_on']:
+            raise UserError(f"--compare: '{r['ckpt']}' was trained on other data than '{first['ckpt']}' "
+                            '(another file, parameter or number of trajectories): compare runs on the same')
+        for name, value in task(r).items():
+            if value != task(first)[name]:
+                raise UserError(f"--compare: '{r['ckpt']}' was scored with {name} {value}, '{first['ckpt']}' "
+                                f'with {task(first)[name]}: compare runs with the same')
+
+
+def validations(ckpt):
+    """The validation errors of a run, [(iteration, nRMSE), ...], by the log.csv beside its checkpoint; none
+    if that is not there."""
+    path = os.path.join(os.path.dirname(ckpt), 'log.csv')
+    if not os.path.exists(path):
+        say(f"eval: no log.csv beside '{ckpt}': its validation errors are not known")
+        return []
+    with open(path, newline='') as file:
+        rows = list(csv.DictReader(file))
+    return [(int(row['iter']), float(row['val_nrmse'])) for row in rows if row.get('val_nrmse')]
+
+
+def comparison_rows(results, logs, below):
+    """[[header, ...], [values of a run, ...], ...]; None where a value is not known."""
+    limit = '-' if below is None else f'{below:.4g}'
+    rows = [['run', 'nRMSE latent', 're-encoding', 'recon', 'over first', 'parameters', 'training s',
+             'memory GB', 'ms a trajectory', f'iterations to validation {limit}']]
+    reference = results[0]['metrics']['nrmse']
+    for r, log in zip(results, logs):
+        scores = r['metrics']
+        error = scores['nrmse']
+        there = [iteration for iteration, nrmse in log if below is not None and nrmse <= below]
+        rows.append([run_name(r), r['latent']['nrmse'], r['reencode']['nrmse'], scores['recon_nrmse'],
+                     error / reference if error and reference else None, r['n_params'], r['train_seconds'],
+                     r['peak_memory_gb'], scores['ms_per_trajectory'], there[0] if there else None])
+    return rows
+
+
+def run_name(r):
+    """The folder of a run that a result is of, or its file."""
+    folder, name = os.path.split(r['ckpt'])
+    return folder if folder and name == 'best.pt' else r['ckpt']
+
+
+def as_text(value):
+    if value is None:
+        return '-'
+    return f'{value:.4g}' if isinstance(value, float) else str(value)
+
+
+def markdown(rows):
+    """A table of texts in Markdown."""
+    head, *rest = ['| ' + ' | '.join(row) + ' |' for row in rows]
+    return '\n'.join([head, '|' + '---|' * len(rows[0]), *rest, ''])
+
+
+def error_curve(r):
+    """(name, times, errors) of a result, as draw_comparison takes them."""
+    errors = [math.nan if error is None else error for error in r['per_step']['nrmse']]
+    times = [(r['initial_step'] + step) * r['dt'] for step in range(len(errors))]
+    return run_name(r), times, errors
