@@ -1,6 +1,6 @@
 """
 Layers that encoder, operator and decoder are built of: linear maps that keep float32, rotary positions, two
-kinds of attention over the tokens, and the block around one.
+kinds of attention over the tokens, the block around one, and the transformer of many.
 
 Shapes: B batch, S tokens, D features of a token, d space dimensions.
 """
@@ -11,6 +11,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
+from grids import merge_tokens, positions, split_tokens
 from runtime.configurator import UserError
 
 # ---------------------------------------------------------------------------------------------
@@ -173,13 +174,14 @@ class Block(nn.Module):
     Transformer block around an attention layer; both of its branches start at zero.
 
     With cond_dim, a condition (B, cond_dim) scales, shifts and gates them (adaptive layer norm, arXiv
-    2212.09748), starting from shift 0, scale 1 and gate 1. Without layer_norm a branch sees amplitudes as
-    they are, which a step of a nonlinear PDE depends on. Under autocast, attention and MLP are in bfloat16,
-    the residual stream in float32.
+    2212.09748), starting from shift 0, scale 1 and gate 1. With noise_dim, so does a vector of noise, by a
+    linear map that starts at zero (arXiv 2506.10772). Without layer_norm a branch sees amplitudes as they
+    are, which a step of a nonlinear PDE depends on. Under autocast, attention and MLP are in bfloat16, the
+    residual stream in float32.
     """
 
     def __init__(self, dim, attention, mlp_ratio, cond_dim=0, drop_path=0., layer_norm=True,
-                 checkpointing=False):
+                 checkpointing=False, noise_dim=0):
         super().__init__()
         inner = int(mlp_ratio * dim)
         if inner < 1:
@@ -199,20 +201,26 @@ class Block(nn.Module):
             nn.init.zeros_(self.modulation.weight)
             start = torch.tensor([0., 1., 1., 0., 1., 1.])           # shift, scale and gate of each branch
             self.modulation.bias.data = start.repeat_interleave(dim)
+        if noise_dim:
+            self.noise = zero(outer(Float32Linear(noise_dim, 6 * dim, bias=False)))
         self.drop_path = drop_path
         self.checkpointing = checkpointing
 
-    def forward(self, x, cond=None):
-        """x (B, S, dim), cond (B, cond_dim) if the block has a modulation -> (B, S, dim), float32"""
+    def forward(self, x, cond=None, noise=None):
+        """x (B, S, dim), cond (B, cond_dim) if the block has a modulation, noise (B, noise_dim) or None
+        -> (B, S, dim), float32"""
         if self.checkpointing and self.training:
-            return checkpoint(self.branches, x, cond, use_reentrant=False)
-        return self.branches(x, cond)
+            return checkpoint(self.branches, x, cond, noise, use_reentrant=False)
+        return self.branches(x, cond, noise)
 
-    def branches(self, x, cond):
+    def branches(self, x, cond, noise):
         if self.modulation is None:
             x = x + self.dropped(self.attention(self.norm1(x)))
             return x + self.dropped(self.mlp(self.norm2(x)))
-        modulation = self.modulation(cond)[:, None]                  # (B, 1, 6 dim)
+        modulation = self.modulation(cond)
+        if noise is not None:
+            modulation = modulation + self.noise(noise)
+        modulation = modulation[:, None]                             # (B, 1, 6 dim)
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, -1)
         a = self.attention(torch.addcmul(shift1, self.norm1(x), scale1))
         x = torch.addcmul(x, self.dropped(a), gate1)
@@ -221,3 +229,82 @@ class Block(nn.Module):
 
     def dropped(self, branch):
         return drop_path(branch.float(), self.drop_path, self.training)
+
+
+# ---------------------------------------------------------------------------------------------
+# transformer
+
+class Transformer(nn.Module):
+    """
+    Blocks over the tokens, at one resolution (arch='pure') or at halved and restored ones (arch='u').
+
+    Going down, pairs of tokens (per axis) are concatenated and mapped back to the width; going up, a linear
+    map unfolds them and a linear map of the skip connection is added. The pure one is a U of a single level.
+    The drop-path rate ramps up linearly with depth. Attention sees the distances of tokens alone; where
+    places differ (walls, a force), a learned vector, which starts at zero, tells every token its own.
+    """
+
+    def __init__(self, cfg, n_in=0, noise_dim=0):
+        """n_in: features of a token that comes in; 0: latent_dim."""
+        super().__init__()
+        dim = cfg.hidden_dim
+        d = len(cfg.grid)
+        depths = cfg.depths if cfg.arch == 'u' else (cfg.depth,)
+        if len(depths) % 2 == 0:
+            raise UserError(f'depths={depths} needs an odd number of entries: down ..., bottleneck, up ...')
+        n_level = len(depths) // 2
+        for s in cfg.token_grid:
+            divides(2 ** n_level, s, 'the U shape must halve the latent tokens of an axis')
+        self.grids = [tuple(s // 2 ** level for s in cfg.token_grid) for level in range(n_level + 1)]
+        self.factors = (2,) * d
+        self.stem = Float32Linear(n_in or cfg.latent_dim, dim)
+        self.place = None
+        if not cfg.uniform:
+            self.place = nn.Parameter(torch.zeros(math.prod(cfg.token_grid), dim))
+        self.stages = nn.ModuleList()
+        levels = [*range(n_level), *range(n_level, -1, -1)]          # 0 .. bottom .. 0
+        n_block = sum(depths)
+        for level, depth in zip(levels, depths):
+            grid = self.grids[level]
+            points = [n // s for n, s in zip(cfg.grid, grid)]
+            centres = positions(grid, cfg.token_centre(points), [1 / s for s in grid])
+            stage = nn.ModuleList()
+            for _ in range(depth):
+                done = sum(len(other) for other in self.stages) + len(stage)
+                rate = cfg.drop_path * done / max(1, n_block - 1)
+                attention = self.make_attention(cfg, centres)
+                stage.append(Block(dim, attention, cfg.mlp_ratio, cfg.cond_dim, rate, cfg.layer_norm,
+                                   cfg.checkpointing, noise_dim))
+            self.stages.append(stage)
+        self.down = nn.ModuleList(nn.Linear(dim * 2 ** d, dim) for _ in range(n_level))
+        self.up = nn.ModuleList(nn.Linear(dim, dim * 2 ** d) for _ in range(n_level))
+        self.skip = nn.ModuleList(nn.Linear(dim, dim) for _ in range(n_level))
+        self.norm = nn.LayerNorm(dim, bias=False) if cfg.layer_norm else nn.Identity()
+        self.head = zero(Float32Linear(dim, cfg.latent_dim))
+
+    @staticmethod
+    def make_attention(cfg, centres):
+        if cfg.attention == 'channel':
+            return ChannelAttention(cfg.hidden_dim, cfg.n_head, cfg.group_size, centres, cfg.periodic)
+        return StandardAttention(cfg.hidden_dim, cfg.n_head, centres, cfg.periodic)
+
+    def forward(self, z, cond, noise=None):
+        """z (B, S, n_in), cond (B, cond_dim), noise (B, noise_dim) or None -> (B, S, latent_dim), float32"""
+        n_level = len(self.down)
+        x = self.stem(z)
+        if self.place is not None:
+            x = x + self.place
+        skips = []
+        for level in range(n_level):
+            for block in self.stages[level]:
+                x = block(x, cond, noise)
+            skips.append(x)
+            x = self.down[level](merge_tokens(x, self.grids[level], self.factors)).float()
+        for block in self.stages[n_level]:
+            x = block(x, cond, noise)
+        for i, level in enumerate(reversed(range(n_level))):
+            x = split_tokens(self.up[i](x), self.grids[level], self.factors)
+            x = (x + self.skip[i](skips[level])).float()
+            for block in self.stages[n_level + 1 + i]:
+                x = block(x, cond, noise)
+        return self.head(self.norm(x))

@@ -12,6 +12,7 @@ stage (stages.py), and give its weight lambda_NAME a line in train.py.
 import torch
 import torch.nn as nn
 
+import metrics
 from runtime.configurator import UserError
 
 SMALLEST = 1e-6                       # norms in denominators are at least this
@@ -41,7 +42,7 @@ def relative_square(p, y):
 
 
 def mean_square(z, target):
-    """mean |A(z_t) - E(u_{t+1})|^2 over everything."""
+    """mean |z - target|^2 over everything: of A(z_t) and E(u_{t+1}), of what a flow says and its lesson."""
     return (z - target).square().mean()
 
 
@@ -116,6 +117,12 @@ def beyond_the_truth(defect, of_truth):
     return (defect - of_truth).square().mean()
 
 
+def crps(members, truth):
+    """Continuous ranked probability score of an ensemble, mean over everything: members (B, M, K, *space, C),
+    truth (B, K, *space, C). See metrics.fair_crps."""
+    return metrics.fair_crps(members, truth).mean()
+
+
 # name: the function, and the outputs of a stage that it takes. Its weight is lambda_NAME.
 LOSSES = {
     'field': (relative_l2, 'field', 'truth'),
@@ -126,6 +133,9 @@ LOSSES = {
     'inverse_decoding': (inverse_decoding, 'cycle', 'advanced'),
     'spectral': (spectral, 'field', 'truth'),
     'latent_norm': (unit_size, 'latent'),
+    'flow': (mean_square, 'said', 'lesson'),
+    'distill': (mean_square, 'end', 'end_of_teacher'),
+    'crps': (crps, 'members', 'truth'),
     'conservation': (mean_of_squares, 'gap'),
     'boundary': (beyond_the_truth, 'wall_defect', 'true_wall_defect'),
     'divergence': (mean_of_squares, 'velocity_divergence'),

@@ -213,3 +213,68 @@ def mean_nrmse(p, y):
         value = nrmse(a.double(), b.double())
         values.append(float(value.mean()))
     return sum(values) / len(values)
+
+
+# ---------------------------------------------------------------------------------------------
+# ensembles: members (N, M, T, *space, C), M at least 2
+
+def fair_crps(members, y):
+    """
+    Continuous ranked probability score at every point, (N, T, *space, C):
+
+        mean_m |x_m - y| - 1/2 mean over pairs m != n of |x_m - x_n|.
+
+    Fair, since pairs of a member with itself are left out: its expectation does not depend on M, and is
+    lowest for members that are drawn as the truth is (Ferro 2014, doi 10.1002/qj.2270).
+    """
+    n = members.shape[1]
+    error = (members - y[:, None]).abs().mean(1)
+    apart = 0.
+    for shift in range(1, n):
+        apart = apart + (members - members.roll(shift, 1)).abs().mean(1)
+    return error - .5 * apart / (n - 1)
+
+
+def crps(members, y):
+    """<fair CRPS>_x / rms_x(y), mean over trajectories, frames and fields: for a single state it would be the
+    mean absolute error over the same norm."""
+    values = []
+    for t in range(y.shape[1]):
+        truth = y[:, t:t + 1].double()
+        value = fair_crps(members[:, :, t:t + 1].double(), truth)
+        values.append(float(ratio(value.mean(space_of(truth)), rms(truth)).mean()))
+    return sum(values) / len(values)
+
+
+def spread_skill(members, y):
+    """sqrt((M + 1) / M) sqrt <variance of the members>_{n,x} / rms_{n,x} of the error of their mean, for each
+    frame and field, (T, C); 1 where members and truth are drawn alike."""
+    n = members.shape[1]
+    axes = (0, *space_of(y))
+    variance = members.var(1).mean(axes)
+    error = (members.mean(1) - y).square().mean(axes)
+    return ratio(((n + 1) / n * variance).sqrt(), error.sqrt())
+
+
+def coverage(members, y):
+    """Which truths lie between the least and the largest member, (N, T, *space, C); (M - 1) / (M + 1) of
+    them do where members and truth are drawn alike."""
+    return (members.amin(1) <= y) & (y <= members.amax(1))
+
+
+def ensemble_metrics(members, y):
+    """{name: number} of an ensemble: the error of a member and of the mean, CRPS, spread-skill ratio,
+    coverage. Goes frame by frame, as metrics() does."""
+    n = members.shape[1]
+    values = {}
+    for t in range(y.shape[1]):
+        truth = y[:, t:t + 1].double()
+        frame = members[:, :, t:t + 1].double()
+        of_frame = {'nrmse_member': nrmse(frame.flatten(0, 1), truth.repeat_interleave(n, 0)),
+                    'nrmse_mean': nrmse(frame.mean(1), truth),
+                    'spread_skill': spread_skill(frame, truth),
+                    'coverage': coverage(frame, truth).double()}
+        for name, value in of_frame.items():
+            values.setdefault(name, []).append(float(value.mean()))
+    result = {name: sum(of_frames) / len(of_frames) for name, of_frames in values.items()}
+    return {**result, 'crps': crps(members, y), 'coverage_if_calibrated': (n - 1) / (n + 1)}

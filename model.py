@@ -11,7 +11,7 @@ at any point. After the Universal Physics Transformer (UPT, arXiv 2402.12365), i
 
 Shapes: B batch, N grid points, S tokens, D features of a token, C fields, Q query points, d = 1 or 2 space
 dimensions. Order of the file: configuration, operator, container, checkpoints. What encodes and decodes is in
-coders.py, attention and blocks are in layers.py.
+coders.py, attention, blocks and the transformer are in layers.py, flows in flows.py.
 """
 import json
 import math
@@ -24,8 +24,9 @@ import torch.nn as nn
 
 import peers
 from coders import AnyPointDecoder, GridEncoder, PointEncoder
-from grids import Patches, merge_tokens, positions, resample, split_tokens
-from layers import Block, ChannelAttention, Float32Linear, StandardAttention, divides, ones_at, outer, zero
+from flows import Flow, Student
+from grids import Patches, positions, resample
+from layers import Float32Linear, Transformer, divides, ones_at, outer
 from runtime.checkpoint import find_checkpoint, load_checkpoint
 from runtime.configurator import UserError
 
@@ -33,6 +34,13 @@ MAX_POINTS = 2 ** 22                  # no checkpoint may ask for more grid poin
 MAX_WIDTH = 2 ** 14                   # features,
 MAX_DEPTH = 2 ** 10                   # or blocks
 BOUNDARIES = ('periodic', 'wall', 'open')
+# What a model may have beyond encoder, operator and decoder: flows that correct the operator's step, in many
+# steps or few; an operator that is steered by noise; a flow to the next state from the one before it.
+PARTS = ('corrector', 'student', 'ensemble', 'prior')
+# What may advance a latent: the operator alone, or what a stage of this name has trained.
+BY = {'operator': '', 'residual': 'corrector', 'distill': 'student', 'ensemble': 'ensemble',
+      'steady': 'prior'}
+FLOW_STEPS = 4                         # of a flow, where nothing else is said
 LARGEST_SUM = 400.                     # of weights of points that surround what they interpolate
 
 
@@ -90,6 +98,12 @@ class ModelConfig:
     cond_dim: int = 64
     layer_norm: bool = False
     checkpointing: bool = False            # recompute the operator's blocks in the backward pass
+    # what later stages train
+    parts: tuple = ()                      # of PARTS
+    flow_dim: int = 64                     # width of a flow
+    flow_depth: int = 3                    # its blocks
+    flow_kind: str = 'flow'                # 'flow' (flow matching) or 'refiner'
+    noise_dim: int = 32                    # random numbers that steer a step of the ensemble
 
     @staticmethod
     def archs():
@@ -140,14 +154,19 @@ class ModelConfig:
         part: see check_config."""
         d = len(self.grid)
         closed = {'arch': self.archs(), 'attention': ('standard', 'channel'), 'encoder': ('grid', 'points'),
-                  'basis': ('cosine', 'components'), 'boundary': BOUNDARIES}
+                  'basis': ('cosine', 'components'), 'boundary': BOUNDARIES, 'flow_kind': ('flow', 'refiner')}
         for name, allowed in closed.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f"{name}='{getattr(self, name)}' is not one of {', '.join(allowed)}")
         if d not in (1, 2):
             raise UserError(f'a grid of {d} axes; 1 or 2 are supported')
-        widths = (self.hidden_dim, self.encoder_dim, self.decoder_dim, self.latent_dim)
-        depths = (self.depth, sum(self.depths), self.encoder_depth, self.decoder_depth)
+        if not set(self.parts) <= set(PARTS):
+            raise UserError(f'parts={self.parts} are not all among {", ".join(PARTS)}')
+        if 'ensemble' in self.parts and self.arch in peers.NETWORKS:
+            raise UserError(f"arch='{self.arch}' takes no noise, so it makes no ensemble: --arch=pure, or u")
+        widths = (self.hidden_dim, self.encoder_dim, self.decoder_dim, self.latent_dim, self.flow_dim,
+                  self.noise_dim)
+        depths = (self.depth, sum(self.depths), self.encoder_depth, self.decoder_depth, self.flow_depth)
         n_point = max(math.prod(self.grid), math.prod(self.token_grid))
         if n_point > MAX_POINTS or max(widths) > MAX_WIDTH or max(depths) > MAX_DEPTH:
             raise UserError(f'larger than the limits of {MAX_POINTS} points, width {MAX_WIDTH} and depth '
@@ -214,81 +233,6 @@ class Conditioning(nn.Module):
         return self.mlp(self.numbers(x))
 
 
-class Transformer(nn.Module):
-    """
-    Blocks over the tokens, at one resolution (arch='pure') or at halved and restored ones (arch='u').
-
-    Going down, pairs of tokens (per axis) are concatenated and mapped back to the width; going up, a linear
-    map unfolds them and a linear map of the skip connection is added. The pure one is a U of a single level.
-    The drop-path rate ramps up linearly with depth. Attention sees the distances of tokens alone; where
-    places differ (walls, a force), a learned vector, which starts at zero, tells every token its own.
-    """
-
-    def __init__(self, cfg):
-        super().__init__()
-        dim = cfg.hidden_dim
-        d = len(cfg.grid)
-        depths = cfg.depths if cfg.arch == 'u' else (cfg.depth,)
-        if len(depths) % 2 == 0:
-            raise UserError(f'depths={depths} needs an odd number of entries: down ..., bottleneck, up ...')
-        n_level = len(depths) // 2
-        for s in cfg.token_grid:
-            divides(2 ** n_level, s, 'the U shape must halve the latent tokens of an axis')
-        self.grids = [tuple(s // 2 ** level for s in cfg.token_grid) for level in range(n_level + 1)]
-        self.factors = (2,) * d
-        self.stem = Float32Linear(cfg.latent_dim, dim)
-        self.place = None
-        if not cfg.uniform:
-            self.place = nn.Parameter(torch.zeros(math.prod(cfg.token_grid), dim))
-        self.stages = nn.ModuleList()
-        levels = [*range(n_level), *range(n_level, -1, -1)]          # 0 .. bottom .. 0
-        n_block = sum(depths)
-        for level, depth in zip(levels, depths):
-            grid = self.grids[level]
-            points = [n // s for n, s in zip(cfg.grid, grid)]
-            centres = positions(grid, cfg.token_centre(points), [1 / s for s in grid])
-            stage = nn.ModuleList()
-            for _ in range(depth):
-                done = sum(len(other) for other in self.stages) + len(stage)
-                rate = cfg.drop_path * done / max(1, n_block - 1)
-                attention = self.make_attention(cfg, centres)
-                stage.append(Block(dim, attention, cfg.mlp_ratio, cfg.cond_dim, rate, cfg.layer_norm,
-                                   cfg.checkpointing))
-            self.stages.append(stage)
-        self.down = nn.ModuleList(nn.Linear(dim * 2 ** d, dim) for _ in range(n_level))
-        self.up = nn.ModuleList(nn.Linear(dim, dim * 2 ** d) for _ in range(n_level))
-        self.skip = nn.ModuleList(nn.Linear(dim, dim) for _ in range(n_level))
-        self.norm = nn.LayerNorm(dim, bias=False) if cfg.layer_norm else nn.Identity()
-        self.head = zero(Float32Linear(dim, cfg.latent_dim))
-
-    @staticmethod
-    def make_attention(cfg, centres):
-        if cfg.attention == 'channel':
-            return ChannelAttention(cfg.hidden_dim, cfg.n_head, cfg.group_size, centres, cfg.periodic)
-        return StandardAttention(cfg.hidden_dim, cfg.n_head, centres, cfg.periodic)
-
-    def forward(self, z, cond):
-        """z (B, S, latent_dim), cond (B, cond_dim) -> (B, S, latent_dim), float32"""
-        n_level = len(self.down)
-        x = self.stem(z)
-        if self.place is not None:
-            x = x + self.place
-        skips = []
-        for level in range(n_level):
-            for block in self.stages[level]:
-                x = block(x, cond)
-            skips.append(x)
-            x = self.down[level](merge_tokens(x, self.grids[level], self.factors)).float()
-        for block in self.stages[n_level]:
-            x = block(x, cond)
-        for i, level in enumerate(reversed(range(n_level))):
-            x = split_tokens(self.up[i](x), self.grids[level], self.factors)
-            x = (x + self.skip[i](skips[level])).float()
-            for block in self.stages[n_level + 1 + i]:
-                x = block(x, cond)
-        return self.head(self.norm(x))
-
-
 class Operator(nn.Module):
     """
     One step in latent space: A(z, c) = z + f(z, c). The last layer of f starts at zero, so an untrained
@@ -299,14 +243,19 @@ class Operator(nn.Module):
     over all tokens is taken off them (encoder and decoder do likewise with what they have learned). The
     features of a static field stay as they are. With `token_shift`, the tokens then move on by so many grid
     points, since tokens at rest on the field would repeat the same errors at every step.
+
+    With noise_dim, f may be steered by a vector of noise, drawn anew for every step and member of an
+    ensemble. Without one, or before that has been trained, it is the operator without noise.
     """
 
-    def __init__(self, cfg, patches):
+    def __init__(self, cfg, patches, noise_dim=0):
         super().__init__()
         self.patches = patches
         self.token_shift = tuple(cfg.token_shift * step for step in cfg.direction) if cfg.token_shift else ()
-        network = peers.NETWORKS.get(cfg.arch, Transformer)
-        self.network = network(cfg)
+        if cfg.arch in peers.NETWORKS:
+            self.network = peers.NETWORKS[cfg.arch](cfg)
+        else:
+            self.network = Transformer(cfg, noise_dim=noise_dim)
         self.register_buffer('conserved', ones_at(cfg.conserved, cfg.latent_dim), persistent=False)
         self.has_static = bool(cfg.static)
         free = torch.ones(cfg.latent_dim)
@@ -315,12 +264,16 @@ class Operator(nn.Module):
             free[field:room:cfg.n_field] = 0.
         self.register_buffer('free', free, persistent=False)
 
-    def forward(self, z, cond):
-        """z (B, S, latent_dim), cond (B, cond_dim) -> the tokens one step later, float32"""
-        change = self.network(z, cond)
+    def forward(self, z, cond, *noise):
+        """z (B, S, latent_dim), cond (B, cond_dim), noise (B, noise_dim) or none -> the tokens one step
+        later, float32"""
+        change = self.network(z, cond, *noise)
         if self.has_static:
             change = change * self.free
-        z = z + change - self.conserved * change.mean(1, keepdim=True)
+        return self.moved(z + change - self.conserved * change.mean(1, keepdim=True))
+
+    def moved(self, z):
+        """The tokens, moved on by token_shift."""
         return self.patches.shift(z, self.token_shift) if self.token_shift else z
 
 
@@ -353,6 +306,14 @@ class UPT(nn.Module):
         self.condition = Conditioning(cfg)
         self.operator = Operator(cfg, patches)
         self.decoder = AnyPointDecoder(cfg, patches)
+        if 'corrector' in cfg.parts:
+            self.corrector = Flow(cfg, 2)                            # of E(u+) - A(z), given z and A(z)
+        if 'student' in cfg.parts:
+            self.student = Student(cfg, 2)                           # of the corrector
+        if 'ensemble' in cfg.parts:
+            self.ensemble = Operator(cfg, patches, cfg.noise_dim)
+        if 'prior' in cfg.parts:
+            self.prior = Flow(cfg, 1)                                # of E(u+) - z, given z
         frame = torch.zeros(cfg.n_field, len(cfg.grid))       # velocity of the frame per unit of a mean field
         if cfg.frame_speed:
             for axis, field in enumerate(cfg.velocity):
@@ -407,11 +368,22 @@ class UPT(nn.Module):
         are not finite, and points that leave a part of the domain out."""
         return self._encode(*self._given(u, grid))
 
-    def step(self, z, params=None, dt=None):
+    def step(self, z, params=None, dt=None, by='operator', draw=None, flow_steps=FLOW_STEPS):
         """One step of `dt` seconds (default: that of training) in latent space, Latent -> Latent. params:
-        {'Nu': .01}, a number or (B,) each."""
+        {'Nu': .01}, a number or (B,) each. by: what advances it (BY); draw: m.draws(seed), by default of seed
+        0."""
         cond, dt = self._condition(len(z.tokens), params, dt)
-        return self._advance(z, cond, dt)
+        return self._advance(z, cond, dt, self._check_by(by), draw or self.draws(0), flow_steps)
+
+    def draws(self, seed):
+        """A function (*shape) -> Gaussian noise on the device; it goes on from call to call, alike on every
+        device."""
+        generator = torch.Generator().manual_seed(seed)
+
+        def draw(*shape):
+            return torch.randn(*shape, generator=generator).to(self.device)
+
+        return draw
 
     def decode(self, z, points=None):
         """Latent -> the fields at points (Q, d) or (B, Q, d), (B, Q, C); without points, on the trained grid,
@@ -423,7 +395,8 @@ class UPT(nn.Module):
         return self._decode(z, self._check_points(points, len(z.tokens)))
 
     @torch.no_grad()
-    def rollout(self, u0, steps, points=None, params=None, dt=None, grid=None, reencode=False):
+    def rollout(self, u0, steps, points=None, params=None, dt=None, grid=None, reencode=False, by='operator',
+                members=0, seed=0, flow_steps=FLOW_STEPS):
         """
         Advance u0 by `steps` steps and decode every one of them. (For gradients through a rollout, call
         encode, step and decode yourself.)
@@ -433,9 +406,23 @@ class UPT(nn.Module):
         reencode=True every step is decoded where the encoder sees it and encoded again. params {'Nu': .01}
         and dt in seconds default to those of training. Returns (B, steps, *space, C), or (B, steps, Q, C)
         with points or grid.
+
+        by: what advances the latent: the 'operator' alone or what a later stage has trained, 'residual' (in
+        flow_steps steps of its flow), 'distill', 'ensemble' or 'steady'. With `members`, so many rollouts of
+        each sample, which differ by their noise: (B, members, steps, ...).
         """
         if steps < 1:
             raise UserError(f'steps={steps} must be at least 1')
+        if members:
+            u0 = torch.as_tensor(u0).repeat_interleave(members, 0)
+            points = repeated(points, members, 3)
+            grid = repeated(grid, members, 3)
+            params = {name: repeated(value, members, 1) for name, value in (params or {}).items()}
+            dt = repeated(dt, members, 1)
+            u = self.rollout(u0, steps, points, params, dt, grid, reencode, by, 0, seed, flow_steps)
+            return u.unflatten(0, (-1, members))
+        by = self._check_by(by)
+        draw = self.draws(seed)
         frames, placement = self._given(u0, grid)
         cond, dt = self._condition(len(frames), params, dt)
         space = None
@@ -449,7 +436,7 @@ class UPT(nn.Module):
         out = []
         z = self._encode(frames, placement)
         for _ in range(steps):
-            z = self._advance(z, cond, dt)
+            z = self._advance(z, cond, dt, by, draw, flow_steps)
             out.append(self._decode(z, q))
             if reencode and len(out) < steps:
                 new = self._decode(z, placement.points) if placement else self.decode(z)
@@ -480,10 +467,30 @@ class UPT(nn.Module):
         tokens = self.encoder(torch.cat(frames, -1), placement)
         return Latent(tokens, mean, mean.new_zeros(len(u), len(self.cfg.grid)))
 
-    def _advance(self, z, cond, dt):
+    def _advance(self, z, cond, dt, by, draw, flow_steps):
         """cond and dt as _condition gives them."""
         travelled = z.mean @ self.frame * dt[:, None]                # (B, d)
-        return Latent(self.operator(z.tokens, cond), z.mean, z.offset + travelled + self.token_step)
+        tokens = self.next_tokens(z.tokens, cond, by, draw, flow_steps)
+        return Latent(tokens, z.mean, z.offset + travelled + self.token_step)
+
+    def next_tokens(self, tokens, cond, by='operator', draw=None, flow_steps=FLOW_STEPS):
+        """tokens (B, S, D) -> those one step later, by any of BY."""
+        if by == 'ensemble':
+            return self.ensemble(tokens, cond, draw(len(tokens), self.cfg.noise_dim))
+        if by == 'steady':
+            return self.operator.moved(tokens) + self.prior.sample(tokens, cond, flow_steps, draw)
+        z = self.operator(tokens, cond)
+        if by == 'operator':
+            return z
+        flow = self.corrector if by == 'residual' else self.student
+        return z + flow.sample(torch.cat([tokens, z], -1), cond, flow_steps, draw)
+
+    def _check_by(self, by):
+        if by not in BY:
+            raise UserError(f"by='{by}' is not one of {', '.join(BY)}")
+        if BY[by] and BY[by] not in self.cfg.parts:
+            raise UserError(f"this model has no {BY[by]}: train it with the stage '{by}'")
+        return by
 
     def _decode(self, z, q=None):
         """q (Q, d) or (B, Q, d) on the device, or None for the trained grid -> (B, Q, C)"""
@@ -614,6 +621,13 @@ class UPT(nn.Module):
         return self.grid(*shape)[:, axis].to(self.device)
 
 
+def repeated(value, times, ndim):
+    """`value` with its first axis repeated, if it has `ndim` axes: if it differs from sample to sample."""
+    if value is None or torch.as_tensor(value).ndim < ndim:
+        return value
+    return torch.as_tensor(value).repeat_interleave(times, 0)
+
+
 # ---------------------------------------------------------------------------------------------
 # checkpoints
 
@@ -634,39 +648,44 @@ def tuples(value):
     return tuple(tuples(item) for item in value) if isinstance(value, list) else value
 
 
-def build(args, weights, path):
-    """A UPT from a checkpoint's arguments and weights; sizes are compared before anything is allocated."""
+def build(args, weights, path, fresh=()):
+    """A UPT from a checkpoint's arguments and weights; sizes are compared before anything is allocated. The
+    weights of `fresh` parts are those of a new model."""
     known = {field.name for field in fields(ModelConfig)}
     unknown = set(args) - known
     if unknown:
         raise UserError(f"'{path}' names unknown model arguments: {', '.join(sorted(unknown))}")
     cfg = ModelConfig(**{name: tuples(value) for name, value in args.items()})
     shapes = {name: value.shape for name, value in check_config(cfg).state_dict().items()}
-    wrong = [name for name in shapes.keys() | weights.keys()
+    given = {name for name in shapes if name.split('.')[0] not in fresh}
+    wrong = [name for name in given | weights.keys()
              if name not in weights or name not in shapes or weights[name].shape != shapes[name]]
     if wrong:
         raise UserError(f"'{path}': weights and model arguments disagree at {', '.join(sorted(wrong)[:4])}")
     model = UPT(cfg)
-    model.load_state_dict(weights)
+    model.load_state_dict({**model.state_dict(), **weights})
     return model
 
 
 # what may change when a run goes on, or is fine-tuned
-FREE_ARGS = {'encoder', 'checkpointing', 'mean', 'std', 'seen_params', 'drop_path', 'token_shift'}
+FREE_ARGS = {'encoder', 'checkpointing', 'mean', 'std', 'seen_params', 'drop_path', 'token_shift', 'parts'}
+OF_PARTS = {'flow_dim', 'flow_depth', 'flow_kind', 'noise_dim'}                 # of the parts of later stages
 
 
 def rebuild(cfg, state, path, averaged):
     """The model of a checkpoint, to be trained on under the configuration `cfg`. It keeps the mean and scale
-    that its weights are used to. An argument that the checkpoint does not know yet counts as having had its
-    default. Raises UserError for another architecture."""
+    that its weights are used to, and the parts that it has for other stages. An argument that the checkpoint
+    does not know yet counts as having had its default. Raises UserError for another architecture."""
     then = {**model_args(ModelConfig()), **state['model_args']}
     args = model_args(cfg)
+    free = FREE_ARGS if then['parts'] else FREE_ARGS | OF_PARTS
     differ = [f'{name}: {then[name]!r} there, {value!r} now' for name, value in args.items()
-              if then[name] != value and name not in FREE_ARGS]
+              if then[name] != value and name not in free]
     if differ:
         raise UserError(f"the model of '{path}' is another one ({'; '.join(differ)})")
-    args.update(mean=then['mean'], std=then['std'])
-    return build(args, state['ema' if averaged else 'model'], path)
+    fresh = [part for part in args['parts'] if part not in then['parts']]
+    args.update(mean=then['mean'], std=then['std'], parts=then['parts'] + fresh)
+    return build(args, state['ema' if averaged else 'model'], path, fresh)
 
 
 def with_encoder(args, encoder, path):

@@ -37,11 +37,13 @@ def batches(n, batch_size, params):
         yield rows, own
 
 
-def predict(model, u, params, initial_step, batch_size, reencode=False, points=None, n_steps=None, at=None):
+def predict(model, u, params, initial_step, batch_size, reencode=False, points=None, n_steps=None, at=None,
+            seed=0, **how):
     """Whole rollouts from the true frames u (N, T, *grid, C) before initial_step: (N, n_steps, *grid or Q, C)
     float32 on the CPU. params: {name: (N,)}. points (Q, d): where to decode, instead of on the grid of u.
     n_steps: by default T - initial_step. at (P, d): where a model with encoder='points' sees u, instead of on
-    that grid."""
+    that grid. how: what advances the latents, as UPT.rollout takes it; with members (N, members, n_steps, ..).
+    """
     grid = u.shape[2:-1]
     if n_steps is None:
         n_steps = u.shape[1] - initial_step
@@ -49,13 +51,14 @@ def predict(model, u, params, initial_step, batch_size, reencode=False, points=N
     last = time.perf_counter()
     for rows, own in batches(len(u), batch_size, params):
         u0 = given_frames(model, u[rows], initial_step)
+        how['seed'] = seed + rows.start
         if at is None:
-            p = model.rollout(u0, n_steps, points=points, params=own, reencode=reencode)
+            p = model.rollout(u0, n_steps, points=points, params=own, reencode=reencode, **how)
         else:
             first = model.grid(*grid)[0]
             u0 = values_at(u0, at, first, model.cfg.length, model.cfg.periodic)
-            p = model.rollout(u0, n_steps, model.grid(*grid), own, grid=at, reencode=reencode)
-            p = p.unflatten(2, grid)
+            p = model.rollout(u0, n_steps, model.grid(*grid), own, grid=at, reencode=reencode, **how)
+            p = p.unflatten(-2, grid)
         if out is None:
             out = torch.empty(len(u), *p.shape[1:])
         out[rows] = p.cpu()

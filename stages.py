@@ -15,6 +15,8 @@ from grids import fewest_points, fourier_interpolate, random_points, values_at
 from losses import space_of, weighted_sum
 from runtime.configurator import UserError
 
+SAMPLES = 512                          # windows from which a flow takes the size of its features
+
 
 # ---------------------------------------------------------------------------------------------
 # noise, and query points
@@ -56,10 +58,16 @@ def importance(y, periodic):
 class Stage(nn.Module):
     """What stages share: the model, the settings, the weights of the losses, and rollouts in latent space."""
     losses = ()                       # names in LOSSES
+    trains = ()                       # parts of the model; the rest is frozen
+    part = ''                         # of model.PARTS: what the model has for this stage's sake
+    by = 'operator'                   # of model.BY: what advances the rollouts that are validated
+    n_members = 0                     # of each of these rollouts, if they differ by their noise
 
     def __init__(self, model, settings):
         super().__init__()
-        self.model = model.train()
+        self.model = model.train().requires_grad_(False)
+        for name in self.trains:
+            getattr(model, name).requires_grad_(True)
         self.settings = settings
         self.weights = {}
         n = settings.num_queries
@@ -96,6 +104,15 @@ class Stage(nn.Module):
             if s.num_queries or not cfg.periodic and s.query_stride != s.space_stride:
                 raise UserError(f'lambda_{name} needs fields on the whole grid: --num_queries=0 and, between '
                                 f'walls, query_stride = space_stride, or --lambda_{name}=0')
+
+    def prepare(self, windows):
+        """Before the first iteration: take from the data or other parts of the model what this one starts
+        with. Does nothing to what has been trained already."""
+
+    def steps(self, progress):
+        """How many latent steps are unrolled."""
+        s = self.settings
+        return s.unroll_start or s.unroll if progress < s.unroll_switch else s.unroll
 
     def encode(self, batch, first):
         """Tokens of the input frames that begin at frame `first` of the windows; `first` may be a list, for
@@ -222,9 +239,10 @@ class OperatorStage(Stage):
     losses = ('field', 'spectral', 'latent', 'agreement', 'direction', 'latent_norm')
     losses += ('inverse_encoding', 'inverse_decoding')
     losses += physics.PRIORS
+    trains = ('encoder', 'condition', 'operator', 'decoder')
 
     def __init__(self, model, settings):
-        super().__init__(model.requires_grad_(True), settings)
+        super().__init__(model, settings)
         s = settings
         if not (s.lambda_field or s.lambda_spectral or s.lambda_latent or s.lambda_agreement):
             raise UserError('nothing would train the operator: lambda_field, lambda_spectral, lambda_latent '
@@ -241,7 +259,7 @@ class OperatorStage(Stage):
         s = self.settings
         m = self.model
         batch = self.placed(self.at_fewer_points(batch))
-        steps = s.unroll_start or s.unroll if progress < s.unroll_switch else s.unroll
+        steps = self.steps(progress)
         now = s.input_frames - 1                                     # the frame that a rollout starts from
         z = self.encode(self.noisy(batch), 0)
         latents = [z]
@@ -294,17 +312,17 @@ class DecoderStage(Stage):
     learns to read what the operator really hands it. Errors of the latent itself stay; those of reading it
     get smaller."""
     losses = ('field', 'spectral', *physics.PRIORS)
+    trains = ('decoder',)
 
     def __init__(self, model, settings):
         if not model.cfg.decoder_dim:
             raise UserError("the stage 'decoder' needs a learned decoder: --decoder_dim=64, or leave it out "
                             'of stages')
-        super().__init__(model.requires_grad_(False), settings)
+        super().__init__(model, settings)
         model.eval()                                                 # a rollout in use drops no paths either
         if not (settings.lambda_field or settings.lambda_spectral):
             raise UserError('nothing would train the decoder: lambda_field or lambda_spectral must be '
                             'positive')
-        model.decoder.requires_grad_(True)
 
     def forward(self, batch, progress):
         """As OperatorStage.forward; the windows are as long as the rollouts."""
@@ -324,4 +342,154 @@ class DecoderStage(Stage):
         return weighted_sum(outputs, self.weights)
 
 
-STAGES = {'operator': OperatorStage, 'decoder': DecoderStage}
+class ResidualStage(Stage):
+    """
+    A corrector: the flow of what the operator's step misses, E(u_{t+1}) - A(z), given z and A(z). Everything
+    else is frozen. Where `unroll` is more than 1, z is a latent of the corrected model's own rollout, of
+    less than so many steps, so that the flow learns to lead back from its own errors. Noise on z
+    (condition_noise) makes it less sure of them.
+    """
+    losses = ('flow',)
+    trains = ('corrector',)
+    part = 'corrector'
+    by = 'residual'
+
+    def __init__(self, model, settings):
+        super().__init__(model, settings)
+        model.eval()
+        self.flow = getattr(model, self.part)
+        self.n_members = settings.members
+
+    @torch.no_grad()
+    def prepare(self, windows):
+        if self.flow.network.head.weight.any():
+            return
+        index = torch.arange(0, windows.n_windows, max(1, windows.n_windows // SAMPLES))
+        pairs = []
+        for part in index.split(64):
+            [batch] = windows.batches(part, 0)
+            batch = self.placed(batch)
+            condition = self.model.condition(batch.dt, batch.params)
+            pairs.append(self.pair(self.encode(batch, 0), self.encode(batch, 1), condition))
+        x, given = [torch.cat(parts) for parts in zip(*pairs)]
+        self.flow.fit(x, given)
+
+    def pair(self, z, target, condition):
+        """Latents and those that follow, (B, S, D) both -> what the flow makes, and what it is given."""
+        advanced = self.model.operator(z, condition)
+        return target - advanced, torch.cat([z, advanced], -1)
+
+    @torch.no_grad()
+    def examples(self, batch):
+        """(x, given, condition): what the flow makes of a batch, what it is given, and the condition."""
+        s = self.settings
+        batch = self.placed(batch)
+        condition = self.model.condition(batch.dt, batch.params)
+        ahead = int(torch.randint(s.unroll, ()))
+        z = self.encode(batch, 0)
+        for _ in range(ahead):
+            z = self.model.next_tokens(z, condition, self.by, self.draw, s.flow_steps)
+        x, given = self.pair(with_noise(z, s.condition_noise), self.encode(batch, ahead + 1), condition)
+        return x, given, condition
+
+    def draw(self, *shape):
+        return torch.randn(*shape, device=self.model.device)
+
+    def forward(self, batch, progress):
+        """As OperatorStage.forward."""
+        x, given, condition = self.examples(batch)
+        tau = self.flow.times(len(x), self.settings.tau_shape).to(x.device, non_blocking=True)
+        said, lesson = self.flow.lesson(x, tau, torch.randn_like(x), given, condition)
+        return weighted_sum({'said': said, 'lesson': lesson}, self.weights)
+
+
+class SteadyStage(ResidualStage):
+    """A flow to the state that follows a given one, however long the step: E(u_{t+1}) - z given z. Beside
+    the operator, which gives one state, it gives the distribution of those that are possible."""
+    trains = ('prior',)
+    part = 'prior'
+    by = 'steady'
+
+    def pair(self, z, target, condition):
+        return target - self.model.operator.moved(z), z
+
+
+class DistillStage(ResidualStage):
+    """A student of the corrector, which goes in a step where the corrector goes in many. From every point
+    that the teacher passes on its way from noise to a sample, the student is to find its end. The teacher
+    takes as many steps as tau_schedule says, in equal parts of the stage."""
+    losses = ('distill',)
+    trains = ('student',)
+    part = 'student'
+    by = 'distill'
+
+    def __init__(self, model, settings):
+        if 'corrector' not in model.cfg.parts:
+            raise UserError("the stage 'distill' needs the corrector of the stage 'residual' before it")
+        if model.cfg.flow_kind != 'flow':
+            raise UserError(f"flow_kind='{model.cfg.flow_kind}' has no student: leave 'distill' out")
+        super().__init__(model, settings)
+
+    def prepare(self, windows):
+        if not self.flow.network.head.weight.any():
+            self.flow.load_state_dict(self.model.corrector.state_dict())
+
+    def forward(self, batch, progress):
+        """As OperatorStage.forward."""
+        x, given, condition = self.examples(batch)
+        schedule = self.settings.tau_schedule
+        n_steps = schedule[min(int(progress * len(schedule)), len(schedule) - 1)]
+        start = torch.randint(n_steps, ())
+        with torch.no_grad():
+            x = self.flow.within(torch.randn_like(x))
+            for i in range(n_steps):
+                tau = x.new_full((len(x),), i / n_steps)
+                if i == start:
+                    begin = x, tau
+                x = x + self.model.corrector(x, tau, given, condition) / n_steps
+        outputs = {'end': self.flow.end(*begin, given, condition), 'end_of_teacher': x}
+        return weighted_sum(outputs, self.weights)
+
+
+class EnsembleStage(Stage):
+    """The operator, steered by noise (arXiv 2506.10772, 2603.01949): a copy of it learns to make members
+    whose decoded fields have the lowest fair CRPS, over rollouts of `unroll` steps. Encoder and decoder are
+    frozen. It begins as the operator, whatever the noise."""
+    losses = ('crps',)
+    trains = ('ensemble',)
+    part = 'ensemble'
+    by = 'ensemble'
+
+    def __init__(self, model, settings):
+        if settings.members < 2:
+            raise UserError(f'members={settings.members} must be at least 2')
+        super().__init__(model, settings)
+        model.eval()
+        self.n_members = settings.members
+
+    def prepare(self, windows):
+        ensemble = self.model.ensemble
+        if not any(value.any() for name, value in ensemble.named_parameters() if '.noise.' in name):
+            ensemble.load_state_dict(self.model.operator.state_dict(), strict=False)
+
+    def forward(self, batch, progress):
+        """As OperatorStage.forward."""
+        s = self.settings
+        m = self.model
+        steps = self.steps(progress)
+        batch = self.placed(self.at_fewer_points(batch))
+        with torch.no_grad():
+            z = self.encode(batch, 0).repeat_interleave(s.members, 0)
+            condition = m.condition(batch.dt, batch.params).repeat_interleave(s.members, 0)
+        latents = []
+        for _ in range(steps):
+            z = m.ensemble(z, condition, torch.randn(len(z), m.cfg.noise_dim, device=z.device))
+            latents.append(z)
+        latents = torch.stack(latents, 1).view(len(batch.u), -1, *z.shape[1:])      # (B, M K, S, D)
+        members = self.decode(latents, batch).unflatten(1, (s.members, steps))
+        return weighted_sum({'members': members, 'truth': self.truth(batch, s.input_frames, steps)},
+                            self.weights)
+
+
+STAGES = {'operator': OperatorStage, 'decoder': DecoderStage, 'residual': ResidualStage,
+          'distill': DistillStage, 'ensemble': EnsembleStage, 'steady': SteadyStage}

@@ -21,7 +21,7 @@ import files
 import optim
 import pdes
 from grids import random_points
-from metrics import mean_nrmse
+from metrics import crps, mean_nrmse
 from model import UPT, ModelConfig, check_config, model_args, rebuild
 from runtime import device as devices
 from runtime.configurator import UserError, configure, one_line_errors
@@ -89,6 +89,10 @@ layer_norm = False                 # in the operator's blocks; without it, they 
 moving_frame = True             # advance fields in the frame of their mean flow, where the equation allows it
 conserve = True                    # a step keeps the integral of the fields that the equation conserves
 token_shift = 0                    # grid points by which the tokens move on every step, so that errors differ
+flow_kind = 'flow'                 # of the stages residual and steady: flow (matching) or refiner
+flow_dim = 64                      # its width
+flow_depth = 3                     # its blocks
+noise_dim = 32                     # random numbers that steer a step of the ensemble
 # losses (losses.py), all means; 0 switches one off. From here to `stages`, a stage may have its own
 # (a window is input_frames + unroll consecutive frames)
 unroll = 1                         # latent steps per window, through all of which the gradient runs
@@ -107,6 +111,14 @@ query_strategy = 'uniform'   # of the grid: uniform, stratified, importance (mor
 input_points = 512        # random points at which encoder=points sees a batch, drawn anew for every one
 lambda_spectral = .05              # relative H1 error: wave number k weighs 1 + k^2
 lambda_latent_norm = 0.            # latents of unit size
+lambda_flow = 1.                   # what a flow says, against its lesson
+lambda_distill = 1.                # where the student ends, against where its teacher does
+lambda_crps = 1.                   # fair CRPS of the decoded members of the ensemble
+members = 4                        # of the ensemble in training; of whatever is random in a validation
+flow_steps = 4                     # of a flow, in its own rollouts and in validations
+condition_noise = 0.               # noise on the latent that a flow is given, relative to its rms
+tau_shape = 1.2                    # a flow is trained at times drawn from Beta(tau_shape, tau_shape)
+tau_schedule = (8,)                # steps of the student's teacher, in equal parts of the stage
 # (physics of the decoded fields, physics.py; each applies only where the equation has it)
 lambda_conservation = 0.           # integrals stay (1000); needs conserve=False, which leaves it to training
 lambda_boundary = 0.               # conditions at the walls, less what the truth lacks on the grid
@@ -133,6 +145,11 @@ patience = 0                       # validations without progress before stoppin
 # stages: what each trains is in stages.py. NAME_stage holds the keys of which a stage has its own value
 stages = ('operator',)             # trained in this order
 decoder_stage = {'max_iters': 1000, 'unroll': 8, 'learning_rate': 3e-4, 'muon_lr': 3e-3}
+residual_stage = {'max_iters': 2000, 'unroll': 4}
+distill_stage = {'max_iters': 1000, 'unroll': 4, 'flow_steps': 1, 'learning_rate': 3e-4, 'muon_lr': 3e-3}
+ensemble_stage = {'max_iters': 1000, 'unroll': 8, 'unroll_start': 2, 'unroll_switch': .5,
+                  'learning_rate': 3e-4, 'muon_lr': 3e-3}
+steady_stage = {'max_iters': 2000, 'unroll': 1}
 # system
 device = 'auto'                    # auto, cpu, cuda, cuda:N or mps
 dtype = 'auto'                     # auto, float32 or bfloat16 (autocast)
@@ -145,6 +162,7 @@ _choices = {
     'arch': ModelConfig.archs(),
     'attention': ('standard', 'channel'),
     'encoder': ('grid', 'points'),
+    'flow_kind': ('flow', 'refiner'),
     'basis': ('cosine', 'components'),
     'query_strategy': ('uniform', 'stratified', 'importance', 'anywhere'),
     'stages': tuple(STAGES),
@@ -155,13 +173,14 @@ _choices = {
 # Numbers must be positive, unless they are named here.
 _may_be_zero = (
     'num_queries resolution initial_step boost noise latent_noise halo encoder_dim encoder_depth decoder_dim '
-    'decoder_depth log_clamp token_shift unroll_start unroll_switch inverse_decoding_ramp max_iters epochs '
-    'max_minutes weight_decay grad_clip warmup_iters min_lr_ratio patience').split()
+    'decoder_depth log_clamp token_shift flow_depth condition_noise unroll_start unroll_switch '
+    'inverse_decoding_ramp max_iters epochs max_minutes weight_decay grad_clip warmup_iters min_lr_ratio '
+    'patience').split()
 _names = list(globals())                                             # in the order of their definition
 _weights = [name for name in _names if name.startswith('lambda_')]
 _bounds = {key: (0, None) for key in _may_be_zero + _weights}
 _bounds.update(drop_path=(0, 1), ema_decay=(0, 1), beta2=(0, 1), seed=(0, 2 ** 32), memory_gb=(None, None),
-               depths=(1, None))
+               depths=(1, None), tau_schedule=(1, None))
 _of_a_stage = [                                                 # keys of which a stage may have its own value
     'eval_interval', 'log_interval', 'save_interval', 'seed', 'early', 'shift', 'flip', 'boost', 'noise',
     'latent_noise', 'coloured_noise',
@@ -219,6 +238,7 @@ def model_config(shape, **more):
 
     values.update(
         pde=dataset, fields=entry.fields,
+        parts=tuple(STAGES[name].part for name in stages if STAGES[name].part),
         params=tuple(params), seen_params=tuple((value,) for value in params.values()),
         boundary=entry.boundary, translation=entry.translation, drift=entry.drift,
         low=entry.low, length=entry.length,
@@ -267,8 +287,8 @@ else:
         model.encoder.patches.fit(data.Windows(trajectories, cfg, settings_of(stages[0])).frames(1000).cpu())
 model.to(machine.device)
 if machine.compiled:
-    for part in (model.encoder, model.operator, model.decoder):
-        part.compile()                                            # in place: parameter names stay as they are
+    for name in ('encoder', 'operator', 'decoder', *model.cfg.parts):
+        getattr(model, name).compile()                            # in place: parameter names stay as they are
 machine.say(f'model {arch}, {attention} attention | {model.n_params():,} parameters | latent '
             f'{" x ".join(map(str, cfg.token_grid))} tokens of {latent_dim}')
 loss_names = []
@@ -279,17 +299,20 @@ about = {'model_args': model_args(model.cfg), 'data': trajectories.describe(path
 run.start(about, stages, loss_names)
 
 
-def validate(model, batch_size):
-    """nRMSE of whole latent rollouts from the first frames, as scores.py defines it, over the first
-    validation trajectories; an encoder of points sees them at the same random ones every time. Uses no other
-    random number."""
+def validate(model, batch_size, stage):
+    """The error of whole latent rollouts from the first frames, over the first validation trajectories: nRMSE
+    as scores.py defines it or, of a stage that makes members, their CRPS. An encoder of points sees them at
+    the same random ones every time. Uses no other random number."""
     y = trajectories.val[:eval_batches * batch_size]
     values = {name: trajectories.val_params[:len(y), i] for i, name in enumerate(cfg.params)}
     at = None
     if encoder == 'points':
         at = random_points(input_points, cfg, torch.Generator().manual_seed(seed))
-    p = predict(model, y, values, given, batch_size, at=at)
-    return mean_nrmse(scored(model, p), scored(model, y[:, given:]))
+    s = stage.settings
+    p = predict(model, y, values, given, batch_size, at=at, by=stage.by, members=stage.n_members,
+                flow_steps=s.flow_steps)
+    error = crps if stage.n_members else mean_nrmse
+    return error(scored(model, p), scored(model, y[:, given:]))
 
 
 # ---- the loop
@@ -297,6 +320,7 @@ for name in run.remaining(stages):
     s = settings_of(name)
     stage = STAGES[name](model, s)                            # a module: (batch, progress) -> loss, its parts
     windows = data.Windows(trajectories, model.cfg, s)
+    stage.prepare(windows)
     sampler = data.Sampler(windows.n_windows, s.batch_size, s.seed)
     optimizers = optim.make(stage, s)
     ema = optim.EMA(model, s.ema_decay)
@@ -305,10 +329,11 @@ for name in run.remaining(stages):
     if s.epochs:
         n_iters = min(n_iters, math.ceil(s.epochs * windows.n_windows / s.batch_size))
     # A resumed run takes its weights, averages, optimisers and sampler from last.pt here.
-    run.begin(n_iters, s, model=model, ema=ema.model, optimizers=optimizers, sampler=sampler)
+    score = 'CRPS' if stage.n_members else 'nRMSE'
+    run.begin(n_iters, s, score, model=model, ema=ema.model, optimizers=optimizers, sampler=sampler)
     run.exit_if_finished()
     if run.stage_index > 0 and run.iteration == 0:             # a later stage has to improve on its beginning
-        run.validate(validate, ema.model, s.batch_size)
+        run.validate(validate, ema.model, s.batch_size, stage)
 
     while run.goes_on():                                    # until max_iters, max_minutes, patience, a signal
         # 1. learning rate
@@ -340,11 +365,11 @@ for name in run.remaining(stages):
         run.advance()
 
         # 4. validate, log, save
-        nrmse = None
+        error = None
         if run.every(s.eval_interval):
-            nrmse = run.validate(validate, ema.model, s.batch_size)
-        if nrmse is not None or run.iteration % s.log_interval == 0:
-            run.log(losses, s.learning_rate * factor, nrmse)
+            error = run.validate(validate, ema.model, s.batch_size, stage)
+        if error is not None or run.iteration % s.log_interval == 0:
+            run.log(losses, s.learning_rate * factor, error)
         if run.iteration % s.save_interval == 0:
             run.save()
 

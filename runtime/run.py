@@ -43,7 +43,8 @@ FREE = {'out_dir', 'init_from', 'overwrite', 'force_data', 'eval_interval', 'eva
         'data_dir', 'data_path', 'memory_gb', 'device', 'compile', 'dtype', 'wandb_log', 'wandb_project',
         'wandb_run_name', 'checkpointing', 'deterministic'}
 DIVERGED = 1e6                         # a loss beyond this stops the run
-COLUMNS = ['iter', 'stage', 'loss', 'grad_norm', 'learning_rate', 'val_nrmse', 'train_seconds']
+COLUMNS = ['iter', 'stage', 'loss', 'grad_norm', 'learning_rate', 'val_nrmse', 'val_crps',
+           'train_seconds']
 
 
 def plain(value):
@@ -78,6 +79,7 @@ class Run:
         self.progress = 0.             # of the stage, 0 .. 1
         self.before = 0                # iterations of the stages before it
         self.best = math.inf           # lowest validation error of the stage
+        self.score = 'nRMSE'           # what that is
         self.bad_evals = 0             # validations since then
         self.finished = False          # patience ran out
         self.seconds_before = 0.       # of training: in earlier stages,
@@ -258,11 +260,12 @@ class Run:
                 self.finished = False
                 self.state = None
 
-    def begin(self, n_iters, settings, **parts):
-        """Begin, or go on with, the stage. parts: what last.pt holds by name: modules, lists of optimisers,
-        or what else has a state_dict."""
+    def begin(self, n_iters, settings, score='nRMSE', **parts):
+        """Begin, or go on with, the stage. score: the name of its validation error. parts: what last.pt holds
+        by name: modules, lists of optimisers, or what else has a state_dict."""
         self.n_iters = n_iters
         self.settings = settings
+        self.score = score
         self.parts = parts
         if self.state:
             for name, part in parts.items():
@@ -401,16 +404,17 @@ class Run:
 
     # ---- log
 
-    def log(self, losses, learning_rate, nrmse=None):
-        """A row of log.csv, and a line where log_interval is due. losses: {name: 0-d tensor}."""
+    def log(self, losses, learning_rate, error=None):
+        """A row of log.csv, and a line where log_interval is due. losses: {name: 0-d tensor}; error: of a
+        validation."""
         while self.pending:                                          # nothing that was not checked is kept
             self.check_oldest()
         loss, norm = self.numbers.tolist()
         row = {'iter': self.total, 'stage': self.stage, 'loss': loss, 'grad_norm': norm,
                'learning_rate': learning_rate, 'train_seconds': round(self.train_seconds(), 2)}
         row.update({name: float(value) for name, value in losses.items()})
-        if nrmse is not None:
-            row['val_nrmse'] = nrmse
+        if error is not None:
+            row[f'val_{self.score.lower()}'] = error
         if self.iteration % self.settings.log_interval == 0:
             self.print_line(row, losses)
         if not self.machine.master:
@@ -480,14 +484,14 @@ class Run:
     def validate(self, error_of, *args):
         """Take a validation error, error_of(*args): keep the best weights, count patience. The first process
         does it, and returns it; the others return None."""
-        nrmse = None
+        error = None
         if self.machine.master:
-            nrmse = error_of(*args)
+            error = error_of(*args)
             while self.pending:
                 self.check_oldest()
-            self.say(f'{self.position()} | validation nRMSE {nrmse:.4f} (latent rollout)')
-            if nrmse < self.best:                                    # False for NaN
-                self.best = nrmse
+            self.say(f'{self.position()} | validation {self.score} {error:.4f} (latent rollout)')
+            if error < self.best:                                    # False for NaN
+                self.best = error
                 self.bad_evals = 0
                 self.write(self.best_path, everything=False)
             else:
@@ -498,7 +502,7 @@ class Run:
             flag = torch.tensor([int(self.finished)], device=self.machine.device)
             dist.broadcast(flag, 0)
             self.finished = bool(flag)
-        return nrmse
+        return error
 
     def save(self):
         """last.pt, with everything that a resume needs."""
@@ -538,7 +542,7 @@ class Run:
         self.save()
         self.end_wandb()
         self.say(f'done: {self.total} iterations in {self.train_seconds() / 60:.1f} minutes | best '
-                 f'validation nRMSE {self.best:.4f} | python eval.py --ckpt {self.folder}')
+                 f'validation {self.score} {self.best:.4f} | python eval.py --ckpt {self.folder}')
         self.machine.stop()
 
 

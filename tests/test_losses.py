@@ -9,6 +9,7 @@ import torch
 from conftest import refused
 from losses import (LOSSES, agreement, direction, inverse_decoding, mean_square, relative_l2,
                     relative_square, spectral, unit_size, weighted_sum)
+from metrics import fair_crps
 
 
 def random(*shape, seed=0, dtype=torch.float64):
@@ -212,7 +213,8 @@ def outputs():
     shapes = {'field': field, 'truth': field, 'latent': latent, 'target': latent, 'reconstruction': field,
               'start': field, 'cycle': latent, 'advanced': latent, 'before': latent,
               'earlier': latent, 'gap': (6, 1), 'wall_defect': (6, 2), 'true_wall_defect': (6, 2),
-              'velocity_divergence': (6, 8),
+              'velocity_divergence': (6, 8), 'said': latent, 'lesson': latent, 'end': latent,
+              'end_of_teacher': latent, 'members': (2, 4, *field[1:]),
               'residual': (6, 8, 1), 'true_residual': (6, 8, 1)}
     return {name: random(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
 
@@ -221,7 +223,7 @@ def test_weighted_sum_is_that_of_its_parts():
     out = outputs()
     weights = {'field': 1., 'latent': 10., 'agreement': 3., 'direction': .7, 'inverse_encoding': .5,
                'inverse_decoding': torch.tensor(.25), 'spectral': .05, 'latent_norm': 2, 'conservation': .3,
-               'boundary': .2, 'divergence': .6, 'residual': .9}
+               'boundary': .2, 'divergence': .6, 'residual': .9, 'flow': .8, 'distill': .4, 'crps': .35}
     assert weights.keys() == LOSSES.keys()
     total, parts = weighted_sum(out, weights)
     expected = {'field': relative_l2(out['field'], out['truth']),
@@ -235,7 +237,10 @@ def test_weighted_sum_is_that_of_its_parts():
                 'conservation': out['gap'].square().mean(),
                 'boundary': (out['wall_defect'] - out['true_wall_defect']).square().mean(),
                 'divergence': out['velocity_divergence'].square().mean(),
-                'residual': (out['residual'] - out['true_residual']).square().mean()}
+                'residual': (out['residual'] - out['true_residual']).square().mean(),
+                'flow': mean_square(out['said'], out['lesson']),
+                'distill': mean_square(out['end'], out['end_of_teacher']),
+                'crps': fair_crps(out['members'], out['truth']).mean()}
     assert parts == expected
     summed = sum(float(weights[name]) * value for name, value in expected.items())
     assert torch.allclose(total, summed.to(total.dtype))

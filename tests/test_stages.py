@@ -12,7 +12,7 @@ from data import Batch
 from losses import LOSSES, inverse_decoding, mean_square, relative_square
 from stages import DecoderStage, OperatorStage
 
-OF_ANY_EQUATION = {name for name in LOSSES if name not in physics.PRIORS}
+OF_ANY_EQUATION = {name for name in OperatorStage.losses if name not in physics.PRIORS}
 ALL = {f'lambda_{name}': 1. for name in OF_ANY_EQUATION}
 NONE = {f'lambda_{name}': 0. for name in LOSSES}
 

@@ -166,7 +166,7 @@ def test_what_is_loaded_is_the_best_of_the_last_stage(staged):
     assert best['best'] == min(min(operator), *decoder)
     m = load(str(folder))
     assert equal(m.state_dict(), best['ema'])
-    assert g['validate'](m, 8) == best['best']
+    assert g['validate'](m, 8, g['stage']) == best['best']
 
 
 def test_a_later_stage_is_never_worse_than_it_begins(tmp_path, train):

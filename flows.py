@@ -1,0 +1,129 @@
+"""
+Flows: distributions of latent tokens, given others, that are sampled in few steps.
+
+Shapes: B batch, S tokens, D features of a token. `cfg` is a model.ModelConfig.
+"""
+import math
+from dataclasses import replace
+
+import torch
+import torch.nn as nn
+
+from layers import Float32Linear, Transformer, ones_at, outer
+
+TIME_WAVES = [math.pi * 2 ** k for k in range(6)]            # by which a flow tells its times apart
+REFINER_STEPS = 3                      # K of arXiv 2308.05732, and its least variance
+REFINER_LEAST = 4e-7
+
+
+class Flow(nn.Module):
+    """
+    A distribution of tokens x, given other tokens: noise that a transformer turns into a sample.
+
+    kind 'flow' is conditional flow matching (arXiv 2210.02747). Gaussian noise x_0 is carried along to x_1 =
+    x / scale by the velocity v(x_tau, tau), the mean of x_1 - x_0 over all straight lines that pass there. A
+    single step of it gives the mean of x; many give a sample. 'refiner' is PDE-Refiner (arXiv 2308.05732):
+    x is predicted outright, then noise is added and taken off again K times, less and less of it.
+
+    Every feature of x is scaled to unit size (`fit`). One that is always 0 stays so, as does the mean over
+    all tokens of those that hold the integral of a conserved field.
+    """
+
+    def __init__(self, cfg, n_given):
+        """n_given: how many sets of tokens are given."""
+        super().__init__()
+        self.kind = cfg.flow_kind
+        shape = replace(cfg, arch='pure', attention='standard', hidden_dim=cfg.flow_dim, depth=cfg.flow_depth,
+                        drop_path=0., layer_norm=True)
+        self.network = Transformer(shape, (1 + n_given) * cfg.latent_dim)
+        self.time = nn.Sequential(outer(Float32Linear(2 * len(TIME_WAVES), cfg.cond_dim)), nn.SiLU(),
+                                  outer(Float32Linear(cfg.cond_dim, cfg.cond_dim)))
+        self.register_buffer('waves', torch.tensor(TIME_WAVES), persistent=False)
+        self.register_buffer('scale', torch.ones(cfg.latent_dim))
+        self.register_buffer('scale_of_given', torch.ones(n_given * cfg.latent_dim))
+        self.register_buffer('conserved', ones_at(cfg.conserved, cfg.latent_dim), persistent=False)
+
+    @torch.no_grad()
+    def fit(self, x, given):
+        """Take the size of every feature from samples x (n, S, D), given (n, S, n_given D). What is a
+        millionth of the largest is rounding."""
+        size = x.square().mean((0, 1)).sqrt()
+        self.scale.copy_(torch.where(size > 1e-6 * size.max(), size, 0.))
+        self.scale_of_given.copy_(given.square().mean((0, 1)).sqrt().clamp_min(1e-6))
+
+    def to_unit(self, x):
+        return x * torch.where(self.scale > 0, 1 / self.scale, 0.)
+
+    def within(self, x):
+        """x (B, S, D) without what a sample cannot have."""
+        x = x * (self.scale > 0)
+        return x - self.conserved * x.mean(1, keepdim=True)
+
+    def forward(self, x, tau, given, cond):
+        """What the network says of x (B, S, D), of unit size, at tau (B,) from 0 to 1; given (B, S, n_given
+        D), cond (B, cond_dim) -> (B, S, D): a velocity, or, by a refiner, x (tau = 0) or its noise."""
+        angles = tau[:, None] * self.waves
+        cond = cond + self.time(torch.cat([angles.sin(), angles.cos()], -1))
+        return self.within(self.network(torch.cat([x, given / self.scale_of_given], -1), cond))
+
+    def times(self, n, shape):
+        """tau of n samples in training, (n,) on the CPU: of Beta(shape, shape), or steps of a refiner."""
+        if self.kind == 'refiner':
+            return torch.randint(REFINER_STEPS + 1, (n,)) / REFINER_STEPS
+        return torch.distributions.Beta(shape, shape).sample((n,))
+
+    def lesson(self, x, tau, noise, given, cond):
+        """What the network says of noisy samples x (B, S, D), and what it ought to say; tau (B,) as `forward`
+        takes it, noise (B, S, D)."""
+        x = self.to_unit(x)
+        noise = self.within(noise)
+        t = tau[:, None, None]
+        if self.kind == 'flow':
+            return self(t * x + (1 - t) * noise, tau, given, cond), x - noise
+        first = t == 0
+        noisy = x + refiner_noise(t) * noise
+        said = self(torch.where(first, 0., noisy), tau, given, cond)
+        return said, torch.where(first, x, noise)
+
+    def sample(self, given, cond, n_steps, draw):
+        """given (B, S, n_given D), cond (B, cond_dim); draw(*shape) makes noise -> x (B, S, D). The refiner
+        makes its own number of steps."""
+        shape = (*given.shape[:2], len(self.scale))
+        if self.kind == 'refiner':
+            x = self(given.new_zeros(shape), given.new_zeros(len(given)), given, cond)
+            for k in range(1, REFINER_STEPS + 1):
+                tau = given.new_full((len(given),), k / REFINER_STEPS)
+                noise = refiner_noise(tau)[:, None, None]
+                x = x + noise * self.within(draw(*shape))
+                x = x - noise * self(x, tau, given, cond)
+            return x * self.scale
+        x = self.within(draw(*shape))
+        for i in range(n_steps):
+            tau = given.new_full((len(given),), i / n_steps)
+            x = x + self(x, tau, given, cond) / n_steps
+        return x * self.scale
+
+
+def refiner_noise(tau):
+    """Standard deviation of a refiner's noise in step K tau: its square is REFINER_LEAST^tau."""
+    return REFINER_LEAST ** (tau / 2)
+
+
+class Student(Flow):
+    """A flow that goes to the end from anywhere at once: x + (1 - tau) v(x, tau) is where its teacher ends
+    that begins there."""
+
+    def end(self, x, tau, given, cond):
+        """x (B, S, D), of unit size, at tau (B,) -> where it ends, (B, S, D)"""
+        return x + (1 - tau)[:, None, None] * self(x, tau, given, cond)
+
+    def sample(self, given, cond, n_steps, draw):
+        """As Flow.sample. More steps than one put noise back on, less each time, and go to the end again."""
+        shape = (*given.shape[:2], len(self.scale))
+        x = self.within(draw(*shape))
+        for i in range(n_steps):
+            tau = given.new_full((len(given),), i / n_steps)
+            if i:
+                x = i / n_steps * x + (1 - i / n_steps) * self.within(draw(*shape))
+            x = self.end(x, tau, given, cond)
+        return x * self.scale
