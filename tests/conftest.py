@@ -11,14 +11,19 @@ import subprocess
 import sys
 import time
 import traceback
+from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
 import data
-from files import write_file
-from model import UPT, ModelConfig
+import eval as ev
+import pdes
+from files import open_source, write_file
+from model import UPT, ModelConfig, model_args
+from runtime.checkpoint import save_checkpoint
 from runtime.configurator import UserError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -233,6 +238,107 @@ def error_line(text):
     lines = [line for line in text.splitlines() if line.strip()]
     assert len(lines) == 1 and lines[0].startswith('error: '), text
     return lines[0]
+
+
+# ---------------------------------------------------------------------------------------------
+# tiny files and checkpoints, to evaluate
+
+def tiny(**changes):
+    """A model whose every parameter matters: the zero-initialised ones are drawn too."""
+    cfg = dict(grid=(32,), first=(.5 / 1024,), patch_size=4, token_grid=(8,), latent_dim=8, encoder_dim=16,
+               decoder_dim=16, hidden_dim=16, depth=1, n_head=2, cond_dim=16, encoder_depth=0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = UPT(ModelConfig(**{**cfg, **changes}))
+        for p in model.parameters():
+            if not p.any():
+                torch.nn.init.normal_(p, std=.05)
+    return model
+
+
+def describe(folder, paths, n):
+    """What a run in `folder` that was trained on n rows of files says of its data."""
+    sources = [open_source(path, quiet=True) for path in paths]
+    stride = max(1, round(.05 / sources[0].dt))
+    keys = SimpleNamespace(n_trajectories=n, time_stride=stride, space_stride=1, query_stride=1, memory_gb=1.)
+    run = SimpleNamespace(folder=folder, parent=None, state=None)
+    return data.Trajectories(sources, keys, torch.device('cpu')).describe(list(paths), run)
+
+
+def save(model, path, *files, n=10, **changes):
+    """A checkpoint as runtime/run.py writes one after a training on n rows of `files`. -> path"""
+    path = str(path)
+    folder = os.path.dirname(path)
+    os.makedirs(folder, exist_ok=True)
+    about = describe(folder, [str(file) for file in files], n)
+    save_checkpoint(path, {
+        'model': model.state_dict(), 'ema': model.state_dict(), 'model_args': model_args(model.cfg),
+        'config': {'dataset': model.cfg.pde, 'seed': 0}, 'environment': {}, 'stage': 'operator', 'iter': 7,
+        'train_seconds': 90., 'peak_memory_gb': .5, 'data': {**about, **changes}})
+    return path
+
+
+def write(path, u, dt=.05, low=0., **params):
+    """A PDEBench-layout file of fields u (N, T, X) or (N, T, X, Y). -> path"""
+    with h5py.File(path, 'w') as file:
+        file['tensor'] = np.asarray(u, np.float32)
+        for name, n in zip('xy', u.shape[2:]):
+            file[f'{name}-coordinate'] = low + (1 - low) * (np.arange(n) + .5) / n
+        file['t-coordinate'] = np.arange(u.shape[1] + 1) * dt
+        file.attrs.update(params or {'Nu': .01})
+    return str(path)
+
+
+def waves(n, T, X, seed=0):
+    """Random smooth fields that move, (n, T, X)"""
+    rng = np.random.default_rng(seed)
+    x = np.arange(X) / X
+    t = np.arange(T)[:, None] / 40
+    phases = rng.uniform(0, 6, (n, 2))
+    return np.stack([1 + np.sin(2 * np.pi * (x - t) + a) + .3 * np.sin(4 * np.pi * x + b) for a, b in phases])
+
+
+@pytest.fixture(scope='session')
+def run_folder(tmp_path_factory, burgers_file):
+    """Folder of a run on ten rows of the solver's file: one test row, one validation row."""
+    folder = tmp_path_factory.mktemp('run')
+    save(tiny(), folder / 'best.pt', burgers_file)
+    return str(folder)
+
+
+@pytest.fixture(scope='session')
+def truth(burgers_file):
+    """The test row on the trained grid, (1, 41, 32, 1)"""
+    with h5py.File(burgers_file, 'r') as file:
+        return torch.from_numpy(file['tensor'][0:1, ::5, ::32])[..., None]
+
+
+@pytest.fixture
+def plane(monkeypatch, tmp_path):
+    """An equation in two dimensions whose solutions rest, its file of 16 x 16 cells, and a run on 8 x 8
+    points."""
+    def rest(u0, c, t):
+        return u0[:, None].repeat(1, len(t), 1, 1).double()
+    monkeypatch.setitem(pdes.PDES, 'plane', pdes.PDE(
+        fields=('u',), params={'c': 1.}, space=((0, 1), (0, 1)), boundary='periodic', file='plane{c}.hdf5',
+        solve=rest))
+    x = 2 * np.pi * (np.arange(16) + .5) / 16
+    phase = np.arange(10)[:, None, None]
+    u0 = 2 + np.sin(x[:, None] + phase) * np.cos(x + .3 * phase)     # (10, 16, 16)
+    file = write(tmp_path / 'plane.hdf5', np.repeat(u0[:, None], 4, 1), c=1.)
+    model = tiny(pde='plane', params=('c',), seen_params=((1.,),), grid=(8, 8), low=(0., 0.), length=(1., 1.),
+                 first=(1 / 32, 1 / 32), token_grid=(4, 4), patch_size=2, halo=1)
+    return save(model, tmp_path / 'plane.pt', file)
+
+
+def evaluate(*argv):
+    """eval.py in this process, on the CPU. -> its results"""
+    return ev.main([*map(str, argv), '--device', 'cpu'])
+
+
+def user_error(*argv):
+    """The one line with which eval.py refuses a command line."""
+    return refused(evaluate, *argv)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -1,28 +1,23 @@
-"""eval.py on tiny random models and tiny files: what is rolled out, what is refused, the JSON, the tables."""
-import csv
-import dataclasses
+"""eval.py and scores.py on tiny random models and tiny files: what is rolled out, what is refused, the JSON,
+the tables."""
 import json
 import math
 import os
 import random
 import shutil
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
 import torch
 
-import elsewhere
 import eval as ev
 import pdes
 import scores
-from conftest import ROOT, error_line, refused, run
-from data import Trajectories
-from files import open_source, read_rows, write_file
-from grids import random_points
+from conftest import (ROOT, describe, error_line, evaluate, refused, run, save, tiny, user_error, waves,
+                      write)
 from metrics import mean_nrmse
-from model import UPT, ModelConfig, load, model_args
+from model import UPT, load
 from runtime.checkpoint import load_checkpoint, save_checkpoint
 
 METRICS = set('nrmse rmse mse mae max_error crmse brmse frmse_low frmse_mid frmse_high vrmse rel_l2 '
@@ -30,84 +25,6 @@ METRICS = set('nrmse rmse mse mae max_error crmse brmse frmse_low frmse_mid frms
               'latent_gap ms_per_trajectory'.split())
 TOP = {'ckpt', 'dataset', 'split', 'initial_step', 'rollout', 'n_trajectories', 'n_params', 'iter',
        'train_seconds', 'metrics', 'reencode', 'per_step', 'baselines'}
-
-
-def tiny(**changes):
-    """A model whose every parameter matters: the zero-initialised ones are drawn too."""
-    cfg = dict(grid=(32,), first=(.5 / 1024,), patch_size=4, token_grid=(8,), latent_dim=8, encoder_dim=16,
-               decoder_dim=16, hidden_dim=16, depth=1, n_head=2, cond_dim=16, encoder_depth=0)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = UPT(ModelConfig(**{**cfg, **changes}))
-        for p in model.parameters():
-            if not p.any():
-                torch.nn.init.normal_(p, std=.05)
-    return model
-
-
-def describe(folder, paths, n):
-    """What a run in `folder` that was trained on n rows of files says of its data."""
-    sources = [open_source(path, quiet=True) for path in paths]
-    stride = max(1, round(.05 / sources[0].dt))
-    keys = SimpleNamespace(n_trajectories=n, time_stride=stride, space_stride=1, query_stride=1, memory_gb=1.)
-    run = SimpleNamespace(folder=folder, parent=None, state=None)
-    return Trajectories(sources, keys, torch.device('cpu')).describe(list(paths), run)
-
-
-def save(model, path, *files, n=10, **changes):
-    """A checkpoint as runtime/run.py writes one after a training on n rows of `files`. -> path"""
-    path = str(path)
-    folder = os.path.dirname(path)
-    os.makedirs(folder, exist_ok=True)
-    about = describe(folder, [str(file) for file in files], n)
-    save_checkpoint(path, {
-        'model': model.state_dict(), 'ema': model.state_dict(), 'model_args': model_args(model.cfg),
-        'config': {'dataset': model.cfg.pde, 'seed': 0}, 'environment': {}, 'stage': 'operator', 'iter': 7,
-        'train_seconds': 90., 'peak_memory_gb': .5, 'data': {**about, **changes}})
-    return path
-
-
-def write(path, u, dt=.05, low=0., **params):
-    """A PDEBench-layout file of fields u (N, T, X) or (N, T, X, Y). -> path"""
-    with h5py.File(path, 'w') as file:
-        file['tensor'] = np.asarray(u, np.float32)
-        for name, n in zip('xy', u.shape[2:]):
-            file[f'{name}-coordinate'] = low + (1 - low) * (np.arange(n) + .5) / n
-        file['t-coordinate'] = np.arange(u.shape[1] + 1) * dt
-        file.attrs.update(params or {'Nu': .01})
-    return str(path)
-
-
-def waves(n, T, X, seed=0):
-    """Random smooth fields that move, (n, T, X)"""
-    rng = np.random.default_rng(seed)
-    x = np.arange(X) / X
-    t = np.arange(T)[:, None] / 40
-    phases = rng.uniform(0, 6, (n, 2))
-    return np.stack([1 + np.sin(2 * np.pi * (x - t) + a) + .3 * np.sin(4 * np.pi * x + b) for a, b in phases])
-
-
-@pytest.fixture(scope='session')
-def run_folder(tmp_path_factory, burgers_file):
-    """Folder of a run on ten rows of the solver's file: one test row, one validation row."""
-    folder = tmp_path_factory.mktemp('run')
-    save(tiny(), folder / 'best.pt', burgers_file)
-    return str(folder)
-
-
-def evaluate(*argv):
-    return ev.main([*map(str, argv), '--device', 'cpu'])
-
-
-def user_error(*argv):
-    return refused(evaluate, *argv)
-
-
-@pytest.fixture(scope='session')
-def truth(burgers_file):
-    """The test row on the trained grid, (1, 41, 32, 1)"""
-    with h5py.File(burgers_file, 'r') as file:
-        return torch.from_numpy(file['tensor'][0:1, ::5, ::32])[..., None]
 
 
 # --- JSON and tables ---------------------------------------------------------
@@ -414,24 +331,6 @@ def test_several_fields(truth):
     assert r['by_field']['u'] != r['by_field']['v']
 
 
-@pytest.fixture
-def plane(monkeypatch, tmp_path):
-    """An equation in two dimensions whose solutions rest, its file of 16 x 16 cells, and a run on 8 x 8
-    points."""
-    def rest(u0, c, t):
-        return u0[:, None].repeat(1, len(t), 1, 1).double()
-    monkeypatch.setitem(pdes.PDES, 'plane', pdes.PDE(
-        fields=('u',), params={'c': 1.}, space=((0, 1), (0, 1)), boundary='periodic', file='plane{c}.hdf5',
-        solve=rest))
-    x = 2 * np.pi * (np.arange(16) + .5) / 16
-    phase = np.arange(10)[:, None, None]
-    u0 = 2 + np.sin(x[:, None] + phase) * np.cos(x + .3 * phase)     # (10, 16, 16)
-    file = write(tmp_path / 'plane.hdf5', np.repeat(u0[:, None], 4, 1), c=1.)
-    model = tiny(pde='plane', params=('c',), seen_params=((1.,),), grid=(8, 8), low=(0., 0.), length=(1., 1.),
-                 first=(1 / 32, 1 / 32), token_grid=(4, 4), patch_size=2, halo=1)
-    return save(model, tmp_path / 'plane.pt', file)
-
-
 def test_two_axes(plane, tmp_path):
     [r] = evaluate('--ckpt', plane, '--superres', 1, 2, 4, '--save', tmp_path / 'p.npz')
     assert r['grid'] == [8, 8] and set(r['metrics']) == METRICS
@@ -450,96 +349,6 @@ def test_two_axes(plane, tmp_path):
     with np.load(tmp_path / 'p.npz') as arrays:
         assert arrays['predictions'].shape == (1, 3, 8, 8, 1)
         assert arrays['x'] == pytest.approx(m.grid().numpy())
-
-
-def plane_truth(points):
-    """The exact fields of the test row of `plane` at points (Q, 2): (1, 3, Q, 1) float64"""
-    x, y = 2 * np.pi * points.double().numpy().T
-    u = torch.from_numpy(2 + np.sin(x) * np.cos(y))
-    return u[None, None, :, None].expand(1, 3, -1, -1)
-
-
-def test_random_points(plane, monkeypatch, tmp_path):
-    """Anywhere in the square, in the same places every time, against the exact field there."""
-    [r] = evaluate('--ckpt', plane, '--random', 300)
-    m = load(plane)
-    q = random_points(300, m.cfg, torch.Generator().manual_seed(0))
-    assert q.shape == (300, 2)
-    assert 0 <= q.min() < .01 and .99 < q.max() <= 1 and (q.mean(0) - .5).abs().max() < .05
-    with h5py.File(tmp_path / 'plane.hdf5', 'r') as file:
-        u0 = torch.from_numpy(file['tensor'][:1, 0, ::2, ::2])[..., None]
-    p = m.rollout(u0, 3, points=q)
-    assert r['random']['nrmse'] == pytest.approx(mean_nrmse(p, plane_truth(q)), rel=1e-5)
-    assert r['random']['ratio'] == pytest.approx(r['random']['nrmse'] / r['metrics']['nrmse'])
-    assert r['random']['points'] == 300 and 1e-4 < r['random']['floor'] < .02        # 8 points a wave
-    [many] = evaluate('--ckpt', plane, '--random', 300, '--split', 'all')
-    monkeypatch.setattr(elsewhere, 'VALUES', 1)                      # one row, one frame at a time
-    [one] = evaluate('--ckpt', plane, '--random', 300, '--split', 'all')
-    assert one['random']['nrmse'] == pytest.approx(many['random']['nrmse'], rel=1e-5)
-    assert one['random']['floor'] == pytest.approx(many['random']['floor'], rel=1e-5)
-    assert '--random -1' in user_error('--ckpt', plane, '--random', -1)
-
-
-def test_random_points_between_walls(monkeypatch, tmp_path):
-    """Two files take turns; the field is one on which cubic interpolation is exact, away from the walls."""
-    monkeypatch.setitem(pdes.PDES, 'walls', pdes.PDE(
-        fields=('u',), params={'c': 1.}, space=((0, 1),), boundary='wall', file='walls{c}.hdf5'))
-    x = (np.arange(64) + .5) / 64
-    files = []
-    for c in (1., 2.):
-        rows = c + .3 * np.arange(10)[:, None, None] + (x ** 2 - x)  # (10, 1, 64)
-        files.append(write(tmp_path / f'{c}.hdf5', np.repeat(rows, 3, 1), c=c))
-    model = tiny(pde='walls', params=('c',), seen_params=((1., 2.),), boundary='wall', first=(.5 / 64,))
-    file = save(model, tmp_path / 'walls.pt', *files)
-    monkeypatch.setattr(elsewhere, 'random_points', lambda n, *rest: torch.linspace(.1, .9, n)[:, None])
-    [r] = evaluate('--ckpt', file, '--random', 50, '--split', 'all')
-    q = torch.linspace(.1, .9, 50)[:, None]
-    errors = []
-    for c, path in zip((1., 2.), files):
-        exact = c + .3 * torch.arange(10.)[:, None, None, None] + (q ** 2 - q)       # (10, 1, 50, 1)
-        with h5py.File(path, 'r') as opened:
-            u0 = torch.from_numpy(opened['tensor'][:, 0, ::2])[..., None]
-        p = load(file).rollout(u0, 2, points=q, params={'c': torch.tensor(c)})
-        errors.append(mean_nrmse(p, exact.expand(-1, 2, -1, -1)))
-    assert r['random']['nrmse'] == pytest.approx(sum(errors) / 2, rel=1e-5)
-    assert errors[0] != pytest.approx(errors[1], rel=.01)
-
-
-def test_resolved_fields_are_moved_exactly(plane):
-    """Waves of up to six to an axis of 16 points, at points of no grid; and points of a grid are picked."""
-    m = load(plane)
-
-    def field(x, y):
-        return torch.sin(2 * np.pi * 3 * x[:, None] + 1) * torch.cos(2 * np.pi * 6 * y)
-    axes = elsewhere.grid_axes(m, (16, 16))
-    u = field(*axes)[None, ..., None]
-    to = [torch.linspace(.01, .99, 7), torch.tensor([.4, .333])]
-    assert (elsewhere.resolved(m, u, axes, to)[0, ..., 0] - field(*to)).abs().max() < 2e-5
-    assert (elsewhere.moved(m, u, axes, to)[0, ..., 0] - field(*to)).abs().max() > .05
-    assert torch.equal(elsewhere.resolved(m, u, axes, elsewhere.grid_axes(m, (8, 8))), u[:, ::2, ::2])
-
-
-def test_no_more_than_so_many_points_are_solved_for(plane, monkeypatch, capsys):
-    """On finer grids that solution is interpolated; where the file is as fine, it is the file's."""
-    m = load(plane)
-    source = open_source(os.path.join(os.path.dirname(plane), 'plane.hdf5'))
-    solution = "solvers.py's solution on 32 x 32 points"
-    for most, said in ((32 ** 2, solution), (24 ** 2 - 1, 'its values, interpolated')):
-        monkeypatch.setattr(elsewhere, 'MAX_SOLVED', most)
-        found = truth_on_finer_grids(m, source, range(1), 2, 4, 8)
-        for factor, u in found.items():
-            exact = plane_truth(m.grid(8 * factor, 8 * factor))
-            assert (u.flatten(2, -2)[:, 1:] - exact).abs().max() < 1e-5, factor
-        out = capsys.readouterr().out
-        assert '32 x 32, 64 x 64 points are more than the 16 x 16 cells' in out and said in out
-        assert f'no more than {most} points are solved for' in out
-
-
-def test_an_equation_without_a_solver(plane, monkeypatch):
-    monkeypatch.setitem(pdes.PDES, 'plane', dataclasses.replace(pdes.PDES['plane'], solve=None))
-    evaluate('--ckpt', plane, '--superres', 2)
-    message = user_error('--ckpt', plane, '--superres', 4)
-    assert '4 x 8 x 8 = 32 x 32 points' in message and 'no built-in solver for plane' in message
 
 
 # --- blow-up -----------------------------------------------------------------
@@ -637,232 +446,6 @@ def test_points_between_walls_must_agree(monkeypatch, tmp_path):
     assert 'between walls these must agree' in user_error('--ckpt', file, '--data', coarse)
 
 
-# --- a truth finer than the files --------------------------------------------
-
-def truth_on_finer_grids(model, source, rows, *factors):
-    """{factor: fields (N, T, *shape, C) of all frames}"""
-    places = {f: elsewhere.multiple(model.cfg, f) for f in factors}
-    grid = elsewhere.grid_to_solve(model, source, factors)
-    n_frames = -(-source.n_frames // source.time_stride(model.cfg.dt))
-    found = elsewhere.true_fields(model, source, rows, n_frames, grid, places)
-    return {f: u.unflatten(2, places[f]) for f, u in found.items()}
-
-
-@pytest.mark.parametrize('nu', [.01, .001])
-def test_truth_finer_than_the_file(tmp_path, nu, capsys):
-    """A file of every fourth cell, its truth wanted on twice as many points: the solution on all cells has
-    it."""
-    whole = write_file(str(tmp_path / 'whole.hdf5'), 'burgers', {'Nu': nu}, 5, device='cpu')
-    with h5py.File(whole, 'r') as file:
-        u = file['tensor'][:, ::5, ::4]
-        want = torch.from_numpy(file['tensor'][1:5, ::5, ::2])[..., None]
-    coarse = open_source(write(tmp_path / 'coarse.hdf5', u, Nu=nu))
-    assert coarse.shape == (256,)
-    got = truth_on_finer_grids(tiny(), coarse, range(1, 5), 16)[16]  # 16 x 32 points
-    assert got.shape == want.shape == (4, 41, 512, 1) and 'solvers.py' in capsys.readouterr().out
-    assert (got[:, 0, ::2] - want[:, 0, ::2]).abs().max() < 1e-5     # the file's own values are kept
-    assert mean_nrmse(got, want) < (1e-3 if nu > .005 else .03) < mean_nrmse(got.roll(1, 2), want)
-    same = truth_on_finer_grids(tiny(), open_source(whole), range(1, 5), 16)[16]
-    assert torch.equal(same, want)                                   # the file has them
-
-
-def test_finer_grids_between_walls_of_two_axes(monkeypatch, tmp_path):
-    """The solver starts on the centres of its own cells; its solution is read where the model's points are.
-    (It rests, and interpolation is exact on this field, away from the walls.)"""
-    def field(x, y):
-        return 1 + x + 2 * y ** 2 - 3 * x * y
-
-    centres = []
-
-    def rest(u0, c, t):
-        centres.append(u0[0].numpy())
-        return u0[:, None].repeat(1, len(t), 1, 1).double()
-    monkeypatch.setitem(pdes.PDES, 'room', pdes.PDE(
-        fields=('u',), params={'c': 1.}, space=((0, 1), (0, 1)), boundary='wall', file='room{c}.hdf5',
-        solve=rest))
-    x = (np.arange(16) + .5) / 16
-    u0 = field(x[:, None], x) + .1 * np.arange(10)[:, None, None]
-    file = write(tmp_path / 'room.hdf5', np.repeat(u0[:, None], 4, 1), c=1.)
-    model = tiny(pde='room', params=('c',), seen_params=((1.,),), grid=(8, 8), low=(0., 0.), length=(1., 1.),
-                 first=(1 / 32, 1 / 32), token_grid=(4, 4), patch_size=2, halo=1, boundary='wall')
-    source = open_source(file)
-    found = truth_on_finer_grids(model, source, range(1), 1, 2, 4, 8)
-    assert [u.shape for u in found.values()] == [(1, 4, 8 * f, 8 * f, 1) for f in (1, 2, 4, 8)]
-    [start] = centres                                                # solved once, for both factors
-    x = (np.arange(64) + .5) / 64
-    inner = slice(8, -8)
-    assert np.abs(start - field(x[:, None], x))[inner, inner].max() < 1e-5
-    for factor, u in found.items():
-        x, y = model.grid(8 * factor, 8 * factor).double().unflatten(0, (8 * factor, 8 * factor)).unbind(-1)
-        error = (u[0, -1, ..., 0] - field(x, y)).abs()
-        inner = slice(factor, -factor)
-        assert error[inner, inner].max() < 1e-5, factor
-    [r] = evaluate('--ckpt', save(model, tmp_path / 'room.pt', file), '--superres', 1, 2, 4, 8)
-    assert r['superres']['1']['ratio'] == pytest.approx(1, rel=1e-4)
-    assert all(r['superres'][f]['nrmse'] > 0 for f in '248')
-
-
-@pytest.mark.parametrize('name', ['diffusion-reaction', 'shallow-water', 'darcy'])
-def test_superres_of_the_equations_between_walls(name, tmp_path):
-    """Up to eight times the points of files of 8 x 8 cells; steady, static and positive fields, too."""
-    entry = pdes.entry(name)
-    file = write_file(str(tmp_path / 'file.h5'), name, entry.params, 3, device='cpu', resolution=8)
-    source = open_source(file)
-    stride = 1 if entry.steady else 50
-    model = tiny(
-        pde=name, fields=entry.fields, params=tuple(entry.params), seen_params=((1.,),) * len(entry.params),
-        boundary=entry.boundary, low=entry.low, length=entry.length, dt=stride * source.dt,
-        first=tuple(float(x[0]) for x in source.x), grid=(8, 8), token_grid=(4, 4), patch_size=2, halo=1,
-        mean=(0.,) * len(entry.fields), std=(1.,) * len(entry.fields),
-        static=tuple(entry.fields.index(field) for field in entry.static))
-    ckpt = save(model, tmp_path / 'walls.pt', file, n=3)
-    [r] = evaluate('--ckpt', ckpt, '--superres', 1, 2, 8, '--random', 9)
-    places = [*r['superres'].values(), r['random']]
-    assert r['superres']['1']['ratio'] == pytest.approx(1, rel=1e-4) and r['superres']['1']['floor'] < 1e-6
-    assert all(place['nrmse'] > 0 and place['ratio'] > 0 for place in places)
-
-
-# --- rollouts longer than the files ------------------------------------------
-
-def growing(monkeypatch, rate):
-    """Models say that fields grow by `rate` of what they were in every step."""
-    def rollout(self, u0, steps, **options):
-        growth = 1 + rate * torch.arange(1., steps + 1)
-        return u0[:, None] * growth.view(-1, *[1] * (u0.ndim - 1))
-    monkeypatch.setattr(UPT, 'rollout', rollout)
-
-
-@pytest.mark.parametrize('rate, bounded', [(.1, 1.), (.125, 0.)])
-def test_long_rollouts(plane, monkeypatch, rate, bounded):
-    """Three times the 3 steps of the file, of a solution that rests: all scores in closed form."""
-    growing(monkeypatch, rate)
-    conserving = dataclasses.replace(pdes.PDES['plane'], conserved=('u',))
-    monkeypatch.setitem(pdes.PDES, 'plane', conserving)
-    [r] = evaluate('--ckpt', plane, '--horizon', 3)
-    long = r['long']
-    assert (long['horizon'], long['steps']) == (3, 9) and long['seconds'] == pytest.approx(9 * .05)
-    assert long['per_step'] == pytest.approx([rate * step for step in range(1, 10)], rel=1e-5)
-    assert long['nrmse'] == pytest.approx(5 * rate, rel=1e-5)
-    assert long['nrmse_end'] == pytest.approx(9 * rate, rel=1e-5)
-    assert long['correlation_time'] == pytest.approx(9 * .05)
-    assert (long['finite'], long['bounded']) == (1, bounded)         # 1.9 and 2.125 times the start
-    assert long['rms_growth'] == pytest.approx(1 + 9 * rate) and long['true_rms_growth'] == pytest.approx(1)
-    rms = (4 + 1 / 4) ** .5                                          # of 2 + sin x cos y
-    assert long['integral_drift'] == pytest.approx(9 * rate * 2 / rms, rel=1e-5)
-
-
-def test_long_rollouts_that_blow_up(plane, monkeypatch, tmp_path):
-    """One trajectory of ten, in blocks of one row."""
-    growing(monkeypatch, 0.)
-    calm = UPT.rollout
-    calls = []
-
-    def rollout(self, u0, steps, **options):
-        p = calm(self, u0, steps, **options)
-        calls.append(len(u0))
-        if steps == 9 and len(calls) % 10 == 4:
-            p[:, 5] = math.inf
-        return p
-    monkeypatch.setattr(UPT, 'rollout', rollout)
-    monkeypatch.setattr(elsewhere, 'VALUES', 1)
-    options = '--ckpt', plane, '--horizon', 3, '--split', 'all', '--json', tmp_path / 'r.json'
-    evaluate(*options)
-    long = json.loads((tmp_path / 'r.json').read_text())['long']
-    assert long['finite'] == long['bounded'] == pytest.approx(.9)
-    assert long['nrmse'] is None and long['nrmse_end'] == pytest.approx(0, abs=1e-6)
-    assert long['per_step'][5] is None and long['correlation_time'] == pytest.approx((.9 * 9 + .1 * 6) * .05)
-
-
-def test_long_rollouts_without_a_solver(plane, monkeypatch, capsys):
-    growing(monkeypatch, .125)
-    monkeypatch.setitem(pdes.PDES, 'plane', dataclasses.replace(pdes.PDES['plane'], solve=None))
-    [r] = evaluate('--ckpt', plane, '--horizon', 3)
-    assert set(r['long']) == {'horizon', 'steps', 'seconds', 'finite', 'bounded', 'rms_growth'}
-    assert r['long']['rms_growth'] == pytest.approx(2.125) and r['long']['bounded'] == 0
-    out = capsys.readouterr().out
-    assert 'plane has no built-in solver' in out and 'rms at the end / start' in out
-
-
-def test_long_rollouts_against_the_solver(run_folder, truth, burgers_file):
-    [r] = evaluate('--ckpt', run_folder, '--horizon', 2)
-    with h5py.File(burgers_file, 'r') as file:
-        u0 = torch.from_numpy(file['tensor'][:1, 0])[..., None]
-    y = pdes.entry('burgers').solution(u0, {'Nu': .01}, .05 * np.arange(81))[:, 1:, ::32]
-    p = load(run_folder).rollout(truth[:, 0], 80)
-    assert r['long']['nrmse'] == pytest.approx(mean_nrmse(p, y), rel=1e-4)
-    assert r['long']['per_step'][:40] == pytest.approx(r['per_step']['nrmse'], rel=1e-3)
-    assert r['long']['nrmse_end'] == r['long']['per_step'][-1] and r['long']['steps'] == 80
-
-
-def test_bad_horizons(run_folder, plane, monkeypatch):
-    assert '--horizon 1 must be 2 or more' in user_error('--ckpt', run_folder, '--horizon', 1)
-    assert 'leave one out' in user_error('--ckpt', run_folder, '--horizon', 2, '--steps', 3)
-    monkeypatch.setitem(pdes.PDES, 'plane', dataclasses.replace(pdes.PDES['plane'], steady=True))
-    assert 'plane has no time' in user_error('--ckpt', plane, '--horizon', 2)
-
-
-# --- comparison of runs ------------------------------------------------------
-
-def logged(folder, *validations):
-    """Writes a log.csv with (iteration, validation error or '')."""
-    lines = ['iter,stage,loss,val_nrmse,train_seconds']
-    lines += [f'{iteration},operator,.1,{nrmse},1.5' for iteration, nrmse in validations]
-    (folder / 'log.csv').write_text('\n'.join(lines))
-
-
-@pytest.fixture
-def three_runs(burgers_file, tmp_path):
-    """The first is the best; the third has no log."""
-    for name, depth in (('one', 1), ('two', 2), ('three', 1)):
-        save(tiny(depth=depth), tmp_path / name / 'best.pt', burgers_file)
-    logged(tmp_path / 'one', (10, .5), (15, ''), (20, .04), (30, .05))
-    logged(tmp_path / 'two', (10, .0501), (20, .05), (30, .01))
-    return [str(tmp_path / name) for name in ('one', 'two', 'three')]
-
-
-def test_comparison(three_runs, tmp_path, capsys):
-    files = [tmp_path / f'runs.{ending}' for ending in ('md', 'csv', 'png')]
-    results = evaluate('--ckpt', *three_runs, '--steps', 3, '--compare', *files)
-    with open(files[1], newline='') as file:
-        rows = list(csv.DictReader(file))
-    assert [row['run'] for row in rows] == three_runs
-    for row, r, name in zip(rows, results, ('one', 'two', 'three')):
-        assert float(row['nRMSE latent']) == r['metrics']['nrmse'] == r['latent']['nrmse']
-        assert float(row['re-encoding']) == r['reencode']['nrmse']
-        assert float(row['recon']) == r['metrics']['recon_nrmse']
-        assert float(row['over first']) == r['metrics']['nrmse'] / results[0]['metrics']['nrmse']
-        assert (int(row['parameters']), row['training s'], row['memory GB']) == (r['n_params'], '90.0', '0.5')
-        assert float(row['ms a trajectory']) == r['metrics']['ms_per_trajectory']
-    assert [row['iterations to validation 0.05'] for row in rows] == ['20', '20', '']
-    head, line, *body = files[0].read_text().splitlines()
-    assert head.count('|') == line.count('|') == body[2].count('|') == 11 and len(body) == 3
-    assert body[2].startswith(f'| {three_runs[2]} | ') and body[2].endswith(' | - |')
-    assert files[2].read_bytes()[:4] == b'\x89PNG'
-    out = capsys.readouterr().out
-    assert 'spectral_energy_error' not in out and f"no log.csv beside '{three_runs[2]}" in out
-    shown = next(line for line in out.splitlines() if line.startswith(three_runs[1])).split()
-    assert float(shown[4]) == pytest.approx(float(rows[1]['over first']), rel=1e-3) and shown[-1] == '20'
-
-
-def test_iterations_down_to_a_given_error(three_runs, capsys):
-    evaluate('--ckpt', *three_runs[:2], '--steps', 1, '--compare', '--below', .03)
-    lines = capsys.readouterr().out.splitlines()
-    assert next(line for line in lines if line.startswith('run ')).endswith('iterations to validation 0.03')
-    assert [line.split()[-1] for line in lines if line.startswith(tuple(three_runs))] == ['-', '30']
-
-
-def test_runs_on_other_data_are_not_compared(three_runs, burgers_file, tmp_path):
-    other = save(tiny(), tmp_path / 'other.pt', burgers_file, n=20)
-    message = user_error('--ckpt', three_runs[0], other, '--compare', '--data', burgers_file, '--steps', 1)
-    assert f"'{other}' was trained on other data than '{three_runs[0]}" in message
-    two = save(tiny(input_frames=2), tmp_path / 'two_frames.pt', burgers_file)
-    assert 'with initial_step 2, ' in user_error('--ckpt', three_runs[0], two, '--compare', '--steps', 1)
-    assert 'two checkpoints or more' in user_error('--ckpt', two, '--compare')
-    assert 'is for --compare' in user_error('--ckpt', two, '--below', .1)
-    assert '.md or .csv' in user_error('--ckpt', *three_runs, '--compare', tmp_path / 'runs.txt')
-    assert 'cannot be written' in user_error('--ckpt', *three_runs, '--compare', tmp_path / 'no' / 'runs.md')
-
-
 # --- leaks -------------------------------------------------------------------
 
 @pytest.mark.parametrize('row', [1, 7])                              # validation, train
@@ -907,20 +490,3 @@ def test_user_errors(run_folder, burgers_file, tmp_path):
     assert 'leave --split test out' in user_error(*ckpt, '--data', burgers_file, '--split', 'test')
     assert 'no data file' in user_error(*ckpt, '--data', tmp_path / 'nothing.hdf5')
     assert 'device=tpu' in refused(ev.main, [*ckpt, '--device', 'tpu'])
-
-
-def test_between_walls_a_finer_truth_is_computed_on_the_solvers_cells(path):
-    """48 points of a model that keeps every other of 32 cells are no centres of equal cells."""
-    source = open_source(write_file(path, 'diffusion-sorption', {}, 1, device='cpu', resolution=32))
-    cfg = ModelConfig(pde='diffusion-sorption', grid=(16,), token_grid=(4,), latent_dim=4, low=source.low,
-                      length=source.length, first=(float(source.x[0][0]),), boundary='wall', dt=250.)
-    model = UPT(cfg)
-    place = model.grid(48)[:, 0] * 480 - .5                          # in cells of a tenth of their distance
-    assert (place[0] + .5) / 10 == pytest.approx(.75)
-    found = truth_on_finer_grids(model, source, range(1), 3)[3][0, -1, :, 0]
-    u0 = float(read_rows(source, range(1), source.n_frames)[0, 0, 0, 0])             # a constant
-    fine = source.entry.solution(torch.full((1, 480, 1), u0), {}, [0., 500.])[0, -1, :, 0].float()
-    below = place.floor().long()
-    wanted = fine[below] + (place - below) * (fine[below + 1] - fine[below])
-    assert (found - wanted).abs().max() < .004                       # a 48th of the domain is coarse
-    assert (found - fine[5::10])[:8].abs().max() > .006              # the values at the centres of 48 cells

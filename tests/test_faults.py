@@ -46,7 +46,7 @@ NaN in the loss, in a gradient alone, in the data   test_not_finite_stops_before
                                                     test_nan_in_the_data_is_refused
 learning rate of 1000                               test_divergence_is_stopped_and_best_is_kept
 bfloat16                                            test_bfloat16_stays_close_to_float32
-rollout that blows up in evaluation                 test_eval.py
+rollout that blows up in evaluation                 test_eval.py, test_elsewhere.py
 config: typos, types, values, files, cross-fields   test_accepted_values, test_refused_values,
                                                     test_configurator.py
 SIGTERM, SIGINT, twice, with two processes          test_signals_at_random_moments (2 x 2 here, 2 x 10 slow),

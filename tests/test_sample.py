@@ -15,7 +15,7 @@ from PIL import Image
 
 import pdes
 import sample
-from conftest import refused
+from conftest import refused, save, tiny, waves, write
 from files import write_file
 from grids import resample
 from metrics import field_nrmse, mean_nrmse
@@ -23,7 +23,6 @@ from model import load
 from pictures import colour_scale, draw, draw_map, draw_tokens
 from runtime.checkpoint import load_checkpoint, save_checkpoint
 from runtime.configurator import UserError
-from test_eval import save, tiny, waves, write
 
 ADVECTION = dict(pde='advection', params=('beta',), seen_params=((.4,),))
 
