@@ -49,22 +49,24 @@ def other_places(model, sources, rows, u, params, factors, n_random, initial_ste
         say(f'eval: warning: the finest solution has {coarsest} cells only, a weak reference below {WEAK}')
     places = {str(f): multiple(model.cfg, f) for f in factors}
     if n_random:
-        places['random'] = random_points(n_random, model.cfg, torch.Generator().manual_seed(0))
+        random = torch.Generator().manual_seed(0)
+        places['random'] = random_points(n_random, model.cfg, random)
     points = [points_of(model, place) for place in places.values()]
     sizes = [len(q) for q in points]
     points = torch.cat(points)                                       # one rollout serves all places
     largest = max(len(points), *[math.prod(source.shape) for source in sources])
     batch_size = min(batch_size, max(1, POINTS // len(points)))
+    axes = grid_axes(model, u.shape[2:-1])
     found = {name: {'nrmse': 0., 'floor': 0.} for name in places}
     for source, some, here in portions(sources, rows, u.shape[1] * largest * model.cfg.n_field):
         own = {name: value[here] for name, value in params.items()}
+        share = len(some) / len(u)
         known = u[here, initial_step:]
         p = predict(model, u[here], own, initial_step, batch_size, reencode, points)
         truths = true_fields(model, source, some, u.shape[1], solver_grids[source.path], places)
         for (name, place), p_there in zip(places.items(), p.split(sizes, 2)):
             y = scored(model, truths[name][:, initial_step:])
-            floor = at_place(model, known, grid_axes(model, known.shape[2:-1]), place, exact=False)
-            share = len(some) / len(u)
+            floor = at_place(model, known, axes, place, exact=False)
             found[name]['nrmse'] += share * mean_nrmse(scored(model, p_there), y)
             found[name]['floor'] += share * mean_nrmse(scored(model, floor), y)
     return found
@@ -113,11 +115,14 @@ def long_rollouts(model, sources, rows, u, params, horizon, initial_step, reenco
     """
     cfg = model.cfg
     n_frames = horizon * (u.shape[1] - 1) + 1
+    n_steps = n_frames - initial_step
+    grid = u.shape[2:-1]
     is_solved = all(source.entry.solve for source in sources)
     if not is_solved:
         say(f'eval: {cfg.pde} has no built-in solver, so there is no truth of long rollouts: only their size '
             'is reported')
-    cells = max(math.prod(shape) for shape in [u.shape[2:-1], *[source.shape for source in sources]])
+    shapes = [grid, *[source.shape for source in sources]]
+    cells = max(math.prod(shape) for shape in shapes)
     found = {}
 
     def note(name, value):
@@ -125,7 +130,7 @@ def long_rollouts(model, sources, rows, u, params, horizon, initial_step, reenco
 
     for source, some, here in portions(sources, rows, n_frames * cells * cfg.n_field):
         own = {name: value[here] for name, value in params.items()}
-        p = predict(model, u[here], own, initial_step, batch_size, reencode, n_steps=n_frames - initial_step)
+        p = predict(model, u[here], own, initial_step, batch_size, reencode, n_steps=n_steps)
         start = u[here, initial_step - 1:initial_step]
         kept = [source.fields.index(name) for name in source.entry.conserved]
         if kept:
@@ -133,7 +138,7 @@ def long_rollouts(model, sources, rows, u, params, horizon, initial_step, reenco
             note('integral_drift', gap)
         y = u[here]
         if is_solved:
-            y = long_truth(model, source, some, u.shape[2:-1], n_frames)
+            y = long_truth(model, source, some, grid, n_frames)
         p = scored(model, p)
         y = scored(model, y)
         size = by_frame(rms, p)
@@ -146,13 +151,13 @@ def long_rollouts(model, sources, rows, u, params, horizon, initial_step, reenco
             y = y[:, initial_step:]
             note('true_rms_growth', true_size[:, -1:] / start_size)
             note('per_step', by_frame(nrmse, p, y))
-            note('correlation_time', correlation_time(by_frame(correlation, p, y), cfg.dt))
+            likeness = by_frame(correlation, p, y)
+            note('correlation_time', correlation_time(likeness, cfg.dt))
     found = {name: torch.cat(values).double() for name, values in found.items()}
     scores = {name: float(value.mean()) for name, value in found.items()}
     if is_solved:
         steps = found['per_step'].mean((0, 2)).tolist()
         scores.update(nrmse=scores['per_step'], nrmse_end=steps[-1], per_step=steps)
-    n_steps = n_frames - initial_step
     return {'horizon': horizon, 'steps': n_steps, 'seconds': n_steps * cfg.dt, **scores}
 
 
@@ -165,7 +170,8 @@ def placements(model, u, params, densities, initial_step, reencode, batch_size):
     y = scored(model, u[:, initial_step:])
     found = {}
     for n in sorted(set(densities)):
-        at = random_points(n, model.cfg, torch.Generator().manual_seed(PLACEMENT_SEED + n))
+        random = torch.Generator().manual_seed(PLACEMENT_SEED + n)
+        at = random_points(n, model.cfg, random)
         p = predict(model, u, params, initial_step, batch_size, reencode, at=at)
         found[str(n)] = {'nrmse': mean_nrmse(scored(model, p), y)}
     return found

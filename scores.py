@@ -42,8 +42,8 @@ def predict(model, u, params, initial_step, batch_size, reencode=False, points=N
     """Whole rollouts from the true frames u (N, T, *grid, C) before initial_step: (N, n_steps, *grid or Q, C)
     float32 on the CPU. params: {name: (N,)}. points (Q, d): where to decode, instead of on the grid of u.
     n_steps: by default T - initial_step. at (P, d): where a model with encoder='points' sees u, instead of on
-    that grid. how: what advances the latents, as UPT.rollout takes it; with members (N, members, n_steps, ..).
-    """
+    that grid. how: what advances the latents, as UPT.rollout takes it; with members (N, members, n_steps,
+    ...)."""
     grid = u.shape[2:-1]
     if n_steps is None:
         n_steps = u.shape[1] - initial_step

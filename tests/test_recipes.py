@@ -123,3 +123,12 @@ def test_add_an_equation(tmp_path):
     u0 = torch.sin(2 * math.pi * x)[None]
     u = solvers['heat'](u0, nu=.02, t=[0., 1.])
     torch.testing.assert_close(u[0, 1], math.exp(-.02 * 4 * math.pi ** 2) * u[0, 0], rtol=0, atol=1e-6)
+
+
+def test_every_module_is_installed_and_named():
+    """pyproject.toml and the table of files in the README leave none out."""
+    modules = {name[:-3] for name in os.listdir(ROOT) if name.endswith('.py')}
+    with open(os.path.join(ROOT, 'pyproject.toml'), encoding='utf-8') as file:
+        listed = re.search(r'^py-modules = \[(.*)\]$', file.read(), re.MULTILINE)[1]
+    assert set(re.findall(r'"(\w+)"', listed)) == modules
+    assert {name for name in modules if f'| `{name}.py`' in README or f', `{name}.py`' in README} == modules
