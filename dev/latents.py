@@ -19,7 +19,8 @@ from runtime.configurator import UserError, one_line_errors
 
 LEAST = 4                              # features of a token; fewer numbers than that are fewer tokens
 # Rows of the table, each with the losses of the one above it from 'field loss' on.
-FIXED = {'cosine modes, not learned': [], 'components, not learned': ['--basis=components']}
+FIXED = {'cosine modes, not learned': ['--basis=cosine'],
+         'components, not learned': ['--basis=components']}
 LEARNED = {'field loss': [],
            '+ inverse encoding': ['--lambda_inverse_encoding=10'],
            '+ agreement': ['--lambda_agreement=1'],
