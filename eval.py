@@ -34,13 +34,13 @@ from data import seen_rows
 from elsewhere import axis_points, grid_axes, long_rollouts, other_places, placements
 from files import open_source, read_rows, split_rows
 from grids import by, is_strided
-from model import build, unseen, with_encoder
+from model import BY, FLOW_STEPS, build, unseen, with_encoder
 from pictures import draw_spectra
-from reports import compare, groups, heading, table
+from reports import compare, ensemble_table, groups, heading, table
 from runtime.checkpoint import find_runs, load_checkpoint, whole_file
 from runtime.configurator import UserError, one_line_errors, say
 from runtime.device import pick
-from scores import check_initial_step, evaluate
+from scores import check_initial_step, ensembles, evaluate
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -187,7 +187,8 @@ def load_for_evaluation(file, device, encoder=None):
 
 def evaluate_checkpoint(file, split=None, data=None, initial_step=None, steps=None, rollout='latent',
                         factors=(), n_random=0, horizon=None, densities=(), physical=False, plot=False,
-                        device='cpu', batch_size=64, save=None):
+                        device='cpu', batch_size=64, save=None, advancers=(), members=8,
+                        flow_steps=FLOW_STEPS):
     """Everything about one checkpoint file as a dict of JSON types (None where a number is not finite). The
     arguments are those of the command line. Raises UserError."""
     state, model = load_for_evaluation(file, device)
@@ -244,6 +245,8 @@ def evaluate_checkpoint(file, split=None, data=None, initial_step=None, steps=No
     if physical:
         axes = grid_axes(model, grid)
         result['physics'] = physics.report(u[:, n - 1], p, u[:, n:], cfg.dt, params, axes, sources[0].entry)
+    if advancers:
+        result['by'] = ensembles(model, u, params, n, batch_size, advancers, members, flow_steps)
     if plot:
         plot_spectra(file, cfg, u[:, n - 1:], p, n)
     return finite(result)
@@ -322,6 +325,10 @@ def arguments(argv):
     parser.add_argument('--horizon', type=int, metavar='K', help='also roll out K times as long')
     parser.add_argument('--placements', type=int, nargs='+', default=(),
                         help='score rollouts from so many random points; see also load(encoder=)')
+    parser.add_argument('--by', nargs='+', choices=BY, default=(),
+                        help='rollouts by the operator and by what later stages have trained')
+    parser.add_argument('--members', type=int, default=8, help='of each rollout by what draws noise')
+    parser.add_argument('--flow_steps', type=int, default=FLOW_STEPS, help='of a flow in a step')
     parser.add_argument('--physics', action='store_true', help='also what physics asks of the fields')
     parser.add_argument('--plot', action='store_true', help='with --physics: spectra.png in the run folder')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:N or mps')
@@ -340,6 +347,9 @@ def arguments(argv):
     if args.horizon and args.steps:
         raise UserError(f'--steps {args.steps} makes rollouts shorter, --horizon {args.horizon} longer: '
                         'leave one out')
+    if args.members < 2 or args.flow_steps < 1:
+        raise UserError(f'--members {args.members} must be 2 or more, --flow_steps {args.flow_steps} 1 or '
+                        'more')
     if args.plot and not args.physics:
         raise UserError('--plot draws what --physics reports: add --physics')
     if args.data and args.split not in (None, 'all'):
@@ -384,7 +394,7 @@ def main(argv=None):
                 file, args.split, args.data, args.initial_step, args.steps, args.rollout,
                 factors=args.superres, n_random=args.random, horizon=args.horizon, densities=args.placements,
                 physical=args.physics, plot=args.plot, device=device, batch_size=args.batch_size,
-                save=args.save)
+                save=args.save, advancers=args.by, members=args.members, flow_steps=args.flow_steps)
             results.append(result)
         except UserError as error:
             if not is_one_of_several:
@@ -398,6 +408,8 @@ def main(argv=None):
         for group in groups(results):
             say(f'\n{heading(group[0])}\n\n{table(group)}')
             for r in group:
+                if 'by' in r:
+                    say(f"\nrollouts of '{r['ckpt']}'\n{ensemble_table(r['by'])}")
                 if 'physics' in r:
                     say(f"\nphysics of '{r['ckpt']}'\n{physics.lines(r['physics'])}")
     if args.json:

@@ -216,7 +216,7 @@ def mean_nrmse(p, y):
 
 
 # ---------------------------------------------------------------------------------------------
-# ensembles: members (N, M, T, *space, C), M at least 2
+# ensembles: members (N, M, T, *space, C)
 
 def fair_crps(members, y):
     """
@@ -225,19 +225,19 @@ def fair_crps(members, y):
         mean_m |x_m - y| - 1/2 mean over pairs m != n of |x_m - x_n|.
 
     Fair, since pairs of a member with itself are left out: its expectation does not depend on M, and is
-    lowest for members that are drawn as the truth is (Ferro 2014, doi 10.1002/qj.2270).
+    lowest for members that are drawn as the truth is (Ferro 2014, doi 10.1002/qj.2270). Of a single member
+    it is the absolute error.
     """
     n = members.shape[1]
     error = (members - y[:, None]).abs().mean(1)
     apart = 0.
     for shift in range(1, n):
         apart = apart + (members - members.roll(shift, 1)).abs().mean(1)
-    return error - .5 * apart / (n - 1)
+    return error - .5 * apart / max(1, n - 1)
 
 
 def crps(members, y):
-    """<fair CRPS>_x / rms_x(y), mean over trajectories, frames and fields: for a single state it would be the
-    mean absolute error over the same norm."""
+    """<fair CRPS>_x / rms_x(y), mean over trajectories, frames and fields."""
     values = []
     for t in range(y.shape[1]):
         truth = y[:, t:t + 1].double()
@@ -263,18 +263,22 @@ def coverage(members, y):
 
 
 def ensemble_metrics(members, y):
-    """{name: number} of an ensemble: the error of a member and of the mean, CRPS, spread-skill ratio,
-    coverage. Goes frame by frame, as metrics() does."""
+    """{name: number} of an ensemble: the error of a member and of the mean, CRPS and, of several members,
+    spread-skill ratio and coverage. Goes frame by frame, as metrics() does."""
     n = members.shape[1]
     values = {}
     for t in range(y.shape[1]):
         truth = y[:, t:t + 1].double()
         frame = members[:, :, t:t + 1].double()
         of_frame = {'nrmse_member': nrmse(frame.flatten(0, 1), truth.repeat_interleave(n, 0)),
-                    'nrmse_mean': nrmse(frame.mean(1), truth),
-                    'spread_skill': spread_skill(frame, truth),
-                    'coverage': coverage(frame, truth).double()}
+                    'nrmse_mean': nrmse(frame.mean(1), truth)}
+        if n > 1:
+            of_frame['spread_skill'] = spread_skill(frame, truth)
+            of_frame['coverage'] = coverage(frame, truth).double()
         for name, value in of_frame.items():
             values.setdefault(name, []).append(float(value.mean()))
     result = {name: sum(of_frames) / len(of_frames) for name, of_frames in values.items()}
-    return {**result, 'crps': crps(members, y), 'coverage_if_calibrated': (n - 1) / (n + 1)}
+    result['crps'] = crps(members, y)
+    if n > 1:
+        result['coverage_if_calibrated'] = (n - 1) / (n + 1)
+    return result

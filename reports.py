@@ -131,6 +131,30 @@ def nrmse_rows(results):
     return rows
 
 
+ENSEMBLE = {                     # columns of the table of rollouts by the operator and later stages
+    'members': 'members',
+    'nrmse_member': 'nrmse of one',
+    'nrmse_mean': 'of the mean',
+    'crps': 'crps',
+    'spread_skill': 'spread/skill',
+    'coverage': 'coverage',
+    'coverage_if_calibrated': '(calibrated)',
+    'frmse_high_member': 'frmse_high of one',
+    'frmse_high_mean': 'of the mean',
+    'spectral_energy_error_member': 'spectrum of one',
+    'correlation_time_member': 'correlation_time of one',
+    'correlation_time_mean': 'of the mean',
+    'ms_per_trajectory': 'ms'}
+
+
+def ensemble_table(found):
+    """Rollouts {by: scores}, as scores.ensembles gives them: a row each."""
+    rows = [['by', *ENSEMBLE.values()]]
+    for by_part, scores in found.items():
+        rows.append([by_part, *[as_text(scores.get(name)) for name in ENSEMBLE]])
+    return aligned(rows)
+
+
 def score_row(label, results, *keys):
     """A row of the numbers that `keys` lead to in each result."""
     row = [label]

@@ -14,8 +14,10 @@ import time
 import torch
 
 from grids import values_at
-from metrics import field_nrmse, mean_nrmse, metrics, nrmse, rms, space_of
+from metrics import ensemble_metrics, field_nrmse, mean_nrmse, metrics, nrmse, rms, space_of
 from runtime.configurator import UserError, say
+
+OF_A_STATE = ('frmse_high', 'correlation_time', 'spectral_energy_error')       # beside scores of ensembles
 
 
 # ---------------------------------------------------------------------------------------------
@@ -105,7 +107,7 @@ def evaluate(model, u, params, initial_step=None, rollout='latent', batch_size=6
         scores['recon_nrmse'] = recon_nrmse(model, u[:, n - cfg.input_frames:], batch_size)
         drift, gap = latent_rollout(model, u, params, n, batch_size)
         scores.update(latent_norm_drift=drift, latent_gap=gap)
-        scores['ms_per_trajectory'] = ms_per_trajectory(model, u, params, n, batch_size, reencode)
+        scores['ms_per_trajectory'] = ms_per_trajectory(model, u, params, n, batch_size, reencode=reencode)
     finally:
         model.train(training)
     result = {'metrics': scores,
@@ -172,14 +174,14 @@ def sum_of_squares(tokens):
     return float(tokens.cpu().double().square().sum())
 
 
-def ms_per_trajectory(model, u, params, initial_step, batch_size, reencode):
+def ms_per_trajectory(model, u, params, initial_step, batch_size, **how):
     """Wall clock of one whole decoded rollout of one batch, over its size. Call it after a rollout of the
     same shapes, which is the warm-up."""
     rows, own = next(batches(len(u), batch_size, params))
     u0 = given_frames(model, u[rows], initial_step).to(model.device)
     wait_for(model.device)
     start = time.perf_counter()
-    model.rollout(u0, u.shape[1] - initial_step, params=own, reencode=reencode)
+    model.rollout(u0, u.shape[1] - initial_step, params=own, **how)
     wait_for(model.device)
     return 1e3 * (time.perf_counter() - start) / len(u0)
 
@@ -212,3 +214,29 @@ def baselines(u0, y):
     mean = last.mean(space_of(y), keepdim=True)
     return {'persistence': {'nrmse': mean_nrmse(last.expand_as(y), y)},
             'mean': {'nrmse': mean_nrmse(mean.expand_as(y), y)}}
+
+
+@torch.no_grad()
+def ensembles(model, u, params, initial_step, batch_size, advancers, members, flow_steps):
+    """
+    Rollouts by each of `advancers` (names in model.BY), of which all but the operator draw noise and make so
+    many members of each trajectory: {name: {metric: number}}.
+
+    Of the metrics of a single state, those of the first member and of the mean of all are given.
+    """
+    u0 = scored(model, u[:, initial_step - 1])
+    y = scored(model, u[:, initial_step:])
+    found = {}
+    for by in advancers:
+        n = 1 if by == 'operator' else members
+        how = {'by': by, 'flow_steps': flow_steps}
+        p = predict(model, u, params, initial_step, batch_size, members=n, **how)
+        p = scored(model, p)
+        result = {'members': n, **ensemble_metrics(p, y)}
+        for what, one in (('member', p[:, 0]), ('mean', p.mean(1))):
+            values, _ = metrics(one, y, u0, model.cfg.dt)
+            for name in OF_A_STATE:
+                result[f'{name}_{what}'] = values[name]
+        result['ms_per_trajectory'] = ms_per_trajectory(model, u, params, initial_step, batch_size, **how)
+        found[by] = result
+    return found
