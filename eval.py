@@ -30,13 +30,14 @@ import numpy as np
 import torch
 
 import physics
+import search
 from data import seen_rows
 from elsewhere import axis_points, grid_axes, long_rollouts, other_places, placements
 from files import open_source, read_rows, split_rows
 from grids import by, is_strided
 from model import BY, FLOW_STEPS, build, unseen, with_encoder
 from pictures import draw_spectra
-from reports import compare, ensemble_table, groups, heading, table
+from reports import compare, ensemble_table, groups, heading, search_table, table
 from runtime.checkpoint import find_runs, load_checkpoint, whole_file
 from runtime.configurator import UserError, one_line_errors, say
 from runtime.device import pick
@@ -188,7 +189,7 @@ def load_for_evaluation(file, device, encoder=None):
 def evaluate_checkpoint(file, split=None, data=None, initial_step=None, steps=None, rollout='latent',
                         factors=(), n_random=0, horizon=None, densities=(), physical=False, plot=False,
                         device='cpu', batch_size=64, save=None, advancers=(), members=8,
-                        flow_steps=FLOW_STEPS):
+                        flow_steps=FLOW_STEPS, ttc=None):
     """Everything about one checkpoint file as a dict of JSON types (None where a number is not finite). The
     arguments are those of the command line. Raises UserError."""
     state, model = load_for_evaluation(file, device)
@@ -247,6 +248,8 @@ def evaluate_checkpoint(file, split=None, data=None, initial_step=None, steps=No
         result['physics'] = physics.report(u[:, n - 1], p, u[:, n:], cfg.dt, params, axes, sources[0].entry)
     if advancers:
         result['by'] = ensembles(model, u, params, n, batch_size, advancers, members, flow_steps)
+    if ttc:
+        result['ttc'] = search.report(model, u, params, n, batch_size, ttc)
     if plot:
         plot_spectra(file, cfg, u[:, n - 1:], p, n)
     return finite(result)
@@ -329,6 +332,8 @@ def arguments(argv):
                         help='rollouts by the operator and by what later stages have trained')
     parser.add_argument('--members', type=int, default=8, help='of each rollout by what draws noise')
     parser.add_argument('--flow_steps', type=int, default=FLOW_STEPS, help='of a flow in a step')
+    parser.add_argument('--ttc', nargs='*', metavar='KEY=VALUE',
+                        help=f'rollouts chosen among many, beside others: {search.Settings.keys()}')
     parser.add_argument('--physics', action='store_true', help='also what physics asks of the fields')
     parser.add_argument('--plot', action='store_true', help='with --physics: spectra.png in the run folder')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:N or mps')
@@ -350,6 +355,8 @@ def arguments(argv):
     if args.members < 2 or args.flow_steps < 1:
         raise UserError(f'--members {args.members} must be 2 or more, --flow_steps {args.flow_steps} 1 or '
                         'more')
+    if args.ttc is not None:
+        args.ttc = search.Settings.of(args.ttc)
     if args.plot and not args.physics:
         raise UserError('--plot draws what --physics reports: add --physics')
     if args.data and args.split not in (None, 'all'):
@@ -394,7 +401,8 @@ def main(argv=None):
                 file, args.split, args.data, args.initial_step, args.steps, args.rollout,
                 factors=args.superres, n_random=args.random, horizon=args.horizon, densities=args.placements,
                 physical=args.physics, plot=args.plot, device=device, batch_size=args.batch_size,
-                save=args.save, advancers=args.by, members=args.members, flow_steps=args.flow_steps)
+                save=args.save, advancers=args.by, members=args.members, flow_steps=args.flow_steps,
+                ttc=args.ttc)
             results.append(result)
         except UserError as error:
             if not is_one_of_several:
@@ -410,6 +418,8 @@ def main(argv=None):
             for r in group:
                 if 'by' in r:
                     say(f"\nrollouts of '{r['ckpt']}'\n{ensemble_table(r['by'])}")
+                if 'ttc' in r:
+                    say(f"\ntest-time compute with '{r['ckpt']}'\n{search_table(r['ttc'])}")
                 if 'physics' in r:
                     say(f"\nphysics of '{r['ckpt']}'\n{physics.lines(r['physics'])}")
     if args.json:

@@ -372,8 +372,8 @@ class UPT(nn.Module):
         """One step of `dt` seconds (default: that of training) in latent space, Latent -> Latent. params:
         {'Nu': .01}, a number or (B,) each. by: what advances it (BY); draw: m.draws(seed), by default of seed
         0."""
-        cond, dt = self._condition(len(z.tokens), params, dt)
-        return self._advance(z, cond, dt, self._check_by(by), draw or self.draws(0), flow_steps)
+        cond, dt = self.conditions(len(z.tokens), params, dt)
+        return self.advance(z, cond, dt, self.check_by(by), draw or self.draws(0), flow_steps)
 
     def draws(self, seed):
         """A function (*shape) -> Gaussian noise on the device; it goes on from call to call, alike on every
@@ -421,10 +421,10 @@ class UPT(nn.Module):
             dt = repeated(dt, members, 1)
             u = self.rollout(u0, steps, points, params, dt, grid, reencode, by, 0, seed, flow_steps)
             return u.unflatten(0, (-1, members))
-        by = self._check_by(by)
+        by = self.check_by(by)
         draw = self.draws(seed)
         frames, placement = self._given(u0, grid)
-        cond, dt = self._condition(len(frames), params, dt)
+        cond, dt = self.conditions(len(frames), params, dt)
         space = None
         if points is not None:
             q = self._check_points(points, len(frames))
@@ -436,7 +436,7 @@ class UPT(nn.Module):
         out = []
         z = self._encode(frames, placement)
         for _ in range(steps):
-            z = self._advance(z, cond, dt, by, draw, flow_steps)
+            z = self.advance(z, cond, dt, by, draw, flow_steps)
             out.append(self._decode(z, q))
             if reencode and len(out) < steps:
                 new = self._decode(z, placement.points) if placement else self.decode(z)
@@ -467,8 +467,8 @@ class UPT(nn.Module):
         tokens = self.encoder(torch.cat(frames, -1), placement)
         return Latent(tokens, mean, mean.new_zeros(len(u), len(self.cfg.grid)))
 
-    def _advance(self, z, cond, dt, by, draw, flow_steps):
-        """cond and dt as _condition gives them."""
+    def advance(self, z, cond, dt, by, draw, flow_steps):
+        """cond and dt as conditions() gives them."""
         travelled = z.mean @ self.frame * dt[:, None]                # (B, d)
         tokens = self.next_tokens(z.tokens, cond, by, draw, flow_steps)
         return Latent(tokens, z.mean, z.offset + travelled + self.token_step)
@@ -485,7 +485,7 @@ class UPT(nn.Module):
         flow = self.corrector if by == 'residual' else self.student
         return z + flow.sample(torch.cat([tokens, z], -1), cond, flow_steps, draw)
 
-    def _check_by(self, by):
+    def check_by(self, by):
         if by not in BY:
             raise UserError(f"by='{by}' is not one of {', '.join(BY)}")
         if BY[by] and BY[by] not in self.cfg.parts:
@@ -528,7 +528,7 @@ class UPT(nn.Module):
         wide = torch.float32 if self.device.type == 'mps' else torch.float64
         return q.to(wide).to(self.device)
 
-    def _condition(self, n_sample, params, dt):
+    def conditions(self, n_sample, params, dt):
         """What the operator is told (B, cond_dim), and the time step (B,)."""
         cfg = self.cfg
         values = {name: seen[0] for name, seen in zip(cfg.params, cfg.seen_params)}

@@ -155,6 +155,16 @@ def ensemble_table(found):
     return aligned(rows)
 
 
+def search_table(found):
+    """What search.report found, as text."""
+    rows = [['', 'nrmse', 'evaluations a step', 'ms a trajectory']]
+    for name, row in found['rows'].items():
+        rows.append([name, *[as_text(row[key]) for key in ('nrmse', 'evaluations', 'ms_per_trajectory')]])
+    text = [aligned(rows), f"rank correlation of reward and accuracy: {as_text(found['rank_correlation'])}"]
+    text += [f'no reward for {name}: {why}' for name, why in found['left_out'].items()]
+    return '\n'.join(text)
+
+
 def score_row(label, results, *keys):
     """A row of the numbers that `keys` lead to in each result."""
     row = [label]
