@@ -4,7 +4,7 @@ PY := .venv/bin/python
 
 PY_GPU ?= python
 
-.PHONY: setup demo gpu peers pretrained test test-slow
+.PHONY: setup demo gpu peers pretrained stages test test-slow
 
 setup: .venv/.installed
 
@@ -52,6 +52,22 @@ gpu-%:
 	if [ $$code = 124 ]; then echo "stopped after $(MINUTES) minutes: the same command goes on"; exit 0; fi; \
 	if [ $$code != 0 ]; then exit $$code; fi; \
 	$(PY_GPU) eval.py --ckpt out/$* --device cuda --json out/$*/eval.json
+
+# Every later stage on Kuramoto-Sivashinsky, two seeds side by side, and what as many minutes of further training
+# give the operator alone; then one table of each: about 20 minutes on two cores
+STAGES := --by operator residual distill ensemble --members 8
+OF_STAGES := OMP_NUM_THREADS=1 $(PY) train.py config/ks_full.py
+
+stages: setup
+	for seed in 0 1; do $(OF_STAGES) --seed=$$seed --out_dir=out/ks_full_$$seed & pids="$$pids $$!"; done; \
+	  for pid in $$pids; do wait $$pid || exit 1; done
+	for seed in 0 1; do $(OF_STAGES) --seed=$$seed --out_dir=out/ks_finetuned_$$seed --init_from=out/ks_full_$$seed \
+	  --stages=operator --max_minutes=4 --max_iters=100000 --unroll=4 --unroll_start=1 --unroll_switch=.5 \
+	  --learning_rate=3e-4 --muon_lr=3e-3 & pids="$$pids $$!"; done; for pid in $$pids; do wait $$pid || exit 1; done
+	for seed in 0 1; do \
+	  $(PY) eval.py --ckpt out/ks_full_$$seed $(STAGES) --ttc by=ensemble --json out/ks_full_$$seed/eval.json; \
+	  $(PY) eval.py --ckpt out/ks_finetuned_$$seed --by operator --json out/ks_finetuned_$$seed/eval.json; \
+	done
 
 # what bench.py peers needs, into the same .venv
 peers: setup

@@ -14,3 +14,5 @@ lambda_inverse_encoding = 50.
 lambda_inverse_decoding = .1
 lambda_latent_norm = 1e-4          # small: a latent is as large as its field
 lambda_residual = 1e-3             # its unit is the rate of change, which fine waves outweigh
+stages = ('operator', 'decoder', 'residual', 'distill', 'ensemble')                # no state is steady
+members = 2
