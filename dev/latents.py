@@ -92,13 +92,18 @@ def picture(runs, path):
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout='constrained')
+    all_factors = sorted({fewer for fewer, _ in runs})
     for axis, key in zip(axes, ('nrmse', 'recon_nrmse')):
-        for name in ROWS:
-            factors = sorted(fewer for fewer, other in runs if other == name)
-            means = [statistics.mean(run[key] for run in runs[fewer, name]) for fewer in factors]
-            if factors:
-                axis.loglog(factors, means, 'o-' if name in LEARNED else 'o:', ms=4, label=name)
+        for name in [*FIXED, *LEARNED]:
+            factors = [fewer for fewer in all_factors if (fewer, name) in runs]
+            of_seeds = [[run[key] for run in runs[fewer, name]] for fewer in factors]
+            means = [statistics.mean(values) for values in of_seeds]
+            [line] = axis.loglog(factors, means, '-' if name in LEARNED else ':', label=name)
+            for fewer, values in zip(factors, of_seeds):
+                axis.plot([fewer] * len(values), values, 'o', ms=3, color=line.get_color())
         axis.set(title=COLUMNS[key], xlabel='times fewer numbers', ylabel='nRMSE')
+        axis.set_xticks(all_factors, all_factors)
+        axis.set_xticks([], minor=True)
         axis.grid(alpha=.3)
     axes[0].legend(fontsize=7)
     figure.savefig(path, dpi=110)
