@@ -32,7 +32,7 @@ pretrained: setup
 # Every GPU figure of docs/RESULTS.md in one command, in the environment of `python` (which needs
 # requirements-peers.txt), the most important first: each experiment trained for TRAIN_MINUTES and evaluated, then
 # peers of the headline, all speeds, the study. Finished parts are not run again: what was stopped goes on.
-GPU_CONFIGS := burgers_128_pure ns_64 diffusion_reaction_128 compressible_1d_1024 ks_256 shallow_water_128 darcy_128
+GPU_CONFIGS := burgers_128_pure ns_64 ns_64_learned diffusion_reaction_128 compressible_1d_1024 ks_256 shallow_water_128 darcy_128
 TRAIN_MINUTES ?= 60
 PEER_MINUTES ?= 20
 

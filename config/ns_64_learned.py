@@ -15,6 +15,5 @@ encoder_dim = decoder_dim = 128
 patch_size = 8                     # 8 x 8 patches, pooled
 halo = 4
 encoder_depth = decoder_depth = 2
-lambda_latent = 1.
-lambda_inverse_encoding = 10.
-lambda_inverse_decoding = .5
+lambda_agreement = 1.
+lambda_inverse_encoding = 10.      # inverse decoding made it worse at this compression (docs/RESULTS.md)
