@@ -30,7 +30,7 @@ import torch
 import pdes
 from elsewhere import POINTS, at_points, grid_axes, moved, on_solver_axes, solver_axes
 from eval import given_in_training, load_for_evaluation, open_data
-from files import read_rows, split_rows
+from files import read_initial, read_rows, split_rows
 from grids import by
 from metrics import field_nrmse, mean_nrmse
 from model import unseen
@@ -162,50 +162,6 @@ def usual_steps(cfg, given):
 def on_trained_grid(model, u, axes):
     """u (B, *X, C) or (B, m, *X, C) at the coordinates `axes` -> on the trained grid."""
     return moved(model, u, axes, grid_axes(model, model.cfg.grid))
-
-
-def read_initial(path, n_field, n_axes=1, steady=False):
-    """Initial conditions (B, *X, C) float32 from .npy ((*X,), (*X, C) or (B, *X, C)) or HDF5 ('tensor' (B, T,
-    *X): its first frames, or 'u0' laid out like .npy). Of a steady equation the coefficient alone will do.
-    Raises UserError for anything else."""
-    if not os.path.isfile(path):
-        raise UserError(f"no initial condition '{path}'")
-    try:
-        u0 = read_array(path, steady)
-    except UserError:
-        raise
-    except (OSError, ValueError, TypeError, EOFError) as error:
-        raise UserError(f"cannot read '{path}': {str(error).splitlines()[0]}") from error
-    found = u0.shape
-    if u0.ndim == n_axes:
-        u0 = u0[..., None]
-    if u0.ndim == n_axes + 1:
-        u0 = u0[None]
-    if steady and u0.shape[-1:] == (1,):
-        u0 = np.concatenate([u0, np.zeros_like(u0)], -1)             # the solution, which is not known yet
-    fits = u0.ndim == n_axes + 2 and u0.shape[-1] == n_field and len(u0) and min(u0.shape[1:-1]) > 1
-    if not fits or u0.dtype.kind not in 'fiu' or not np.isfinite(u0).all():
-        cells = ', '.join('XY'[:n_axes])
-        one = '(X,)' if n_axes == 1 else f'({cells})'
-        raise UserError(f"'{path}': expected finite numbers of shape {one}, ({cells}, {n_field}) or "
-                        f'(B, {cells}, {n_field}); found {u0.dtype} {found}')
-    return u0.astype(np.float32)
-
-
-def read_array(path, steady):
-    """The array of an initial condition as it is in the file."""
-    if path.endswith('.npy'):
-        return np.load(path, allow_pickle=False)
-    if not path.endswith(('.h5', '.hdf5')):
-        raise UserError(f"'{path}': expected a .npy, .h5 or .hdf5 file")
-    with h5py.File(path, 'r') as file:
-        if steady and 'nu' in file:
-            return file['nu'][:][..., None]                          # coefficients; its tensor has solutions
-        if 'tensor' in file:
-            return file['tensor'][:, 0][..., None]                   # first frames
-        if 'u0' in file:
-            return file['u0'][:]
-        raise UserError(f"'{path}' holds {sorted(file)}, expected 'u0' or 'tensor'")
 
 
 # ---------------------------------------------------------------------------------------------
