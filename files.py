@@ -1,5 +1,6 @@
 """
-Data files: one HDF5 file in, checked rows out; and the writer of the built-in solvers' files.
+Data files: one HDF5 file in, checked rows out; the writer of the built-in solvers' files; and files of
+initial conditions.
 
 layouts.py says how a file is laid out. Which equation it is of is recognised by its layout, its attributes,
 its domain and its number of fields, and told by the attribute `pde` of the files that are made here. Where
@@ -286,6 +287,50 @@ def read_rows(source, rows, time_stride=1, space_stride=1, check=True):
     if check:
         check_finite(source.path, out, rows.start)
     return out
+
+
+def read_initial(path, n_field, n_axes=1, steady=False):
+    """Initial conditions (B, *X, C) float32 from .npy ((*X,), (*X, C) or (B, *X, C)) or HDF5 ('tensor' (B, T,
+    *X): its first frames, or 'u0' laid out like .npy). Of a steady equation the coefficient alone will do.
+    Raises UserError for anything else."""
+    if not os.path.isfile(path):
+        raise UserError(f"no initial condition '{path}'")
+    try:
+        u0 = read_array(path, steady)
+    except UserError:
+        raise
+    except (OSError, ValueError, TypeError, EOFError) as error:
+        raise UserError(f"cannot read '{path}': {str(error).splitlines()[0]}") from error
+    found = u0.shape
+    if u0.ndim == n_axes:
+        u0 = u0[..., None]
+    if u0.ndim == n_axes + 1:
+        u0 = u0[None]
+    if steady and u0.shape[-1:] == (1,):
+        u0 = np.concatenate([u0, np.zeros_like(u0)], -1)             # the solution, which is not known yet
+    fits = u0.ndim == n_axes + 2 and u0.shape[-1] == n_field and len(u0) and min(u0.shape[1:-1]) > 1
+    if not fits or u0.dtype.kind not in 'fiu' or not np.isfinite(u0).all():
+        cells = ', '.join('XY'[:n_axes])
+        one = '(X,)' if n_axes == 1 else f'({cells})'
+        raise UserError(f"'{path}': expected finite numbers of shape {one}, ({cells}, {n_field}) or "
+                        f'(B, {cells}, {n_field}); found {u0.dtype} {found}')
+    return u0.astype(np.float32)
+
+
+def read_array(path, steady):
+    """The array of an initial condition as it is in the file."""
+    if path.endswith('.npy'):
+        return np.load(path, allow_pickle=False)
+    if not path.endswith(('.h5', '.hdf5')):
+        raise UserError(f"'{path}': expected a .npy, .h5 or .hdf5 file")
+    with h5py.File(path, 'r') as file:
+        if steady and 'nu' in file:
+            return file['nu'][:][..., None]                          # coefficients; its tensor has solutions
+        if 'tensor' in file:
+            return file['tensor'][:, 0][..., None]                   # first frames
+        if 'u0' in file:
+            return file['u0'][:]
+        raise UserError(f"'{path}' holds {sorted(file)}, expected 'u0' or 'tensor'")
 
 
 def check_finite(path, u, first_row=0):

@@ -1,6 +1,7 @@
 """
-Pictures of one trajectory, in one and two space dimensions: rollout.png and rollout.gif; of its tokens; of
-the spectra of many: spectra.png; and of the errors of several runs.
+Pictures of one trajectory, in one and two space dimensions: rollout.png and rollout.gif; of an ensemble of
+its rollouts: members.png; of its tokens; of the spectra of many: spectra.png; and of the errors of several
+runs.
 
 x is a list of coordinates, one array an axis; t (T,) seconds; prediction and truth (T, *X, C) with the given
 frame 0; truth may be None. Every field has panels and a colour scale of its own, which truth and prediction
@@ -221,7 +222,7 @@ def draw_snapshots(axis, x, t, shown, name):
         axis.plot(x, u[frame], color=colour, lw=1.2, ls=style, label=f't = {t[frame]:.2f} s')
     title = 'prediction' if true is None else 'wide: truth, dashed: prediction'
     axis.set(xlabel='x', ylabel=name, title=title)
-    axis.legend(fontsize=8, ncols=SNAPSHOTS, loc='upper center', bbox_to_anchor=(.5, -.13), frameon=False)
+    axis.legend(fontsize=8, ncols=SNAPSHOTS, loc='upper center', bbox_to_anchor=(.5, -.16), frameon=False)
 
 
 def animate_lines(path, x, t, prediction, truth, fields, title):
@@ -277,12 +278,13 @@ def map_width(x):
     return INCHES * (right - left) / (top - bottom)
 
 
-def draw_colours(figure, image, panels, what, label):
-    """The colour bar of one of the three panels, or rows of panels, of a field. Truth and prediction share
-    that of the prediction."""
-    if what != 'truth':
-        own = {'prediction': panels[:2], 'given': panels[:1]}.get(what, panels[2:])
-        figure.colorbar(image, ax=own, label=label)
+def draw_colours(figure, images, panels, shown):
+    """The colour bars of the panels, or rows of panels, of a field: what `parts` returns. Those with the same
+    label share one."""
+    labels = [label for *_, label in shown]
+    for label in dict.fromkeys(labels):
+        own = [k for k, other in enumerate(labels) if other == label]
+        figure.colorbar(images[own[0]], ax=panels[own], label=label)
 
 
 def draw_maps(path, x, t, prediction, truth, fields, title):
@@ -298,22 +300,23 @@ def draw_maps(path, x, t, prediction, truth, fields, title):
     figure.suptitle(title)
     rows = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     for i, name in enumerate(fields):
-        draw_rows(rows[i], x, t, parts(prediction, truth, i, name), name)
+        draw_rows(rows[i], x, t, snapshots(t), parts(prediction, truth, i, name), name)
     if truth is not None:
         draw_error(rows[-1].subplots(), t, prediction, truth, dict(enumerate(fields)))
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
-def draw_rows(figure, x, t, shown, name):
+def draw_rows(figure, x, t, frames, shown, name):
     """The panels of one field: what `parts` returns, a row each, at a few times."""
-    frames = snapshots(t)
     axes = figure.subplots(len(shown), len(frames), sharex=True, sharey=True, squeeze=False)
-    for row, (what, u, scale, label) in zip(axes, shown):
+    images = []
+    for row, (what, u, scale, _) in zip(axes, shown):
         for axis, frame in zip(row, frames):
             image = draw_map(axis, x, u[frame], scale)
         row[0].set_ylabel(f'{name}: {what}\ny')
-        draw_colours(figure, image, axes, what, label)
+        images.append(image)
+    draw_colours(figure, images, axes, shown)
     for axis, frame in zip(axes[0], frames):
         axis.set_title(f't = {t[frame]:.2f} s', fontsize=10)
     for axis in axes[-1]:
@@ -336,12 +339,11 @@ def map_panels(x, prediction, truth, fields):
             shown = [('given', *shown[0][1:])]                 # a coefficient: there is nothing to predict
         for axis in axes[i][len(shown):]:
             axis.set_axis_off()
-        for axis, (what, u, scale, label) in zip(axes[i], shown):
-            image = draw_map(axis, x, u[0], scale)
-            images.append((image, u))
-            draw_colours(figure, image, axes[i], what, label)
+        for axis, (what, u, scale, _) in zip(axes[i], shown):
+            images.append((draw_map(axis, x, u[0], scale), u))
             axis.set(xticks=[], yticks=[])
             axis.set_title(what, fontsize=9)
+        draw_colours(figure, [image for image, _ in images[-len(shown):]], axes[i], shown)
 
     def show(frame):
         for image, u in images:
@@ -370,6 +372,76 @@ def draw_steady(path, x, t, prediction, truth, fields, title):
     figure.suptitle(title, fontsize=9)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+# ---------------------------------------------------------------------------------------------
+# the members of an ensemble
+
+def draw_members(folder, x, t, members, truth, fields, title):
+    """members.png: the rollouts (M, T, *X, C) of one trajectory that differ by their noise, at the times that
+    the other pictures show too, but for that of frame 0, which all of them share."""
+    if not can_draw():
+        return
+    from matplotlib import pyplot as plt
+    make = draw_member_lines if len(x) == 1 else draw_member_maps
+    with np.errstate(invalid='ignore', over='ignore'):               # of members that blow up
+        mean = members.mean(0)
+        spread = members.std(0, ddof=1)
+    figure = make(x, t, snapshots(t)[1:], members, mean, spread, truth, fields)
+    figure.suptitle(title, fontsize=10)
+    path = os.path.join(folder, 'members.png')
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    say(f'-> {path}')
+
+
+def draw_member_lines(x, t, frames, members, mean, spread, truth, fields):
+    """-> a figure with a row of panels for each field, one for each of a few times."""
+    from matplotlib import pyplot as plt
+    x = x[0]
+    size = (max(3 * len(frames), 6) + .8, 3 * len(fields) + 1.2)
+    figure, axes = plt.subplots(len(fields), len(frames), figsize=size, layout='constrained', sharex=True,
+                                sharey='row', squeeze=False)
+    for i, (row, name) in enumerate(zip(axes, fields)):
+        for axis, frame in zip(row, frames):
+            middle = mean[frame, :, i]
+            half = spread[frame, :, i]
+            axis.fill_between(x, middle - half, middle + half, color='C0', alpha=.3, lw=0,
+                              label='mean ± standard deviation')
+            lines = axis.plot(x, members[:, frame, :, i].T, color='C0', lw=.7, alpha=.7)
+            lines[0].set_label('members')
+            if truth is not None:
+                axis.plot(x, truth[frame, :, i], color='.3', lw=3, alpha=.6, label='truth')
+            axis.plot(x, middle, color='C3', lw=1.5, label='mean')
+        row[0].set_ylabel(name)
+    for axis, frame in zip(axes[0], frames):
+        axis.set_title(f't = {t[frame]:.2f} s', fontsize=10)
+    for axis in axes[-1]:
+        axis.set_xlabel('x')
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc='outside lower center', ncols=len(labels), fontsize=8, frameon=False)
+    return figure
+
+
+def draw_member_maps(x, t, frames, members, mean, spread, truth, fields):
+    """-> a figure with rows for each field: the mean and two members, the spread, the error of the mean."""
+    from matplotlib import pyplot as plt
+    n_rows = 4 if truth is None else 5
+    height = n_rows * (INCHES + .1) + .6
+    width = max(len(frames) * (map_width(x) + .35) + 1.6, 5)         # wide enough for the title
+    figure = plt.figure(figsize=(width, height * len(fields) + .6), layout='constrained')
+    rows = figure.subfigures(len(fields), 1, squeeze=False)[:, 0]
+    for i, name in enumerate(fields):
+        (_, u, scale, _), *error = parts(mean, truth, i, name)[-2:]
+        colours = {'cmap': 'magma', 'vmin': 0., 'vmax': max(value_range(spread[..., i])[1], 1e-9)}
+        shown = [
+            ('mean', u, scale, name),
+            ('member 1', members[0, ..., i], scale, name),
+            ('member 2', members[1, ..., i], scale, name),
+            ('standard deviation', spread[..., i], colours, f'spread of {name}'),
+            *[('mean - truth', *part) for _, *part in error]]
+        draw_rows(rows[i], x, t, frames, shown, name)
+    return figure
 
 
 # ---------------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ Inference: encode an initial condition once, roll out in latent space, decode an
     python sample.py --ckpt out/burgers_cpu --points 0.1 0.25 0.5
     python sample.py --ckpt out/navier_stokes --points 0.1 0.2 0.5 0.5      # x y of each point in two axes
     python sample.py --ckpt out/burgers_cpu --tokens        # tokens.png, too: what the latent does
+    python sample.py --ckpt out/later_stages --by ensemble --members 16     # members.png, too: their spread
+    python sample.py --ckpt out/later_stages --ttc candidates=8             # what search.py finds
 
 --ckpt is a run folder, a checkpoint file, or a folder of runs, of which the newest is taken. The truth is the
 data file's for a test trajectory, and that of the equation's solver, if it has one, otherwise.
@@ -15,13 +17,14 @@ data file's for a test trajectory, and that of the equation's solver, if it has 
 rollout.npz (or .hdf5) holds u (B, T, *X, C), the coordinates x (X,) and, with two axes, y (Y,), the times
 t (T,) in seconds, u0, which the model started from, and the truth of the first trajectory (1, T, *X, C). With
 --points it is u (B, T, Q, C), at x (Q,) with one axis and at points (Q, 2) with two. *X is X or X, Y. With
---tokens there is also tokens (T + 1, S, D) of the first trajectory, from those of u0 on, of which tokens.png
-shows the first three principal components.
+--members there is also members (B, M, T, *X, C), rollouts that differ by their noise, of which u is the mean.
+With --tokens there is also tokens (T + 1, S, D) of the first trajectory, from those of u0 on, of which
+tokens.png shows the first three principal components.
 """
 import argparse
 import os
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import h5py
 import numpy as np
@@ -30,18 +33,20 @@ import torch
 import pdes
 from elsewhere import POINTS, at_points, grid_axes, moved, on_solver_axes, solver_axes
 from eval import given_in_training, load_for_evaluation, open_data
-from files import read_rows, split_rows
+from files import read_initial, read_rows, split_rows
 from grids import by
-from metrics import field_nrmse, mean_nrmse
-from model import unseen
-from pictures import draw, draw_tokens
+from metrics import ensemble_metrics, field_nrmse, mean_nrmse
+from model import BY, FLOW_STEPS, unseen
+from pictures import draw, draw_members, draw_tokens
 from runtime.checkpoint import find_checkpoint
 from runtime.configurator import UserError, one_line_errors, say
 from runtime.device import pick
-from scores import check_initial_step, given_frames, scored
+from scores import batches, check_initial_step, given_frames, scored
+from search import Rewards, Search, Settings
 
 SEED = 10 ** 6                         # added to --random, so that no training data began like it
 BATCH = 64                             # trajectories rolled out at a time, at most
+MEMBERS = 8                            # of a rollout by what draws noise, where nothing else is said
 COMPONENTS = 3                         # principal components of the tokens that are drawn
 
 
@@ -164,64 +169,46 @@ def on_trained_grid(model, u, axes):
     return moved(model, u, axes, grid_axes(model, model.cfg.grid))
 
 
-def read_initial(path, n_field, n_axes=1, steady=False):
-    """Initial conditions (B, *X, C) float32 from .npy ((*X,), (*X, C) or (B, *X, C)) or HDF5 ('tensor' (B, T,
-    *X): its first frames, or 'u0' laid out like .npy). Of a steady equation the coefficient alone will do.
-    Raises UserError for anything else."""
-    if not os.path.isfile(path):
-        raise UserError(f"no initial condition '{path}'")
-    try:
-        u0 = read_array(path, steady)
-    except UserError:
-        raise
-    except (OSError, ValueError, TypeError, EOFError) as error:
-        raise UserError(f"cannot read '{path}': {str(error).splitlines()[0]}") from error
-    found = u0.shape
-    if u0.ndim == n_axes:
-        u0 = u0[..., None]
-    if u0.ndim == n_axes + 1:
-        u0 = u0[None]
-    if steady and u0.shape[-1:] == (1,):
-        u0 = np.concatenate([u0, np.zeros_like(u0)], -1)             # the solution, which is not known yet
-    fits = u0.ndim == n_axes + 2 and u0.shape[-1] == n_field and len(u0) and min(u0.shape[1:-1]) > 1
-    if not fits or u0.dtype.kind not in 'fiu' or not np.isfinite(u0).all():
-        cells = ', '.join('XY'[:n_axes])
-        one = '(X,)' if n_axes == 1 else f'({cells})'
-        raise UserError(f"'{path}': expected finite numbers of shape {one}, ({cells}, {n_field}) or "
-                        f'(B, {cells}, {n_field}); found {u0.dtype} {found}')
-    return u0.astype(np.float32)
-
-
-def read_array(path, steady):
-    """The array of an initial condition as it is in the file."""
-    if path.endswith('.npy'):
-        return np.load(path, allow_pickle=False)
-    if not path.endswith(('.h5', '.hdf5')):
-        raise UserError(f"'{path}': expected a .npy, .h5 or .hdf5 file")
-    with h5py.File(path, 'r') as file:
-        if steady and 'nu' in file:
-            return file['nu'][:][..., None]                          # coefficients; its tensor has solutions
-        if 'tensor' in file:
-            return file['tensor'][:, 0][..., None]                   # first frames
-        if 'u0' in file:
-            return file['u0'][:]
-        raise UserError(f"'{path}' holds {sorted(file)}, expected 'u0' or 'tensor'")
-
-
 # ---------------------------------------------------------------------------------------------
 # rollout and truth
 
-def roll_out(model, start, points, reencode):
-    """What the model says at points (Q, d): (B, steps, Q, C), and frame 0 of the first trajectory as the
-    decoder reads its encoding, (1, Q, C)."""
-    params = {name: torch.tensor(value) for name, value in start.params.items()}
-    at_once = max(1, min(BATCH, POINTS // len(points)))
+def roll_out(model, start, points, args):
+    """What the model says at points (Q, d): (B, M, steps, Q, C), where M is 1 without members."""
+    n = max(1, args.members)
+    how = {'points': points, 'reencode': args.rollout == 'reencode', 'by': args.by, 'members': n,
+           'flow_steps': args.flow_steps}
     parts = []
-    for u0 in start.u0.split(at_once):
-        u = model.rollout(u0, start.steps, points=points, params=params, reencode=reencode)
+    for first, u0, params in batches_of(model, start, len(points) * n):
+        u = model.rollout(u0, start.steps, params=params, seed=args.seed + first, **how)
         parts.append(u.cpu())
-    frame0 = model.decode(model.encode(start.u0[:1]), points)
-    return torch.cat(parts), frame0.cpu()
+    return torch.cat(parts)
+
+
+def searched(model, start, settings):
+    """The rollouts that a search chooses, at the points of the trained grid: (B, 1, steps, Q, C). Says how
+    many networks it has evaluated."""
+    parts = []
+    spent = 0
+    at_once = settings.candidates * settings.beam_width
+    for first, u0, params in batches_of(model, start, len(model.points) * at_once):
+        own = replace(settings, seed=settings.seed + first)
+        rewards = Rewards(model, own, params)
+        search = Search(model, u0, start.steps, params, own, rewards)
+        parts.append(search.best().flatten(2, -2).cpu())
+        spent += int(search.spent.sum())
+    each = spent / len(start.u0)
+    say(f'search by {settings.by}: {each:.6g} evaluations of networks for a rollout, '
+        f"{each / start.steps:.4g} a step, rewarded for {', '.join(rewards.weights)}")
+    return torch.cat(parts)[:, None]
+
+
+def batches_of(model, start, n_points):
+    """Initial conditions of so many trajectories at a time that POINTS fit n_points of each, with parameters:
+    [(number of the first, u0, {'Nu': (n,)})]"""
+    at_once = max(1, min(BATCH, POINTS // n_points))
+    n = len(start.u0)
+    params = {name: torch.full((n,), value, device=model.device) for name, value in start.params.items()}
+    return [(rows.start, start.u0[rows], own) for rows, own in batches(n, at_once, params)]
 
 
 def tokens_of(model, start):
@@ -299,6 +286,14 @@ def title_of(cfg, start):
     return f'{problem}, {start.what}, latent {by(cfg.token_grid)} x {cfg.latent_dim}'
 
 
+def how_of(args):
+    """What has made the rollout, for the title and the log; nothing for the operator alone."""
+    if args.ttc:
+        return f'chosen among proposals by {args.ttc.by}'
+    mean = f'mean of {args.members} members ' if args.members else ''
+    return '' if args.by == 'operator' else f'{mean}by {args.by}'
+
+
 # ---------------------------------------------------------------------------------------------
 # command line
 
@@ -316,6 +311,13 @@ def arguments(argv):
     parser.add_argument('--points', type=float, nargs='+', metavar='X',
                         help='decode at these coordinates (x y x y .. in two axes), not on a grid')
     parser.add_argument('--rollout', choices=['latent', 'reencode'], default='latent')
+    parser.add_argument('--by', choices=BY, default='operator', help='what advances the latent')
+    parser.add_argument('--members', type=int, metavar='M',
+                        help=f'rollouts that differ by their noise (default: {MEMBERS}; 0: a single one)')
+    parser.add_argument('--flow_steps', type=int, default=FLOW_STEPS, help='of a flow in a step')
+    parser.add_argument('--seed', type=int, default=0, help='of the noise')
+    parser.add_argument('--ttc', nargs='*', metavar='KEY=VALUE',
+                        help=f'the rollout that is chosen among many: {Settings.keys()}')
     for key in pdes.parameter_keys():
         parser.add_argument(f'--{key}', type=float, help='parameter of the equation (default: of the data)')
     parser.add_argument('--out', help='folder for the output (default: the run folder)')
@@ -334,11 +336,39 @@ def arguments(argv):
         raise UserError('--data is for --index: leave --initial and --random out')
     if args.tokens and args.rollout == 'reencode':
         raise UserError('--tokens are those of a latent rollout: leave --rollout reencode out')
+    check_noise(args)
     return args
 
 
-def check_command(cfg, args):
+def check_noise(args):
+    """Raise UserError where options of what draws noise do not go together, and complete them."""
+    draws = args.by != 'operator'
+    given = args.members or args.seed or args.flow_steps != FLOW_STEPS
+    if args.ttc is not None:
+        args.ttc = Settings.of(args.ttc)
+        if draws or given or args.points or args.resolution or args.rollout == 'reencode':
+            raise UserError('--ttc makes one latent rollout on the trained grid, with a by, flow_steps and '
+                            'seed of its own (--ttc seed=1): leave --by, --members, --flow_steps, --seed, '
+                            '--points, --resolution and --rollout out')
+    elif given and not draws:
+        raise UserError('the operator draws no noise: --members, --flow_steps and --seed are for --by '
+                        + ', '.join(name for name in BY if name != 'operator'))
+    if args.tokens and (draws or args.ttc):
+        raise UserError('--tokens are those of a rollout by the operator: leave --by and --ttc out')
+    if args.members is None:
+        args.members = MEMBERS if draws else 0
+    if args.members < 0 or args.members == 1 or args.flow_steps < 1:
+        raise UserError(f'--members {args.members} must be 2 or more, or 0 for a single rollout, and '
+                        f'--flow_steps {args.flow_steps} 1 or more')
+
+
+def check_command(model, args):
     """Raise UserError for what the command line asks for and this model cannot do."""
+    cfg = model.cfg
+    model.check_by(args.by)
+    if args.ttc:
+        args.ttc.check(model, args.steps or 1)
+        Rewards(model, args.ttc, {})                                 # is there one that applies?
     d = len(cfg.grid)
     if args.points and len(args.points) % d:
         raise UserError(f'--points: {len(args.points)} numbers are no pairs x y, which a model of two axes '
@@ -368,7 +398,7 @@ def where_to(model, args, truth):
         points = torch.tensor(args.points).view(-1, d)
         saved = {'points': points.numpy()} if d > 1 else {'x': points[:, 0].numpy()}
         return points, points.shape[:1], saved
-    shape = model.cfg.grid if truth is None else truth.shape[2:-1]
+    shape = model.cfg.grid if truth is None or args.ttc else truth.shape[2:-1]
     if args.resolution:
         shape = [args.resolution] * d
     axes = [x.numpy() for x in grid_axes(model, shape)]
@@ -384,16 +414,36 @@ def output_folder(args, file):
     return folder
 
 
-def say_scores(model, u, truth):
-    """Print the nRMSE of predictions u (1, T, ..., C), and that of every field if there are several."""
-    p = scored(model, u)
+def say_scores(model, rollouts, truth):
+    """Print the nRMSE of the mean of rollouts (M, T, ..., C), and that of every field if there are several;
+    of several members also how well they say what is uncertain."""
+    members = scored(model, rollouts)[None]
+    p = members.mean(1)
     y = scored(model, truth)
-    text = f'nRMSE {mean_nrmse(p, y):.4f} (of the first trajectory, at these points)'
+    text = f'nRMSE {mean_nrmse(p, y):.4f}'
+    if len(rollouts) > 1:
+        scores = ensemble_metrics(members, y)
+        text += f", CRPS {scores['crps']:.4f}, spread-skill {scores['spread_skill']:.3f}"
+    text += ' (of the first trajectory, at these points)'
     if p.shape[-1] > 1:
-        names = [model.cfg.fields[field] for field in model.cfg.scored]
-        values = [f'{name} {value:.4f}' for name, value in zip(names, field_nrmse(p, y))]
+        values = [f'{name} {value:.4f}' for name, value in zip(scored_names(model.cfg), field_nrmse(p, y))]
         text += f": {', '.join(values)}"
     say(text)
+
+
+def scored_names(cfg):
+    """Names of the fields that are predicted."""
+    return [cfg.fields[field] for field in cfg.scored]
+
+
+def draw_all(folder, model, x, t, rollouts, truth, title, gif):
+    """Pictures of rollouts (M, T, *X, C) with frame 0, and the truth (1, T, *X, C) or None."""
+    cfg = model.cfg
+    true = None if truth is None else truth[0].numpy()
+    draw(folder, x, t, rollouts.mean(0).numpy(), true, cfg.fields, title, gif, pdes.entry(cfg.pde).steady)
+    if len(rollouts) > 1:
+        true = None if truth is None else scored(model, true)
+        draw_members(folder, x, t, scored(model, rollouts).numpy(), true, scored_names(cfg), title)
 
 
 def main(argv=None):
@@ -402,18 +452,20 @@ def main(argv=None):
     file = find_checkpoint(args.ckpt)
     state, model = load_for_evaluation(file, pick(args.device, 'sample'))
     cfg = model.cfg
-    check_command(cfg, args)
+    check_command(model, args)
     start = make_start(state, model, file, args)
     note = unseen(cfg, {name: [value] for name, value in start.params.items()})
     if note:
         say(f'note: {note}')
     truth, truth_axes = truth_of(model, start)
     points, shape, coordinates = where_to(model, args, truth)
-    u, frame0 = roll_out(model, start, points, args.rollout == 'reencode')
-    u = u.unflatten(2, shape)
+    found = searched(model, start, args.ttc) if args.ttc else roll_out(model, start, points, args)
+    found = found.unflatten(3, shape)                                # (B, M, T, *X, C)
 
     t = (np.arange(start.steps + 1) + start.given - 1) * cfg.dt
-    arrays = {'u': u.numpy(), **coordinates, 't': t[1:], 'u0': start.u0.numpy()}
+    arrays = {'u': found.mean(1).numpy(), **coordinates, 't': t[1:], 'u0': start.u0.numpy()}
+    if args.members:
+        arrays['members'] = found.numpy()
     if truth is not None:
         if args.points:
             truth = at_points(model, truth, truth_axes, points)
@@ -432,16 +484,15 @@ def main(argv=None):
     saved = os.path.join(folder, f'rollout.{args.format}')
     save(saved, arrays)
     about = ', '.join([start.what, *[f'{name} {value:g}' for name, value in start.params.items()]])
-    say(f'{about}: {start.steps} steps of {cfg.dt:g} s, {args.rollout} rollout at {by(shape)} points -> '
-        f'{saved}')
+    what = f'{args.rollout} rollout' + (f', {how_of(args)},' if how_of(args) else '')
+    say(f'{about}: {start.steps} steps of {cfg.dt:g} s, {what} at {by(shape)} points -> {saved}')
     if truth is not None:
-        say_scores(model, u[:1], truth[:, 1:])
+        say_scores(model, found[0], truth[:, 1:])
     if not args.points:
-        shown = torch.cat([frame0.unflatten(1, shape), u[0]]).numpy()            # (T, *X, C)
-        true = None if truth is None else truth[0].numpy()
-        x = list(coordinates.values())
-        draw(folder, x, t, shown, true, cfg.fields, title_of(cfg, start), not args.no_gif,
-             pdes.entry(cfg.pde).steady)
+        frame0 = model.decode(model.encode(start.u0[:1]), points).cpu().unflatten(1, shape)
+        first = torch.cat([frame0.expand_as(found[0, :, 0])[:, None], found[0]], 1)
+        title = f'{title_of(cfg, start)}\n{how_of(args)}'.strip()
+        draw_all(folder, model, list(coordinates.values()), t, first, truth, title, not args.no_gif)
 
 
 if __name__ == '__main__':
