@@ -66,7 +66,8 @@ class Settings:
         """Raise UserError where this model cannot be searched so."""
         model.check_by(self.by)
         if self.by == 'operator':
-            raise UserError(f"the operator draws no noise, so it has one proposal: --by {', '.join(BY)}")
+            others = ', '.join(name for name in BY if name != 'operator')
+            raise UserError(f'the operator draws no noise, so it has one proposal: by one of {others}')
         if min(self.candidates, self.beam_width, self.horizon, self.flow_steps) < 1:
             raise UserError('candidates, beam_width, horizon and flow_steps must be at least 1')
         least = steps * evaluations(model, self)

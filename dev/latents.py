@@ -27,7 +27,9 @@ LEARNED = {'field loss': [],
            '+ latent noise': ['--latent_noise=.01'],
            '+ inverse decoding': ['--lambda_inverse_decoding=1', '--inverse_loss_frequency=1']}
 # And one at a time, with inverse encoding.
-ALONE = {'with direction': ['--lambda_direction=1'],
+ALONE = {'with latent loss': ['--lambda_latent=10'],
+         'with a tenth of agreement': ['--lambda_agreement=.1'],
+         'with direction': ['--lambda_direction=1'],
          'with latent noise': ['--latent_noise=.01'],
          'with coloured noise': ['--latent_noise=.01', '--coloured_noise=true'],
          'with inverse decoding': ['--lambda_inverse_decoding=1', '--inverse_loss_frequency=1']}
