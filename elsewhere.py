@@ -164,15 +164,18 @@ def long_rollouts(model, sources, rows, u, params, horizon, initial_step, reenco
 # ---------------------------------------------------------------------------------------------
 # input points
 
+def unseen_points(model, n):
+    """n random points, other ones than those of any batch: (n, d)"""
+    return random_points(n, model.cfg, torch.Generator().manual_seed(PLACEMENT_SEED + n))
+
+
 def placements(model, u, params, densities, initial_step, reencode, batch_size):
     """nrmse on the grid of u of rollouts from so many random points, other ones than those of any batch:
     {'n': {'nrmse'}}."""
     y = scored(model, u[:, initial_step:])
     found = {}
     for n in sorted(set(densities)):
-        random = torch.Generator().manual_seed(PLACEMENT_SEED + n)
-        at = random_points(n, model.cfg, random)
-        p = predict(model, u, params, initial_step, batch_size, reencode, at=at)
+        p = predict(model, u, params, initial_step, batch_size, reencode, at=unseen_points(model, n))
         found[str(n)] = {'nrmse': mean_nrmse(scored(model, p), y)}
     return found
 

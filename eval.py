@@ -32,7 +32,7 @@ import torch
 import physics
 import search
 from data import seen_rows
-from elsewhere import axis_points, grid_axes, long_rollouts, other_places, placements
+from elsewhere import axis_points, grid_axes, long_rollouts, other_places, placements, unseen_points
 from files import open_source, read_rows, split_rows
 from grids import by, is_strided
 from model import BY, FLOW_STEPS, build, unseen, with_encoder
@@ -247,7 +247,10 @@ def evaluate_checkpoint(file, split=None, data=None, initial_step=None, steps=No
         axes = grid_axes(model, grid)
         result['physics'] = physics.report(u[:, n - 1], p, u[:, n:], cfg.dt, params, axes, sources[0].entry)
     if advancers:
-        result['by'] = ensembles(model, u, params, n, batch_size, advancers, members, flow_steps)
+        at = None
+        if cfg.encoder == 'points':                                  # as many as in training
+            at = unseen_points(model, state['config']['input_points'])
+        result['by'] = ensembles(model, u, params, n, batch_size, advancers, members, flow_steps, at)
     if ttc:
         result['ttc'] = search.report(model, u, params, n, batch_size, ttc)
     if plot:

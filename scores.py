@@ -217,12 +217,13 @@ def baselines(u0, y):
 
 
 @torch.no_grad()
-def ensembles(model, u, params, initial_step, batch_size, advancers, members, flow_steps):
+def ensembles(model, u, params, initial_step, batch_size, advancers, members, flow_steps, at=None):
     """
     Rollouts by each of `advancers` (names in model.BY), of which all but the operator draw noise and make so
     many members of each trajectory: {name: {metric: number}}.
 
-    Of the metrics of a single state, those of the first member and of the mean of all are given.
+    Of the metrics of a single state, those of the first member and of the mean of all are given. at (P, d):
+    as predict has it.
     """
     u0 = scored(model, u[:, initial_step - 1])
     y = scored(model, u[:, initial_step:])
@@ -230,7 +231,7 @@ def ensembles(model, u, params, initial_step, batch_size, advancers, members, fl
     for by in advancers:
         n = 1 if by == 'operator' else members
         how = {'by': by, 'flow_steps': flow_steps}
-        p = predict(model, u, params, initial_step, batch_size, members=n, **how)
+        p = predict(model, u, params, initial_step, batch_size, at=at, members=n, **how)
         p = scored(model, p)
         result = {'members': n, **ensemble_metrics(p, y)}
         for what, one in (('member', p[:, 0]), ('mean', p.mean(1))):
