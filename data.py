@@ -26,7 +26,8 @@ from runtime.configurator import UserError, one_line_errors, say
 
 class Batch(NamedTuple):
     """A batch of windows, normalised, on the device. Its frames follow the tokens: frame k is seen on points
-    that have moved on k times, in the frame of the mean flow where there is one."""
+    that have moved on k times, in the frame of the mean flow where there is one. Of a cache (cache.py) it has
+    tokens in place of fields: u, q, y and lift are None."""
     u: torch.Tensor                       # (B, window, *grid, C): what the encoder sees
     q: torch.Tensor                       # (Q, d): query points, physical coordinates
     y: torch.Tensor                       # (B, window, *grid, C): the true fields at the query points
@@ -37,6 +38,7 @@ class Batch(NamedTuple):
     iteration: int = 0
     points: torch.Tensor | None = None    # (P, d): where an encoder of points sees u, physical coordinates
     placement: tuple | None = None        # what that encoder needs to know of them (losses.Stage.placed)
+    z: torch.Tensor | None = None         # (B, window - input_frames + 1, S, D): encodings of u
 
 
 # ---------------------------------------------------------------------------------------------
@@ -89,13 +91,14 @@ class Trajectories:
         self.rows = split_rows(self.n_trajectories, 'train', self.entry.test)
         self.val_rows = split_rows(self.n_trajectories, 'val', self.entry.test)
         self.n_rows = len(sources) * len(self.rows)
-        self.in_memory = self.fits_in_memory(processes)
+        n_value = self.n_rows * self.n_frames * np.prod(self.query_grid) * len(self.entry.fields)
+        self.in_memory = self.fits(n_value, processes)
         self.files = None                                            # opened when first read, in this process
         self.read_validation()
         self.read_train()
 
-    def fits_in_memory(self, processes):
-        n_value = self.n_rows * self.n_frames * np.prod(self.query_grid) * len(self.entry.fields)
+    def fits(self, n_value, processes):
+        """May so many float32 numbers live in the memory of the device, as memory_gb says?"""
         limit = self.keys.memory_gb
         if limit < 0:
             free = torch.cuda.mem_get_info()[0] if self.device.type == 'cuda' else _free_memory() / processes

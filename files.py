@@ -538,9 +538,9 @@ def write_file(path, dataset, params, n, seed=0, device='auto', batch_size=None,
         u = entry.solution(u0, params, times)
         return u.float().cpu().numpy()
 
-    _make_folder(path)
+    make_folder(path)
     n_bytes = 4 * n * row_values
-    _check_space(path, n_bytes)
+    check_space(path, n_bytes)
     seconds = n * _seconds_a_trajectory(solve, min(n, batch_size, 16), t)
     values = ', '.join([dataset, *(f'{name} {value:g}' for name, value in params.items())])
     say(f'solvers: making {path}: {n} trajectories of {values}, seed {seed}, on {device}: '
@@ -564,14 +564,14 @@ def write_file(path, dataset, params, n, seed=0, device='auto', batch_size=None,
     return path
 
 
-def _make_folder(path):
+def make_folder(path):
     try:
         os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the folder of '{path}': {error.strerror}") from error
 
 
-def _check_space(path, n_bytes):
+def check_space(path, n_bytes):
     free = shutil.disk_usage(os.path.dirname(path) or '.').free
     if free < n_bytes * 1.05:
         raise UserError(f'{path} needs {n_bytes / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free there')

@@ -62,6 +62,7 @@ class Stage(nn.Module):
     part = ''                         # of model.PARTS: what the model has for this stage's sake
     by = 'operator'                   # of model.BY: what advances the rollouts that are validated
     n_members = 0                     # of each of these rollouts, if they differ by their noise
+    latent_only = False               # does it need no more of a batch than tokens of a frozen encoder?
 
     def __init__(self, model, settings):
         super().__init__()
@@ -78,6 +79,10 @@ class Stage(nn.Module):
         if n and settings.query_strategy == 'anywhere' and not model.cfg.periodic:
             raise UserError('query_strategy=anywhere needs a periodic domain, where the truth between the '
                             'points of the grid is known: --query_strategy=stratified')
+        if settings.cache_copies and not self.latent_only:
+            raise UserError(f'cache_copies={settings.cache_copies} keeps tokens alone, but '
+                            f'{type(self).__name__} needs fields: give it to a stage between tokens, as '
+                            f'--residual_stage.cache_copies={settings.cache_copies}')
         least = fewest_points(len(model.cfg.grid))
         if model.cfg.encoder == 'points' and settings.input_points <= least:
             raise UserError(f'input_points={settings.input_points} must be more than {least}')
@@ -117,6 +122,8 @@ class Stage(nn.Module):
     def encode(self, batch, first):
         """Tokens of the input frames that begin at frame `first` of the windows; `first` may be a list, for
         several encodings of a sample at once. -> (B, [K,] S, D)"""
+        if batch.z is not None:
+            return batch.z[:, first]
         n = self.settings.input_frames
         if isinstance(first, int):
             return self.encoded(torch.cat(batch.u[:, first:first + n].unbind(1), -1), batch)
@@ -353,6 +360,7 @@ class ResidualStage(Stage):
     trains = ('corrector',)
     part = 'corrector'
     by = 'residual'
+    latent_only = True
 
     def __init__(self, model, settings):
         super().__init__(model, settings)

@@ -20,6 +20,7 @@ import data
 import files
 import optim
 import pdes
+from cache import CachedWindows
 from grids import random_points
 from metrics import crps, mean_nrmse
 from model import UPT, ModelConfig, check_config, model_args, rebuild
@@ -64,6 +65,7 @@ boost = 0                       # augmentation: Galilean boost of up to so many 
 noise = 0.                         # noise on the input frames, relative to their rms
 latent_noise = 0.                  # noise on latents before they are decoded, relative to their rms
 coloured_noise = False             # that noise has the covariance of the latents, and is not white
+cache_copies = 0             # residual, distill, steady: augmented copies of a window, encoded once; 0: none
 # model
 arch = 'pure'                      # pure or u; or a peer of peers.py
 encoder = 'grid'                   # what the encoder sees: the values on its grid, or those at any points
@@ -173,7 +175,7 @@ _choices = {
 # Numbers must be positive, unless they are named here.
 _may_be_zero = (
     'num_queries resolution initial_step boost noise latent_noise halo encoder_dim encoder_depth decoder_dim '
-    'decoder_depth log_clamp token_shift flow_depth condition_noise unroll_start unroll_switch '
+    'decoder_depth log_clamp token_shift flow_depth condition_noise unroll_start unroll_switch cache_copies '
     'inverse_decoding_ramp max_iters epochs max_minutes weight_decay grad_clip warmup_iters min_lr_ratio '
     'patience').split()
 _names = list(globals())                                             # in the order of their definition
@@ -183,7 +185,7 @@ _bounds.update(drop_path=(0, 1), ema_decay=(0, 1), beta2=(0, 1), seed=(0, 2 ** 3
                depths=(1, None), tau_schedule=(1, None))
 _of_a_stage = [                                                 # keys of which a stage may have its own value
     'eval_interval', 'log_interval', 'save_interval', 'seed', 'early', 'shift', 'flip', 'boost', 'noise',
-    'latent_noise', 'coloured_noise',
+    'latent_noise', 'coloured_noise', 'cache_copies',
     *_names[_names.index('unroll'):_names.index('stages')]]          # losses and optimisation
 _parameters = pdes.parameter_keys(taken=globals())                # nu, beta, ...: None is the entry's default
 _defaults = {**_parameters, **globals()}
@@ -320,6 +322,8 @@ for name in run.remaining(stages):
     s = settings_of(name)
     stage = STAGES[name](model, s)                            # a module: (batch, progress) -> loss, its parts
     windows = data.Windows(trajectories, model.cfg, s)
+    if s.cache_copies:
+        windows = CachedWindows(windows, stage, machine, data_dir)
     stage.prepare(windows)
     sampler = data.Sampler(windows.n_windows, s.batch_size, s.seed)
     optimizers = optim.make(stage, s)

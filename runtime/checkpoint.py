@@ -7,6 +7,7 @@ Checkpoints: written complete or not at all, read with every byte checked, and n
 import contextlib
 import io
 import os
+import platform
 import zipfile
 
 import torch
@@ -18,11 +19,13 @@ FORMAT_VERSION = 4
 
 
 @contextlib.contextmanager
-def whole_file(path, mode='w', **options):
+def whole_file(path, mode='w', shared=False, **options):
     """A file open for writing that takes its name complete or not at all: a temporary file in the same
-    directory is flushed to disk and renamed over the old one. Raises UserError where the disk is full or
-    may not be written."""
+    directory is flushed to disk and renamed over the old one. shared: other processes may write the same
+    file meanwhile. Raises UserError where the disk is full or may not be written."""
     temporary = path + '.tmp'
+    if shared:
+        temporary += f'.{platform.node()}.{os.getpid()}'
     try:
         with open(temporary, mode, **options) as file:
             yield file

@@ -903,7 +903,7 @@ def test_query_values_interpolate_what_the_encoder_sees(solved):
 
 SETTINGS = {'unroll': 2, 'unroll_start': 0, 'unroll_switch': 0., 'gradient_through_time': True,
             'detach_target': True, 'noise': .01, 'latent_noise': 0.,
-            'coloured_noise': False, 'num_queries': 0,
+            'coloured_noise': False, 'cache_copies': 0, 'num_queries': 0,
             'inverse_loss_frequency': 1, 'inverse_decoding_ramp': 0.}
 SETTINGS.update({f'lambda_{name}': float(name not in PRIORS) for name in LOSSES})
 

@@ -38,6 +38,8 @@ HDF5 truncated, rotten, incomplete, wrong layout,   test_files.py
 data file that breaks while it is trained on        test_data_that_break_during_the_training
 generator killed, two at once, reader meanwhile     test_killed_generator_..., test_two_generators_...,
                                                     test_reader_...
+tokens that are kept: broken file, two writers,     test_cache.py
+  no space, resume
 larger than memory                                  test_lazy_data_train_the_same_weights, test_data.py
 train, validation and test overlap                  test_data.py, test_eval.py
 test rows read or leaking into statistics           test_test_rows_are_never_read,

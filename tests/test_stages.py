@@ -21,8 +21,9 @@ def settings(**changes):
     """The keys of train.py that stages read."""
     keys = {'space_stride': 2, 'query_stride': 1, 'input_frames': 1, 'unroll': 2, 'unroll_start': 0,
             'unroll_switch': .5, 'gradient_through_time': True, 'detach_target': True, 'noise': 0.,
-            'latent_noise': 0., 'coloured_noise': False, 'num_queries': 0, 'query_strategy': 'uniform',
-            'inverse_loss_frequency': 1, 'inverse_decoding_ramp': 0., **NONE, 'lambda_field': 1.}
+            'latent_noise': 0., 'coloured_noise': False, 'cache_copies': 0, 'num_queries': 0,
+            'query_strategy': 'uniform', 'inverse_loss_frequency': 1, 'inverse_decoding_ramp': 0., **NONE,
+            'lambda_field': 1.}
     return SimpleNamespace(**{**keys, **changes})
 
 

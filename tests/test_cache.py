@@ -1,0 +1,296 @@
+"""cache.py: tokens that are encoded once are those that a stage would have encoded, whatever happens to their
+file."""
+import errno
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import cache
+from cache import CachedWindows
+from conftest import close, drawn, noise, refused, same_run
+from data import Trajectories, Windows
+from files import open_source
+from model import PARTS, UPT
+from runtime import checkpoint
+from runtime.device import Machine
+from stages import STAGES, ResidualStage
+from test_data import CPU, config_of, keys_of, write
+from test_later_stages import KEYS
+from test_stages import settings
+
+TINY = {'latent_dim': 8, 'encoder_dim': 16, 'decoder_dim': 0, 'hidden_dim': 16, 'depth': 1, 'n_head': 2,
+        'cond_dim': 8, 'parts': ('corrector',), 'flow_dim': 16, 'flow_depth': 1}
+FIELDS = noise(10, 12, 32)
+LATER = ['--stages=residual', '--residual_stage.max_iters=3', '--residual_stage.unroll=2', '--members=2',
+         '--residual_stage.cache_copies=2', '--save_interval=2', '--log_interval=1', '--hidden_dim=16',
+         '--encoder_dim=16', '--decoder_dim=16', '--depth=1', '--flow_dim=16', '--flow_depth=1',
+         '--flow_steps=1', '--group_size=8', '--eval_interval=100']
+
+
+class Case:
+    """Windows of two files, a model that sees them and its cache. changes: of the keys."""
+
+    def __init__(self, folder, u=FIELDS, config=(), weight=None, bf16=False, **changes):
+        more = {'unroll': 2, 'shift': True, 'flip': True, 'cache_copies': 2, 'input_points': 24, **changes}
+        self.s = SimpleNamespace(**{**vars(settings(**KEYS)), **vars(keys_of()), **more})
+        names = [write(folder / f'{nu}.hdf5', u, Nu=nu) for nu in (.01, .02)]
+        sources = [open_source(name, quiet=True) for name in names]
+        t = Trajectories(sources, self.s, CPU)
+        torch.manual_seed(0)
+        self.model = UPT(config_of(t, **{**TINY, **dict(config)}))
+        torch.manual_seed(0)
+        with torch.no_grad():
+            for p in self.model.encoder.parameters():                # else its learned part is 0
+                p.add_(torch.randn_like(p), alpha=.2)
+            if weight:
+                tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+                tensors[weight][0] += 1e-6
+        self.stage = ResidualStage(self.model, self.s)
+        self.windows = Windows(t, self.model.cfg, self.s)
+        self.folder = folder
+        self.machine = Machine(CPU, bf16=bf16)
+
+    def cached(self):
+        return CachedWindows(self.windows, self.stage, self.machine, str(self.folder))
+
+    def plain(self):
+        """Both copies of all windows as the stage encodes them, one frame at a time."""
+        tokens = []
+        n = self.windows.n_windows
+        for number in range(2 * -(-n // 64)):
+            first = 64 * (number % -(-n // 64))
+            [batch] = self.windows.batches(torch.arange(n)[first:first + 64], number)
+            batch = self.stage.placed(batch)
+            with torch.no_grad():
+                tokens.append(torch.stack([self.stage.encode(batch, k) for k in range(3)], 1))
+        return torch.cat(tokens).unflatten(0, (2, n))
+
+
+@pytest.fixture
+def case(tmp_path):
+    return Case(tmp_path)
+
+
+def files_of(folder):
+    return sorted(os.listdir(folder / 'latents'))
+
+
+# ---------------------------------------------------------------------------------------------
+# the tokens
+
+@pytest.mark.parametrize('encoder, input_frames', [('grid', 1), ('grid', 2), ('points', 1)])
+def test_tokens_are_what_the_stage_would_have_encoded(tmp_path, encoder, input_frames):
+    more = {'encoder': encoder, 'input_frames': input_frames}
+    case = Case(tmp_path, config=more, input_frames=input_frames)
+    plain = case.plain()
+    assert plain.shape[1] > 2 * cache.PART                           # several parts, the last one shorter
+    assert torch.isclose(plain[0], plain[1]).flatten(1).all(1).sum() < 10      # few have the same symmetries
+    made = case.cached()
+    read = case.cached()
+    index = torch.randperm(case.windows.n_windows)[:40]
+    for windows in (made, read):
+        assert windows.n_windows == case.windows.n_windows
+        assert windows.row_names(index) == case.windows.row_names(index)
+        [batch] = windows.batches(index, 5)
+        [whole] = case.windows.batches(index, 5)
+        assert torch.equal(batch.params, whole.params) and torch.equal(batch.dt, whole.dt)
+        assert len(batch.params.unique()) == 2 and batch.iteration == 5 and batch.u is None
+        z = torch.stack([case.stage.encode(batch, k) for k in range(3)], 1)
+        error = (plain[:, index] - z).abs().amax((2, 3, 4))          # (copy, window)
+        assert error.amin(0).max() < 1e-5                            # each is one of both copies,
+        assert 5 < error.argmin(0).sum() < 35                        # now the one, now the other
+        assert torch.equal(case.stage.encode(batch, [1, 2]), z[:, 1:])
+
+
+def test_processes_and_micro_batches_share_a_batch(case):
+    windows = case.cached()
+    index = torch.randperm(windows.n_windows)[:12]
+    [whole] = windows.batches(index, 3)
+    [again] = windows.batches(index, 3)
+    [later] = windows.batches(index, 4)
+    assert torch.equal(whole.z, again.z) and not torch.equal(whole.z, later.z)
+    for rank in (0, 1):
+        parts = list(windows.batches(index, 3, rank, 2, parts=3))
+        assert [len(part.z) for part in parts] == [2, 2, 2]
+        for name in ('z', 'params', 'dt'):
+            both = torch.cat([getattr(part, name) for part in parts])
+            assert torch.equal(both, getattr(whole, name)[rank::2])
+
+
+# ---------------------------------------------------------------------------------------------
+# the key
+
+def in_one_row(row, frame):
+    u = FIELDS.copy()
+    u[row, frame, 7] += .01
+    return u
+
+
+def key_of(folder, **changes):
+    return os.path.basename(Case(folder, **changes).cached().path)
+
+
+def test_the_key_is_of_all_that_tokens_follow_from_and_of_no_more(tmp_path):
+    """Stages share a file; so do trainings that differ in what comes after the encoder."""
+    key = key_of(tmp_path)
+    for changes in ({}, {'weight': 'operator.network.head.weight'}, {'config': {'flow_dim': 32}},
+                    {'config': {'parts': ('corrector', 'student')}}, {'memory_gb': 0.},
+                    {'condition_noise': .1}, {'flow_steps': 3}):
+        assert key_of(tmp_path, **changes) == key, changes
+    kept = {'config': {'mean': (0.,), 'std': (2.,)}}                 # as of a training that goes on
+    others = [
+        {'weight': 'encoder.stem.bias'}, {'weight': 'encoder.proj.weight'},
+        {'weight': 'encoder.patches.modes'},
+        {**kept}, {**kept, 'u': in_one_row(2, 0)}, {**kept, 'u': in_one_row(9, 11)},
+        {'seed': 1}, {'unroll': 3}, {'early': 2.}, {'shift': False}, {'flip': False}, {'boost': 1},
+        {'initial_step': 2}, {'cache_copies': 3}, {'time_stride': 2}, {'n_trajectories': 9},
+        {'config': {'std': (3.,)}}, {'config': {'mean': (.5,)}}, {'config': {'dt': .02}}, {'bf16': True}]
+    keys = {key_of(tmp_path, **changes): changes for changes in others}
+    assert len(keys) == len(others) and key not in keys
+
+
+def test_every_key_that_windows_read_is_hashed(case):
+    read = set()
+
+    class Watched:
+        def __getattr__(self, name):
+            read.add(name)
+            return getattr(case.s, name)
+    case.windows.cfg.encoder = 'points'
+    windows = Windows(case.windows.trajectories, case.windows.cfg, Watched())
+    list(windows.batches(torch.arange(4), 0))
+    case.stage.settings = Watched()
+    list(case.windows.batches(torch.arange(4), 0))
+    assert {'seed', 'early', 'input_points'} <= read <= set(cache.KEYS)
+
+
+# ---------------------------------------------------------------------------------------------
+# the file
+
+def truncate(path):
+    os.truncate(path, os.path.getsize(path) - 4)
+
+
+def values(change):
+    def to(path):
+        z = change(cache.mapped(path).clone())
+        with open(path, 'wb') as file:
+            cache.np.save(file, z.numpy())
+    return to
+
+
+def one_nan(z):
+    z[123, 1, 2, 3] = torch.nan
+    return z
+
+
+def text(path):
+    with open(path, 'w') as file:
+        file.write('no tokens')
+
+
+@pytest.mark.parametrize('how, why', [
+    (truncate, 'mmap'), (lambda path: os.truncate(path, 0), ''), (text, 'magic'), (values(one_nan), 'finite'),
+    (values(lambda z: z[1:]), 'not float32'), (values(lambda z: z[:, :2]), 'not float32'),
+    (values(lambda z: z.double()), 'float64'), (values(lambda z: z.roll(1, 3)), 'encoder'),
+    (values(lambda z: torch.cat([z[:-9], z[:9]])), 'encoder')])
+def test_a_broken_file_is_made_again(case, capsys, how, why):
+    good = case.cached()
+    with open(good.path, 'rb') as file:
+        content = file.read()
+    how(good.path)
+    capsys.readouterr()
+    again = case.cached()
+    [line] = [line for line in capsys.readouterr().out.splitlines() if 'made again' in line]
+    assert good.path in line and why in line
+    close(again.z, case.plain().flatten(0, 1))
+    with open(good.path, 'rb') as file:
+        assert file.read() == content
+    assert len(files_of(case.folder)) == 1
+    case.cached()
+    assert 'made again' not in capsys.readouterr().out
+
+
+def test_a_good_file_is_read_and_not_made(case, monkeypatch):
+    made = case.cached()
+    monkeypatch.setattr(CachedWindows, 'make', None)
+    assert torch.equal(case.cached().z, made.z)
+
+
+def test_two_writers_both_end_with_a_whole_file(case, capsys, monkeypatch):
+    """One begins; another one, of another process number, begins and ends; the first one goes on."""
+    part = CachedWindows.part
+    others = []
+
+    def meanwhile(self, number):
+        if number == 1 and not others:
+            others.append(None)
+            with monkeypatch.context() as patch:
+                patch.setattr(checkpoint.os, 'getpid', lambda: 1)
+                others.append(case.cached())
+            assert len(files_of(case.folder)) == 2                   # a whole one, and the first one's
+        return part(self, number)
+    monkeypatch.setattr(CachedWindows, 'part', meanwhile)
+    one = case.cached()
+    assert len(others) == 2 and len(files_of(case.folder)) == 1
+    assert torch.equal(one.z, others[1].z)
+    assert 'memory' not in capsys.readouterr().out
+    assert torch.equal(case.cached().z, one.z)
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+
+@pytest.mark.parametrize('how', ['no folder', 'full', 'full in the end'])
+def test_without_a_file_tokens_stay_in_memory(tmp_path, capsys, monkeypatch, how):
+    want = Case(tmp_path).cached()
+    folder = tmp_path / 'other'
+    folder.mkdir()
+    if how == 'no folder':
+        (folder / 'latents').write_text('a file')
+    elif how == 'full':
+        monkeypatch.setattr(cache, 'check_space', lambda path, n: refuse(f'{path} needs {n / 1e9} GB'))
+    else:
+        monkeypatch.setattr(checkpoint.os, 'fsync', full)
+    case = Case(folder)
+    capsys.readouterr()
+    found = case.cached()
+    [line] = [line for line in capsys.readouterr().out.splitlines() if 'memory' in line]
+    assert 'latents' in line and torch.equal(found.z, want.z)
+    if how != 'no folder':
+        assert files_of(folder) == []
+    assert 'lower cache_copies' in refused(Case(folder, memory_gb=0.).cached)
+
+
+def refuse(text):
+    raise cache.UserError(text)
+
+
+# ---------------------------------------------------------------------------------------------
+# training
+
+def test_resume_is_bit_equal(train, cut, tmp_path):
+    """The first run makes the file, the second one reads it, and where it goes on it is made again."""
+    args = [*LATER, f'--data_dir={tmp_path / "d"}']
+    g = train(tmp_path / 'whole', *args)
+    assert isinstance(g['windows'], CachedWindows) and g['run'].total == 3
+    [name] = files_of(tmp_path / 'd')
+    cut(3, tmp_path / 'cut', *args)
+    os.remove(tmp_path / 'd' / 'latents' / name)
+    train(tmp_path / 'cut', *args)
+    same_run(tmp_path / 'whole', tmp_path / 'cut')
+    assert files_of(tmp_path / 'd') == [name]
+
+
+def test_stages_that_need_fields_refuse():
+    m = drawn(parts=PARTS, flow_dim=16, flow_depth=1, noise_dim=4, decoder_dim=16)
+    keys = {**KEYS, 'lambda_field': 1., 'cache_copies': 3}
+    for name, make in STAGES.items():
+        if name in ('residual', 'distill', 'steady'):
+            make(m, settings(**keys))
+        else:
+            assert 'cache_copies=3' in refused(make, m, settings(**keys))
+            make(m, settings(**{**keys, 'cache_copies': 0}))
