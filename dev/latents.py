@@ -93,7 +93,7 @@ def picture(runs, path):
     import matplotlib
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout='constrained')
+    figure, axes = plt.subplots(1, 2, figsize=(9, 4), layout='constrained')
     all_factors = sorted({fewer for fewer, _ in runs})
     for axis, key in zip(axes, ('nrmse', 'recon_nrmse')):
         for name in [*FIXED, *LEARNED]:
@@ -107,7 +107,7 @@ def picture(runs, path):
         axis.set_xticks(all_factors, all_factors)
         axis.set_xticks([], minor=True)
         axis.grid(alpha=.3)
-    axes[0].legend(fontsize=7)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc='outside lower center', ncols=4, fontsize=7)
     figure.savefig(path, dpi=110)
 
 
