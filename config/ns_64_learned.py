@@ -16,4 +16,4 @@ patch_size = 8                     # 8 x 8 patches, pooled
 halo = 4
 encoder_depth = decoder_depth = 2
 lambda_agreement = 1.
-lambda_inverse_encoding = 10.      # inverse decoding made it worse at this compression (docs/RESULTS.md)
+lambda_inverse_encoding = 10.      # after agreement, inverse decoding made it worse here (docs/RESULTS.md)
