@@ -13,7 +13,6 @@ from conftest import close, drawn, equal, refused, state_of, weights
 from data import Windows
 from elsewhere import placements
 from grids import Scattered, fewest_points, monomials, nearest, pick, positions, spline_weights, values_at
-from losses import LOSSES
 from model import load
 from pdes import PDES
 from physics import PRIORS
@@ -333,7 +332,7 @@ def test_a_stage_encodes_the_values_at_the_points(monkeypatch):
 @pytest.mark.parametrize('boundary', ['periodic', 'wall'])
 def test_every_loss_trains_from_points(boundary):
     m = drawn(1, encoder='points', boundary=boundary)
-    names = set(LOSSES) - set(PRIORS)
+    names = set(OperatorStage.losses) - set(PRIORS)
     weights = {f'lambda_{name}': 1. for name in names}
     stage = OperatorStage(m, settings(input_points=80, noise=.1, **weights))
     loss, parts = stage(batch_of(m, points=scattered(80, 1)), 1.)

@@ -366,9 +366,13 @@ def test_every_config_trains(name, tmp_path, burgers_file, advection_file, monke
         data_args = [f'--data_path={there[dataset]}', '--time_stride=50']
     else:
         data_args = [f'--data_dir={tmp_path}']                       # they are made there
+    later = keys_of(name).get('stages', ('operator',))[1:]
+    for stage in later:
+        for change in ('max_iters=1', 'unroll=2', 'unroll_start=0'):
+            data_args.append(f'--{stage}_stage.{change}')
     g = train_here(monkeypatch, path, *data_args, '--device=cpu', '--max_iters=3', '--batch_size=1',
                    '--compile=false', f'--out_dir={tmp_path}/o', '--n_trajectories=3', '--unroll_start=0')
-    assert g['run'].iteration == 3 and all(torch.isfinite(p).all() for p in g['model'].parameters())
+    assert g['run'].total == 3 + len(later) and all(torch.isfinite(p).all() for p in g['model'].parameters())
     with torch.no_grad():
         [batch] = g['windows'].batches(torch.arange(min(20, g['windows'].n_windows)), 0)
         tokens = g['stage'].encode(g['stage'].placed(batch), [0, 1])
