@@ -64,7 +64,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import pdes
 from eval import params_of
 from files import Source, read_rows, split_rows
-from grids import resample_axes
+from grids import by, resample_axes
 from losses import LOSSES
 from metrics import mean_nrmse
 from model import UPT, load
@@ -644,8 +644,8 @@ def zoo_table(summary):
         own = mean('ours', 'nrmse')
         fno = mean('fno', 'nrmse')
         cells = [name,
-                 ' x '.join(map(str, [*row['points'], row['fields']])),
-                 ' x '.join(map(str, [*row['tokens'], row['latent_dim']])),
+                 by([*row['points'], row['fields']]),
+                 by([*row['tokens'], row['latent_dim']]),
                  f'{row["persistence"]:.3g}',
                  of_seeds(own, row['ours']),
                  small(mean('ours', 'reencode')),

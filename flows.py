@@ -85,6 +85,16 @@ class Flow(nn.Module):
         said = self(torch.where(first, 0., noisy), tau, given, cond)
         return said, torch.where(first, x, noise)
 
+    def path(self, x, given, cond, n_steps):
+        """From noise x (B, S, D), of unit size, to a sample in equal steps: where each step begins,
+        [(x, tau), ...], and the end (B, S, D)."""
+        begins = []
+        for i in range(n_steps):
+            tau = given.new_full((len(given),), i / n_steps)
+            begins.append((x, tau))
+            x = x + self(x, tau, given, cond) / n_steps
+        return begins, x
+
     def sample(self, given, cond, n_steps, draw):
         """given (B, S, n_given D), cond (B, cond_dim); draw(*shape) makes noise -> x (B, S, D). The refiner
         makes its own number of steps."""
@@ -97,10 +107,7 @@ class Flow(nn.Module):
                 x = x + noise * self.within(draw(*shape))
                 x = x - noise * self(x, tau, given, cond)
             return x * self.scale
-        x = self.within(draw(*shape))
-        for i in range(n_steps):
-            tau = given.new_full((len(given),), i / n_steps)
-            x = x + self(x, tau, given, cond) / n_steps
+        _, x = self.path(self.within(draw(*shape)), given, cond, n_steps)
         return x * self.scale
 
 

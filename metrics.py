@@ -236,13 +236,17 @@ def fair_crps(members, y):
     return error - .5 * apart / max(1, n - 1)
 
 
+def relative_crps(members, y):
+    """<fair CRPS>_x / rms_x(y), (N, T, C)"""
+    return ratio(fair_crps(members, y).mean(space_of(y)), rms(y))
+
+
 def crps(members, y):
-    """<fair CRPS>_x / rms_x(y), mean over trajectories, frames and fields."""
+    """The number `crps` of ensemble_metrics() alone."""
     values = []
     for t in range(y.shape[1]):
-        truth = y[:, t:t + 1].double()
-        value = fair_crps(members[:, :, t:t + 1].double(), truth)
-        values.append(float(ratio(value.mean(space_of(truth)), rms(truth)).mean()))
+        value = relative_crps(members[:, :, t:t + 1].double(), y[:, t:t + 1].double())
+        values.append(float(value.mean()))
     return sum(values) / len(values)
 
 
@@ -271,14 +275,14 @@ def ensemble_metrics(members, y):
         truth = y[:, t:t + 1].double()
         frame = members[:, :, t:t + 1].double()
         of_frame = {'nrmse_member': nrmse(frame.flatten(0, 1), truth.repeat_interleave(n, 0)),
-                    'nrmse_mean': nrmse(frame.mean(1), truth)}
+                    'nrmse_mean': nrmse(frame.mean(1), truth),
+                    'crps': relative_crps(frame, truth)}
         if n > 1:
             of_frame['spread_skill'] = spread_skill(frame, truth)
             of_frame['coverage'] = coverage(frame, truth).double()
         for name, value in of_frame.items():
             values.setdefault(name, []).append(float(value.mean()))
     result = {name: sum(of_frames) / len(of_frames) for name, of_frames in values.items()}
-    result['crps'] = crps(members, y)
     if n > 1:
         result['coverage_if_calibrated'] = (n - 1) / (n + 1)
     return result

@@ -2,10 +2,11 @@
 Test-time compute: of many ways in which a rollout may go on, take the one that looks best.
 
 A beam search over steps that draw noise (model.BY, all but the operator). Every rollout of the beam proposes
-`candidates` next states; each is decoded and rewarded for what the equation asks of a step (REWARDS); the
+`candidates` next states; each is decoded and rewarded for what the equation asks of a step (Rewards); the
 `beam_width` rollouts with the largest sum of rewards go on. A reward that is the same for all candidates, as
 conservation in a model that conserves, cannot choose, and is left out.
 """
+import itertools
 import time
 from dataclasses import dataclass, fields
 
@@ -13,6 +14,7 @@ import torch
 
 import pdes
 import physics
+from flows import REFINER_STEPS
 from metrics import mean_nrmse, nrmse
 from model import BY, FLOW_STEPS, Latent
 from runtime.configurator import UserError
@@ -23,7 +25,7 @@ SMALLEST = 1e-12
 
 @dataclass
 class Settings:
-    """Of a search, with their meaning (python eval.py --help prints it)."""
+    """Of a search; python eval.py --help prints names and defaults."""
     by: str = 'ensemble'               # what proposes
     candidates: int = 16               # proposals of each rollout of the beam
     beam_width: int = 5                # rollouts that go on
@@ -81,7 +83,7 @@ def evaluations(model, settings):
     if settings.by == 'ensemble':
         return 1
     refines = model.cfg.flow_kind == 'refiner' and settings.by != 'distill'
-    of_flow = 4 if refines else settings.flow_steps
+    of_flow = 1 + REFINER_STEPS if refines else settings.flow_steps
     return of_flow if settings.by == 'steady' else 1 + of_flow
 
 
@@ -334,7 +336,7 @@ class Search:
             """(m, W, ...) -> (m W n_candidates, ...)"""
             return value.repeat_interleave(n_candidates, 1).flatten(0, 1)
 
-        calls = iter(range(100_000))
+        calls = itertools.count()
 
         def of_all(_, *shape):
             noise = draw(next(calls), n_candidates, *shape)[rows, None]          # (m, 1, candidates, ...)
@@ -433,9 +435,9 @@ def report(model, u, params, initial_step, batch_size, settings):
     each = evaluations(model, settings)
     how = {'by': settings.by, 'flow_steps': settings.flow_steps, 'seed': settings.seed}
 
-    def members(n, **more):
+    def members(n):
         def of_batch(u0, truth, own):
-            p = model.rollout(u0, steps, params=own, members=n, **{**how, **more})
+            p = model.rollout(u0, steps, params=own, members=n, **how)
             return p.mean(1), each * n * steps * len(u0)
         return of_batch
 

@@ -447,15 +447,11 @@ class DistillStage(ResidualStage):
         x, given, condition = self.examples(batch)
         schedule = self.settings.tau_schedule
         n_steps = schedule[min(int(progress * len(schedule)), len(schedule) - 1)]
-        start = torch.randint(n_steps, ())
+        start = int(torch.randint(n_steps, ()))
         with torch.no_grad():
-            x = self.flow.within(torch.randn_like(x))
-            for i in range(n_steps):
-                tau = x.new_full((len(x),), i / n_steps)
-                if i == start:
-                    begin = x, tau
-                x = x + self.model.corrector(x, tau, given, condition) / n_steps
-        outputs = {'end': self.flow.end(*begin, given, condition), 'end_of_teacher': x}
+            noise = self.flow.within(torch.randn_like(x))
+            begins, end = self.model.corrector.path(noise, given, condition, n_steps)
+        outputs = {'end': self.flow.end(*begins[start], given, condition), 'end_of_teacher': end}
         return weighted_sum(outputs, self.weights)
 
 
