@@ -85,19 +85,22 @@ class Flow(nn.Module):
         said = self(torch.where(first, 0., noisy), tau, given, cond)
         return said, torch.where(first, x, noise)
 
-    def path(self, x, given, cond, n_steps):
-        """From noise x (B, S, D), of unit size, to a sample in equal steps: where each step begins,
-        [(x, tau), ...], and the end (B, S, D)."""
+    def path(self, x, given, cond, steps):
+        """From noise x (B, S, D), of unit size, to a sample: where each step begins, [(x, tau), ...], and the
+        end (B, S, D). steps: how many of one length, or the tau at which they begin; before the first of
+        these, x_1 is taken for 0."""
+        starts = times_of(steps)
+        x = (1 - starts[0]) * x
         begins = []
-        for i in range(n_steps):
-            tau = given.new_full((len(given),), i / n_steps)
+        for start, end in zip(starts, [*starts[1:], 1.]):
+            tau = given.new_full((len(given),), start)
             begins.append((x, tau))
-            x = x + self(x, tau, given, cond) / n_steps
+            x = x + (end - start) * self(x, tau, given, cond)
         return begins, x
 
-    def sample(self, given, cond, n_steps, draw):
-        """given (B, S, n_given D), cond (B, cond_dim); draw(*shape) makes noise -> x (B, S, D). The refiner
-        makes its own number of steps."""
+    def sample(self, given, cond, steps, draw):
+        """given (B, S, n_given D), cond (B, cond_dim); steps as `path` takes them; draw(*shape) makes noise
+        -> x (B, S, D). The refiner makes its own number of steps."""
         shape = (*given.shape[:2], len(self.scale))
         if self.kind == 'refiner':
             x = self(given.new_zeros(shape), given.new_zeros(len(given)), given, cond)
@@ -107,8 +110,13 @@ class Flow(nn.Module):
                 x = x + noise * self.within(draw(*shape))
                 x = x - noise * self(x, tau, given, cond)
             return x * self.scale
-        _, x = self.path(self.within(draw(*shape)), given, cond, n_steps)
+        _, x = self.path(self.within(draw(*shape)), given, cond, steps)
         return x * self.scale
+
+
+def times_of(steps):
+    """The tau at which steps of a flow begin: of equal ones from 0 to 1, if `steps` is their number."""
+    return [i / steps for i in range(steps)] if isinstance(steps, int) else steps
 
 
 def refiner_noise(tau):
@@ -124,13 +132,11 @@ class Student(Flow):
         """x (B, S, D), of unit size, at tau (B,) -> where it ends, (B, S, D)"""
         return x + (1 - tau)[:, None, None] * self(x, tau, given, cond)
 
-    def sample(self, given, cond, n_steps, draw):
-        """As Flow.sample. More steps than one put noise back on, less each time, and go to the end again."""
+    def sample(self, given, cond, steps, draw):
+        """As Flow.sample. Every step puts noise back on, less each time, and goes to the end again."""
         shape = (*given.shape[:2], len(self.scale))
-        x = self.within(draw(*shape))
-        for i in range(n_steps):
-            tau = given.new_full((len(given),), i / n_steps)
-            if i:
-                x = i / n_steps * x + (1 - i / n_steps) * self.within(draw(*shape))
-            x = self.end(x, tau, given, cond)
+        x = given.new_zeros(shape)
+        for start in times_of(steps):
+            x = start * x + (1 - start) * self.within(draw(*shape))
+            x = self.end(x, given.new_full((len(given),), start), given, cond)
         return x * self.scale

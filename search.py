@@ -35,6 +35,7 @@ class Settings:
     residual_threshold: float = 0.     # a first proposal whose relative residual is at most this is taken
     noise_schedule: tuple = (1.,)      # size of the noise, in equal parts of the rollout
     flow_steps: int = FLOW_STEPS       # of a flow in a step
+    tau_range: tuple = (0., 1.)        # in which these begin; then a flow goes straight to its end
     mass: float = 1.                   # weights of the rewards
     energy: float = 1.
     negativity: float = .5
@@ -72,10 +73,22 @@ class Settings:
             raise UserError(f'the operator draws no noise, so it has one proposal: by one of {others}')
         if min(self.candidates, self.beam_width, self.horizon, self.flow_steps) < 1:
             raise UserError('candidates, beam_width, horizon and flow_steps must be at least 1')
+        first, last = self.tau_range if len(self.tau_range) == 2 else (1, 0)
+        if not 0 <= first < last <= 1:
+            raise UserError(f'tau_range={self.tau_range} must be two numbers that rise from 0 to 1')
+        if (first, last) != (0, 1) and (self.by == 'ensemble' or model.cfg.flow_kind == 'refiner'):
+            raise UserError('tau_range is of a flow, which an ensemble and a refiner are not: leave it out')
         least = steps * evaluations(model, self)
         if 0 < self.max_evaluations < least:
             raise UserError(f'max_evaluations={self.max_evaluations} is less than a rollout of {steps} steps '
                             f'takes without a choice: {least}')
+
+
+def times(settings):
+    """The tau at which the steps of a flow begin."""
+    first, last = settings.tau_range
+    n = settings.flow_steps
+    return [first + (last - first) * i / n for i in range(n)]
 
 
 def evaluations(model, settings):
@@ -347,7 +360,7 @@ class Search:
         ahead = torch.zeros(m, many, device=before.device)
         for k in range(horizon):
             latent = self.model.advance(latent, self.cond[own], self.dt[own], self.settings.by, of_all,
-                                        self.settings.flow_steps)
+                                        times(self.settings))
             field = self.model.decode(latent)
             reward = self.rewards(before, field, own).view(m, many)
             if k == 0 and self.oracle and n_candidates > 1:

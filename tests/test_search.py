@@ -76,6 +76,24 @@ def test_the_budget_counts_the_steps_of_a_flow(model):
     assert 'without a choice: 12' in refused(found, model, by='residual', max_evaluations=11)
 
 
+def test_the_range_of_tau(model):
+    z = model.encode(field(model))
+    cond, _ = model.conditions(3, {}, None)
+    given = torch.cat([z.tokens, z.tokens], -1)
+    x = model.corrector.within(torch.randn(z.tokens.shape, generator=torch.Generator().manual_seed(0)))
+    begins, end = model.corrector.path(x, given, cond, search.times(Settings(flow_steps=2, tau_range=(.5, .9))))
+    assert [float(tau[0]) for _, tau in begins] == pytest.approx([.5, .7])
+    close(begins[0][0], .5 * x)
+    last, tau = begins[1]
+    close(end, last + .3 * model.corrector(last, tau, given, cond))  # straight to the end
+    for by in ('residual', 'distill', 'steady'):
+        whole = found(model, by=by, tau_range=(0., 1.))[0]
+        assert torch.equal(whole, found(model, by=by)[0])
+        assert not torch.equal(whole, found(model, by=by, tau_range=(.3, .8))[0])
+    assert 'tau_range=(0.5,)' in refused(found, model, by='residual', tau_range=(.5,))
+    assert 'tau_range is of a flow' in refused(found, model, by='ensemble', tau_range=(.5, 1.))
+
+
 def test_a_seed_repeats_a_search(model):
     p, _ = found(model, seed=3)
     assert torch.equal(p, found(model, seed=3)[0])
