@@ -81,7 +81,8 @@ def test_the_range_of_tau(model):
     cond, _ = model.conditions(3, {}, None)
     given = torch.cat([z.tokens, z.tokens], -1)
     x = model.corrector.within(torch.randn(z.tokens.shape, generator=torch.Generator().manual_seed(0)))
-    begins, end = model.corrector.path(x, given, cond, search.times(Settings(flow_steps=2, tau_range=(.5, .9))))
+    times = search.times(Settings(flow_steps=2, tau_range=(.5, .9)))
+    begins, end = model.corrector.path(x, given, cond, times)
     assert [float(tau[0]) for _, tau in begins] == pytest.approx([.5, .7])
     close(begins[0][0], .5 * x)
     last, tau = begins[1]
