@@ -53,21 +53,21 @@ gpu-%:
 	if [ $$code != 0 ]; then exit $$code; fi; \
 	$(PY_GPU) eval.py --ckpt out/$* --device cuda --json out/$*/eval.json
 
-# Every later stage on Kuramoto-Sivashinsky, two seeds side by side, and what as many minutes of further training
-# give the operator alone; then one table of each: about 20 minutes on two cores
-STAGES := --by operator residual distill ensemble --members 8
-OF_STAGES := OMP_NUM_THREADS=1 $(PY) train.py config/ks_full.py
+# Every later stage on Kuramoto-Sivashinsky, and what as many minutes as the ensemble has give the operator alone;
+# two seeds side by side, then a table of each: about 20 minutes on two cores
+SEEDS := 0 1
+PLAIN := OMP_NUM_THREADS=1 $(PY)
 
 stages: setup
-	for seed in 0 1; do $(OF_STAGES) --seed=$$seed --out_dir=out/ks_full_$$seed & pids="$$pids $$!"; done; \
-	  for pid in $$pids; do wait $$pid || exit 1; done
-	for seed in 0 1; do $(OF_STAGES) --seed=$$seed --out_dir=out/ks_finetuned_$$seed --init_from=out/ks_full_$$seed \
-	  --stages=operator --max_minutes=4 --max_iters=100000 --unroll=4 --unroll_start=1 --unroll_switch=.5 \
-	  --learning_rate=3e-4 --muon_lr=3e-3 & pids="$$pids $$!"; done; for pid in $$pids; do wait $$pid || exit 1; done
-	for seed in 0 1; do \
-	  $(PY) eval.py --ckpt out/ks_full_$$seed $(STAGES) --ttc by=ensemble --json out/ks_full_$$seed/eval.json; \
-	  $(PY) eval.py --ckpt out/ks_finetuned_$$seed --by operator --json out/ks_finetuned_$$seed/eval.json; \
-	done
+	for seed in $(SEEDS); do ( \
+	  $(PLAIN) train.py config/ks_full.py --seed=$$seed --out_dir=out/ks_full_$$seed && \
+	  $(PLAIN) train.py config/ks_full.py --seed=$$seed --out_dir=out/ks_finetuned_$$seed --init_from=out/ks_full_$$seed \
+	    --stages=operator --max_minutes=3.5 --max_iters=100000 --unroll=4 --unroll_start=1 --unroll_switch=.5 \
+	    --learning_rate=3e-4 --muon_lr=3e-3 && \
+	  $(PLAIN) eval.py --ckpt out/ks_full_$$seed --by operator residual distill ensemble --members 8 \
+	    --ttc by=ensemble candidates=4 beam_width=1 --json out/ks_full_$$seed/eval.json && \
+	  $(PLAIN) eval.py --ckpt out/ks_finetuned_$$seed --by operator --json out/ks_finetuned_$$seed/eval.json \
+	  ) & pids="$$pids $$!"; done; for pid in $$pids; do wait $$pid || exit 1; done
 
 # what bench.py peers needs, into the same .venv
 peers: setup

@@ -459,9 +459,9 @@ def report(model, u, params, initial_step, batch_size, settings):
     add('search', by_reward)
     n = max(2, round(rows['search']['evaluations'] / each))
     add(f'mean of {n} samples', members(n))
-    if model.cfg.uniform:
+    if model.cfg.uniform and model.cfg.input_frames == 1:
         n = min(n * each, model.cfg.points_per_token[0])
-        add(f'operator, mean of {n} shifts', shifts(model, steps, n))
+        add(f'operator, each step the mean of {n} shifts', shifts(model, steps, n))
     add('random choice', searched(lambda truth: Chance(settings.seed)))
     add('oracle', searched(lambda truth: Oracle(model, truth)))
     return {'rows': rows, 'rank_correlation': float(torch.tensor(correlations).nanmean()),
@@ -469,14 +469,19 @@ def report(model, u, params, initial_step, batch_size, settings):
 
 
 def shifts(model, steps, n):
-    """The mean of rollouts by the operator alone from fields that are shifted by fractions of a token, and
-    back afterwards: a deterministic rollout that takes n evaluations a step."""
-    def of_batch(u0, truth, own):
-        axis = u0.ndim - 1 - len(model.cfg.grid)
-        mean = 0.
-        for k in range(n):
-            cells = k * model.cfg.points_per_token[0] // n
-            p = model.rollout(u0.roll(cells, axis), steps, params=own)
-            mean = mean + p.roll(-cells, 2) / n
-        return mean, n * steps * len(u0)
+    """Rollouts of which each step is the mean of n by the operator: from the field shifted by fractions of a
+    token, other ones in every step, and back afterwards. Deterministic, n evaluations a step."""
+    def of_batch(u, truth, own):
+        axes = list(range(1, 1 + len(model.cfg.grid)))
+        points = model.cfg.points_per_token[0]
+        fields = []
+        for step in range(steps):
+            mean = 0.
+            for k in range(n):
+                cells = k * points // n + step
+                p = model.rollout(u.roll(len(axes) * [cells], axes), 1, params=own)[:, 0]
+                mean = mean + p.roll(len(axes) * [-cells], axes) / n
+            u = mean
+            fields.append(u)
+        return torch.stack(fields, 1), n * steps * len(u)
     return of_batch

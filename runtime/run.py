@@ -541,8 +541,12 @@ class Run:
     def finish(self):
         self.save()
         self.end_wandb()
-        self.say(f'done: {self.total} iterations in {self.train_seconds() / 60:.1f} minutes | best '
-                 f'validation {self.score} {self.best:.4f} | python eval.py --ckpt {self.folder}')
+        if math.isfinite(self.best):
+            self.say(f'done: {self.total} iterations in {self.train_seconds() / 60:.1f} minutes | best '
+                     f'validation {self.score} {self.best:.4f} | python eval.py --ckpt {self.folder}')
+        else:
+            self.say(f"done: {self.total} iterations and no validation, so there is no '{self.best_path}': "
+                     f"'{self.last_path}' holds the weights")
         self.machine.stop()
 
 
