@@ -157,9 +157,12 @@ def ensemble_table(found):
 
 def search_table(found):
     """What search.report found, as text."""
-    rows = [['', 'nrmse', 'evaluations a step', 'ms a trajectory']]
+    columns = {'nrmse': 'nrmse', 'frmse_high': 'frmse_high', 'spectral_energy_error': 'spectrum',
+               'correlation_time': 'correlation_time', 'evaluations': 'evaluations a step',
+               'ms_per_trajectory': 'ms a trajectory'}
+    rows = [['', *columns.values()]]
     for name, row in found['rows'].items():
-        rows.append([name, *[as_text(row[key]) for key in ('nrmse', 'evaluations', 'ms_per_trajectory')]])
+        rows.append([name, *[as_text(row[key]) for key in columns]])
     text = [aligned(rows), f"rank correlation of reward and accuracy: {as_text(found['rank_correlation'])}"]
     text += [f'no reward for {name}: {why}' for name, why in found['left_out'].items()]
     return '\n'.join(text)

@@ -15,10 +15,10 @@ import torch
 import pdes
 import physics
 from flows import REFINER_STEPS
-from metrics import mean_nrmse, nrmse
+from metrics import metrics, nrmse
 from model import BY, FLOW_STEPS, Latent
 from runtime.configurator import UserError
-from scores import batches, given_frames, scored, wait_for
+from scores import OF_A_STATE, batches, given_frames, scored, wait_for
 
 SMALLEST = 1e-12
 
@@ -405,9 +405,10 @@ def rank_correlation(a, b):
 def report(model, u, params, initial_step, batch_size, settings):
     """
     A search beside what may be had for as many evaluations, or fewer, on true frames u (N, T, *grid, C):
-    {'rows': {name: {'nrmse', 'evaluations' a step, 'ms_per_trajectory'}}, 'rank_correlation' of the reward
-    with minus the error among proposals, 'left_out': {reward: why}}.
+    {'rows': {name: {'nrmse', what else scores.OF_A_STATE names, 'evaluations' a step, 'ms_per_trajectory'}},
+    'rank_correlation' of the reward with minus the error among proposals, 'left_out': {reward: why}}.
     """
+    last = scored(model, u[:, initial_step - 1])
     y = scored(model, u[:, initial_step:])
     steps = y.shape[1]
     settings.check(model, steps)
@@ -417,7 +418,7 @@ def report(model, u, params, initial_step, batch_size, settings):
 
     def add(name, of_batch):
         """of_batch(u0, truth, params) -> fields (n, steps, *grid, C), evaluations"""
-        total = 0.
+        rollouts = []
         spent = 0
         wait_for(model.device)
         start = time.perf_counter()
@@ -425,11 +426,12 @@ def report(model, u, params, initial_step, batch_size, settings):
             u0 = given_frames(model, u[part], initial_step).to(model.device)
             own = {name: value.to(model.device) for name, value in own.items()}
             p, used = of_batch(u0, u[part, initial_step:], own)
-            total += mean_nrmse(scored(model, p.cpu()), y[part]) * len(p)
+            rollouts.append(scored(model, p.cpu()))
             spent += int(used)
         seconds = time.perf_counter() - start
-        rows[name] = {'nrmse': total / len(u), 'evaluations': spent / len(u) / steps,
-                      'ms_per_trajectory': 1e3 * seconds / len(u)}
+        values, _ = metrics(torch.cat(rollouts), y, last, model.cfg.dt)
+        rows[name] = {**{key: values[key] for key in ('nrmse', *OF_A_STATE)},
+                      'evaluations': spent / len(u) / steps, 'ms_per_trajectory': 1e3 * seconds / len(u)}
 
     def searched(make_rewards):
         def of_batch(u0, truth, own):

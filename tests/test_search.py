@@ -199,3 +199,17 @@ def test_report(model):
     assert rows['search']['evaluations'] == (4 + 3 * 12) / STEPS
     assert rows['mean of 10 samples']['evaluations'] == 10
     assert -1 <= r['rank_correlation'] <= 1 and set(r['left_out']) == {'negativity'}
+
+
+def test_a_mean_over_all_shifts_of_a_token_moves_with_the_field(model):
+    n = model.cfg.points_per_token[0]
+    u = field(model)
+
+    def of(u, n, steps=2):
+        p, evaluations = search.shifts(model, steps, n)(u, None, {})
+        assert evaluations == n * steps * len(u)
+        return p
+
+    close(of(u, 1, steps=1), model.rollout(u, 1))
+    close(of(u.roll(1, 1), n), of(u, n).roll(1, 2))
+    assert not torch.allclose(of(u.roll(1, 1), 1), of(u, 1).roll(1, 2), atol=1e-4)
