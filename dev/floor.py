@@ -22,6 +22,8 @@ from metrics import mean_nrmse
 from runtime.configurator import one_line_errors
 
 FEWER = (2, 4, 8, 16, 32, 64)
+KINDS = {'cosine': 'cosine modes of a patch', 'patches': 'components of a patch',
+         'fields': 'components of fields'}
 AT_MOST = 2000                         # frames that principal components are computed from
 
 
@@ -43,7 +45,8 @@ def principal(rows):
 
 
 def floor(task):
-    """[{'tokens', 'fewer', 'cosine', 'patches', 'fields'}]: nRMSE with so many times fewer numbers."""
+    """[{'tokens', 'fewer', 'cosine', 'patches', 'fields'}]: nRMSE with so many times fewer numbers; None where a
+    token would have none, or there are not as many training frames."""
     train = train_frames(task)
     y = task.y[..., task.scored].flatten(0, 1)
     space = tuple(range(y.ndim - 1))
@@ -67,11 +70,12 @@ def floor(task):
         patches = [merge_tokens(v.flatten(1, -2), grid, points) for v in (train, u)]           # (n, S, D)
         directions = principal(patches[0].flatten(0, 1))
         for fewer in FEWER:
-            n = len(directions) // fewer
-            cosine = dct_basis(points, u.shape[-1], n).T
-            row = {'tokens': n_tokens, 'fewer': fewer}
-            for name, basis in (('cosine', cosine), ('patches', directions[:, :n])):
-                row[name] = error(split_tokens(projected(patches[1], basis), grid, points))
+            n = len(directions) // fewer                             # features of a token
+            row = {'tokens': n_tokens, 'fewer': fewer, 'cosine': None, 'patches': None}
+            if n:
+                cosine = dct_basis(points, u.shape[-1], n).T
+                for name, basis in (('cosine', cosine), ('patches', directions[:, :n])):
+                    row[name] = error(split_tokens(projected(patches[1], basis), grid, points))
             n = u[0].numel() // fewer
             row['fields'] = error(projected(u.flatten(1), whole[:, :n])) if n <= whole.shape[1] else None
             found.append(row)
@@ -80,13 +84,11 @@ def floor(task):
 
 def table(found):
     for name, rows in found.items():
-        print(f'\n| {name}: tokens an axis | times fewer numbers | cosine modes | components of patches '
-              '| of fields |')
+        print(f'\n| {name}: tokens an axis | times fewer numbers | {" | ".join(KINDS.values())} |')
         print('|---' * 5 + '|')
         for row in rows:
-            fields = '-' if row['fields'] is None else f'{row["fields"]:.4f}'
-            errors = f'{row["cosine"]:.4f} | {row["patches"]:.4f} | {fields}'
-            print(f'| {row["tokens"]} | {row["fewer"]} | {errors} |')
+            errors = ['-' if row[key] is None else f'{row[key]:.4f}' for key in KINDS]
+            print(f'| {row["tokens"]} | {row["fewer"]} | {" | ".join(errors)} |')
 
 
 def picture(found, path):
@@ -96,13 +98,13 @@ def picture(found, path):
     figure, axes = plt.subplots(1, len(found), figsize=(3.6 * len(found), 3.2), sharey=True, squeeze=False)
     for axis, (name, rows) in zip(axes[0], found.items()):
         first = [row for row in rows if row['tokens'] == rows[0]['tokens']]
-        for key, label in (('cosine', 'cosine modes of a patch'), ('patches', 'components of a patch'),
-                           ('fields', 'components of fields')):
+        for key, label in KINDS.items():
             known = [row for row in first if row[key] is not None]
             axis.loglog([row['fewer'] for row in known], [row[key] for row in known], 'o-', ms=3, label=label)
-        axis.set_title(name, fontsize=9)
+        axis.set_title(f'{name}: {rows[0]["tokens"]} tokens an axis', fontsize=9)
         axis.set_xlabel('times fewer numbers')
-        axis.set_xticks(FEWER, FEWER, minor=False)
+        axis.set_xticks(FEWER, FEWER)
+        axis.set_xticks([], minor=True)
         axis.grid(alpha=.3)
     axes[0, 0].set_ylabel('nRMSE of one frame')
     axes[0, 0].legend(fontsize=7)
