@@ -45,8 +45,8 @@ def principal(rows):
 
 
 def floor(task):
-    """[{'tokens', 'fewer', 'cosine', 'patches', 'fields'}]: nRMSE with so many times fewer numbers; None where a
-    token would have none, or there are not as many training frames."""
+    """[{'tokens', 'fewer', 'cosine', 'patches', 'fields'}]: nRMSE with so many times fewer numbers; None
+    where a token would have none, or there are not as many training frames."""
     train = train_frames(task)
     y = task.y[..., task.scored].flatten(0, 1)
     space = tuple(range(y.ndim - 1))
