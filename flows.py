@@ -12,6 +12,7 @@ import torch.nn as nn
 from layers import Float32Linear, Transformer, ones_at, outer
 
 TIME_WAVES = [math.pi * 2 ** k for k in range(6)]            # by which a flow tells its times apart
+LEAST_LEFT = .2                        # of 1 - tau, by which a flow divides
 REFINER_STEPS = 3                      # K of arXiv 2308.05732, and its least variance
 REFINER_LEAST = 4e-7
 
@@ -21,9 +22,10 @@ class Flow(nn.Module):
     A distribution of tokens x, given other tokens: noise that a transformer turns into a sample.
 
     kind 'flow' is conditional flow matching (arXiv 2210.02747). Gaussian noise x_0 is carried along to x_1 =
-    x / scale by the velocity v(x_tau, tau), the mean of x_1 - x_0 over all straight lines that pass there. A
-    single step of it gives the mean of x; many give a sample. 'refiner' is PDE-Refiner (arXiv 2308.05732):
-    x is predicted outright, then noise is added and taken off again K times, less and less of it.
+    x / scale by the velocity v(x_tau, tau), the mean of x_1 - x_0 over all straight lines that pass there. The
+    network says where the lines end, which gives v: noise need not pass through it. A single step goes to the
+    mean of x; many go to a sample. 'refiner' is PDE-Refiner (arXiv 2308.05732): x is predicted outright, then
+    noise is added and taken off again K times, less and less of it.
 
     Every feature of x is scaled to unit size (`fit`). One that is always 0 stays so, as does the mean over
     all tokens of those that hold the integral of a conserved field.
@@ -64,7 +66,10 @@ class Flow(nn.Module):
         D), cond (B, cond_dim) -> (B, S, D): a velocity, or, by a refiner, x (tau = 0) or its noise."""
         angles = tau[:, None] * self.waves
         cond = cond + self.time(torch.cat([angles.sin(), angles.cos()], -1))
-        return self.within(self.network(torch.cat([x, given / self.scale_of_given], -1), cond))
+        said = self.within(self.network(torch.cat([x, given / self.scale_of_given], -1), cond))
+        if self.kind == 'refiner':
+            return said
+        return (said - x) / (1 - tau)[:, None, None].clamp_min(LEAST_LEFT)
 
     def times(self, n, shape):
         """tau of n samples in training, (n,) on the CPU: of Beta(shape, shape), or steps of a refiner."""
