@@ -22,10 +22,10 @@ class Flow(nn.Module):
     A distribution of tokens x, given other tokens: noise that a transformer turns into a sample.
 
     kind 'flow' is conditional flow matching (arXiv 2210.02747). Gaussian noise x_0 is carried along to x_1 =
-    x / scale by the velocity v(x_tau, tau), the mean of x_1 - x_0 over all straight lines that pass there. The
-    network says where the lines end, which gives v: noise need not pass through it. A single step goes to the
-    mean of x; many go to a sample. 'refiner' is PDE-Refiner (arXiv 2308.05732): x is predicted outright, then
-    noise is added and taken off again K times, less and less of it.
+    x / scale by the velocity v(x_tau, tau), the mean of x_1 - x_0 over all straight lines that pass there.
+    The network says where the lines end, which gives v: noise need not pass through it. A single step goes to
+    the mean of x; many go to a sample. 'refiner' is PDE-Refiner (arXiv 2308.05732): x is predicted outright,
+    then noise is added and taken off again K times, less and less of it.
 
     Every feature of x is scaled to unit size (`fit`). One that is always 0 stays so, as does the mean over
     all tokens of those that hold the integral of a conserved field.
