@@ -32,9 +32,7 @@ ALONE = {'with latent loss': ['--lambda_latent=10'],
          'with direction': ['--lambda_direction=1'],
          'with latent noise': ['--latent_noise=.01'],
          'with coloured noise': ['--latent_noise=.01', '--coloured_noise=true'],
-         'with inverse decoding': ['--lambda_inverse_decoding=1', '--inverse_loss_frequency=1'],
-         'with latent norm': ['--lambda_latent_norm=.001'],
-         'with the equation': ['--lambda_residual=.001']}
+         'with inverse decoding': ['--lambda_inverse_decoding=1', '--inverse_loss_frequency=1']}
 ROWS = [*FIXED, *LEARNED, *ALONE]
 SHARED = '--token_shift=0 --unroll=2 --unroll_start=1 --unroll_switch=.5'.split()
 COLUMNS = {'nrmse': 'latent rollout', 'reencode': 're-encoding', 'recon_nrmse': 'reconstruction',
