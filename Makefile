@@ -53,8 +53,8 @@ gpu-%:
 	if [ $$code != 0 ]; then exit $$code; fi; \
 	$(PY_GPU) eval.py --ckpt out/$* --device cuda --json out/$*/eval.json
 
-# Every later stage on Kuramoto-Sivashinsky, and what a fifth more time than the ensemble has gives the operator;
-# two seeds side by side, then a table of each: about 20 minutes on two cores
+# Every later stage on Kuramoto-Sivashinsky; the operator alone, trained for a fifth longer than the ensemble was;
+# two seeds side by side, a table of each: about 20 minutes on two cores
 SEEDS := 0 1
 PLAIN := OMP_NUM_THREADS=1 $(PY)
 

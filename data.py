@@ -37,7 +37,7 @@ class Batch(NamedTuple):
     scale: torch.Tensor = torch.ones(())  # of fields, (Q, 1), where a loss takes some of the points
     iteration: int = 0
     points: torch.Tensor | None = None    # (P, d): where an encoder of points sees u, physical coordinates
-    placement: tuple | None = None        # what that encoder needs to know of them (losses.Stage.placed)
+    placement: tuple | None = None        # what that encoder needs to know of them (stages.Stage.placed)
     z: torch.Tensor | None = None         # (B, window - input_frames + 1, S, D): encodings of u
 
 

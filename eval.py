@@ -35,7 +35,7 @@ from data import seen_rows
 from elsewhere import axis_points, grid_axes, long_rollouts, other_places, placements, unseen_points
 from files import open_source, read_rows, split_rows
 from grids import by, is_strided
-from model import BY, FLOW_STEPS, build, unseen, with_encoder
+from model import BY, build, unseen, with_encoder
 from pictures import draw_spectra
 from reports import compare, ensemble_table, groups, heading, search_table, table
 from runtime.checkpoint import find_runs, load_checkpoint, whole_file
@@ -189,7 +189,7 @@ def load_for_evaluation(file, device, encoder=None):
 def evaluate_checkpoint(file, split=None, data=None, initial_step=None, steps=None, rollout='latent',
                         factors=(), n_random=0, horizon=None, densities=(), physical=False, plot=False,
                         device='cpu', batch_size=64, save=None, advancers=(), members=8,
-                        flow_steps=FLOW_STEPS, ttc=None):
+                        flow_steps=0, ttc=None):
     """Everything about one checkpoint file as a dict of JSON types (None where a number is not finite). The
     arguments are those of the command line. Raises UserError."""
     state, model = load_for_evaluation(file, device)
@@ -334,7 +334,8 @@ def arguments(argv):
     parser.add_argument('--by', nargs='+', choices=BY, default=(),
                         help='rollouts by the operator and by what later stages have trained')
     parser.add_argument('--members', type=int, default=8, help='of each rollout by what draws noise')
-    parser.add_argument('--flow_steps', type=int, default=FLOW_STEPS, help='of a flow in a step')
+    parser.add_argument('--flow_steps', type=int, default=0,
+                        help='of a flow in a step (default: 4, of a student 1)')
     parser.add_argument('--ttc', nargs='*', metavar='KEY=VALUE',
                         help=f'rollouts chosen among many, beside others: {search.Settings.keys()}')
     parser.add_argument('--physics', action='store_true', help='also what physics asks of the fields')
@@ -355,8 +356,8 @@ def arguments(argv):
     if args.horizon and args.steps:
         raise UserError(f'--steps {args.steps} makes rollouts shorter, --horizon {args.horizon} longer: '
                         'leave one out')
-    if args.members < 2 or args.flow_steps < 1:
-        raise UserError(f'--members {args.members} must be 2 or more, --flow_steps {args.flow_steps} 1 or '
+    if args.members < 2 or args.flow_steps < 0:
+        raise UserError(f'--members {args.members} must be 2 or more, --flow_steps {args.flow_steps} 0 or '
                         'more')
     if args.ttc is not None:
         args.ttc = search.Settings.of(args.ttc)

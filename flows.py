@@ -23,9 +23,10 @@ class Flow(nn.Module):
 
     kind 'flow' is conditional flow matching (arXiv 2210.02747). Gaussian noise x_0 is carried along to x_1 =
     x / scale by the velocity v(x_tau, tau), the mean of x_1 - x_0 over all straight lines that pass there.
-    The network says where the lines end, which gives v: noise need not pass through it. A single step goes to
-    the mean of x; many go to a sample. 'refiner' is PDE-Refiner (arXiv 2308.05732): x is predicted outright,
-    then noise is added and taken off again K times, less and less of it.
+    The network says where the lines end, which gives v: noise need not pass through it. (In the last part, of
+    LEAST_LEFT, it says x_tau + LEAST_LEFT v, beyond the end.) A single step goes to the mean of x; many go to
+    a sample. 'refiner' is PDE-Refiner (arXiv 2308.05732): x is predicted outright, then noise is added and
+    taken off again K times, less and less of it.
 
     Every feature of x is scaled to unit size (`fit`). One that is always 0 stays so, as does the mean over
     all tokens of those that hold the integral of a conserved field.
@@ -80,7 +81,7 @@ class Flow(nn.Module):
     def lesson(self, x, tau, noise, given, cond):
         """What the network says of noisy samples x (B, S, D), and what it ought to say; tau (B,) as `forward`
         takes it, noise (B, S, D)."""
-        x = self.to_unit(x)
+        x = self.within(self.to_unit(x))
         noise = self.within(noise)
         t = tau[:, None, None]
         if self.kind == 'flow':
@@ -119,9 +120,11 @@ class Flow(nn.Module):
         return x * self.scale
 
 
-def times_of(steps):
-    """The tau at which steps of a flow begin: of equal ones from 0 to 1, if `steps` is their number."""
-    return [i / steps for i in range(steps)] if isinstance(steps, int) else steps
+def times_of(steps, first=0., last=1.):
+    """The tau at which steps of a flow begin: of equal ones from first to last if `steps` is a number."""
+    if not isinstance(steps, int):
+        return steps
+    return [first + (last - first) * i / steps for i in range(steps)]
 
 
 def refiner_noise(tau):

@@ -13,6 +13,7 @@ import torch
 import torch.nn as nn
 
 import metrics
+from metrics import space_of
 from runtime.configurator import UserError
 
 SMALLEST = 1e-6                       # norms in denominators are at least this
@@ -20,10 +21,6 @@ SMALLEST = 1e-6                       # norms in denominators are at least this
 
 # ---------------------------------------------------------------------------------------------
 # losses: fields are (B, K, *space, C) for K steps, latents (B, K, S, D), all normalised
-
-def space_of(u):
-    return tuple(range(2, u.ndim - 1))
-
 
 def relative_l2(p, y):
     """Mean over samples, steps and fields of |p - y| / |y|, L2 norms over points. Its gradient at p = y is

@@ -40,7 +40,7 @@ PARTS = ('corrector', 'student', 'ensemble', 'prior')
 # What may advance a latent: the operator alone, or what a stage of this name has trained.
 BY = {'operator': '', 'residual': 'corrector', 'distill': 'student', 'ensemble': 'ensemble',
       'steady': 'prior'}
-FLOW_STEPS = 4                         # of a flow, where nothing else is said
+FLOW_STEPS = {'residual': 4, 'distill': 1, 'steady': 4}               # of a flow, where nothing else is said
 LARGEST_SUM = 400.                     # of weights of points that surround what they interpolate
 
 
@@ -236,8 +236,8 @@ class Conditioning(nn.Module):
 class Operator(nn.Module):
     """
     One step in latent space: A(z, c) = z + f(z, c). The last layer of f starts at zero, so an untrained
-    operator is the identity (up to the shift below). f is the transformer above or, by `arch`, a peer of
-    peers.py.
+    operator is the identity (up to the shift below). f is the transformer of layers.py or, by `arch`, a peer
+    of peers.py.
 
     The integral of a conserved field stays: the first features of a token are its means, and the mean of f
     over all tokens is taken off them (encoder and decoder do likewise with what they have learned). The
@@ -293,7 +293,7 @@ class UPT(nn.Module):
 
     With `frame_speed`, the mean of a velocity is taken off the field and the rest is advanced in the frame
     that moves along (Galilean invariance, exact at any speed because the decoder reads at any point). E, A
-    and D themselves see normalised fields and tokens; losses.py calls them for training, the methods below
+    and D themselves see normalised fields and tokens; stages.py calls them for training, the methods below
     for use.
     """
 
@@ -368,7 +368,7 @@ class UPT(nn.Module):
         are not finite, and points that leave a part of the domain out."""
         return self._encode(*self._given(u, grid))
 
-    def step(self, z, params=None, dt=None, by='operator', draw=None, flow_steps=FLOW_STEPS):
+    def step(self, z, params=None, dt=None, by='operator', draw=None, flow_steps=0):
         """One step of `dt` seconds (default: that of training) in latent space, Latent -> Latent. params:
         {'Nu': .01}, a number or (B,) each. by: what advances it (BY); draw: m.draws(seed), by default of seed
         0."""
@@ -385,18 +385,19 @@ class UPT(nn.Module):
 
         return draw
 
-    def decode(self, z, points=None):
+    def decode(self, z, points=None, cut=True):
         """Latent -> the fields at points (Q, d) or (B, Q, d), (B, Q, C); without points, on the trained grid,
-        (B, *grid, C). Raises UserError for a point outside a domain that is not periodic."""
+        (B, *grid, C). With cut=False, fields that cannot be negative are left as they come.
+        Raises UserError for a point outside a domain that is not periodic."""
         if not isinstance(z, Latent):
             raise UserError(f'decode takes a Latent, as encode and step return it, not {type(z).__name__}')
         if points is None:
-            return self._decode(z).unflatten(1, self.cfg.grid)
-        return self._decode(z, self._check_points(points, len(z.tokens)))
+            return self._decode(z, cut=cut).unflatten(1, self.cfg.grid)
+        return self._decode(z, self._check_points(points, len(z.tokens)), cut)
 
     @torch.no_grad()
     def rollout(self, u0, steps, points=None, params=None, dt=None, grid=None, reencode=False, by='operator',
-                members=0, seed=0, flow_steps=FLOW_STEPS):
+                members=0, seed=0, flow_steps=0):
         """
         Advance u0 by `steps` steps and decode every one of them. (For gradients through a rollout, call
         encode, step and decode yourself.)
@@ -407,9 +408,9 @@ class UPT(nn.Module):
         and dt in seconds default to those of training. Returns (B, steps, *space, C), or (B, steps, Q, C)
         with points or grid.
 
-        by: what advances the latent: the 'operator' alone or what a later stage has trained, 'residual' (in
-        flow_steps steps of its flow), 'distill', 'ensemble' or 'steady'. With `members`, so many rollouts of
-        each sample, which differ by their noise: (B, members, steps, ...).
+        by: what advances the latent: the 'operator' alone or what a later stage has trained, 'residual',
+        'distill', 'ensemble' or 'steady'; flow_steps: of a flow in a step, 0 for those of FLOW_STEPS. With
+        `members`, so many rollouts of each sample, which differ by their noise: (B, members, steps, ...).
         """
         if steps < 1:
             raise UserError(f'steps={steps} must be at least 1')
@@ -473,17 +474,18 @@ class UPT(nn.Module):
         tokens = self.next_tokens(z.tokens, cond, by, draw, flow_steps)
         return Latent(tokens, z.mean, z.offset + travelled + self.token_step)
 
-    def next_tokens(self, tokens, cond, by='operator', draw=None, flow_steps=FLOW_STEPS):
+    def next_tokens(self, tokens, cond, by='operator', draw=None, flow_steps=0):
         """tokens (B, S, D) -> those one step later, by any of BY."""
+        steps = flow_steps or FLOW_STEPS.get(by)
         if by == 'ensemble':
             return self.ensemble(tokens, cond, draw(len(tokens), self.cfg.noise_dim))
         if by == 'steady':
-            return self.operator.moved(tokens) + self.prior.sample(tokens, cond, flow_steps, draw)
+            return self.operator.moved(tokens) + self.prior.sample(tokens, cond, steps, draw)
         z = self.operator(tokens, cond)
         if by == 'operator':
             return z
         flow = self.corrector if by == 'residual' else self.student
-        return z + flow.sample(torch.cat([tokens, z], -1), cond, flow_steps, draw)
+        return z + flow.sample(torch.cat([tokens, z], -1), cond, steps, draw)
 
     def check_by(self, by):
         if by not in BY:
@@ -492,22 +494,26 @@ class UPT(nn.Module):
             raise UserError(f"this model has no {BY[by]}: train it with the stage '{by}'")
         return by
 
-    def _decode(self, z, q=None):
+    def _decode(self, z, q=None, cut=True):
         """q (Q, d) or (B, Q, d) on the device, or None for the trained grid -> (B, Q, C)"""
         if q is None and not self.cfg.moves:
-            return self._physical(self.decoder(z.tokens), z)
+            return self._physical(self.decoder(z.tokens), z, cut)
         q = self.points if q is None else q
         if self.cfg.moves:
             # (B, Q, d) in the frame of the tokens
             q = q - z.offset.to(q.dtype).nan_to_num(0., 0., 0.)[:, None]
         if self.cfg.periodic:
             q = self.low + (q - self.low) % self.length              # x = 1 is x = 0
-        return self._physical(self.decoder(z.tokens, q.float()), z)
+        return self._physical(self.decoder(z.tokens, q.float()), z, cut)
 
-    def _physical(self, u, z):
+    def _physical(self, u, z, cut=True):
         """Normalised fields (B, Q, C) -> physical units. A field that cannot be negative is cut off at zero,
         which is never further from a truth that is not negative either."""
         u = u * self.std + self.mean + z.mean[:, None]
+        return self.cut(u) if cut else u
+
+    def cut(self, u):
+        """Fields u (..., C) in physical units, those that cannot be negative cut off at zero."""
         return torch.maximum(u, self.least) if self.cfg.positive else u
 
     def _check_points(self, points, n_sample):

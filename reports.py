@@ -133,6 +133,7 @@ def nrmse_rows(results):
 
 ENSEMBLE = {                     # columns of the table of rollouts by the operator and later stages
     'members': 'members',
+    'flow_steps': 'steps',
     'nrmse_member': 'nrmse of one',
     'nrmse_mean': 'of the mean',
     'crps': 'crps',

@@ -8,8 +8,8 @@ Inference: encode an initial condition once, roll out in latent space, decode an
     python sample.py --ckpt out/burgers_cpu --points 0.1 0.25 0.5
     python sample.py --ckpt out/navier_stokes --points 0.1 0.2 0.5 0.5      # x y of each point in two axes
     python sample.py --ckpt out/burgers_cpu --tokens        # tokens.png, too: what the latent does
-    python sample.py --ckpt out/later_stages --by ensemble --members 16     # members.png, too: their spread
-    python sample.py --ckpt out/later_stages --ttc candidates=8             # what search.py finds
+    python sample.py --ckpt out/ks_full_0 --by ensemble --members 16     # members.png, too: their spread
+    python sample.py --ckpt out/ks_full_0 --ttc candidates=8             # what search.py finds
 
 --ckpt is a run folder, a checkpoint file, or a folder of runs, of which the newest is taken. The truth is the
 data file's for a test trajectory, and that of the equation's solver, if it has one, otherwise.
@@ -36,7 +36,7 @@ from eval import given_in_training, load_for_evaluation, open_data
 from files import read_initial, read_rows, split_rows
 from grids import by
 from metrics import ensemble_metrics, field_nrmse, mean_nrmse
-from model import BY, FLOW_STEPS, unseen
+from model import BY, unseen
 from pictures import draw, draw_members, draw_tokens
 from runtime.checkpoint import find_checkpoint
 from runtime.configurator import UserError, one_line_errors, say
@@ -314,7 +314,8 @@ def arguments(argv):
     parser.add_argument('--by', choices=BY, default='operator', help='what advances the latent')
     parser.add_argument('--members', type=int, metavar='M',
                         help=f'rollouts that differ by their noise (default: {MEMBERS}; 0: a single one)')
-    parser.add_argument('--flow_steps', type=int, default=FLOW_STEPS, help='of a flow in a step')
+    parser.add_argument('--flow_steps', type=int, default=0,
+                        help='of a flow in a step (default: 4, of a student 1)')
     parser.add_argument('--seed', type=int, default=0, help='of the noise')
     parser.add_argument('--ttc', nargs='*', metavar='KEY=VALUE',
                         help=f'the rollout that is chosen among many: {Settings.keys()}')
@@ -343,7 +344,7 @@ def arguments(argv):
 def check_noise(args):
     """Raise UserError where options of what draws noise do not go together, and complete them."""
     draws = args.by != 'operator'
-    given = args.members or args.seed or args.flow_steps != FLOW_STEPS
+    given = args.members or args.seed or args.flow_steps
     if args.ttc is not None:
         args.ttc = Settings.of(args.ttc)
         if draws or given or args.points or args.resolution or args.rollout == 'reencode':
@@ -357,9 +358,9 @@ def check_noise(args):
         raise UserError('--tokens are those of a rollout by the operator: leave --by and --ttc out')
     if args.members is None:
         args.members = MEMBERS if draws else 0
-    if args.members < 0 or args.members == 1 or args.flow_steps < 1:
+    if args.members < 0 or args.members == 1 or args.flow_steps < 0:
         raise UserError(f'--members {args.members} must be 2 or more, or 0 for a single rollout, and '
-                        f'--flow_steps {args.flow_steps} 1 or more')
+                        f'--flow_steps {args.flow_steps} 0 or more')
 
 
 def check_command(model, args):

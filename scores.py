@@ -15,6 +15,7 @@ import torch
 
 from grids import values_at
 from metrics import ensemble_metrics, field_nrmse, mean_nrmse, metrics, nrmse, rms, space_of
+from model import FLOW_STEPS
 from runtime.configurator import UserError, say
 
 OF_A_STATE = ('frmse_high', 'correlation_time', 'spectral_energy_error')       # beside scores of ensembles
@@ -233,7 +234,7 @@ def ensembles(model, u, params, initial_step, batch_size, advancers, members, fl
         how = {'by': by, 'flow_steps': flow_steps}
         p = predict(model, u, params, initial_step, batch_size, at=at, members=n, **how)
         p = scored(model, p)
-        result = {'members': n, **ensemble_metrics(p, y)}
+        result = {'members': n, 'flow_steps': flow_steps or FLOW_STEPS.get(by), **ensemble_metrics(p, y)}
         for what, one in (('member', p[:, 0]), ('mean', p.mean(1))):
             values, _ = metrics(one, y, u0, model.cfg.dt)
             for name in OF_A_STATE:

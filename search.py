@@ -14,13 +14,14 @@ import torch
 
 import pdes
 import physics
-from flows import REFINER_STEPS
+from flows import REFINER_STEPS, times_of
 from metrics import metrics, nrmse
 from model import BY, FLOW_STEPS, Latent
 from runtime.configurator import UserError
 from scores import OF_A_STATE, batches, given_frames, scored, wait_for
 
 SMALLEST = 1e-12
+HOPELESS = -1e30                       # reward of what is not finite
 
 
 @dataclass
@@ -34,7 +35,7 @@ class Settings:
     max_evaluations: int = 0           # of networks, for a whole rollout of one trajectory; 0: no limit
     residual_threshold: float = 0.     # a first proposal whose relative residual is at most this is taken
     noise_schedule: tuple = (1.,)      # size of the noise, in equal parts of the rollout
-    flow_steps: int = FLOW_STEPS       # of a flow in a step
+    flow_steps: int = 0                # of a flow in a step; 0: 4, of a student 1
     tau_range: tuple = (0., 1.)        # in which these begin; then a flow goes straight to its end
     mass: float = 1.                   # weights of the rewards
     energy: float = 1.
@@ -45,7 +46,10 @@ class Settings:
     @classmethod
     def keys(cls):
         """Names and defaults, as text."""
-        return ', '.join(f'{field.name}={field.default}' for field in fields(cls))
+        def text(value):
+            return ','.join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+        return ', '.join(f'{field.name}={text(field.default)}' for field in fields(cls))
 
     @classmethod
     def of(cls, texts):
@@ -71,8 +75,8 @@ class Settings:
         if self.by == 'operator':
             others = ', '.join(name for name in BY if name != 'operator')
             raise UserError(f'the operator draws no noise, so it has one proposal: by one of {others}')
-        if min(self.candidates, self.beam_width, self.horizon, self.flow_steps) < 1:
-            raise UserError('candidates, beam_width, horizon and flow_steps must be at least 1')
+        if min(self.candidates, self.beam_width, self.horizon) < 1 or self.flow_steps < 0:
+            raise UserError('candidates, beam_width and horizon must be at least 1, flow_steps 0 or more')
         first, last = self.tau_range if len(self.tau_range) == 2 else (1, 0)
         if not 0 <= first < last <= 1:
             raise UserError(f'tau_range={self.tau_range} must be two numbers that rise from 0 to 1')
@@ -84,19 +88,13 @@ class Settings:
                             f'takes without a choice: {least}')
 
 
-def times(settings):
-    """The tau at which the steps of a flow begin."""
-    first, last = settings.tau_range
-    n = settings.flow_steps
-    return [first + (last - first) * i / n for i in range(n)]
-
-
 def evaluations(model, settings):
     """Networks that are evaluated for a step of one proposal."""
     if settings.by == 'ensemble':
         return 1
-    refines = model.cfg.flow_kind == 'refiner' and settings.by != 'distill'
-    of_flow = 1 + REFINER_STEPS if refines else settings.flow_steps
+    of_flow = settings.flow_steps or FLOW_STEPS[settings.by]
+    if model.cfg.flow_kind == 'refiner':
+        of_flow = 1 + REFINER_STEPS
     return of_flow if settings.by == 'steady' else 1 + of_flow
 
 
@@ -143,7 +141,7 @@ class Rewards:
         total = 0.
         for name, weight in self.weights.items():
             total = total - weight * getattr(self, name)(u0, u1, rows)
-        return total
+        return torch.where(total.isfinite(), total, HOPELESS)
 
     def mass(self, u0, u1, rows):
         return physics.conservation(u1, u0, self.axes, self.entry).abs().mean(-1)
@@ -181,18 +179,19 @@ class Chance:
 
 
 class Oracle:
-    """Minus the true error of the step that the search is in: the best choice that any reward could make.
-    truth (n, T, *grid, C)."""
+    """Minus the true error of step `step`: the best choice that any reward could make. truth (n, T, *grid,
+    C)."""
 
     def __init__(self, model, truth):
         self.model = model
-        self.truth = truth
+        self.truth = truth.to(model.device)
         self.step = 0
 
     def __call__(self, u0, u1, rows):
-        p = scored(self.model, u1)[:, None]
+        p = scored(self.model, self.model.cut(u1))[:, None]
         y = scored(self.model, self.truth[rows, self.step])[:, None]
-        return -nrmse(p, y.to(p)).flatten(1).mean(1)
+        error = nrmse(p, y.to(p)).flatten(1).mean(1)
+        return torch.where(error.isfinite(), -error, HOPELESS)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -239,8 +238,9 @@ class Search:
     The rollouts of u0 (n, *grid, C), as the model takes it, that the rewards choose. params: {name: (n,)};
     rewards: Rewards, or Oracle.
 
-    The noise of a proposal does not depend on beam_width, and the first rollout of the beam is always the one
-    that a beam of width 1 would be, so a wider beam is never worse by its own reward.
+    Without max_evaluations and residual_threshold, the noise of a proposal does not depend on beam_width, and
+    the first rollout of the beam is the one that a beam of width 1 would be, so that a wider beam is never
+    worse by its own reward. Fields are judged before those that cannot be negative are cut off at zero.
     """
 
     @torch.no_grad()
@@ -260,7 +260,8 @@ class Search:
         self.spent = torch.zeros(self.n, dtype=torch.long)           # evaluations for each trajectory
         z = model.encode(u0)
         latent = Latent(*[part[:, None] for part in z])
-        self.beam = Beam(latent, model.decode(z)[:, None], torch.zeros(self.n, 1, device=model.device))
+        score = torch.zeros(self.n, 1, device=model.device)
+        self.beam = Beam(latent, model.decode(z, cut=False)[:, None], score)
 
     @torch.no_grad()
     def best(self):
@@ -276,28 +277,25 @@ class Search:
         for field, parent in zip(reversed(states), reversed(parents)):
             path.append(chosen(field, index)[:, 0])
             index = parent.gather(1, index)
-        return torch.stack(path[::-1], 1)
+        return self.model.cut(torch.stack(path[::-1], 1))
 
     def advance(self, step):
         """One step of the beam. -> the rollouts that its own come from, (n, V)"""
         s = self.settings
-        for judge in (self.rewards, self.oracle):
-            if judge:
-                judge.step = step
         part = min(step * len(s.noise_schedule) // self.steps, len(s.noise_schedule) - 1)
         draw = self.noise(s.noise_schedule[part])
         rows = torch.arange(self.n, device=self.model.device)
         index = self.beam.score.argmax(1, keepdim=True)              # the best rollout goes on, if no other
         single = None
         if s.residual_threshold and isinstance(self.rewards, Rewards):
-            single, left = self.first_proposals(self.beam.take(index), rows, draw)
-            rows = rows[left > s.residual_threshold]
-            if not len(rows):
+            single, left = self.first_proposals(self.beam.take(index), rows, draw, step)
+            rows = rows[~(left <= s.residual_threshold)]
+            if not len(rows) or self.affordable(step)[1] < 1:
                 self.beam = single
                 return index
         width, n_candidates, horizon = self.affordable(step)
         beam = self.beam if width == self.beam.score.shape[1] else self.beam.take(index)
-        proposals, ahead = self.propose(beam.of(rows), rows, n_candidates, horizon, draw)
+        proposals, ahead = self.propose(beam.of(rows), rows, n_candidates, horizon, draw, step)
         best = best_of(proposals.score, ahead, n_candidates, s.beam_width)
         parent = best // n_candidates
         if width < self.beam.score.shape[1]:
@@ -306,7 +304,8 @@ class Search:
         if single is None:
             self.beam = found
             return parent
-        self.beam = single.repeated(parent.shape[1])                 # the rows that were not searched
+        self.beam = single.repeated(parent.shape[1])                 # the rows that were not searched: copies
+        self.beam.score[:, 1:] += HOPELESS                           # of one rollout, of which one is enough
         self.beam.put(rows, found)
         parents = index.repeat(1, parent.shape[1])
         parents[rows] = parent
@@ -314,19 +313,20 @@ class Search:
 
     def affordable(self, step):
         """(rollouts of the beam, proposals of each, horizon) of this step, so that a proposal is left for
-        each of the steps that remain."""
+        each of the steps that remain. No proposal is left where the first one has taken the last."""
         s = self.settings
         width = self.beam.score.shape[1]
+        horizon = min(s.horizon, self.steps - step)
         if not s.max_evaluations:
-            return width, s.candidates, s.horizon
+            return width, s.candidates, horizon
         left = (s.max_evaluations - int(self.spent.max())) // self.each - (self.steps - step - 1)
-        if left < width * s.horizon:
-            return 1, min(s.candidates, max(1, left)), 1
-        return width, min(s.candidates, left // (width * s.horizon)), s.horizon
+        if left < width * horizon:
+            return 1, min(s.candidates, left), 1
+        return width, min(s.candidates, left // (width * horizon)), horizon
 
     def noise(self, size):
-        """A function (n_candidates, *shape) -> noise of that size for every trajectory. The first candidate's
-        is drawn first, so that it does not depend on how many there are."""
+        """A function (k, n_candidates, *shape) -> noise of that size for every trajectory, (n, n_candidates,
+        *shape), the same whenever the step asks for its k-th."""
         drawn = {}
 
         def draw(k, n_candidates, *shape):
@@ -337,9 +337,10 @@ class Search:
 
         return draw
 
-    def propose(self, beam, rows, n_candidates, horizon, draw):
+    def propose(self, beam, rows, n_candidates, horizon, draw, step):
         """`n_candidates` proposals of every rollout of the beam of the trajectories `rows` (m,), as a Beam of
         (m, W n_candidates), and what the steps beyond them would be rewarded with, (m, W n_candidates)."""
+        s = self.settings
         m, width = beam.score.shape
         many = width * n_candidates
         own = rows.repeat_interleave(many)
@@ -355,20 +356,23 @@ class Search:
             noise = draw(next(calls), n_candidates, *shape)[rows, None]          # (m, 1, candidates, ...)
             return noise.expand(m, width, n_candidates, *shape).flatten(0, 2)
 
+        taus = times_of(s.flow_steps or FLOW_STEPS.get(s.by, 0), *s.tau_range)
         latent = Latent(*[spread(part) for part in beam.latent])
         before = spread(beam.field)
         ahead = torch.zeros(m, many, device=before.device)
         for k in range(horizon):
-            latent = self.model.advance(latent, self.cond[own], self.dt[own], self.settings.by, of_all,
-                                        times(self.settings))
-            field = self.model.decode(latent)
+            for judge in (self.rewards, self.oracle):
+                if judge:
+                    judge.step = step + k
+            latent = self.model.advance(latent, self.cond[own], self.dt[own], s.by, of_all, taus)
+            field = self.model.decode(latent, cut=False)
             reward = self.rewards(before, field, own).view(m, many)
             if k == 0 and self.oracle and n_candidates > 1:
                 accuracy = self.oracle(before, field, own)
                 sets = [values.view(-1, n_candidates) for values in (reward, accuracy)]
                 self.agreement += rank_correlation(*sets).tolist()
             if k:
-                ahead = ahead + self.settings.gamma ** k * reward
+                ahead = ahead + s.gamma ** k * reward
             else:
                 score = reward + beam.score.repeat_interleave(n_candidates, 1)
                 parts = [part.unflatten(0, (m, many)) for part in latent]
@@ -376,9 +380,9 @@ class Search:
             before = field
         return proposals, ahead
 
-    def first_proposals(self, beam, rows, draw):
+    def first_proposals(self, beam, rows, draw, step):
         """One proposal of each rollout of a beam of width 1, and its relative residual (n,)."""
-        proposals, _ = self.propose(beam, rows, 1, 1, draw)
+        proposals, _ = self.propose(beam, rows, 1, 1, draw, step)
         return proposals, self.rewards.residual(beam.field[:, 0], proposals.field[:, 0], rows)
 
 
@@ -396,8 +400,13 @@ def best_of(score, ahead, n_candidates, width):
 # the report
 
 def rank_correlation(a, b):
-    """Spearman's, of each row of a and b (n, B): (n,)"""
-    ranks = [values.argsort(1).argsort(1).double() for values in (a, b)]
+    """Spearman's, of each row of a and b (n, B), equal values sharing their mean rank: (n,). NaN where all
+    are equal."""
+    ranks = []
+    for values in (a, b):
+        less = values[:, :, None] > values[:, None]
+        equal = values[:, :, None] == values[:, None]
+        ranks.append(less.sum(2).double() + equal.sum(2) / 2)
     x, y = [rank - rank.mean(1, keepdim=True) for rank in ranks]
     return (x * y).sum(1) / (x.square().sum(1) * y.square().sum(1)).sqrt()
 

@@ -12,7 +12,8 @@ import torch.nn as nn
 import pdes
 import physics
 from grids import fewest_points, fourier_interpolate, random_points, values_at
-from losses import space_of, weighted_sum
+from losses import weighted_sum
+from metrics import space_of
 from runtime.configurator import UserError
 
 SAMPLES = 512                          # windows from which a flow takes the size of its features
@@ -412,8 +413,9 @@ class ResidualStage(Stage):
 
 
 class SteadyStage(ResidualStage):
-    """A flow to the state that follows a given one, however long the step: E(u_{t+1}) - z given z. Beside
-    the operator, which gives one state, it gives the distribution of those that are possible."""
+    """A flow straight to the state that follows z, without the operator: E(u_{t+1}) - z given z, where z has
+    moved on as the tokens do. It is meant for an equation whose only step leads to the steady state. Beside
+    a regression, which gives one state, it gives the distribution of those that are possible."""
     trains = ('prior',)
     part = 'prior'
     by = 'steady'
@@ -467,6 +469,9 @@ class EnsembleStage(Stage):
     def __init__(self, model, settings):
         if settings.members < 2:
             raise UserError(f'members={settings.members} must be at least 2')
+        if settings.num_queries and settings.query_strategy == 'importance':
+            raise UserError('query_strategy=importance weighs squares, and CRPS has none: '
+                            '--query_strategy=stratified')
         super().__init__(model, settings)
         model.eval()
         self.n_members = settings.members

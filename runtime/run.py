@@ -306,8 +306,8 @@ class Run:
         """Leave a finished run as it is."""
         if not self.already_finished():
             return
-        self.say(f"'{self.folder}' is already finished: {self.total} iterations, best validation nRMSE "
-                 f'{self.best:.4f}')
+        self.say(f"'{self.folder}' is already finished: {self.total} iterations, best validation "
+                 f'{self.score} {self.best:.4f}')
         self.machine.stop()
         sys.exit(0)
 

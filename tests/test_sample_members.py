@@ -121,7 +121,7 @@ def test_what_is_refused(ckpt, monkeypatch, tmp_path):
     for members in (-1, 1):
         text = user_error(ckpt, '--by', 'ensemble', '--members', members)
         assert text.startswith(f'--members {members} must be 2 or more')
-    assert '--flow_steps 0 1 or more' in user_error(ckpt, '--by', 'residual', '--flow_steps', 0)
+    assert '--flow_steps -1 0 or more' in user_error(ckpt, '--by', 'residual', '--flow_steps', -1)
     for more in (['--points', .1], ['--resolution', 64], ['--rollout', 'reencode'], ['--by', 'residual'],
                  ['--members', 2], ['--seed', 1], ['--flow_steps', 2]):
         assert '--ttc makes one latent rollout on the trained grid' in user_error(ckpt, '--ttc', *more)

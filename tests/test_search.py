@@ -4,6 +4,7 @@ import torch
 
 import search
 from conftest import close, drawn, refused
+from flows import times_of
 from metrics import nrmse
 from model import PARTS
 from search import Oracle, Rewards, Search, Settings, best_of, rank_correlation
@@ -81,7 +82,7 @@ def test_the_range_of_tau(model):
     cond, _ = model.conditions(3, {}, None)
     given = torch.cat([z.tokens, z.tokens], -1)
     x = model.corrector.within(torch.randn(z.tokens.shape, generator=torch.Generator().manual_seed(0)))
-    times = search.times(Settings(flow_steps=2, tau_range=(.5, .9)))
+    times = times_of(2, .5, .9)
     begins, end = model.corrector.path(x, given, cond, times)
     assert [float(tau[0]) for _, tau in begins] == pytest.approx([.5, .7])
     close(begins[0][0], .5 * x)
@@ -93,6 +94,50 @@ def test_the_range_of_tau(model):
         assert not torch.equal(whole, found(model, by=by, tau_range=(.3, .8))[0])
     assert 'tau_range=(0.5,)' in refused(found, model, by='residual', tau_range=(.5,))
     assert 'tau_range is of a flow' in refused(found, model, by='ensemble', tau_range=(.5, 1.))
+
+
+@pytest.mark.parametrize('limit', [4, 5, 9, 30])
+def test_first_proposals_count_as_well(model, limit):
+    """A threshold that none reaches: the first proposal of each step is all that may be afforded."""
+    params = {'Nu': torch.full((3,), .01)}
+    settings = Settings(**SMALL, max_evaluations=limit, residual_threshold=1e-9)
+    result = Search(model, field(model), STEPS, params, settings, Rewards(model, settings, params))
+    result.best()
+    assert STEPS <= result.spent.max() <= limit
+
+
+def test_what_is_not_finite_is_never_chosen(model):
+    class Broken(Oracle):
+        def __call__(self, u0, u1, rows):
+            u1 = u1.clone()
+            u1[::2] = torch.nan
+            return super().__call__(u0, u1, rows)
+
+    _, result = found(model, Broken(model, field(model, frames=STEPS)))
+    assert (result.beam.score.amax(1) > -1e3).all()
+    left_over = Rewards(model, Settings(), {'Nu': torch.full((3,), .01)})
+    u = field(model)
+    assert (left_over(u, u * torch.nan, torch.arange(3)) == search.HOPELESS).all()
+
+
+def test_an_oracle_judges_the_step_that_a_proposal_is_at(model):
+    class Recorder(Oracle):
+        steps = []
+
+        def __call__(self, u0, u1, rows):
+            self.steps.append(self.step)
+            return super().__call__(u0, u1, rows)
+
+    found(model, Recorder(model, field(model, frames=STEPS)), horizon=3)
+    assert Recorder.steps == [0, 1, 2, 1, 2, 3, 2, 3, 3]             # and none beyond the last
+
+
+def test_negative_values_are_seen_before_they_are_cut_off():
+    m = drawn(**ALL, encoder_dim=0, decoder_dim=0, positive=(0,), conserved=()).eval()
+    z = m.encode(field(m).abs())
+    uncut = m.decode(z._replace(tokens=-3 * z.tokens), cut=False)
+    assert uncut.min() < 0 == m.cut(uncut).min()
+    assert found(m)[0].min() == 0
 
 
 def test_a_seed_repeats_a_search(model):
@@ -174,6 +219,9 @@ def test_rank_correlation():
     a = torch.tensor([[1., 2., 3., 4.], [1., 2., 3., 4.], [1., 2., 3., 4.]])
     b = torch.tensor([[10., 20., 30., 50.], [4., 3., 2., 1.], [2., 1., 4., 3.]])
     close(rank_correlation(a, b), torch.tensor([1., -1., .6], dtype=torch.float64))
+    ties = torch.tensor([[1., 1., 2., 3.]])                          # ranks 1.5, 1.5, 3, 4
+    close(rank_correlation(a[:1], ties), torch.tensor([4.5 / (5 * 4.5) ** .5], dtype=torch.float64))
+    assert rank_correlation(a[:1], torch.ones(1, 4)).isnan().all()
 
 
 def test_settings_from_text():
