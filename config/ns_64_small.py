@@ -12,11 +12,7 @@ n_head = 4
 mlp_ratio = 2.
 encoder_dim = decoder_dim = 64
 encoder_depth = decoder_depth = 1
-lambda_agreement = 0.
 batch_size = 32
-unroll = 2
-unroll_start = 1
-unroll_switch = .5
 max_iters = 2000
 warmup_iters = 100
 eval_interval = save_interval = 500
