@@ -111,6 +111,19 @@ def test_the_loss_of_the_ensemble_is_the_crps_of_its_decoded_rollouts():
     assert float(loss.detach()) == pytest.approx(float(fair_crps(members, truth).detach().mean()), rel=1e-4)
 
 
+def test_a_student_makes_one_step_unless_told_otherwise():
+    m = drawn(**ALL).eval()
+    u = torch.randn(2, *m.cfg.grid, 1, generator=torch.Generator().manual_seed(0))
+    for by, steps in (('distill', 1), ('residual', 4), ('steady', 4)):
+        assert equal({'u': m.rollout(u, 2, by=by)}, {'u': m.rollout(u, 2, by=by, flow_steps=steps)})
+        assert not torch.equal(m.rollout(u, 2, by=by), m.rollout(u, 2, by=by, flow_steps=steps + 1))
+
+
+def test_importance_is_not_for_a_score_without_squares():
+    s = settings(**KEYS, num_queries=4, query_strategy='importance', lambda_spectral=0.)
+    assert 'CRPS has none' in refused(EnsembleStage, drawn(**ALL), s)
+
+
 def test_what_a_later_stage_needs():
     m = drawn(**{**ALL, 'parts': ('student',)})
     assert "the stage 'residual' before it" in refused(DistillStage, m, settings(**KEYS))
