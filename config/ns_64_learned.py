@@ -15,7 +15,7 @@ encoder_dim = decoder_dim = 128
 patch_size = 8                     # 8 x 8 patches, pooled
 halo = 4
 encoder_depth = decoder_depth = 2
-lambda_inverse_encoding = 10.      # at 2 times fewer numbers, no other one pays (docs/RESULTS.md)
+lambda_inverse_encoding = 10.      # of those tried at 2 times, no other pays (docs/RESULTS.md)
 unroll = 4                         # single steps alone drift away within ten
 unroll_start = 2
 unroll_switch = .5
