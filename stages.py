@@ -389,24 +389,25 @@ class ResidualStage(Stage):
         return target - advanced, torch.cat([z, advanced], -1)
 
     @torch.no_grad()
-    def examples(self, batch):
-        """(x, given, condition): what the flow makes of a batch, what it is given, and the condition."""
+    def states(self, batch):
+        """(z, steps, condition): latents that the flow is shown, after so many steps of its own rollout."""
         s = self.settings
-        batch = self.placed(batch)
         condition = self.model.condition(batch.dt, batch.params)
-        ahead = int(torch.randint(s.unroll, ()))
+        steps = int(torch.randint(s.unroll, ()))
         z = self.encode(batch, 0)
-        for _ in range(ahead):
+        for _ in range(steps):
             z = self.model.next_tokens(z, condition, self.by, self.draw, s.flow_steps)
-        x, given = self.pair(with_noise(z, s.condition_noise), self.encode(batch, ahead + 1), condition)
-        return x, given, condition
+        return with_noise(z, s.condition_noise), steps, condition
 
     def draw(self, *shape):
         return torch.randn(*shape, device=self.model.device)
 
     def forward(self, batch, progress):
         """As OperatorStage.forward."""
-        x, given, condition = self.examples(batch)
+        batch = self.placed(batch)
+        z, steps, condition = self.states(batch)
+        with torch.no_grad():
+            x, given = self.pair(z, self.encode(batch, steps + 1), condition)
         tau = self.flow.times(len(x), self.settings.tau_shape).to(x.device, non_blocking=True)
         said, lesson = self.flow.lesson(x, tau, torch.randn_like(x), given, condition)
         return weighted_sum({'said': said, 'lesson': lesson}, self.weights)
@@ -446,12 +447,13 @@ class DistillStage(ResidualStage):
 
     def forward(self, batch, progress):
         """As OperatorStage.forward."""
-        x, given, condition = self.examples(batch)
+        z, _, condition = self.states(self.placed(batch))
         schedule = self.settings.tau_schedule
         n_steps = schedule[min(int(progress * len(schedule)), len(schedule) - 1)]
         start = int(torch.randint(n_steps, ()))
         with torch.no_grad():
-            noise = self.flow.within(torch.randn_like(x))
+            _, given = self.pair(z, z, condition)
+            noise = self.flow.within(torch.randn_like(z))
             begins, end = self.model.corrector.path(noise, given, condition, n_steps)
         outputs = {'end': self.flow.end(*begins[start], given, condition), 'end_of_teacher': end}
         return weighted_sum(outputs, self.weights)

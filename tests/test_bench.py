@@ -227,6 +227,7 @@ def test_parts_of_a_study_are_all_of_it(here, tmp_path, burgers_file):
     assert 'i/n' in refused(bench.main, ['study', SMOKE, '--part=2/2'])
 
 
+@pytest.mark.slow
 def test_a_terminated_bench_takes_its_training_along(tmp_path, burgers_file):
     log = tmp_path / 's' / 'pure-standard-nu_0.01-seed_0' / 'log.csv'
     args = ['study', SMOKE, '--iters=1000000', '--tokens=16', '--methods=ours', '--out=s',

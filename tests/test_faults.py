@@ -372,7 +372,8 @@ def test_cut_before_the_first_checkpoint(train, cut, tmp_path):
     same_run(tmp_path / 'whole', tmp_path / 'cut')
 
 
-@pytest.mark.parametrize('call', [9, slow(3), slow(7)])
+@pytest.mark.slow
+@pytest.mark.parametrize('call', [3, 7, 9])
 def test_two_processes_resume_bit_equal(call, tmp_path, burgers_file):
     """One process is told to stop, in the first or second stage or in the last iteration of the first, and
     both stop after the same iteration; then without power; against a whole run."""

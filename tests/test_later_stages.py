@@ -132,7 +132,8 @@ def test_what_a_later_stage_needs():
     assert 'members=1' in refused(EnsembleStage, m, settings(**{**KEYS, 'members': 1}))
 
 
-def test_all_stages_cut_anywhere(train, cut, tmp_path):
+@pytest.mark.parametrize('at', [pytest.param(8, marks=pytest.mark.slow), 11])        # residual, ensemble
+def test_all_stages_cut_anywhere(at, train, cut, tmp_path):
     """Bit-equal, whichever stage a power cut ends."""
     g = train(tmp_path / 'whole', *EVERY_STAGE)
     assert g['run'].total == 13
@@ -141,11 +142,9 @@ def test_all_stages_cut_anywhere(train, cut, tmp_path):
               if row['val_nrmse'] or row['val_crps']}
     assert scores == {'operator': ['val_nrmse'], 'decoder': ['val_nrmse'],
                       **{name: ['val_crps'] for name in ('residual', 'distill', 'ensemble', 'steady')}}
-    for at in (8, 11):                                               # residual and ensemble
-        folder = tmp_path / f'cut{at}'
-        cut(at, folder, *EVERY_STAGE)
-        train(folder, *EVERY_STAGE)
-        same_run(tmp_path / 'whole', folder)
+    cut(at, tmp_path / 'cut', *EVERY_STAGE)
+    train(tmp_path / 'cut', *EVERY_STAGE)
+    same_run(tmp_path / 'whole', tmp_path / 'cut')
     m = load(tmp_path / 'whole')
     assert set(m.cfg.parts) == set(PARTS)
     u = torch.randn(1, 64, 1)

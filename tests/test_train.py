@@ -346,6 +346,7 @@ def test_two_processes_train_as_one(start, tmp_path, burgers_file, train):
 CONFIGS = sorted(os.path.basename(p) for p in glob.glob(os.path.join(ROOT, 'config', '*.py')))
 SMALL = [name for name in CONFIGS if name.startswith('burgers') or name.endswith('_cpu.py')]
 LARGE = [name for name in CONFIGS if '256' in name or name not in SMALL]         # many seconds each
+LARGE += ['burgers_128_pure_channel.py', 'burgers_128_u.py', 'burgers_128_u_standard.py']
 
 
 def keys_of(name):
