@@ -15,7 +15,7 @@ patch_size = 8                     # 128 patches
 halo = 4
 latent_tokens = 128
 latent_dim = 128
-token_shift = 0                 # it needs latents that hold all points of a token and nothing that is learned
+token_shift = 0                    # some of this ladder hold fewer numbers than points
 encoder_dim = decoder_dim = 64     # learned, on top of the fixed part
 lambda_latent = 10.
 lambda_inverse_encoding = 50.      # keeps a learned encoder and decoder inverses of each other (dev/LOG.md)

@@ -2,7 +2,7 @@
 #
 #     python train.py config/darcy_128.py
 #
-# Made for a GPU. No figure yet: it has not been trained on one. Data: 2.6 GB, made when absent.
+# Made for a GPU. No figure yet: it has not been trained on one. Data: 1.3 GB, made when absent.
 from config.darcy_cpu import *
 from config.ns_64 import depth, eval_interval, hidden_dim, max_iters, mlp_ratio, n_head
 from config.ns_64 import save_interval, warmup_iters

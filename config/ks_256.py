@@ -11,5 +11,5 @@ out_dir = 'out/ks_256'
 space_stride = query_stride = 1
 latent_tokens = 32                 # of 8 points
 n_trajectories = 4000
-unroll = 4                         # in the last 30 %
+unroll = 4                         # in the last 40 %
 batch_size = 128

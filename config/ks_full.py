@@ -11,7 +11,7 @@ from config.ks_cpu import *
 out_dir = 'out/ks_full'
 stages = ('operator', 'residual', 'distill', 'ensemble')
 members = 2
-residual_stage = {'max_iters': 2000, 'unroll': 2}
-distill_stage = {'max_iters': 600, 'unroll': 2, 'flow_steps': 1, 'learning_rate': 3e-4, 'muon_lr': 3e-3}
-ensemble_stage = {'max_iters': 1600, 'unroll': 4, 'unroll_start': 1, 'unroll_switch': .5,
+residual_stage = {'max_iters': 1600, 'unroll': 2}
+distill_stage = {'max_iters': 500, 'unroll': 2, 'flow_steps': 1, 'learning_rate': 3e-4, 'muon_lr': 3e-3}
+ensemble_stage = {'max_iters': 1400, 'unroll': 4, 'unroll_start': 1, 'unroll_switch': .5,
                   'learning_rate': 3e-4, 'muon_lr': 3e-3}

@@ -10,7 +10,7 @@ out_dir = 'out/ns_64_learned'
 latent_tokens = 4                  # of 16 x 16 points
 latent_dim = 128
 basis = 'components'
-token_shift = 0                 # it needs latents that hold all points of a token and nothing that is learned
+token_shift = 0                    # a learned latent would have to hold all points of a token for it
 encoder_dim = decoder_dim = 128
 patch_size = 8                     # 8 x 8 patches, pooled
 halo = 4
