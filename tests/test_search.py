@@ -238,9 +238,18 @@ def test_what_cannot_be_searched(model):
     assert 'no ensemble' in refused(found, other)
 
 
-def test_report(model):
+def test_report(model, monkeypatch):
     u = field(model, frames=STEPS + 1)
+    seeds = []
+
+    class Watched(Search):
+        def __init__(self, *args):
+            seeds.append(args[4].seed)
+            super().__init__(*args)
+
+    monkeypatch.setattr(search, 'Search', Watched)
     r = search.report(model, u, {'Nu': torch.full((3,), .01)}, 1, 2, Settings(**SMALL))
+    assert seeds == 3 * [0, 2]                                       # batches do not share their noise
     rows = r['rows']
     assert rows['oracle']['nrmse'] < rows['one sample']['nrmse']
     assert rows['one sample']['evaluations'] == rows['operator']['evaluations'] == 1
@@ -254,7 +263,7 @@ def test_a_mean_over_all_shifts_of_a_token_moves_with_the_field(model):
     u = field(model)
 
     def of(u, n, steps=2):
-        p, evaluations = search.shifts(model, steps, n)(u, None, {})
+        p, evaluations = search.shifts(model, steps, n)(u, None, {}, 0)
         assert evaluations == n * steps * len(u)
         return p
 
