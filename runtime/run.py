@@ -311,12 +311,17 @@ class Run:
         self.machine.stop()
         sys.exit(0)
 
-    def best_weights(self):
-        """Averaged weights of the best validation of the stage; None before the first."""
+    def best_of_stage(self):
+        """What best.pt holds, if it is of this stage; else None."""
         if not os.path.exists(self.best_path):
             return None
         best = load_checkpoint(self.best_path)
-        return best['ema'] if best['stage_index'] == self.stage_index else None
+        return best if best['stage_index'] == self.stage_index else None
+
+    def best_weights(self):
+        """Averaged weights of the best validation of the stage; None before the first."""
+        best = self.best_of_stage()
+        return best and best['ema']
 
     # ---- where it stands
 
@@ -528,8 +533,13 @@ class Run:
         save_checkpoint(path, state)
 
     def end_if_stopped(self):
-        """After a stage's loop: save and leave, if a signal has ended it."""
+        """After a stage's loop: save and leave, if a signal has ended it. Else say so if the stage has led to
+        nothing better than it began with."""
         if not self.stopped:
+            best = self.best_of_stage()
+            if best and best['stage_iter'] == 0 < self.iteration:
+                self.say(f"'{self.stage}' ends as it began, with validation {self.score} {self.best:.4f}: "
+                         'nothing that it led to was better')
             return
         self.save()
         self.say(f"stopped by signal {self.stopped} at iteration {self.total}, saved '{self.last_path}': the "

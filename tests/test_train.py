@@ -169,9 +169,9 @@ def test_what_is_loaded_is_the_best_of_the_last_stage(staged):
     assert g['validate'](m, 8, g['stage']) == best['best']
 
 
-def test_a_later_stage_is_never_worse_than_it_begins(tmp_path, train):
+def test_a_later_stage_is_never_worse_than_it_begins(tmp_path, train, capsys):
     """The decoder gets worse from its first iteration on; its beginning, the best of the operator stage, is
-    kept."""
+    kept, and the user is told."""
     train(tmp_path / 'o', *TWO_STAGES, '--max_iters=2', '--decoder_stage.max_iters=4', '--eval_interval=1',
           '--decoder_stage.learning_rate=.3', '--decoder_stage.muon_lr=1', '--warmup_iters=0',
           '--min_lr_ratio=1', '--decoder_stage.ema_decay=0')
@@ -179,6 +179,8 @@ def test_a_later_stage_is_never_worse_than_it_begins(tmp_path, train):
     assert best['stage'] == 'decoder' and best['stage_iter'] == 0
     assert best['best'] == min(column(tmp_path / 'o', 'val_nrmse', 'operator'))
     assert min(column(tmp_path / 'o', 'val_nrmse', 'decoder')) > best['best']
+    said = capsys.readouterr().out
+    assert "'decoder' ends as it began" in said and "'operator' ends" not in said
 
 
 def test_patience_of_a_stage_is_its_own(tmp_path, train):
