@@ -336,7 +336,7 @@ for name in run.remaining(stages):
     score = 'CRPS' if stage.n_members else 'nRMSE'
     run.begin(n_iters, s, score, model=model, ema=ema.model, optimizers=optimizers, sampler=sampler)
     run.exit_if_finished()
-    if run.stage_index > 0 and run.iteration == 0:             # a later stage has to improve on its beginning
+    if run.begins_trained:                                        # then it has to improve on its beginning
         run.validate(validate, ema.model, s.batch_size, stage)
 
     while run.goes_on():                                    # until max_iters, max_minutes, patience, a signal

@@ -330,6 +330,12 @@ class Run:
         """Iterations in all stages so far: what log.csv counts."""
         return self.before + self.iteration
 
+    @property
+    def begins_trained(self):
+        """Is this the beginning of a stage whose weights were trained before, by a stage or another run?"""
+        fine_tunes = self.parent or self.state and self.state['config']['init_from'] not in ('auto', 'scratch')
+        return self.iteration == 0 and bool(self.stage_index or fine_tunes)
+
     def spent(self):
         return time.perf_counter() - self.clock
 

@@ -183,6 +183,18 @@ def test_a_later_stage_is_never_worse_than_it_begins(tmp_path, train, capsys):
     assert "'decoder' ends as it began" in said and "'operator' ends" not in said
 
 
+def test_neither_is_a_fine_tuning(tmp_path, train, cut):
+    """Not even one that was cut off before its first iteration."""
+    train(tmp_path / 'a', '--max_iters=4')
+    worse = [f'--init_from={tmp_path / "a"}', '--max_iters=4', '--eval_interval=2', '--learning_rate=.03',
+             '--muon_lr=.1', '--warmup_iters=0', '--min_lr_ratio=1', '--ema_decay=0']
+    cut(1, tmp_path / 'b', *worse)
+    train(tmp_path / 'b', *worse)
+    best = state_of(tmp_path / 'b', 'best.pt')
+    assert best['stage_iter'] == 0 and best['best'] < min(column(tmp_path / 'b', 'val_nrmse'))
+    assert equal(best['ema'], state_of(tmp_path / 'a', 'best.pt')['ema'])
+
+
 def test_patience_of_a_stage_is_its_own(tmp_path, train):
     """The operator stage ends with validations without progress that do not count in the next one."""
     args = [*TWO_STAGES, *STILL, '--max_iters=30', '--eval_interval=1', '--patience=2', '--ema_decay=0',
