@@ -186,8 +186,8 @@ def test_a_later_stage_is_never_worse_than_it_begins(tmp_path, train, capsys):
 def test_neither_is_a_fine_tuning(tmp_path, train, cut):
     """Not even one that was cut off before its first iteration."""
     train(tmp_path / 'a', '--max_iters=4')
-    worse = [f'--init_from={tmp_path / "a"}', '--max_iters=4', '--eval_interval=2', '--learning_rate=.03',
-             '--muon_lr=.1', '--warmup_iters=0', '--min_lr_ratio=1', '--ema_decay=0']
+    worse = [f'--init_from={tmp_path / "a"}', '--max_iters=2', '--eval_interval=2', '--learning_rate=.1',
+             '--muon_lr=.5', '--warmup_iters=0', '--min_lr_ratio=1', '--ema_decay=0']
     cut(1, tmp_path / 'b', *worse)
     train(tmp_path / 'b', *worse)
     best = state_of(tmp_path / 'b', 'best.pt')
