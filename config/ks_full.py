@@ -4,8 +4,8 @@
 #     python train.py config/ks_full.py
 #     python eval.py --ckpt out/ks_full --by operator residual distill ensemble --ttc by=ensemble
 #
-# make stages trains two seeds and evaluates them: CRPS .366 by the operator, .203 by residual, .206 by distill,
-# .209 by ensemble (docs/RESULTS.md).
+# make stages trains two seeds and evaluates them: CRPS .366 by the operator, .204 by residual, .206 by distill,
+# .214 by ensemble (docs/RESULTS.md).
 from config.ks_cpu import *
 
 out_dir = 'out/ks_full'
