@@ -279,9 +279,10 @@ class Windows:
     A window begins at any frame; early frames, where gradients are steep, are drawn more often: the start is
     the fraction U^early of the possible ones, with U uniform and stratified, so that early=1 visits each once
     an epoch. The symmetries are those that the entry promises: translation of a periodic domain, reflection
-    of an axis (the velocity along it changes its sign, and so does a pseudo-scalar), a Galilean boost. Neither
-    translation nor boost is used where places differ. With a moving frame, the boost that brings the mean flow to rest is applied,
-    to half a cell a step. With token_shift, the points move on every frame, as the tokens will.
+    of an axis (the velocity along it changes its sign, and so does a pseudo-scalar), a Galilean boost.
+    Neither translation nor boost is used where places differ. With a moving frame, the boost that brings the
+    mean flow to rest is applied, to half a cell a step. With token_shift, the points move on every frame, as
+    the tokens will.
     """
 
     def __init__(self, trajectories, cfg, keys):

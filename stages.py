@@ -355,7 +355,8 @@ class ResidualStage(Stage):
     A corrector: the flow of what the operator's step misses, E(u_{t+1}) - A(z), given z and A(z). Everything
     else is frozen. Where `unroll` is more than 1, z is a latent of the corrected model's own rollout, of
     less than so many steps, so that the flow learns to lead back from its own errors. Noise on z
-    (condition_noise) makes it less sure of them.
+    (condition_noise) makes it less sure of them. With a learned encoder it takes inverse decoding: else the
+    latents of a rollout drift away from encodings, and to lead them back does harm.
     """
     losses = ('flow',)
     trains = ('corrector',)

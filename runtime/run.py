@@ -333,8 +333,8 @@ class Run:
     @property
     def begins_trained(self):
         """Is this the beginning of a stage whose weights were trained before, by a stage or another run?"""
-        fine_tunes = self.parent or self.state and self.state['config']['init_from'] not in ('auto', 'scratch')
-        return self.iteration == 0 and bool(self.stage_index or fine_tunes)
+        resumed = self.state and self.state['config']['init_from'] not in ('auto', 'scratch')
+        return self.iteration == 0 and bool(self.stage_index or self.parent or resumed)
 
     def spent(self):
         return time.perf_counter() - self.clock
