@@ -426,7 +426,8 @@ def report(model, u, params, initial_step, batch_size, settings):
     left_out = {}
 
     def add(name, of_batch):
-        """of_batch(u0, truth, params, seed) -> fields (n, steps, *grid, C), evaluations"""
+        """of_batch(u0, truth, params, the settings with a seed of its own) -> fields (n, steps, *grid, C),
+        evaluations"""
         rollouts = []
         spent = 0
         wait_for(model.device)
@@ -434,7 +435,8 @@ def report(model, u, params, initial_step, batch_size, settings):
         for part, own in batches(len(u), batch_size, params):
             u0 = given_frames(model, u[part], initial_step).to(model.device)
             own = {name: value.to(model.device) for name, value in own.items()}
-            p, used = of_batch(u0, u[part, initial_step:], own, settings.seed + part.start)
+            s = replace(settings, seed=settings.seed + part.start)
+            p, used = of_batch(u0, u[part, initial_step:], own, s)
             rollouts.append(scored(model, p.cpu()))
             spent += int(used)
         seconds = time.perf_counter() - start
@@ -443,30 +445,29 @@ def report(model, u, params, initial_step, batch_size, settings):
                       'evaluations': spent / len(u) / steps, 'ms_per_trajectory': 1e3 * seconds / len(u)}
 
     def searched(make_rewards):
-        def of_batch(u0, truth, own, seed):
-            found = Search(model, u0, steps, own, replace(settings, seed=seed), make_rewards(truth, seed))
+        def of_batch(u0, truth, own, s):
+            found = Search(model, u0, steps, own, s, make_rewards(truth, s))
             return found.best(), found.spent.sum()
         return of_batch
 
-    def by_reward(u0, truth, own, seed):
-        rewards = Rewards(model, settings, own)
+    def by_reward(u0, truth, own, s):
+        rewards = Rewards(model, s, own)
         left_out.update(rewards.left_out)
-        own_settings = replace(settings, seed=seed)
-        found = Search(model, u0, steps, own, own_settings, rewards, Oracle(model, truth))
+        found = Search(model, u0, steps, own, s, rewards, Oracle(model, truth))
         p = found.best()
         correlations.extend(found.agreement)
         return p, found.spent.sum()
 
     each = evaluations(model, settings)
-    how = {'by': settings.by, 'flow_steps': settings.flow_steps}
 
     def members(n):
-        def of_batch(u0, truth, own, seed):
-            p = model.rollout(u0, steps, params=own, members=n, seed=seed, **how)
+        def of_batch(u0, truth, own, s):
+            how = {'by': s.by, 'flow_steps': s.flow_steps, 'seed': s.seed}
+            p = model.rollout(u0, steps, params=own, members=n, **how)
             return p.mean(1), each * n * steps * len(u0)
         return of_batch
 
-    add('operator', lambda u0, truth, own, seed: (model.rollout(u0, steps, params=own), steps * len(u0)))
+    add('operator', lambda u0, truth, own, s: (model.rollout(u0, steps, params=own), steps * len(u0)))
     add('one sample', members(1))
     add('search', by_reward)
     n = max(2, round(rows['search']['evaluations'] / each))
@@ -474,8 +475,8 @@ def report(model, u, params, initial_step, batch_size, settings):
     if model.cfg.uniform and model.cfg.input_frames == 1:
         n = min(n * each, model.cfg.points_per_token[0])
         add(f'operator, each step the mean of {n} shifts', shifts(model, steps, n))
-    add('random choice', searched(lambda truth, seed: Chance(seed)))
-    add('oracle', searched(lambda truth, seed: Oracle(model, truth)))
+    add('random choice', searched(lambda truth, s: Chance(s.seed)))
+    add('oracle', searched(lambda truth, s: Oracle(model, truth)))
     return {'rows': rows, 'rank_correlation': float(torch.tensor(correlations).nanmean()),
             'left_out': left_out}
 
@@ -483,7 +484,7 @@ def report(model, u, params, initial_step, batch_size, settings):
 def shifts(model, steps, n):
     """Rollouts of which each step is the mean of n by the operator: from the field shifted by fractions of a
     token, other ones in every step, and back afterwards. Deterministic, n evaluations a step."""
-    def of_batch(u, truth, own, seed):
+    def of_batch(u, truth, own, s):
         axes = list(range(1, 1 + len(model.cfg.grid)))
         points = model.cfg.points_per_token[0]
         fields = []

@@ -1,6 +1,6 @@
 # burgers_cpu.py with all that applies to Burgers: learned encoder and decoder that are trained as inverses of
-# each other, advanced latents that are those of the truth, latents of unit size, and the equation itself. The integral
-# is kept by construction (conserve), so that lambda_conservation is left out; there are no walls.
+# each other, advanced latents that are those of the truth, latents of unit size, and the equation itself. The
+# integral is kept by construction (conserve), so that lambda_conservation is left out; there are no walls.
 #
 #     python train.py config/burgers_full.py         then: python eval.py --ckpt out/burgers_full --physics
 from config.burgers_cpu import *

@@ -1,5 +1,5 @@
-# ns_64_learned.py with a network and as many data as two CPU cores can take: 64 x 64 points in 4 x 4 tokens of
-# 128 numbers, nu 1e-4, 240 training trajectories.
+# ns_64_learned.py with a network and as many data as two CPU cores can take: 64 x 64 points in 4 x 4 tokens
+# of 128 numbers, nu 1e-4, 240 training trajectories.
 #
 #     OMP_NUM_THREADS=1 python bench.py peers config/ns_64_small.py --minutes 9 --methods ours fno
 #

@@ -292,10 +292,9 @@ class Run:
     def take_newer_best(self):
         """best.pt is newer than last.pt if the run was killed between the two. (What a stage begins with is
         validated again, by all processes or by none, whichever of them have seen best.pt.)"""
-        if os.path.exists(self.best_path):
-            newer = load_checkpoint(self.best_path)
-            if newer['stage_index'] == self.stage_index and 0 < newer['stage_iter'] <= self.iteration:
-                self.best = min(self.best, newer['best'])
+        newer = self.best_of_stage()
+        if newer and 0 < newer['stage_iter'] <= self.iteration:
+            self.best = min(self.best, newer['best'])
 
     def already_finished(self):
         """Is this a run of which nothing is left to do?"""

@@ -263,7 +263,7 @@ def test_a_mean_over_all_shifts_of_a_token_moves_with_the_field(model):
     u = field(model)
 
     def of(u, n, steps=2):
-        p, evaluations = search.shifts(model, steps, n)(u, None, {}, 0)
+        p, evaluations = search.shifts(model, steps, n)(u, None, {}, None)
         assert evaluations == n * steps * len(u)
         return p
 
