@@ -6,7 +6,7 @@ Other people's networks in this project's frame: they map a field to its change 
 
 A peer is an operator network of model.py, like the transformer. With one token a grid point, one feature a
 field, and no learned encoder or decoder, the tokens are the normalised field itself. So train.py trains a
-peer with the same data, losses, symmetries, moving frame, conservation, averaging and schedule; bench.py has
+peer with the same data, losses, symmetries, moving frame, conservation, averaging and schedule; study.py has
 the settings they are compared with. hidden_dim is a peer's width and depth its number of layers.
 
 To add a peer, derive a class from FieldNetwork that makes self.network, and name it in NETWORKS.

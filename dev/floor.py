@@ -15,11 +15,11 @@ import math
 
 import torch
 
-from bench import experiment, prepare, write_json
 from files import read_rows, split_rows
 from grids import dct_basis, merge_tokens, split_tokens
 from metrics import mean_nrmse
 from runtime.configurator import one_line_errors
+from study import experiment, prepare, write_json
 
 FEWER = (2, 4, 8, 16, 32, 64)
 KINDS = {'cosine': 'cosine modes of a patch', 'patches': 'components of a patch',

@@ -14,8 +14,8 @@ import itertools
 import os
 import statistics
 
-from bench import experiment, part_of, prepare, results_in, spent, study_cell
 from runtime.configurator import UserError, one_line_errors
+from study import experiment, part_of, prepare, results_in, spent, study_cell
 
 LEAST = 4                              # features of a token; fewer numbers than that are fewer tokens
 # Rows of the table, each with the losses of the one above it from 'field loss' on.

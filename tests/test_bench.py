@@ -1,5 +1,5 @@
-"""bench.py: methods are trained, scored and tabled; what cannot be compared is refused; speed counts what it
-should."""
+"""bench.py and study.py: methods are trained, scored and tabled; what cannot be compared is refused; speed
+counts what it should."""
 import csv
 import fcntl
 import json
@@ -16,6 +16,7 @@ from conftest import ENV, ROOT, SMOKE, refused, train_here
 
 import bench
 import pdes
+import study
 from solvers import burgers
 
 ADVECTION = os.path.join(ROOT, 'config', 'advection_cpu.py')
@@ -41,8 +42,9 @@ def here(monkeypatch, tmp_path):
         return 1.
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(bench, 'run_training', run_training)
-    monkeypatch.setattr(bench, 'median_ms', run_once)
+    for module in (bench, study):
+        monkeypatch.setattr(module, 'run_training', run_training)
+    monkeypatch.setattr(study, 'median_ms', run_once)
     return calls
 
 
@@ -81,20 +83,20 @@ def test_minutes_become_an_interval_of_validations(monkeypatch):
     """A tenth of a second an iteration is 600 in a minute; what the last row holds beside iterations is left
     out."""
     rows = [{'iter': 5 * i, 'train_seconds': .5 * i + 7. * (i == 5)} for i in range(1, 6)]
-    monkeypatch.setattr(bench, 'run_training', lambda *args, **options: rows)
+    monkeypatch.setattr(study, 'run_training', lambda *args, **options: rows)
     task = SimpleNamespace(config=SMOKE, source=SimpleNamespace(path='x'))
-    assert bench.iterations_within(1., task, [], {}) == pytest.approx(600)
+    assert study.iterations_within(1., task, [], {}) == pytest.approx(600)
 
 
 def test_an_equation_without_a_moving_frame(monkeypatch, advection_file):
     """Nothing is compared twice, and the baseline is that equation's own solver."""
-    monkeypatch.setattr(bench, 'package_fno', lambda: None)
+    monkeypatch.setattr(study, 'package_fno', lambda: None)
     small = '--space_stride=16 --query_stride=16 --latent_tokens=8 --latent_dim=8 --token_shift=0'.split()
-    task = bench.prepare(ADVECTION, [f'--data_path={advection_file}', *small])
-    assert bench.possible([], task) == ['ours', 'reencoder', 'ours_plain', 'fno', 'unet']
-    assert 'unet_frame' in refused(bench.possible, ['unet_frame'], task)
+    task = study.prepare(ADVECTION, [f'--data_path={advection_file}', *small])
+    assert study.possible([], task) == ['ours', 'reencoder', 'ours_plain', 'fno', 'unet']
+    assert 'unet_frame' in refused(study.possible, ['unet_frame'], task)
     assert task.y.shape == (2, 41, 64, 1)
-    found = bench.classical(task)
+    found = study.classical(task)
     assert list(found) == [64, 32, 16, 8]
     errors = [r['nrmse'] for r in found.values()]
     assert errors == sorted(errors) and errors[0] < .05
@@ -106,7 +108,7 @@ def test_classical_solver_converges_with_its_grid():
     y = burgers(u0, .05, [0., .05, .1]).cpu()[..., None].float()
     source = SimpleNamespace(entry=pdes.entry('burgers'), params={'Nu': .05}, x=(x.numpy(),))
     task = SimpleNamespace(y=y, dt=.05, source=source, scored=[0], keys={'space_stride': 1})
-    found = bench.classical(task)
+    found = study.classical(task)
     errors = [found[n]['nrmse'] for n in (128, 64, 32, 16)]
     assert errors == sorted(errors) and errors[0] < 1e-5 and errors[1] < 2e-2
 
@@ -125,7 +127,7 @@ def test_between_walls_the_classical_solver_starts_from_its_own_cells():
                             fields=('u',), axes=1, low=(2.,), length=(3.,))
     source = SimpleNamespace(entry=entry, params={}, x=((2 + 3 * x).numpy(),))
     y = u[:, None].expand(1, 3, n, 1)
-    found = bench.classical(SimpleNamespace(y=y, dt=1., source=source, scored=[0], keys={'space_stride': 1}))
+    found = study.classical(SimpleNamespace(y=y, dt=1., source=source, scored=[0], keys={'space_stride': 1}))
     for factor in (2, 4, 8):
         centres = (torch.arange(n // factor) + .5) / (n // factor)
         [start] = {u0.shape[1]: u0 for u0 in seen if u0.shape[1] == n // factor}.values()
@@ -139,10 +141,10 @@ def test_the_classical_row_is_the_coarsest_grid_that_is_as_good():
     run = {'seed': 0, 'nrmse': .1, 'seconds': 1., 'iters': 1, 'n_params': 1, 'ms_per_trajectory': 1.,
            'validation': [], 'per_step': [.1, .1]}
     coarse = {n: {'nrmse': error, 'ms_per_trajectory': 1.} for n, error in ((64, .01), (32, .05), (16, .2))}
-    assert bench.peers_summary({'ours': [run]}, y, coarse)['classical']['cells'] == 32
-    without_ours = bench.peers_summary({'unet': [run]}, y, coarse)
+    assert study.peers_summary({'ours': [run]}, y, coarse)['classical']['cells'] == 32
+    without_ours = study.peers_summary({'unet': [run]}, y, coarse)
     assert without_ours['classical']['cells'] == 64                  # the finest
-    assert 'classical' not in bench.peers_summary({'ours': [run]}, y, {})
+    assert 'classical' not in study.peers_summary({'ours': [run]}, y, {})
 
 
 @pytest.mark.parametrize('options, message', [
@@ -172,7 +174,7 @@ def test_peers_without_the_package_of_one(here, burgers_file, monkeypatch):
 def test_other_numbers_of_tokens_make_a_latent_of_as_many_numbers():
     keys = {'depth': 4, 'hidden_dim': 96, 'n_head': 4, 'latent_tokens': 32, 'latent_dim': 16,
             'patch_size': 8, 'halo': 4, 'token_shift': 20}
-    cells = bench.study_cells(keys, (512, 1), [16, 32, 64])
+    cells = study.study_cells(keys, (512, 1), [16, 32, 64])
     assert len(cells) == 9 and 'pure, standard, 32 tokens' not in cells
     for n, dim, shift in ((16, 32, 20), (64, 8, 7)):
         for arch in ('pure', 'u'):
@@ -185,11 +187,11 @@ def test_other_numbers_of_tokens_make_a_latent_of_as_many_numbers():
 def test_tokens_of_a_plane():
     keys = {'depth': 4, 'hidden_dim': 96, 'n_head': 4, 'latent_tokens': 16, 'latent_dim': 32,
             'patch_size': 4, 'halo': 2, 'token_shift': 0}
-    cells = bench.study_cells(keys, (64, 64, 2), [32])
+    cells = study.study_cells(keys, (64, 64, 2), [32])
     assert '--latent_dim=8' in cells['pure, standard, 32 tokens'][1]
-    said = refused(bench.study_cells, keys, (64, 64, 2), [64, 128])
+    said = refused(study.study_cells, keys, (64, 64, 2), [64, 128])
     assert '128 does not divide' in said
-    assert '768 numbers' in refused(bench.study_cells, {**keys, 'latent_dim': 3}, (64, 64, 2), [64])
+    assert '768 numbers' in refused(study.study_cells, {**keys, 'latent_dim': 3}, (64, 64, 2), [64])
 
 
 def test_study_runs_what_is_missing_and_tables_what_is_there(here, tmp_path, burgers_file, capsys):
@@ -273,13 +275,13 @@ def test_zoo_tables_what_is_there(here, tmp_path, burgers_file, capsys):
 def test_the_cheapest_grid_that_is_good_enough():
     found = {'64': {'nrmse': .01, 'ms_per_trajectory': 4.}, '32': {'nrmse': .02, 'ms_per_trajectory': 2.},
              '16': {'nrmse': .08, 'ms_per_trajectory': 1.}}
-    assert bench.solver_at(.03, found).startswith('2.0 (32 cells')
-    assert bench.solver_at(.001, found).startswith('4.0 (64 cells')
-    assert bench.solver_at(.001, {}) == 'none'
+    assert study.solver_at(.03, found).startswith('2.0 (32 cells')
+    assert study.solver_at(.001, found).startswith('4.0 (64 cells')
+    assert study.solver_at(.001, {}) == 'none'
 
 
 def test_a_training_that_fails_is_a_user_error(tmp_path, burgers_file):
-    said = refused(bench.run_training, ROOT, SMOKE, str(tmp_path / 'r'), f'--data_path={burgers_file}.lost')
+    said = refused(study.run_training, ROOT, SMOKE, str(tmp_path / 'r'), f'--data_path={burgers_file}.lost')
     assert 'exit code 1' in said
 
 
@@ -334,7 +336,7 @@ def test_the_matrix_product_stays_small_where_it_is_slow(monkeypatch, ms, sizes)
 def test_slow_calls_are_repeated_less(monkeypatch):
     """A clock that a call moves on by so many seconds."""
     now = [0.]
-    monkeypatch.setattr(bench.time, 'perf_counter', lambda: now[0])
+    monkeypatch.setattr(study.time, 'perf_counter', lambda: now[0])
 
     def calls_of(seconds):
         n = 0
@@ -344,7 +346,7 @@ def test_slow_calls_are_repeated_less(monkeypatch):
             n += 1
             now[0] += seconds
 
-        assert bench.median_ms(run, torch.device('cpu'), 20) == pytest.approx(1e3 * seconds)
+        assert study.median_ms(run, torch.device('cpu'), 20) == pytest.approx(1e3 * seconds)
         return n
 
     assert [calls_of(seconds) for seconds in (.01, 1., 60.)] == [23, 5, 1]
@@ -362,4 +364,4 @@ def test_speed_against_another_tree(here, tmp_path, burgers_file, capsys):
 @pytest.mark.parametrize('error, text', [
     (.52, '0.5200'), (.0018, '0.0018'), (.00018, '0.00018'), (.0000789, '0.000079'), (1e-9, '<0.000001')])
 def test_small_errors_keep_two_figures(error, text):
-    assert bench.small(error) == text
+    assert study.small(error) == text

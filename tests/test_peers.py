@@ -7,8 +7,8 @@ import pytest
 import torch
 from conftest import SMOKE, refused, rows_of, train_here, two_processes, weights
 
-import bench
 import optim
+import study
 from model import UPT, ModelConfig, build, check_config, load, model_args
 from runtime.checkpoint import load_checkpoint
 
@@ -166,7 +166,7 @@ def test_the_package_of_the_fno_may_be_missing(monkeypatch):
 # trained by train.py
 
 def arguments(method, burgers_file, folder):
-    peer = [*bench.METHODS[method].changes, '--latent_tokens=64', '--latent_dim=1']
+    peer = [*study.METHODS[method].changes, '--latent_tokens=64', '--latent_dim=1']
     small = ['--hidden_dim=8', '--depth=2']
     return [SMOKE, f'--data_path={burgers_file}', f'--out_dir={folder}', *peer, *small]
 
