@@ -19,14 +19,13 @@ REFINER_LEAST = 4e-7
 
 class Flow(nn.Module):
     """
-    A distribution of tokens x, given other tokens: noise that a transformer turns into a sample.
+    A distribution of tokens x, given other tokens: noise that a transformer turns into a sample, by
+    conditional flow matching (arXiv 2210.02747).
 
-    kind 'flow' is conditional flow matching (arXiv 2210.02747). Gaussian noise x_0 is carried along to x_1 =
-    x / scale by the velocity v(x_tau, tau), the mean of x_1 - x_0 over all straight lines that pass there.
-    The network says where the lines end, which gives v: noise need not pass through it. (In the last part, of
-    LEAST_LEFT, it says x_tau + LEAST_LEFT v, beyond the end.) A single step goes to the mean of x; many go to
-    a sample. 'refiner' is PDE-Refiner (arXiv 2308.05732): x is predicted outright, then noise is added and
-    taken off again K times, less and less of it.
+    Gaussian noise x_0 is carried along to x_1 = x / scale by the velocity v(x_tau, tau), the mean of x_1 -
+    x_0 over all straight lines that pass there. The network says where the lines end, which gives v: noise
+    need not pass through it. (In the last part, of LEAST_LEFT, it says x_tau + LEAST_LEFT v, beyond the end.)
+    A single step goes to the mean of x; many go to a sample.
 
     Every feature of x is scaled to unit size (`fit`). One that is always 0 stays so, as does the mean over
     all tokens of those that hold the integral of a conserved field.
@@ -35,7 +34,6 @@ class Flow(nn.Module):
     def __init__(self, cfg, n_given):
         """n_given: how many sets of tokens are given."""
         super().__init__()
-        self.kind = cfg.flow_kind
         shape = replace(cfg, arch='pure', attention='standard', hidden_dim=cfg.flow_dim, depth=cfg.flow_depth,
                         drop_path=0., layer_norm=True)
         self.network = Transformer(shape, (1 + n_given) * cfg.latent_dim)
@@ -62,34 +60,32 @@ class Flow(nn.Module):
         x = x * (self.scale > 0)
         return x - self.conserved * x.mean(1, keepdim=True)
 
-    def forward(self, x, tau, given, cond):
-        """What the network says of x (B, S, D), of unit size, at tau (B,) from 0 to 1; given (B, S, n_given
-        D), cond (B, cond_dim) -> (B, S, D): a velocity, or, by a refiner, x (tau = 0) or its noise."""
+    def said(self, x, tau, given, cond):
+        """What the network says, (B, S, D); the arguments are those of `forward`."""
         angles = tau[:, None] * self.waves
-        cond = cond + self.time(torch.cat([angles.sin(), angles.cos()], -1))
-        said = self.within(self.network(torch.cat([x, given / self.scale_of_given], -1), cond))
-        if self.kind == 'refiner':
-            return said
-        return (said - x) / (1 - tau)[:, None, None].clamp_min(LEAST_LEFT)
+        time = torch.cat([angles.sin(), angles.cos()], -1)
+        cond = cond + self.time(time)
+        tokens = torch.cat([x, given / self.scale_of_given], -1)
+        return self.within(self.network(tokens, cond))
+
+    def forward(self, x, tau, given, cond):
+        """x (B, S, D), of unit size, at tau (B,) from 0 to 1; given (B, S, n_given D), cond (B, cond_dim)
+        -> the velocity, (B, S, D)"""
+        end = self.said(x, tau, given, cond)
+        left = (1 - tau).clamp_min(LEAST_LEFT)
+        return (end - x) / left[:, None, None]
 
     def times(self, n, shape):
-        """tau of n samples in training, (n,) on the CPU: of Beta(shape, shape), or steps of a refiner."""
-        if self.kind == 'refiner':
-            return torch.randint(REFINER_STEPS + 1, (n,)) / REFINER_STEPS
+        """tau of n samples in training, (n,) on the CPU: of Beta(shape, shape)."""
         return torch.distributions.Beta(shape, shape).sample((n,))
 
     def lesson(self, x, tau, noise, given, cond):
-        """What the network says of noisy samples x (B, S, D), and what it ought to say; tau (B,) as `forward`
-        takes it, noise (B, S, D)."""
+        """What this says of noisy samples x (B, S, D), and what it ought to say; tau (B,) as `forward` takes
+        it, noise (B, S, D)."""
         x = self.within(self.to_unit(x))
         noise = self.within(noise)
         t = tau[:, None, None]
-        if self.kind == 'flow':
-            return self(t * x + (1 - t) * noise, tau, given, cond), x - noise
-        first = t == 0
-        noisy = x + refiner_noise(t) * noise
-        said = self(torch.where(first, 0., noisy), tau, given, cond)
-        return said, torch.where(first, x, noise)
+        return self(t * x + (1 - t) * noise, tau, given, cond), x - noise
 
     def path(self, x, given, cond, steps):
         """From noise x (B, S, D), of unit size, to a sample: where each step begins, [(x, tau), ...], and the
@@ -106,16 +102,8 @@ class Flow(nn.Module):
 
     def sample(self, given, cond, steps, draw):
         """given (B, S, n_given D), cond (B, cond_dim); steps as `path` takes them; draw(*shape) makes noise
-        -> x (B, S, D). The refiner makes its own number of steps."""
+        -> x (B, S, D)"""
         shape = (*given.shape[:2], len(self.scale))
-        if self.kind == 'refiner':
-            x = self(given.new_zeros(shape), given.new_zeros(len(given)), given, cond)
-            for k in range(1, REFINER_STEPS + 1):
-                tau = given.new_full((len(given),), k / REFINER_STEPS)
-                noise = refiner_noise(tau)[:, None, None]
-                x = x + noise * self.within(draw(*shape))
-                x = x - noise * self(x, tau, given, cond)
-            return x * self.scale
         _, x = self.path(self.within(draw(*shape)), given, cond, steps)
         return x * self.scale
 
@@ -125,6 +113,39 @@ def times_of(steps, first=0., last=1.):
     if not isinstance(steps, int):
         return steps
     return [first + (last - first) * i / steps for i in range(steps)]
+
+
+class Refiner(Flow):
+    """PDE-Refiner (arXiv 2308.05732): x is predicted outright, then noise is added and taken off again
+    REFINER_STEPS times, less and less of it. tau counts these steps, from 0 to 1."""
+
+    def forward(self, x, tau, given, cond):
+        """As Flow.forward -> (B, S, D): at tau = 0 what is to be predicted, later the noise of x."""
+        return self.said(x, tau, given, cond)
+
+    def times(self, n, shape):
+        return torch.randint(REFINER_STEPS + 1, (n,)) / REFINER_STEPS
+
+    def lesson(self, x, tau, noise, given, cond):
+        x = self.within(self.to_unit(x))
+        noise = self.within(noise)
+        t = tau[:, None, None]
+        first = t == 0
+        noisy = x + refiner_noise(t) * noise
+        said = self(torch.where(first, 0., noisy), tau, given, cond)
+        return said, torch.where(first, x, noise)
+
+    def sample(self, given, cond, steps, draw):
+        """As Flow.sample, but in its own number of steps."""
+        shape = (*given.shape[:2], len(self.scale))
+        start = given.new_zeros(len(given))
+        x = self(given.new_zeros(shape), start, given, cond)
+        for k in range(1, REFINER_STEPS + 1):
+            tau = given.new_full((len(given),), k / REFINER_STEPS)
+            noise = refiner_noise(tau)[:, None, None]
+            x = x + noise * self.within(draw(*shape))
+            x = x - noise * self(x, tau, given, cond)
+        return x * self.scale
 
 
 def refiner_noise(tau):
@@ -148,3 +169,6 @@ class Student(Flow):
             x = start * x + (1 - start) * self.within(draw(*shape))
             x = self.end(x, given.new_full((len(given),), start), given, cond)
         return x * self.scale
+
+
+FLOWS = {'flow': Flow, 'refiner': Refiner}                   # by the key flow_kind

@@ -24,7 +24,7 @@ import torch.nn as nn
 
 import peers
 from coders import AnyPointDecoder, GridEncoder, PointEncoder
-from flows import Flow, Student
+from flows import FLOWS, Student
 from grids import Patches, positions, resample
 from layers import Float32Linear, Transformer, divides, ones_at, outer
 from runtime.checkpoint import find_checkpoint, load_checkpoint
@@ -154,7 +154,7 @@ class ModelConfig:
         part: see check_config."""
         d = len(self.grid)
         closed = {'arch': self.archs(), 'attention': ('standard', 'channel'), 'encoder': ('grid', 'points'),
-                  'basis': ('cosine', 'components'), 'boundary': BOUNDARIES, 'flow_kind': ('flow', 'refiner')}
+                  'basis': ('cosine', 'components'), 'boundary': BOUNDARIES, 'flow_kind': tuple(FLOWS)}
         for name, allowed in closed.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f"{name}='{getattr(self, name)}' is not one of {', '.join(allowed)}")
@@ -307,13 +307,13 @@ class UPT(nn.Module):
         self.operator = Operator(cfg, patches)
         self.decoder = AnyPointDecoder(cfg, patches)
         if 'corrector' in cfg.parts:
-            self.corrector = Flow(cfg, 2)                            # of E(u+) - A(z), given z and A(z)
+            self.corrector = FLOWS[cfg.flow_kind](cfg, 2)            # of E(u+) - A(z), given z and A(z)
         if 'student' in cfg.parts:
             self.student = Student(cfg, 2)                           # of the corrector
         if 'ensemble' in cfg.parts:
             self.ensemble = Operator(cfg, patches, cfg.noise_dim)
         if 'prior' in cfg.parts:
-            self.prior = Flow(cfg, 1)                                # of E(u+) - z, given z
+            self.prior = FLOWS[cfg.flow_kind](cfg, 1)                # of E(u+) - z, given z
         frame = torch.zeros(cfg.n_field, len(cfg.grid))       # velocity of the frame per unit of a mean field
         if cfg.frame_speed:
             for axis, field in enumerate(cfg.velocity):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from conftest import close, config, drawn, refused
-from flows import REFINER_STEPS, Flow, Student, refiner_noise
+from flows import FLOWS, REFINER_STEPS, Flow, Student, refiner_noise
 from metrics import coverage, crps, ensemble_metrics, fair_crps, spread_skill
 from model import BY, PARTS, UPT, model_args, rebuild
 
@@ -28,7 +28,7 @@ def field(m, n=2):
 def taught(kind, n_iters, law, seed=0):
     """A flow of `kind` trained on x, given = law(n)."""
     torch.manual_seed(seed)
-    flow = Flow(config(latent_dim=2, flow_dim=16, flow_depth=1, flow_kind=kind), 1)
+    flow = FLOWS[kind](config(latent_dim=2, flow_dim=16, flow_depth=1), 1)
     x, given = law(1024)
     flow.fit(x, given)
     optimizer = torch.optim.AdamW(flow.parameters(), lr=5e-3)
