@@ -106,8 +106,13 @@ class ModelConfig:
     noise_dim: int = 32                    # random numbers that steer a step of the ensemble
 
     @staticmethod
-    def archs():
-        return ('pure', 'u', *peers.NETWORKS)
+    def choices():
+        """{field: the names it may have}"""
+        return {'arch': ('pure', 'u', *peers.NETWORKS),
+                'attention': ('standard', 'channel'),
+                'encoder': ('grid', 'points'),
+                'basis': ('cosine', 'components'),
+                'flow_kind': tuple(FLOWS)}
 
     @property
     def n_field(self):
@@ -153,9 +158,7 @@ class ModelConfig:
         """Raise UserError where the numbers do not fit together. What concerns one part is checked by that
         part: see check_config."""
         d = len(self.grid)
-        closed = {'arch': self.archs(), 'attention': ('standard', 'channel'), 'encoder': ('grid', 'points'),
-                  'basis': ('cosine', 'components'), 'boundary': BOUNDARIES, 'flow_kind': tuple(FLOWS)}
-        for name, allowed in closed.items():
+        for name, allowed in {**self.choices(), 'boundary': BOUNDARIES}.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f"{name}='{getattr(self, name)}' is not one of {', '.join(allowed)}")
         if d not in (1, 2):

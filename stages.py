@@ -380,14 +380,15 @@ class ResidualStage(Stage):
             [batch] = windows.batches(part, 0)
             batch = self.placed(batch)
             condition = self.model.condition(batch.dt, batch.params)
-            pairs.append(self.pair(self.encode(batch, 0), self.encode(batch, 1), condition))
+            advanced, given = self.advance(self.encode(batch, 0), condition)
+            pairs.append((self.encode(batch, 1) - advanced, given))
         x, given = [torch.cat(parts) for parts in zip(*pairs)]
         self.flow.fit(x, given)
 
-    def pair(self, z, target, condition):
-        """Latents and those that follow, (B, S, D) both -> what the flow makes, and what it is given."""
+    def advance(self, z, condition):
+        """z (B, S, D) -> where it goes without the flow, and what the flow is given."""
         advanced = self.model.operator(z, condition)
-        return target - advanced, torch.cat([z, advanced], -1)
+        return advanced, torch.cat([z, advanced], -1)
 
     @torch.no_grad()
     def states(self, batch):
@@ -408,7 +409,8 @@ class ResidualStage(Stage):
         batch = self.placed(batch)
         z, steps, condition = self.states(batch)
         with torch.no_grad():
-            x, given = self.pair(z, self.encode(batch, steps + 1), condition)
+            advanced, given = self.advance(z, condition)
+            x = self.encode(batch, steps + 1) - advanced
         tau = self.flow.times(len(x), self.settings.tau_shape).to(x.device, non_blocking=True)
         said, lesson = self.flow.lesson(x, tau, torch.randn_like(x), given, condition)
         return weighted_sum({'said': said, 'lesson': lesson}, self.weights)
@@ -422,8 +424,8 @@ class SteadyStage(ResidualStage):
     part = 'prior'
     by = 'steady'
 
-    def pair(self, z, target, condition):
-        return target - self.model.operator.moved(z), z
+    def advance(self, z, condition):
+        return self.model.operator.moved(z), z
 
 
 class DistillStage(ResidualStage):
@@ -453,7 +455,7 @@ class DistillStage(ResidualStage):
         n_steps = schedule[min(int(progress * len(schedule)), len(schedule) - 1)]
         start = int(torch.randint(n_steps, ()))
         with torch.no_grad():
-            _, given = self.pair(z, z, condition)
+            _, given = self.advance(z, condition)
             noise = self.flow.within(torch.randn_like(z))
             begins, end = self.model.corrector.path(noise, given, condition, n_steps)
         outputs = {'end': self.flow.end(*begins[start], given, condition), 'end_of_teacher': end}

@@ -161,11 +161,7 @@ deterministic = False              # torch.use_deterministic_algorithms
 # -----------------------------------------------------------------------------
 _choices = {
     'dataset': tuple(pdes.PDES),
-    'arch': ModelConfig.archs(),
-    'attention': ('standard', 'channel'),
-    'encoder': ('grid', 'points'),
-    'flow_kind': ('flow', 'refiner'),
-    'basis': ('cosine', 'components'),
+    **ModelConfig.choices(),
     'query_strategy': ('uniform', 'stratified', 'importance', 'anywhere'),
     'stages': tuple(STAGES),
     'optimizer': ('muon', 'adamw'),
