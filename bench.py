@@ -127,7 +127,7 @@ def time_parts(t, repeats):
     batch = first_batch(t, t.s.batch_size)
     steps = t.s.unroll
     condition = t.model.condition(batch.dt, batch.params).detach()
-    n_decoded = steps + (t.s.lambda_inverse_encoding > 0)
+    n_decoded = steps + t.stage.wants('reconstruction', 'start')
     shape = (math.prod(cfg.token_grid), cfg.latent_dim)
     z = torch.randn(t.s.batch_size, *shape, device=device, requires_grad=True)
     latents = torch.randn(t.s.batch_size, n_decoded, *shape, device=device, requires_grad=True)
@@ -137,9 +137,8 @@ def time_parts(t, repeats):
             tokens = t.stage.encode(batch, 0)
             if tokens.requires_grad:
                 tokens.sum().backward()
-            if t.s.lambda_latent or t.s.lambda_agreement:
-                with torch.no_grad():
-                    t.stage.encode(batch, range(1, steps + 1))
+            if t.stage.wants('target', 'before'):
+                t.stage.encodings(batch, steps)
 
     def advance():
         with t.machine.autocast():

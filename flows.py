@@ -55,35 +55,35 @@ class Flow(nn.Module):
     def to_unit(self, x):
         return x * torch.where(self.scale > 0, 1 / self.scale, 0.)
 
-    def within(self, x):
+    def project(self, x):
         """x (B, S, D) without what a sample cannot have."""
         x = x * (self.scale > 0)
         return x - self.conserved * x.mean(1, keepdim=True)
 
-    def said(self, x, tau, given, cond):
+    def predict(self, x, tau, given, cond):
         """What the network says, (B, S, D); the arguments are those of `forward`."""
         angles = tau[:, None] * self.waves
         time = torch.cat([angles.sin(), angles.cos()], -1)
         cond = cond + self.time(time)
         tokens = torch.cat([x, given / self.scale_of_given], -1)
-        return self.within(self.network(tokens, cond))
+        return self.project(self.network(tokens, cond))
 
     def forward(self, x, tau, given, cond):
         """x (B, S, D), of unit size, at tau (B,) from 0 to 1; given (B, S, n_given D), cond (B, cond_dim)
         -> the velocity, (B, S, D)"""
-        end = self.said(x, tau, given, cond)
+        end = self.predict(x, tau, given, cond)
         left = (1 - tau).clamp_min(LEAST_LEFT)
         return (end - x) / left[:, None, None]
 
-    def times(self, n, shape):
+    def draw_tau(self, n, shape):
         """tau of n samples in training, (n,) on the CPU: of Beta(shape, shape)."""
         return torch.distributions.Beta(shape, shape).sample((n,))
 
-    def lesson(self, x, tau, noise, given, cond):
+    def prediction_and_target(self, x, tau, noise, given, cond):
         """What this says of noisy samples x (B, S, D), and what it ought to say; tau (B,) as `forward` takes
         it, noise (B, S, D)."""
-        x = self.within(self.to_unit(x))
-        noise = self.within(noise)
+        x = self.project(self.to_unit(x))
+        noise = self.project(noise)
         t = tau[:, None, None]
         return self(t * x + (1 - t) * noise, tau, given, cond), x - noise
 
@@ -91,7 +91,7 @@ class Flow(nn.Module):
         """From noise x (B, S, D), of unit size, to a sample: where each step begins, [(x, tau), ...], and the
         end (B, S, D). steps: how many of one length, or the tau at which they begin; before the first of
         these, x_1 is taken for 0."""
-        starts = times_of(steps)
+        starts = starts_of(steps)
         x = (1 - starts[0]) * x
         begins = []
         for start, end in zip(starts, [*starts[1:], 1.]):
@@ -104,11 +104,11 @@ class Flow(nn.Module):
         """given (B, S, n_given D), cond (B, cond_dim); steps as `path` takes them; draw(*shape) makes noise
         -> x (B, S, D)"""
         shape = (*given.shape[:2], len(self.scale))
-        _, x = self.path(self.within(draw(*shape)), given, cond, steps)
+        _, x = self.path(self.project(draw(*shape)), given, cond, steps)
         return x * self.scale
 
 
-def times_of(steps, first=0., last=1.):
+def starts_of(steps, first=0., last=1.):
     """The tau at which steps of a flow begin: of equal ones from first to last if `steps` is a number."""
     if not isinstance(steps, int):
         return steps
@@ -121,19 +121,19 @@ class Refiner(Flow):
 
     def forward(self, x, tau, given, cond):
         """As Flow.forward -> (B, S, D): at tau = 0 what is to be predicted, later the noise of x."""
-        return self.said(x, tau, given, cond)
+        return self.predict(x, tau, given, cond)
 
-    def times(self, n, shape):
+    def draw_tau(self, n, shape):
         return torch.randint(REFINER_STEPS + 1, (n,)) / REFINER_STEPS
 
-    def lesson(self, x, tau, noise, given, cond):
-        x = self.within(self.to_unit(x))
-        noise = self.within(noise)
+    def prediction_and_target(self, x, tau, noise, given, cond):
+        x = self.project(self.to_unit(x))
+        noise = self.project(noise)
         t = tau[:, None, None]
         first = t == 0
         noisy = x + refiner_noise(t) * noise
-        said = self(torch.where(first, 0., noisy), tau, given, cond)
-        return said, torch.where(first, x, noise)
+        prediction = self(torch.where(first, 0., noisy), tau, given, cond)
+        return prediction, torch.where(first, x, noise)
 
     def sample(self, given, cond, steps, draw):
         """As Flow.sample, but in its own number of steps."""
@@ -143,7 +143,7 @@ class Refiner(Flow):
         for k in range(1, REFINER_STEPS + 1):
             tau = given.new_full((len(given),), k / REFINER_STEPS)
             noise = refiner_noise(tau)[:, None, None]
-            x = x + noise * self.within(draw(*shape))
+            x = x + noise * self.project(draw(*shape))
             x = x - noise * self(x, tau, given, cond)
         return x * self.scale
 
@@ -165,8 +165,8 @@ class Student(Flow):
         """As Flow.sample. Every step puts noise back on, less each time, and goes to the end again."""
         shape = (*given.shape[:2], len(self.scale))
         x = given.new_zeros(shape)
-        for start in times_of(steps):
-            x = start * x + (1 - start) * self.within(draw(*shape))
+        for start in starts_of(steps):
+            x = start * x + (1 - start) * self.project(draw(*shape))
             x = self.end(x, given.new_full((len(given),), start), given, cond)
         return x * self.scale
 

@@ -209,7 +209,7 @@ class Block(nn.Module):
     def forward(self, x, cond=None, noise=None):
         """x (B, S, dim), cond (B, cond_dim) if the block has a modulation, noise (B, noise_dim) or None
         -> (B, S, dim), float32"""
-        if self.checkpointing and self.training:
+        if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(self.branches, x, cond, noise, use_reentrant=False)
         return self.branches(x, cond, noise)
 

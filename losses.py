@@ -39,7 +39,7 @@ def relative_square(p, y):
 
 
 def mean_square(z, target):
-    """mean |z - target|^2 over everything: of A(z_t) and E(u_{t+1}), of what a flow says and its lesson."""
+    """mean |z - target|^2 over everything: of A(z_t) and E(u_{t+1}), or of what a flow predicts."""
     return (z - target).square().mean()
 
 
@@ -130,7 +130,7 @@ LOSSES = {
     'inverse_decoding': (inverse_decoding, 'cycle', 'advanced'),
     'spectral': (spectral, 'field', 'truth'),
     'latent_norm': (unit_size, 'latent'),
-    'flow': (mean_square, 'said', 'lesson'),
+    'flow': (mean_square, 'flow', 'flow_target'),
     'distill': (mean_square, 'end', 'end_of_teacher'),
     'crps': (crps, 'members', 'truth'),
     'conservation': (mean_of_squares, 'gap'),
@@ -138,6 +138,11 @@ LOSSES = {
     'divergence': (mean_of_squares, 'velocity_divergence'),
     'residual': (beyond_the_truth, 'residual', 'true_residual'),
 }
+
+
+def taken_by(name):
+    """The outputs of a stage that a loss takes."""
+    return LOSSES[name][1:]
 
 
 def weighted_sum(outputs, weights):
@@ -148,7 +153,8 @@ def weighted_sum(outputs, weights):
     for name, weight in weights.items():
         if not weight:
             continue
-        function, *needs = LOSSES[name]
+        function = LOSSES[name][0]
+        needs = taken_by(name)
         missing = [need for need in needs if need not in outputs]
         if missing:
             raise UserError(f"the loss '{name}' takes '{missing[0]}', which this stage does not have: it has "

@@ -375,7 +375,7 @@ class UPT(nn.Module):
         """One step of `dt` seconds (default: that of training) in latent space, Latent -> Latent. params:
         {'Nu': .01}, a number or (B,) each. by: what advances it (BY); draw: m.draws(seed), by default of seed
         0."""
-        cond, dt = self.conditions(len(z.tokens), params, dt)
+        cond, dt = self.condition_and_dt(len(z.tokens), params, dt)
         return self.advance(z, cond, dt, self.check_by(by), draw or self.draws(0), flow_steps)
 
     def draws(self, seed):
@@ -428,7 +428,7 @@ class UPT(nn.Module):
         by = self.check_by(by)
         draw = self.draws(seed)
         frames, placement = self._given(u0, grid)
-        cond, dt = self.conditions(len(frames), params, dt)
+        cond, dt = self.condition_and_dt(len(frames), params, dt)
         space = None
         if points is not None:
             q = self._check_points(points, len(frames))
@@ -472,7 +472,7 @@ class UPT(nn.Module):
         return Latent(tokens, mean, mean.new_zeros(len(u), len(self.cfg.grid)))
 
     def advance(self, z, cond, dt, by, draw, flow_steps):
-        """cond and dt as conditions() gives them."""
+        """cond and dt as condition_and_dt gives them."""
         travelled = z.mean @ self.frame * dt[:, None]                # (B, d)
         tokens = self.next_tokens(z.tokens, cond, by, draw, flow_steps)
         return Latent(tokens, z.mean, z.offset + travelled + self.token_step)
@@ -482,13 +482,19 @@ class UPT(nn.Module):
         steps = flow_steps or FLOW_STEPS.get(by)
         if by == 'ensemble':
             return self.ensemble(tokens, cond, draw(len(tokens), self.cfg.noise_dim))
-        if by == 'steady':
-            return self.operator.moved(tokens) + self.prior.sample(tokens, cond, steps, draw)
-        z = self.operator(tokens, cond)
         if by == 'operator':
-            return z
-        flow = self.corrector if by == 'residual' else self.student
-        return z + flow.sample(torch.cat([tokens, z], -1), cond, steps, draw)
+            return self.operator(tokens, cond)
+        base, given = self.around_flow(tokens, cond, by)
+        flow = getattr(self, BY[by])
+        return base + flow.sample(given, cond, steps, draw)
+
+    def around_flow(self, tokens, cond, by):
+        """What the flow of a step is added to, (B, S, D), and what it is given, (B, S, n_given D)."""
+        if by == 'steady':
+            moved = self.operator.moved(tokens)
+            return moved, tokens
+        advanced = self.operator(tokens, cond)
+        return advanced, torch.cat([tokens, advanced], -1)
 
     def check_by(self, by):
         if by not in BY:
@@ -537,7 +543,7 @@ class UPT(nn.Module):
         wide = torch.float32 if self.device.type == 'mps' else torch.float64
         return q.to(wide).to(self.device)
 
-    def conditions(self, n_sample, params, dt):
+    def condition_and_dt(self, n_sample, params, dt):
         """What the operator is told (B, cond_dim), and the time step (B,)."""
         cfg = self.cfg
         values = {name: seen[0] for name, seen in zip(cfg.params, cfg.seen_params)}

@@ -14,7 +14,7 @@ import torch
 
 import pdes
 import physics
-from flows import REFINER_STEPS, times_of
+from flows import REFINER_STEPS, starts_of
 from metrics import metrics, nrmse
 from model import BY, FLOW_STEPS, Latent
 from runtime.configurator import UserError
@@ -254,7 +254,7 @@ class Search:
         self.oracle = oracle
         self.agreement = []                         # rank correlations of rewards and accuracy of proposals
         self.n = len(u0)
-        self.cond, self.dt = model.conditions(self.n, params, None)
+        self.cond, self.dt = model.condition_and_dt(self.n, params, None)
         self.normal = model.draws(settings.seed)
         self.each = evaluations(model, settings)
         self.spent = torch.zeros(self.n, dtype=torch.long)           # evaluations for each trajectory
@@ -356,7 +356,7 @@ class Search:
             noise = draw(next(calls), n_candidates, *shape)[rows, None]          # (m, 1, candidates, ...)
             return noise.expand(m, width, n_candidates, *shape).flatten(0, 2)
 
-        taus = times_of(s.flow_steps or FLOW_STEPS.get(s.by, 0), *s.tau_range)
+        taus = starts_of(s.flow_steps or FLOW_STEPS.get(s.by, 0), *s.tau_range)
         latent = Latent(*[spread(part) for part in beam.latent])
         before = spread(beam.field)
         ahead = torch.zeros(m, many, device=before.device)

@@ -12,7 +12,7 @@ import torch.nn as nn
 import pdes
 import physics
 from grids import fewest_points, fourier_interpolate, random_points, values_at
-from losses import weighted_sum
+from losses import taken_by, weighted_sum
 from metrics import space_of
 from runtime.configurator import UserError
 
@@ -93,6 +93,10 @@ class Stage(nn.Module):
             self.weights[name] = getattr(settings, 'lambda_' + name)
         self.check_priors()
 
+    def wants(self, *outputs):
+        """Does a loss that has a weight take one of these outputs?"""
+        return any(set(outputs) & set(taken_by(name)) for name, weight in self.weights.items() if weight)
+
     def check_priors(self):
         """Raise UserError for a weighted loss of physics.py that does not apply here."""
         s = self.settings
@@ -125,6 +129,7 @@ class Stage(nn.Module):
         several encodings of a sample at once. -> (B, [K,] S, D)"""
         if batch.z is not None:
             return batch.z[:, first]
+        batch = self.placed(batch)
         n = self.settings.input_frames
         if isinstance(first, int):
             return self.encoded(torch.cat(batch.u[:, first:first + n].unbind(1), -1), batch)
@@ -141,8 +146,9 @@ class Stage(nn.Module):
         return self.model.encoder(u, batch.placement)
 
     def placed(self, batch):
-        """The batch with what the encoder needs to know of its points, once for all that it encodes."""
-        if batch.points is None:
+        """The batch with what the encoder needs to know of its points. A forward that encodes more than once
+        asks for it first."""
+        if batch.points is None or batch.placement:
             return batch
         return batch._replace(placement=self.model.encoder.place(batch.points))
 
@@ -281,30 +287,34 @@ class OperatorStage(Stage):
         outputs = {'latent': latents[:, 1:]}
         add_noise = with_coloured_noise if s.coloured_noise else with_noise
         decoded = add_noise(latents, s.latent_noise)
-        if s.lambda_inverse_encoding:
+        if self.wants('reconstruction', 'start'):
             fields = self.decode(decoded, batch)
             outputs.update(field=fields[:, 1:], reconstruction=fields[:, :1], start=self.truth(batch, now, 1))
         else:
             outputs['field'] = self.decode(decoded[:, 1:], batch)
         outputs['truth'] = self.truth(batch, now + 1, steps)
         self.add_priors(outputs, self.truth(batch, now, 1), outputs['field'], outputs['truth'], batch)
-        relative = s.lambda_agreement or s.lambda_direction          # to the step that the truth makes
-        if s.lambda_latent or relative:
-            first = 0 if relative else 1
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not s.detach_target):
-                encoded = self.encode(batch, range(first, steps + 1))
-            outputs['target'] = encoded[:, -steps:]
-            if relative:
-                outputs.update(before=encoded[:, :-1], earlier=latents[:, :-1])
+        outputs.update(earlier=latents[:, :-1], advanced=latents[:, 1:2])
+        if self.wants('target', 'before'):
+            outputs.update(self.encodings(batch, steps))
         weights = dict(self.weights)
-        weights['inverse_decoding'] = 0.
-        if s.lambda_inverse_decoding and batch.iteration % s.inverse_loss_frequency == 0:
+        due = batch.iteration % s.inverse_loss_frequency == 0
+        ramp = min(1., progress / max(s.inverse_decoding_ramp, 1e-9)) if due else 0.
+        for name in weights:
+            if 'cycle' in taken_by(name):
+                weights[name] *= ramp
+        if due and self.wants('cycle'):
             earlier = batch.u[:, 1:s.input_frames].unbind(1)
-            cycle = m.cycle(latents[:, 1], earlier, batch.placement)
-            outputs.update(cycle=cycle[:, None], advanced=latents[:, 1:2])
-            ramp = min(1., progress / max(s.inverse_decoding_ramp, 1e-9))
-            weights['inverse_decoding'] = ramp * s.lambda_inverse_decoding
+            outputs['cycle'] = m.cycle(latents[:, 1], earlier, batch.placement)[:, None]
         return weighted_sum(outputs, weights)
+
+    def encodings(self, batch, steps):
+        """What the latents of `steps` steps are compared with: the encodings of the true frames and, where a
+        loss takes them, of those before, (B, K, S, D) each."""
+        relative = self.wants('before')                              # to the step that the truth makes
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.settings.detach_target):
+            z = self.encode(batch, range(0 if relative else 1, steps + 1))
+        return {'target': z[:, -steps:], 'before': z[:, :-1]} if relative else {'target': z}
 
     def noisy(self, batch):
         """Noise on the input frames, relative to their rms; what is compared with stays clean."""
@@ -380,15 +390,10 @@ class ResidualStage(Stage):
             [batch] = windows.batches(part, 0)
             batch = self.placed(batch)
             condition = self.model.condition(batch.dt, batch.params)
-            advanced, given = self.advance(self.encode(batch, 0), condition)
-            pairs.append((self.encode(batch, 1) - advanced, given))
+            base, given = self.model.around_flow(self.encode(batch, 0), condition, self.by)
+            pairs.append((self.encode(batch, 1) - base, given))
         x, given = [torch.cat(parts) for parts in zip(*pairs)]
         self.flow.fit(x, given)
-
-    def advance(self, z, condition):
-        """z (B, S, D) -> where it goes without the flow, and what the flow is given."""
-        advanced = self.model.operator(z, condition)
-        return advanced, torch.cat([z, advanced], -1)
 
     @torch.no_grad()
     def states(self, batch):
@@ -409,11 +414,12 @@ class ResidualStage(Stage):
         batch = self.placed(batch)
         z, steps, condition = self.states(batch)
         with torch.no_grad():
-            advanced, given = self.advance(z, condition)
-            x = self.encode(batch, steps + 1) - advanced
-        tau = self.flow.times(len(x), self.settings.tau_shape).to(x.device, non_blocking=True)
-        said, lesson = self.flow.lesson(x, tau, torch.randn_like(x), given, condition)
-        return weighted_sum({'said': said, 'lesson': lesson}, self.weights)
+            base, given = self.model.around_flow(z, condition, self.by)
+            x = self.encode(batch, steps + 1) - base
+        tau = self.flow.draw_tau(len(x), self.settings.tau_shape).to(x.device, non_blocking=True)
+        noise = torch.randn_like(x)
+        prediction, target = self.flow.prediction_and_target(x, tau, noise, given, condition)
+        return weighted_sum({'flow': prediction, 'flow_target': target}, self.weights)
 
 
 class SteadyStage(ResidualStage):
@@ -423,9 +429,6 @@ class SteadyStage(ResidualStage):
     trains = ('prior',)
     part = 'prior'
     by = 'steady'
-
-    def advance(self, z, condition):
-        return self.model.operator.moved(z), z
 
 
 class DistillStage(ResidualStage):
@@ -455,8 +458,8 @@ class DistillStage(ResidualStage):
         n_steps = schedule[min(int(progress * len(schedule)), len(schedule) - 1)]
         start = int(torch.randint(n_steps, ()))
         with torch.no_grad():
-            _, given = self.advance(z, condition)
-            noise = self.flow.within(torch.randn_like(z))
+            _, given = self.model.around_flow(z, condition, self.by)
+            noise = self.flow.project(torch.randn_like(z))
             begins, end = self.model.corrector.path(noise, given, condition, n_steps)
         outputs = {'end': self.flow.end(*begins[start], given, condition), 'end_of_teacher': end}
         return weighted_sum(outputs, self.weights)

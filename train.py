@@ -305,7 +305,7 @@ def validate(model, batch_size, stage):
     values = {name: trajectories.val_params[:len(y), i] for i, name in enumerate(cfg.params)}
     at = None
     if encoder == 'points':
-        at = random_points(input_points, cfg, torch.Generator().manual_seed(seed))
+        at = random_points(stage.settings.input_points, cfg, torch.Generator().manual_seed(seed))
     s = stage.settings
     p = predict(model, y, values, given, batch_size, at=at, by=stage.by, members=stage.n_members,
                 flow_steps=s.flow_steps)

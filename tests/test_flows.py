@@ -35,9 +35,11 @@ def taught(kind, n_iters, law, seed=0):
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_iters)
     for _ in range(n_iters):
         x, given = law(64)
-        said, lesson = flow.lesson(x, flow.times(64, 1.2), torch.randn_like(x), given, torch.zeros(64, 8))
+        tau = flow.draw_tau(64, 1.2)
+        noise = torch.randn_like(x)
+        prediction, target = flow.prediction_and_target(x, tau, noise, given, torch.zeros(64, 8))
         optimizer.zero_grad()
-        (said - lesson).square().mean().backward()
+        (prediction - target).square().mean().backward()
         optimizer.step()
         schedule.step()
     return flow.requires_grad_(False)

@@ -48,6 +48,23 @@ def test_a_stage_trains_its_part_alone(make, d, kind):
     assert BY[stage.by] == stage.part and STAGES[stage.by] is make
 
 
+def test_checkpointing_recomputes_the_blocks_of_an_ensemble():
+    """It drops no paths, so its model is in eval mode."""
+    gradients = []
+    for checkpointing in (False, True):
+        m = drawn(**ALL, checkpointing=checkpointing)
+        calls = []
+        block = m.ensemble.network.stages[0][0]
+        block.attention.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        stage = EnsembleStage(m, settings(**KEYS, unroll=1))
+        torch.manual_seed(0)
+        stage(batch_of(m), .9)[0].backward()
+        assert len(calls) == 1 + checkpointing
+        gradients.append([p.grad for p in m.ensemble.parameters()])
+    for p, q in zip(*gradients, strict=True):
+        assert torch.allclose(p, q, atol=1e-6)
+
+
 def all_but(m, part):
     return {name for name, _ in m.named_children()} - {part}
 

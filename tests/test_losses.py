@@ -213,7 +213,7 @@ def outputs():
     shapes = {'field': field, 'truth': field, 'latent': latent, 'target': latent, 'reconstruction': field,
               'start': field, 'cycle': latent, 'advanced': latent, 'before': latent,
               'earlier': latent, 'gap': (6, 1), 'wall_defect': (6, 2), 'true_wall_defect': (6, 2),
-              'velocity_divergence': (6, 8), 'said': latent, 'lesson': latent, 'end': latent,
+              'velocity_divergence': (6, 8), 'flow': latent, 'flow_target': latent, 'end': latent,
               'end_of_teacher': latent, 'members': (2, 4, *field[1:]),
               'residual': (6, 8, 1), 'true_residual': (6, 8, 1)}
     return {name: random(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
@@ -238,7 +238,7 @@ def test_weighted_sum_is_that_of_its_parts():
                 'boundary': (out['wall_defect'] - out['true_wall_defect']).square().mean(),
                 'divergence': out['velocity_divergence'].square().mean(),
                 'residual': (out['residual'] - out['true_residual']).square().mean(),
-                'flow': mean_square(out['said'], out['lesson']),
+                'flow': mean_square(out['flow'], out['flow_target']),
                 'distill': mean_square(out['end'], out['end_of_teacher']),
                 'crps': fair_crps(out['members'], out['truth']).mean()}
     assert parts == expected

@@ -4,7 +4,7 @@ import torch
 
 import search
 from conftest import close, drawn, refused
-from flows import times_of
+from flows import starts_of
 from metrics import nrmse
 from model import PARTS
 from search import Oracle, Rewards, Search, Settings, best_of, rank_correlation
@@ -79,10 +79,10 @@ def test_the_budget_counts_the_steps_of_a_flow(model):
 
 def test_the_range_of_tau(model):
     z = model.encode(field(model))
-    cond, _ = model.conditions(3, {}, None)
+    cond, _ = model.condition_and_dt(3, {}, None)
     given = torch.cat([z.tokens, z.tokens], -1)
-    x = model.corrector.within(torch.randn(z.tokens.shape, generator=torch.Generator().manual_seed(0)))
-    times = times_of(2, .5, .9)
+    x = model.corrector.project(torch.randn(z.tokens.shape, generator=torch.Generator().manual_seed(0)))
+    times = starts_of(2, .5, .9)
     begins, end = model.corrector.path(x, given, cond, times)
     assert [float(tau[0]) for _, tau in begins] == pytest.approx([.5, .7])
     close(begins[0][0], .5 * x)

@@ -309,6 +309,26 @@ def test_checkpointing_recomputes_the_blocks():
 
 
 # ---------------------------------------------------------------------------------------------
+# outputs
+
+@pytest.mark.parametrize('output', ['field', 'truth', 'latent', 'target', 'before', 'earlier', 'reconstruction',
+                                    'start', 'cycle', 'advanced'])
+def test_a_loss_may_take_any_output(monkeypatch, output):
+    """A new loss has what it takes although no other loss takes it; one of a cycle is left out where none is
+    made."""
+    def mine(x):
+        return x.square().mean()
+
+    monkeypatch.setitem(LOSSES, 'mine', (mine, output))
+    monkeypatch.setattr(OperatorStage, 'losses', ('field', 'mine'))
+    stage = OperatorStage(drawn(), settings(lambda_mine=1., inverse_loss_frequency=2))
+    batch = batch_of(stage.model)
+    for iteration, seen in ((0, True), (1, output != 'cycle')):
+        _, parts = stage(batch._replace(iteration=iteration), 1.)
+        assert ('mine' in parts) is seen and 'field' in parts
+
+
+# ---------------------------------------------------------------------------------------------
 # noise
 
 def test_noise_is_on_the_input_alone(outputs_of):
