@@ -1,5 +1,5 @@
-# The headline: 128 tokens of 128, pure operator, standard attention, nu .001, 1024 points, one frame in. The
-# other configs of this ladder begin with this one and say only what differs.
+# 128 tokens of 128 numbers for 1024 points (16 times as many), pure operator, standard attention, nu .001, one
+# frame in. The other configs of this ladder begin with this one and say only what differs.
 #
 #     python train.py config/burgers_128_pure.py
 #     torchrun --standalone --nproc_per_node=4 train.py config/burgers_128_pure.py
@@ -15,7 +15,7 @@ patch_size = 8                     # 128 patches
 halo = 4
 latent_tokens = 128
 latent_dim = 128
-token_shift = 0                    # some of this ladder hold fewer numbers than points
+token_shift = 0                    # burgers_32_u.py holds fewer numbers than points
 encoder_dim = decoder_dim = 64     # learned, on top of the fixed part
 lambda_latent = 10.
 lambda_inverse_encoding = 50.      # keeps a learned encoder and decoder inverses of each other (dev/LOG.md)

@@ -1,4 +1,4 @@
-# burgers_256_pure.py in a U, with channel-separated attention.
+# burgers_256_pure.py with channel-separated attention, in a U of half as many blocks again.
 #
 #     python train.py config/burgers_256_u.py
 from config.burgers_256_pure import *

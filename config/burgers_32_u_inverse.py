@@ -1,4 +1,5 @@
-# burgers_128_u.py with 32 tokens of 16 (128 patches, pooled), small; both inverse losses.
+# burgers_128_u.py with 32 tokens of 16, half as many numbers as points (128 patches, pooled), and small. Like
+# the whole ladder it has both inverse losses.
 #
 #     python train.py config/burgers_32_u_inverse.py
 from config.burgers_128_u import *

@@ -10,7 +10,7 @@ dataset = 'burgers'
 nu = .01
 # 512 points in. With 16 tokens at nu .001 256: .0197, 512: .0164, 1024: .0183
 space_stride = query_stride = 2
-early = 3.                       # steep early frames decide a rollout. 1: .0125, 2: .0068, 3: .0058, 4: .0053
+early = 3.                       # steep early frames decide a rollout: without, .0125, 2: .0068, 3: .0058
 latent_tokens = 32          # at nu .001 16: .0164, 32: .0125, 64: .0109, but twice the time (2000 iterations)
 latent_dim = 16                    # all 16 points of a token: the latent is the grid, transformed
 token_shift = 5                    # none: .0080, 1 to 15: .0051 to .0055 on the same weights

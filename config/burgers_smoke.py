@@ -13,7 +13,7 @@ token_shift = 1
 hidden_dim = encoder_dim = decoder_dim = 32
 depth = 2
 n_head = 2
-group_size = 16
+group_size = 16                    # of --attention=channel
 mlp_ratio = 4.
 unroll = 2
 lambda_latent = 10.
@@ -21,6 +21,6 @@ lambda_inverse_encoding = 50.
 max_iters = 20
 batch_size = 8
 warmup_iters = 5
-inverse_loss_frequency = 4
+inverse_loss_frequency = 4         # of --lambda_inverse_decoding
 eval_interval = save_interval = 10
 log_interval = 5

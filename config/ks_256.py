@@ -1,4 +1,4 @@
-# ks_cpu.py with more data and a larger network.
+# ks_cpu.py with 256 points in place of 128, more data and a larger network.
 #
 #     python train.py config/ks_256.py
 #

@@ -1,9 +1,10 @@
 # ns_64_learned.py with a network and as many data as two CPU cores can take: 64 x 64 points in 4 x 4 tokens
 # of 128 numbers, nu 1e-4, 240 training trajectories.
 #
+#     python train.py config/ns_64_small.py
 #     OMP_NUM_THREADS=1 python bench.py peers config/ns_64_small.py --minutes 9 --methods ours fno
 #
-# Test nRMSE .1204 and .1113, the FNO .1500 and .1434 (nine minutes of one thread, seeds 0 and 1).
+# The second: test nRMSE .1204 and .1113, the FNO .1500 and .1434 (nine minutes of one thread, seeds 0 and 1).
 from config.ns_64_learned import *
 
 out_dir = 'out/ns_64_small'
