@@ -19,7 +19,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from files import blocks, check_finite, check_overlap, fingerprints, inspect, opened, read, split_rows
+from files import blocks, check_finite, check_overlap, fingerprints, inspect, opened, read, spacing_doubts
+from files import split_rows
 from grids import positions, random_points
 from runtime.configurator import UserError, one_line_errors, say
 
@@ -84,6 +85,10 @@ class Trajectories:
             if not same or abs(s.dt - first.dt) > 1e-9:
                 raise UserError(f"'{s.path}' and '{first.path}' differ in equation, frames, grid or time "
                                 'step')
+            for doubt in spacing_doubts(s.x, s.entry):
+                if not s.periodic:
+                    raise UserError(f"'{s.path}': {doubt} Between walls a model takes centres of cells")
+                say(f"data: '{s.path}': {doubt} Shifted by a point, these fields are not quite a solution")
         self.dt = first.dt * keys.time_stride
         self.n_frames = -(-first.n_frames // keys.time_stride)
         self.query_grid = tuple(cells // keys.query_stride for cells in first.shape)
@@ -320,6 +325,9 @@ class Windows:
         self.can_boost = bool(entry.galilean and entry.translates)
         # Where places differ, a reflection has to map the points of the grid onto each other.
         self.can_flip = entry.translates or keys.query_stride == 1 and is_centred(trajectories.sources[0])
+        shape = trajectories.query_grid
+        self.is_square = len(set(shape)) == 1
+        self.can_turn = self.can_flip and self.is_square and shape[0] % entry.turns_on == 0
         # These boosts bring the mean flow of each row to rest, in whole cells a step.
         self.rest = torch.zeros(trajectories.n_rows, self.d, dtype=torch.long)
         if cfg.frame_speed:
@@ -419,12 +427,13 @@ class Windows:
 
     def of_own_group(self, u, elements, shifts):
         """Windows u (B, window, *query grid, C), each transformed by an element of the group that the entry
-        of the equation names. Elements that turn or reflect need the points that `can_flip` has."""
-        turns = self.keys.flip and self.can_flip
+        of the equation names, as far as it maps the points of this grid onto each other."""
+        turns = self.keys.flip and self.can_turn
+        moves = self.keys.shift and self.is_square
         moved = []
         for window, element, shift in zip(u.movedim(-1, 1), elements, shifts):
             window = self.trajectories.entry.symmetry(
-                window, element if turns else 0, shift if self.keys.shift else 0)
+                window, element if turns else 0, shift if moves else 0)
             moved.append(window)
         return torch.stack(moved).movedim(1, -1)
 

@@ -34,7 +34,7 @@ import search
 from data import seen_rows
 from elsewhere import axis_points, grid_axes, long_rollouts, other_places, placements, unseen_points
 from files import open_source, read_rows, split_rows
-from grids import by, is_strided
+from grids import by, fewest_points, is_strided
 from model import BY, build, unseen, with_encoder
 from pictures import draw_spectra
 from reports import compare, ensemble_table, groups, heading, search_table, table
@@ -212,6 +212,16 @@ def evaluate_checkpoint(file, split=None, data=None, initial_step=None, steps=No
     if horizon and sources[0].entry.steady:
         raise UserError(f'--horizon {horizon}: {cfg.pde} has no time')
     u = first_steps(u, n, steps)
+    for name in advancers:                                           # before minutes of work
+        model.check_by(name)
+    least = fewest_points(len(cfg.grid))
+    if densities and min(densities) <= least:
+        raise UserError(f'--placements {min(densities)}: at least {least + 1} points are needed')
+    if ttc:
+        ttc.check(model, u.shape[1] - n)
+        if grid != tuple(cfg.grid):
+            raise UserError(f'--ttc searches on the trained grid of {by(cfg.grid)} points, and the file has '
+                            f'{by(grid)}')
     reencode = rollout == 'reencode'
     scores, p = evaluate(model, u, params, n, rollout, batch_size)
     if save:
@@ -359,6 +369,8 @@ def arguments(argv):
     if args.members < 2 or args.flow_steps < 0:
         raise UserError(f'--members {args.members} must be 2 or more, --flow_steps {args.flow_steps} 0 or '
                         'more')
+    if min(args.placements, default=1) < 1:
+        raise UserError(f'--placements {min(args.placements)} must be a number of points')
     if args.ttc is not None:
         args.ttc = search.Settings.of(args.ttc)
     if args.plot and not args.physics:

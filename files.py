@@ -157,8 +157,22 @@ def _check(path, file, dataset):
         params[key] = numbers[key]
         if not (np.isfinite(params[key]) and params[key] > 0):
             raise UserError(f"'{path}': {key}={params[key]} must be positive and finite")
+    doubts = [*content.doubts, *spacing_doubts(content.x, own or pdes.entry(pde))]
     return Source(path, pde, content.n, content.n_frames, content.dt, content.x, params, content.dtype, name,
-                  tuple(content.doubts), own)
+                  tuple(doubts), own)
+
+
+def spacing_doubts(x, entry):
+    """What is unusual about the coordinates x, one array an axis: points are expected to be as far apart as
+    the cells of so many that make up the domain."""
+    doubts = []
+    for axis, length in zip(x, entry.length):
+        dx = (axis[-1] - axis[0]) / (len(axis) - 1)
+        cell = length / len(axis)
+        if abs(dx - cell) * len(axis) > .01 * cell:
+            doubts.append(f'{len(axis)} points are {dx:.6g} apart, and not {cell:.6g}: are some at both ends '
+                          'of the domain?')
+    return doubts
 
 
 # ---------------------------------------------------------------------------------------------
@@ -277,7 +291,10 @@ def blocks(source, rows, time_stride=1):
 def read_rows(source, rows, time_stride=1, space_stride=1, check=True):
     """Rows of a file, strided in time and along every space axis: (len(rows), T, *X, C) float32. rows: a
     range of step 1. Raises UserError for values that are not finite (with their count and first index) or a
-    failed checksum."""
+    failed checksum, and rows that the file does not have."""
+    if rows.stop > source.n:
+        raise UserError(f"'{source.path}' holds {source.n} trajectories, but row {rows.stop - 1} is asked "
+                        'for')
     n_frames = -(-source.n_frames // time_stride)
     shape = [-(-size // space_stride) for size in source.shape]
     out = np.empty((len(rows), n_frames, *shape, len(source.fields)), np.float32)
@@ -425,14 +442,22 @@ def inspect(path):
     source = open_source(path, quiet=True)
     statistics = Statistics(len(source.fields))
     rows_of = {}                                                        # fingerprint -> its rows
+    empty = []                                                          # rows with a later frame that is 0
+    moving = [i for i, name in enumerate(source.fields) if name not in source.entry.static]
     for first, u in blocks(source, range(source.n)):
         check_finite(path, u, first)
         statistics.add(u)
+        is_empty = ~u[:, 1:, ..., moving].any(tuple(range(2, u.ndim - 1)))               # (n, T - 1, C)
+        empty += [first + int(row) for row in np.flatnonzero(is_empty.any((1, 2)))]
         for row, fingerprint in enumerate(fingerprints(u[:, 0]).tolist(), first):
             if fingerprint:
                 rows_of.setdefault(fingerprint, []).append(row)
     if source.n >= 3:
         _check_splits(path, source, rows_of)
+    doubts = list(source.doubts)
+    if empty:
+        doubts.append(f'{len(empty)} trajectories (first: {empty[0]}) have a field that is 0 everywhere: no '
+                      'relative error of it is defined')
     domain = [[low, low + length] for low, length in zip(source.low, source.length)]
     found = {
         'path': path,
@@ -448,7 +473,7 @@ def inspect(path):
         'periodic': source.periodic,
         'params': source.params,
         'dtype': source.dtype,
-        'doubts': list(source.doubts)}
+        'doubts': doubts}
     found.update(statistics.result())
     found['duplicates'] = sum(len(rows) - 1 for rows in rows_of.values())
     return found

@@ -9,6 +9,8 @@ output, and a rollout needs no decoding.
 To add a loss: write a function, name it in LOSSES with the outputs that it takes and among the losses of a
 stage (stages.py), and give its weight lambda_NAME a line in train.py.
 """
+import math
+
 import torch
 import torch.nn as nn
 
@@ -16,7 +18,7 @@ import metrics
 from metrics import space_of
 from runtime.configurator import UserError
 
-SMALLEST = 1e-6                       # norms in denominators are at least this
+SMALLEST = 1e-6                       # mean squares in denominators are at least this; a field has 1
 
 
 # ---------------------------------------------------------------------------------------------
@@ -26,7 +28,8 @@ def relative_l2(p, y):
     """Mean over samples, steps and fields of |p - y| / |y|, L2 norms over points. Its gradient at p = y is
     zero."""
     dims = space_of(y)
-    norm = torch.linalg.vector_norm(y, dim=dims).clamp_min(SMALLEST)
+    n_point = math.prod(y.shape[axis] for axis in dims)
+    norm = torch.linalg.vector_norm(y, dim=dims).clamp_min((SMALLEST * n_point) ** .5)
     return (torch.linalg.vector_norm(p - y, dim=dims) / norm).mean()
 
 
@@ -87,7 +90,8 @@ def spectral(p, y):
         k_squared = k_squared[..., None] + k ** 2
     weight = (1 + k_squared)[..., None].sqrt()                       # (*space, 1)
     error = norm_of(weight * difference)
-    return (error / norm_of(weight * spectrum).clamp_min(SMALLEST)).mean()
+    least = SMALLEST ** .5 * math.prod(y.shape[axis] for axis in axes)
+    return (error / norm_of(weight * spectrum).clamp_min(least)).mean()
 
 
 def norm_of(coefficients):

@@ -373,10 +373,12 @@ class UPT(nn.Module):
 
     def step(self, z, params=None, dt=None, by='operator', draw=None, flow_steps=0):
         """One step of `dt` seconds (default: that of training) in latent space, Latent -> Latent. params:
-        {'Nu': .01}, a number or (B,) each. by: what advances it (BY); draw: m.draws(seed), by default of seed
-        0."""
+        {'Nu': .01}, a number or (B,) each. by: what advances it (BY). All but the operator draw noise from
+        `draw`, one m.draws(seed) for a whole rollout."""
+        if self.check_by(by) != 'operator' and draw is None:
+            raise UserError(f"a step by '{by}' draws noise: give all of a rollout one draw=m.draws(seed)")
         cond, dt = self.condition_and_dt(len(z.tokens), params, dt)
-        return self.advance(z, cond, dt, self.check_by(by), draw or self.draws(0), flow_steps)
+        return self.advance(z, cond, dt, by, draw, flow_steps)
 
     def draws(self, seed):
         """A function (*shape) -> Gaussian noise on the device; it goes on from call to call, alike on every
@@ -580,6 +582,10 @@ class UPT(nn.Module):
         if cfg.encoder == 'grid':
             return self._on_grid(u, grid), None
         u = torch.as_tensor(u).float()
+        d = len(cfg.grid)
+        if u.ndim != (d + 2 if grid is None else 3):
+            expected = '(B, *space, C)' if grid is None else '(B, P, C)'
+            raise UserError(f'u has shape {tuple(u.shape)}; expected {expected} with {d} space axes')
         if grid is None:
             points = self.grid(*u.shape[1:-1])
             u = u.flatten(1, -2)
@@ -621,13 +627,30 @@ class UPT(nn.Module):
         for axis in range(d):
             x = self._axis(axis, space[axis])
             if grid is not None:
-                x = torch.as_tensor(grid).float().flatten().to(self.device)
+                x = self._covering(grid)
             if len(x) != space[axis]:
                 raise UserError(f'{len(x)} coordinates for {space[axis]} values')
             period = cfg.length[axis] if cfg.periodic else None
             u = resample(u.movedim(2 + axis, -1), x, self._axis(axis, cfg.grid[axis]), period)
             u = u.movedim(-1, 2 + axis)
         return u
+
+    def _covering(self, grid):
+        """1D points `grid` as encode takes them -> (N,). Raises UserError where they leave out a third of the
+        domain."""
+        low = self.cfg.low[0]
+        length = self.cfg.length[0]
+        x = self._check_points(self._coordinates(grid), 1).flatten()
+        places = x - low
+        if self.cfg.periodic:
+            places = (places % length).sort().values
+            ends = [places[-1:] - length, places]
+        else:
+            ends = [places.new_zeros(1), places.sort().values, places.new_full((1,), length)]
+        gap = float(torch.cat(ends).diff().max())
+        if gap > length / 3:
+            raise UserError(f'the {len(x)} points leave a part of the domain out, {gap:.3g} of {length:g}')
+        return x.float()
 
     def _axis(self, axis, n):
         """Coordinates along one axis of m.grid with n points there."""
@@ -700,7 +723,16 @@ def rebuild(cfg, state, path, averaged):
         raise UserError(f"the model of '{path}' is another one ({'; '.join(differ)})")
     fresh = [part for part in args['parts'] if part not in then['parts']]
     args.update(mean=then['mean'], std=then['std'], parts=then['parts'] + fresh)
-    return build(args, state['ema' if averaged else 'model'], path, fresh)
+    model = build(args, state['ema' if averaged else 'model'], path, fresh)
+    for key in {'model', 'ema'} & set(state):                        # of a run that goes on
+        state[key] = {**of_parts(model, fresh), **state[key]}
+    return model
+
+
+def of_parts(model, parts):
+    """The weights of some parts of a model by name."""
+    weights = model.state_dict()
+    return {name: weights[name] for name in weights if name.split('.')[0] in parts}
 
 
 def with_encoder(args, encoder, path):

@@ -50,6 +50,7 @@ class PDE:
     translation: bool = True        # are all places of a periodic domain alike? Not where a force acts in one
     drift: tuple = ()               # where places differ: a direction (1, -1) in which they are alike
     symmetry: Callable = None       # (u (.., *X), element 0 .. 3, shift) -> the same: a group of its own
+    turns_on: int = 1               # its elements take squares of a multiple of so many points an axis
     galilean: float = 0.            # speed of a moving frame per unit of mean velocity; 0: no such symmetry
     positive: tuple = ()            # fields that cannot be negative
     test: str = 'first'             # which tenth of the rows is the test split: 'first' or 'last'
@@ -310,6 +311,7 @@ PDES = {
         translation=False,
         drift=(1, -1),
         symmetry=solvers.torus_symmetry,
+        turns_on=4,
         test='last',
         residual=solvers.navier_stokes_residual),
 

@@ -75,8 +75,10 @@ class Settings:
         if self.by == 'operator':
             others = ', '.join(name for name in BY if name != 'operator')
             raise UserError(f'the operator draws no noise, so it has one proposal: by one of {others}')
-        if min(self.candidates, self.beam_width, self.horizon) < 1 or self.flow_steps < 0:
-            raise UserError('candidates, beam_width and horizon must be at least 1, flow_steps 0 or more')
+        if min(self.candidates, self.beam_width, self.horizon) < 1:
+            raise UserError('candidates, beam_width and horizon must be at least 1')
+        if min(self.flow_steps, self.max_evaluations, self.seed) < 0 or self.seed >= 2 ** 63:
+            raise UserError('flow_steps, max_evaluations and seed must be 0 or more, and seed below 2^63')
         first, last = self.tau_range if len(self.tau_range) == 2 else (1, 0)
         if not 0 <= first < last <= 1:
             raise UserError(f'tau_range={self.tau_range} must be two numbers that rise from 0 to 1')

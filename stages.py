@@ -119,6 +119,12 @@ class Stage(nn.Module):
         """Before the first iteration: take from the data or other parts of the model what this one starts
         with. Does nothing to what has been trained already."""
 
+    def check_unroll(self):
+        """Raise UserError for settings from which `steps` would be longer than a window."""
+        s = self.settings
+        if s.unroll_start > s.unroll:
+            raise UserError(f'unroll_start={s.unroll_start} is more than unroll={s.unroll}')
+
     def steps(self, progress):
         """How many latent steps are unrolled."""
         s = self.settings
@@ -264,8 +270,7 @@ class OperatorStage(Stage):
         if model.cfg.decoder_dim and not (s.lambda_field or s.lambda_spectral or s.lambda_inverse_encoding):
             raise UserError('nothing would train the decoder: lambda_field, lambda_spectral or '
                             'lambda_inverse_encoding must be positive')
-        if s.unroll_start > s.unroll:
-            raise UserError(f'unroll_start={s.unroll_start} is more than unroll={s.unroll}')
+        self.check_unroll()
 
     def forward(self, batch, progress):
         """batch: windows of input_frames + unroll frames; progress: of the stage, 0 .. 1. -> loss, {name:
@@ -355,7 +360,8 @@ class DecoderStage(Stage):
                 latents.append(z)
         fields = self.decode(torch.stack(latents, 1), batch)
         truth = self.truth(batch, s.input_frames - 1, s.unroll + 1)
-        outputs = {'field': fields, 'truth': truth}
+        first = 1 if pdes.entry(self.model.cfg.pde).steady else 0    # its start is 0: no error is relative
+        outputs = {'field': fields[:, first:], 'truth': truth[:, first:]}
         self.add_priors(outputs, truth[:, :1], fields[:, 1:], truth[:, 1:], batch)
         return weighted_sum(outputs, self.weights)
 
@@ -443,6 +449,11 @@ class DistillStage(ResidualStage):
     def __init__(self, model, settings):
         if 'corrector' not in model.cfg.parts:
             raise UserError("the stage 'distill' needs the corrector of the stage 'residual' before it")
+        order = settings.stages
+        if 'residual' in order and order.index('residual') > order.index('distill'):
+            raise UserError(f"stages={','.join(order)}: 'distill' learns from 'residual', which comes first")
+        if not settings.tau_schedule:
+            raise UserError('tau_schedule is empty: give the steps of the teacher, as 8 or 4,8')
         if model.cfg.flow_kind != 'flow':
             raise UserError(f"flow_kind='{model.cfg.flow_kind}' has no student: leave 'distill' out")
         super().__init__(model, settings)
@@ -481,6 +492,7 @@ class EnsembleStage(Stage):
             raise UserError('query_strategy=importance weighs squares, and CRPS has none: '
                             '--query_strategy=stratified')
         super().__init__(model, settings)
+        self.check_unroll()
         model.eval()
         self.n_members = settings.members
 

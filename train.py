@@ -375,5 +375,5 @@ for name in run.remaining(stages):
 
     run.end_if_stopped()
     if name != stages[-1]:                                       # the next one starts from its best, averaged
-        model.load_state_dict(run.best_weights() or ema.model.state_dict())
+        model.load_state_dict({**ema.model.state_dict(), **run.best_weights()})
 run.finish()

@@ -1,5 +1,5 @@
-# 128 tokens of 128 numbers for 1024 points (16 times as many), pure operator, standard attention, nu .001, one
-# frame in. The other configs of this ladder begin with this one and say only what differs.
+# 128 tokens of 128 numbers for 1024 points (16 times as many), pure operator, standard attention, nu .001,
+# one frame in. The other configs of this ladder begin with this one and say only what differs.
 #
 #     python train.py config/burgers_128_pure.py
 #     torchrun --standalone --nproc_per_node=4 train.py config/burgers_128_pure.py

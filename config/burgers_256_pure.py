@@ -1,4 +1,5 @@
-# burgers_128_pure.py with 256 tokens of 192, 48 times as many numbers as points, and half as much width again.
+# burgers_128_pure.py with 256 tokens of 192, 48 times as many numbers as points, and half as much width
+# again.
 #
 #     python train.py config/burgers_256_pure.py
 from config.burgers_128_pure import *

@@ -3,8 +3,8 @@
 #
 #     python train.py config/ns_cpu.py
 #
-# 5 minutes on one thread and 1 to 2 for the data. Test nRMSE .0034, the FNO .0166 (five minutes of one thread,
-# seeds 0 and 1: bench.py zoo).
+# 5 minutes on one thread and 1 to 2 for the data. Test nRMSE .0034, the FNO .0166 (five minutes of one
+# thread, seeds 0 and 1: bench.py zoo).
 out_dir = 'out/ns_cpu'
 dataset = 'navier-stokes'
 nu = 1e-3

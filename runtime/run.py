@@ -318,9 +318,9 @@ class Run:
         return best if best['stage_index'] == self.stage_index else None
 
     def best_weights(self):
-        """Averaged weights of the best validation of the stage; None before the first."""
+        """Averaged weights of the best validation of the stage; none before the first."""
         best = self.best_of_stage()
-        return best and best['ema']
+        return best['ema'] if best else {}
 
     # ---- where it stands
 
@@ -560,8 +560,8 @@ class Run:
             self.say(f'done: {self.total} iterations in {self.train_seconds() / 60:.1f} minutes | best '
                      f'validation {self.score} {self.best:.4f} | python eval.py --ckpt {self.folder}')
         else:
-            self.say(f"done: {self.total} iterations and no validation, so there is no '{self.best_path}': "
-                     f"'{self.last_path}' holds the weights")
+            self.say(f'done: {self.total} iterations and no finite validation error, so there is no '
+                     f"'{self.best_path}': '{self.last_path}' holds the weights")
         self.machine.stop()
 
 

@@ -19,6 +19,7 @@ from grids import interpolate
 from layouts import Content, Layout
 from losses import LOSSES
 from model import UPT, ModelConfig
+from numerics.common import exchange_axes
 from pdes import PDE, PDES
 from physics import PRIORS
 from stages import OperatorStage
@@ -699,6 +700,45 @@ def test_axes_of_a_square_are_exchanged(path):
         eight = [image.flip(dims) for image in (v, v.transpose(1, 2)) for dims in ((), (1,), (2,), (1, 2))]
         images.append([torch.allclose(u, image, atol=1e-5) for image in eight].index(True))
     assert max(images) > 3 and min(images) < 4
+
+
+@pytest.mark.parametrize('resolution, turns', [(16, True), (18, False)])
+def test_the_torus_is_turned_where_its_quarters_are_points(path, resolution, turns):
+    files.write_file(path, 'navier-stokes', {'Nu': .01}, 10, resolution=resolution)
+    w = windows_of(path, flip=True, unroll=2)
+    assert w.can_turn is turns
+    assert torch.equal(batch_of(w).u, batch_of(windows_of(path, unroll=2)).u) is not turns
+
+
+def test_axes_of_what_is_no_square_are_not_exchanged(path, several, monkeypatch):
+    plain = batch_of(windows_of(write_flow(path))).u
+    monkeypatch.setitem(PDES, 'flow', dataclasses.replace(FLOW, symmetry=exchange_axes, mirror=False))
+    assert torch.equal(batch_of(windows_of(path, flip=True, shift=False)).u, plain)
+
+
+def test_points_on_both_walls_are_refused(path):
+    """A model would take them for centres of cells, and nothing could evaluate it."""
+    files.write_file(path, 'darcy', {'beta': 1.}, 10, resolution=8)
+    source = open_source(path, quiet=True)
+    assert not source.doubts
+    ends = (np.linspace(0, 1, 8),) * 2
+    assert '8 points are 0.142857 apart, and not 0.125' in files.spacing_doubts(ends, source.entry)[0]
+    source = dataclasses.replace(source, x=ends)
+    assert 'takes centres of cells' in refused(Trajectories, [source], keys_of(), CPU)
+
+
+def test_rows_that_are_not_there(path):
+    write(path, noise())
+    source = open_source(path, quiet=True)
+    assert '10 trajectories, but row 10 is asked for' in refused(files.read_rows, source, range(8, 11))
+
+
+def test_fields_that_are_zero_are_doubted(path):
+    u = noise()
+    u[[3, 7], 2:] = 0
+    write(path, u)
+    doubt = files.inspect(path)['doubts'][-1]
+    assert doubt.startswith('2 trajectories (first: 3)')
 
 
 def test_a_pseudo_scalar_changes_its_sign_with_every_reflection(path, several, monkeypatch):

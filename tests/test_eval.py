@@ -56,6 +56,24 @@ def test_user_errors_are_one_line(tmp_path):
     assert out.returncode == 1 and error_line(out.stderr).startswith('error: no checkpoint')
 
 
+@pytest.mark.parametrize('args, says', [
+    (['--by', 'steady'], 'this model has no prior'), (['--placements', -5], 'number of points'),
+    (['--placements', 3], 'at least 5 points are needed'), (['--ttc'], 'this model has no ensemble')])
+def test_what_a_model_cannot_do_is_said_before_any_work(burgers_file, tmp_path, monkeypatch, args, says):
+    file = save(tiny(encoder_dim=0), tmp_path / 'best.pt', burgers_file)
+    monkeypatch.setattr(ev, 'evaluate', None)
+    assert says in user_error('--ckpt', file, *args)
+
+
+def test_a_search_takes_the_trained_grid(burgers_file, tmp_path):
+    parts = {'parts': ('ensemble',), 'noise_dim': 4}
+    file = save(tiny(**parts), tmp_path / 'best.pt', burgers_file)
+    coarse = str(tmp_path / 'coarse.hdf5')
+    write(coarse, waves(2, 6, 16))
+    assert 'the trained grid of 32 points, and the file has 16' in user_error(
+        '--ckpt', file, '--data', coarse, '--ttc', 'by=ensemble')
+
+
 def test_several_checkpoints(run_folder, burgers_file, tmp_path, capsys):
     other = save(tiny(depth=2), tmp_path / 'other.pt', burgers_file)
     evaluate('--ckpt', run_folder, other, '--json', tmp_path / 'two.json', '--superres', 2)

@@ -439,6 +439,16 @@ def test_settings_of_a_stage_that_has_begun(there, now, says, train, cut, tmp_pa
         assert train(tmp_path / 'o', *args, *now.split())['run'].total == 3
 
 
+def test_a_finished_run_goes_on_with_one_more_stage(copy, train):
+    """Its checkpoints do not know the part that the new stage trains."""
+    later = ['--stages=operator,residual', '--residual_stage.max_iters=2', '--residual_stage.unroll=1']
+    g = train(copy, *later)
+    assert g['run'].total == 22 and g['model'].cfg.parts == ('corrector',)
+    before = state_of(copy)['model']
+    assert any(name.startswith('corrector.') for name in before)
+    assert train(copy, *later, '--residual_stage.max_iters=3')['run'].total == 23
+
+
 def test_a_program_with_a_new_key_goes_on(copy, train):
     """A run of a program that did not know a key has had its default."""
     change(copy, lambda state: state['config'].pop('noise'))
@@ -974,6 +984,9 @@ def test_accepted_values(arg, key, value, tmp_path, train):
     ('--time_stride=200', '201 frames at time_stride=200 leave 2'),
     ('--unroll=60', 'leave 41'),
     ('--unroll_start=3', 'unroll=2'),
+    ('--stages=operator,ensemble --ensemble_stage.unroll=1', 'unroll_start=2 is more than unroll=1'),
+    ('--stages=operator,distill,residual', "'distill' learns from 'residual', which comes first"),
+    ('--stages=operator,residual,distill --tau_schedule=', 'tau_schedule is empty'),
     ('--n_trajectories=2', '2 trajectories cannot be split'),
     ('--lambda_field=0 --lambda_spectral=0 --lambda_inverse_encoding=0', 'nothing would train the decoder'),
     ('--init_from=nowhere', 'no checkpoint'),

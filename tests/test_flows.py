@@ -99,6 +99,18 @@ def test_a_student_ends_where_its_teacher_does(teacher):
     assert (apart < .35 * once).all(), (apart, once)
 
 
+def test_a_step_that_draws_noise_is_given_its_source():
+    """Or a rollout step by step would have the same noise in every step."""
+    m = drawn(parts=PARTS, flow_dim=16, flow_depth=1, noise_dim=4).eval()
+    u = torch.randn(2, 32, 1)
+    assert 'draw=m.draws(seed)' in refused(m.step, m.encode(u), by='ensemble')
+    draw = m.draws(0)
+    z = m.encode(u)
+    for expected in m.rollout(u, 3, by='ensemble', seed=0).unbind(1):
+        z = m.step(z, by='ensemble', draw=draw)
+        close(m.decode(z), expected)
+
+
 def test_a_refiner_learns_the_mean():
     refiner = taught('refiner', 500, gaussian)
     mean, _, true_mean = moments(lambda given, cond: refiner.sample(given, cond, 1, draws()))

@@ -305,3 +305,14 @@ def test_direction_is_the_angle_between_the_steps():
     z.requires_grad_(True)
     direction(z, z.detach(), target, before).backward()             # nothing moves
     assert torch.isfinite(z.grad).all()
+
+
+@pytest.mark.parametrize('loss', [relative_l2, spectral, relative_square])
+@pytest.mark.parametrize('shape', [(2, 1, 64, 1), (2, 1, 16, 16, 2)])
+def test_errors_of_a_field_that_is_zero_stay_small(loss, shape):
+    """Relative to a thousandth of the size that normalised fields have, on any grid; those of larger fields
+    are what they are."""
+    error = torch.full(shape, 1e-3)
+    assert .5 < float(loss(error, torch.zeros(shape))) < 2
+    y = .01 * torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(loss(y + error, y), loss(100 * (y + error), 100 * y))

@@ -238,6 +238,12 @@ def test_what_cannot_be_searched(model):
     assert 'no ensemble' in refused(found, other)
 
 
+@pytest.mark.parametrize('key', ['max_evaluations', 'seed', 'flow_steps'])
+def test_numbers_below_zero_are_refused(model, key):
+    settings = Settings.of(['by=ensemble', f'{key}=-5'])
+    assert f'{key}' in refused(settings.check, model, 3)
+
+
 def test_report(model, monkeypatch):
     u = field(model, frames=STEPS + 1)
     seeds = []

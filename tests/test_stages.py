@@ -23,7 +23,7 @@ def settings(**changes):
             'unroll_switch': .5, 'gradient_through_time': True, 'detach_target': True, 'noise': 0.,
             'latent_noise': 0., 'coloured_noise': False, 'cache_copies': 0, 'num_queries': 0,
             'query_strategy': 'uniform', 'inverse_loss_frequency': 1, 'inverse_decoding_ramp': 0., **NONE,
-            'lambda_field': 1.}
+            'lambda_field': 1., 'stages': ()}
     return SimpleNamespace(**{**keys, **changes})
 
 
@@ -286,6 +286,15 @@ def test_the_gradient_of_the_target_is_a_switch():
     assert not torch.allclose(detached, whole)
 
 
+def test_the_decoder_of_a_steady_equation_learns_the_state_alone(outputs_of):
+    """Its start is 0, to which no error is relative."""
+    m = drawn(2, pde='darcy', fields=('a', 'u'), static=(0,), boundary='wall', params=('beta',),
+              seen_params=((1.,),))
+    stage = DecoderStage(m, settings(unroll=1))
+    seen = outputs_of(stage, batch_of(m, 2))
+    assert seen['field'].shape[1] == seen['truth'].shape[1] == 1
+
+
 @pytest.mark.parametrize('arch', ['pure', 'u'])
 @pytest.mark.parametrize('rate', [0., .5])
 def test_checkpointing_gives_the_same_gradients(arch, rate):
@@ -311,8 +320,8 @@ def test_checkpointing_recomputes_the_blocks():
 # ---------------------------------------------------------------------------------------------
 # outputs
 
-@pytest.mark.parametrize('output', ['field', 'truth', 'latent', 'target', 'before', 'earlier', 'reconstruction',
-                                    'start', 'cycle', 'advanced'])
+@pytest.mark.parametrize('output', ['field', 'truth', 'latent', 'target', 'before', 'earlier',
+                                    'reconstruction', 'start', 'cycle', 'advanced'])
 def test_a_loss_may_take_any_output(monkeypatch, output):
     """A new loss has what it takes although no other loss takes it; one of a cycle is left out where none is
     made."""
