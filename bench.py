@@ -41,7 +41,6 @@ import itertools
 import json
 import math
 import os
-import re
 import resource
 import signal
 import statistics
@@ -292,7 +291,8 @@ def against(config, other, overrides, rounds, iters=40):
             name, code = turns[(i + i // 2) % 2]
             own = os.path.join(code, 'config', os.path.basename(config))
             rows = run_training(code, own, f'{folder}/{i}', f'--data_dir={folder}', '--n_trajectories=100',
-                                f'--max_iters={iters}', f'--log_interval={iters // 10}', *RARELY, *overrides)
+                                '--stages=operator', '--epochs=0', '--max_minutes=0', f'--max_iters={iters}',
+                                f'--log_interval={iters // 10}', *RARELY, *overrides)
             found[name].append(ms_per_iteration(rows))
     return found
 
@@ -351,12 +351,10 @@ def main(argv):
     if args.command != 'study' and len(settings) > 1:
         raise UserError(f'{args.command} takes one value of a parameter; study takes several')
     commands = {'peers': study.peers, 'study': study.architectures, 'zoo': study.zoo, 'speed': speed}
-    part = re.fullmatch(r'(\d+)/(\d+)', args.part)
-    if not part or int(part[1]) >= int(part[2]):
-        raise UserError(f'--part={args.part} is not i/n with i below n')
+    study.part_of([], args.part)                                     # before minutes of work
     if args.command != 'speed':
         several = args.command != 'zoo' and len(args.configs) > 1
-        if args.minutes <= 0 or args.seeds < 1 or several or (args.iters or 1) < 1:
+        if args.minutes <= 0 or args.seeds < 1 or several or args.iters is not None and args.iters < 1:
             raise UserError(f'{args.command} needs a positive --minutes or --iters, --seeds of at least 1 '
                             'and one config at most')
         if not args.configs and args.command != 'zoo':

@@ -106,7 +106,8 @@ class Trajectories:
         """May so many float32 numbers live in the memory of the device, as memory_gb says?"""
         limit = self.keys.memory_gb
         if limit < 0:
-            free = torch.cuda.mem_get_info()[0] if self.device.type == 'cuda' else _free_memory() / processes
+            is_cuda = self.device.type == 'cuda'
+            free = torch.cuda.mem_get_info(self.device)[0] if is_cuda else _free_memory() / processes
             limit = .5 * free / 1e9
         return 4 * n_value <= limit * 1e9
 

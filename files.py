@@ -155,7 +155,7 @@ def _check(path, file, dataset):
     params = {}
     for key in (own or pdes.entry(pde)).params:
         params[key] = numbers[key]
-        if not (np.isfinite(params[key]) and params[key] > 0):
+        if not np.isfinite(params[key]) or params[key] <= 0 and own is None:
             raise UserError(f"'{path}': {key}={params[key]} must be positive and finite")
     doubts = [*content.doubts, *spacing_doubts(content.x, own or pdes.entry(pde))]
     return Source(path, pde, content.n, content.n_frames, content.dt, content.x, params, content.dtype, name,
@@ -191,6 +191,8 @@ def _recognise(path, file, layout, content, numbers, dataset):
         fitting = [name for name in fitting if name == said]
     else:                                                # a parameter too many is one of another equation
         fitting = [name for name in fitting if set(numbers) <= set(pdes.entry(name).params)]
+        if '_trans_' in os.path.basename(path):          # PDEBench's word for a boundary that lets waves out
+            fitting = [name for name in fitting if not pdes.entry(name).periodic]
         fitting = [name for name in fitting if _is_named_like(path, pdes.entry(name))] or fitting
     if dataset in fitting:
         return dataset
@@ -541,8 +543,10 @@ def write_file(path, dataset, params, n, seed=0, device='auto', batch_size=None,
     layout = LAYOUTS[entry.layout]
     if layout.write is None:
         raise UserError(f"{dataset} has files of the layout '{entry.layout}', which cannot be written")
-    if n < 1:
-        raise UserError(f'n={n}: at least one trajectory is needed')
+    if n < 1 or batch_size is not None and batch_size < 1:
+        raise UserError(f'n={n}, batch_size={batch_size}: at least one trajectory is needed')
+    if seed < 0:
+        raise UserError(f'seed={seed} must be 0 or more')
     if resolution < 0 or resolution == 1:
         raise UserError(f'resolution={resolution}: at least two cells are needed')
     device = float64_device(device)
@@ -658,6 +662,8 @@ def make_command(argv=None):
     out = args.out
     if out is None:
         out = os.path.join(args.data_dir, pdes.entry(args.name).made(params, args.n, args.resolution))
+        if args.seed:                                                # training takes seed 0 by this name
+            out = out.removesuffix('.hdf5') + f'_seed{args.seed}.hdf5'
     if os.path.exists(out):
         sys.exit(f'error: {out} exists: remove it first, or write elsewhere with --out')
     write_file(out, args.name, params, args.n, args.seed, args.device, args.batch_size, args.resolution)

@@ -109,6 +109,8 @@ def _read_uniform(path, dataset, n):
 
 def _uniform(path, name, axis):
     """The axis (X,) itself, if it is a uniform increasing grid."""
+    if len(axis) < 2:
+        raise UserError(f"'{path}': {name} has {len(axis)} values, and at least 2 are needed")
     step = np.diff(axis)
     is_uniform = np.isfinite(axis).all() and step.min() > 0 and np.allclose(step, step.mean(), rtol=1e-2)
     if not is_uniform:
@@ -464,9 +466,13 @@ def _check_well(path, file):
         _check_values(path, dataset)
     _check_size(path, parts[0][0].name.lstrip('/'), n, len(t), shape)
     fields = tuple(name for _, names in parts for name in names)
-    params = {name: float(np.squeeze(file.attrs[name]))
-              for name in _texts(file.attrs.get('simulation_parameters', [])) if name in file.attrs}
     boundary, doubts = _well_boundary(file)
+    params = {}
+    for name in _texts(file.attrs.get('simulation_parameters', [])):
+        if np.size(file.attrs.get(name, ())) == 1:
+            params[name] = float(np.squeeze(file.attrs[name]))
+        else:
+            doubts.append(f'the parameter {name} is left out: it is not one number')
     if len(file.get('t2_fields', ())):
         doubts.append(f"the tensors {', '.join(file['t2_fields'])} are left out")
     dt = float((t[-1] - t[0]) / (len(t) - 1))

@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import os
+import re
 import runpy
 import signal
 import statistics
@@ -51,7 +52,7 @@ def median_ms(run, device, repeats):
         start = time.perf_counter()
         run()
         if device.type != 'cpu':
-            torch.accelerator.synchronize()
+            torch.accelerator.synchronize(device)
         times.append(1e3 * (time.perf_counter() - start))
     return statistics.median(times[3:] or times[-1:])
 
@@ -201,6 +202,13 @@ def possible(methods, task):
     if any('--arch=fno' in METHODS[name].changes for name in chosen):
         package_fno()
     return chosen
+
+
+def only(methods, known):
+    """Raise UserError for methods that a table has no place for."""
+    others = [name for name in methods if name not in known]
+    if others:
+        raise UserError(f'--methods: {", ".join(others)}: only {", ".join(known)} here; peers has all')
 
 
 def has_moving_frame(task):
@@ -443,6 +451,7 @@ def study_cells(keys, shape, tokens):
 def architectures(args, overrides, settings):
     """Train and score the cells of the study that have no result in the folder yet, one JSON file each, and
     print what is there. settings: lists of overrides, one for each data set."""
+    only(args.methods, ('ours', 'fno'))
     config = args.configs[0]
     folder = args.out or f'out/study_{experiment(config)}_{spent(args.budget)}'
     os.makedirs(folder, exist_ok=True)
@@ -467,9 +476,11 @@ def spent(budget):
 
 
 def part_of(cells, part):
-    """Every n-th of the cells from the i-th on, for the part 'i/n'."""
-    first, step = map(int, part.split('/'))
-    return itertools.islice(cells, first, None, step)
+    """Every n-th of the cells from the i-th on, for the part 'i/n'. Raises UserError for what is none."""
+    numbers = re.fullmatch(r'(\d+)/(\d+)', part)
+    if not numbers or int(numbers[1]) >= int(numbers[2]):
+        raise UserError(f'--part={part} is not i/n with i below n')
+    return itertools.islice(cells, int(numbers[1]), None, int(numbers[2]))
 
 
 # keys that differ between calls of one study
@@ -494,11 +505,13 @@ def study_cell(name, method, changes, task, budget, seed, folder):
 
 
 def results_in(folder):
-    """The results of all finished cells of a folder."""
+    """The results of all finished cells of a folder, which may hold other files."""
     results = []
     for path in sorted(glob.glob(os.path.join(folder, '*.json'))):
         with open(path) as file:
-            results.append(json.load(file))
+            result = json.load(file)
+        if 'what' in result:
+            results.append(result)
     return results
 
 
@@ -512,12 +525,13 @@ def study_table(folder):
         rows = []
         for name, runs in table.items():
             errors = [run['nrmse'] for run in runs]
-            rows.append((statistics.mean(errors), name, errors, runs))
-        rows.sort()
-        limit = max(rows[0][2])                                      # the worst seed of the best row
+            mean = statistics.mean(errors)
+            rows.append((not math.isfinite(mean), mean, name, errors, runs))
+        rows.sort(key=lambda row: row[:3])                           # what diverged comes last
+        limit = max(rows[0][3])                                      # the worst seed of the best row
         print(f'| {data} | parameters | iterations | ms an iteration | nRMSE | of seeds | |')
         print('|---' * 7 + '|')
-        for rank, (error, name, errors, runs) in enumerate(rows):
+        for rank, (_, error, name, errors, runs) in enumerate(rows):
             iters = statistics.mean(run['iters'] for run in runs)
             ms = statistics.mean(1e3 * run['seconds'] / run['iters'] for run in runs)
             note = ('tie' if min(errors) <= limit else '') if rank else 'best'
@@ -532,6 +546,7 @@ def study_table(folder):
 def zoo(args, overrides, settings):
     """Train and score this model and the FNO on every config (by default, all for a CPU) for the same
     minutes, as far as there are no results in the folder, and print what is there."""
+    only(args.methods, ('ours', 'fno'))
     folder = args.out or f'out/zoo_{spent(args.budget)}'
     os.makedirs(os.path.join(folder, 'baselines'), exist_ok=True)
     methods = args.methods or ('ours', 'fno')
@@ -623,6 +638,8 @@ def of_seeds(mean, runs):
 
 def small(error):
     """Two figures at least: '0.0018', '0.00018', '0.000018'."""
+    if not math.isfinite(error):
+        return f'{error}'
     for decimals in (4, 5):
         if error >= 10 ** (1 - decimals):
             return f'{error:.{decimals}f}'

@@ -260,7 +260,7 @@ def check_fit(shape, n_frames):
 
 with machine.master_first():                                     # one process makes the file, the others wait
     paths = files.find_or_make(dataset, data_dir, data_path, params, n_trajectories, resolution,
-                               machine.device.type, check_fit)
+                               str(machine.device), check_fit)
 sources = [files.open_source(path, dataset, quiet=not machine.master) for path in paths]
 check_fit(sources[0].shape, sources[0].n_frames)
 trajectories = data.Trajectories(sources, keys, machine.device, machine.world)

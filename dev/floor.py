@@ -32,8 +32,15 @@ def train_frames(task):
     n = min(task.source.n, task.keys['n_trajectories'])
     rows = split_rows(n, 'train', task.source.entry.test)
     u = torch.from_numpy(read_rows(task.source, rows, task.keys['time_stride'], task.keys['space_stride']))
-    u = u[:, -task.y.shape[1]:, ..., task.scored].flatten(0, 1)
+    u = frames_of(u[:, -task.y.shape[1]:], task)
     return u[::math.ceil(len(u) / AT_MOST)]
+
+
+def frames_of(u, task):
+    """What is predicted of trajectories u (N, T, *grid, C), (n, *grid, C), and without the start of a steady
+    equation, which is 0."""
+    first = 1 if task.source.entry.steady else 0
+    return u[:, first:, ..., task.scored].flatten(0, 1)
 
 
 def principal(rows):
@@ -48,7 +55,7 @@ def floor(task):
     """[{'tokens', 'fewer', 'cosine', 'patches', 'fields'}]: nRMSE with so many times fewer numbers; None
     where a token would have none, or there are not as many training frames."""
     train = train_frames(task)
-    y = task.y[..., task.scored].flatten(0, 1)
+    y = frames_of(task.y, task)
     space = tuple(range(y.ndim - 1))
     mean = train.mean(space)
     scale = train.std(space)
@@ -114,7 +121,7 @@ def picture(found, path):
 
 def main(argv=None):
     layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout, allow_abbrev=False)
     parser.add_argument('configs', nargs='+')
     parser.add_argument('--json')
     parser.add_argument('--plot')

@@ -113,7 +113,7 @@ def picture(runs, path):
 
 def main(argv=None):
     layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout, allow_abbrev=False)
     add = parser.add_argument
     add('config')
     add('--minutes', type=float, default=3.)
@@ -125,6 +125,7 @@ def main(argv=None):
     add('--out')
     add('--plot')
     args, overrides = parser.parse_known_args(argv)
+    part_of([], args.part)                                           # before minutes of work
     budget = {'iters': args.iters} if args.iters else {'minutes': args.minutes}
     folder = args.out or f'out/latents_{experiment(args.config)}_{spent(budget)}'
     os.makedirs(folder, exist_ok=True)

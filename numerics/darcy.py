@@ -48,7 +48,7 @@ def darcy(a, beta, tolerance=DARCY_TOLERANCE):
     power = _inner(r, z)
     for _ in range(DARCY_ITERATIONS):
         image = darcy_operator(direction, faces)
-        length = power / _inner(direction, image)
+        length = _ratio(power, _inner(direction, image))
         u = u + length * direction
         r = r - length * image
         residual = (r ** 2).mean((1, 2)).sqrt()
@@ -57,7 +57,7 @@ def darcy(a, beta, tolerance=DARCY_TOLERANCE):
         z = preconditioned(r)
         previous = power
         power = _inner(r, z)
-        direction = z + power / previous * direction
+        direction = z + _ratio(power, previous) * direction
     raise UserError(f'darcy has not converged: a spans {float(a.min()):g} to {float(a.max()):g}')
 
 
@@ -94,6 +94,11 @@ def darcy_residual(u0, u1, dt, params, axes):
     beta = params['beta'].view(-1, 1, 1)
     residual = darcy_operator(u, _conductances(a)) / beta - 1
     return residual[..., None]
+
+
+def _ratio(a, b):
+    """a / b, or 0 where nothing is left of a field's residual while others of the batch go on."""
+    return torch.where(a > 0, a / b, 0.)
 
 
 def _inner(u, v):

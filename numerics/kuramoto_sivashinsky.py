@@ -25,7 +25,8 @@ def kuramoto_sivashinsky(u0, length, t):
     """Solve u_t + u u_x + u_xx + u_xxxx = 0, periodic on (0, length).
 
     u0: (B, X) values at the centres (i + .5) length / X. Returns (B, len(t), X) float64. Raises UserError as
-    `checked` does, and where the solution leaves the finite numbers (u0 too large for the step).
+    `checked` does, where cells are too few, and where the solution leaves the finite numbers (u0
+    too large for the step).
 
     From fields of `ks_attractor` (256 cells) the steps make an nrmse of 2e-6 at t = 20, 2e-5 at t = 50 and
     5e-3 at t = 100 (against steps half as long), as errors grow tenfold in 20 to 25 s; the cells make 1e-10
@@ -36,6 +37,10 @@ def kuramoto_sivashinsky(u0, length, t):
     mean = u0.mean(1, keepdim=True)
     k = wave_numbers(u0, length)
     kept = k < 2 / 3 * math.pi * n_cells / length
+    needed = math.ceil(3 * length / math.pi)                         # for waves of k = 2, which only decay
+    if n_cells < needed:
+        raise UserError(f'{n_cells} cells cannot hold the waves that damp the others: at least {needed} on a '
+                        f'length of {length:g}')
     derivative = -.5j * k * kept
 
     def advection_term(v):

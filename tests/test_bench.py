@@ -3,6 +3,7 @@ counts what it should."""
 import csv
 import fcntl
 import json
+import math
 import os
 import signal
 import subprocess
@@ -148,7 +149,7 @@ def test_the_classical_row_is_the_coarsest_grid_that_is_as_good():
 
 
 @pytest.mark.parametrize('options, message', [
-    (['--minutes=0'], '--minutes'),
+    (['--minutes=0'], '--minutes'), (['--iters=0'], '--iters'),
     (['--json=no/p.json'], "'no/p.json'"),
     (['--input_frames=2', '--moving_frame=false', '--token_shift=0'], 'one input frame'),
     (['--n_trajectorie=3'], 'n_trajectories'),
@@ -270,6 +271,24 @@ def test_zoo_tables_what_is_there(here, tmp_path, burgers_file, capsys):
     summary = json.loads((tmp_path / 'z.json').read_text())['burgers_smoke']
     assert summary['ours'][0]['reencode'] > 0 and summary['fno'][0]['method'] == 'fno_frame'
     assert 0 < summary['persistence'] < 10 and summary['steps'] == 40 and summary['classical']
+
+
+def test_what_diverged_is_never_the_best(tmp_path, capsys):
+    for name, error in (('a', math.nan), ('b', .2), ('c', math.inf)):
+        run = {'what': {}, 'name': name, 'data': 'x', 'nrmse': error, 'iters': 1, 'seconds': 1.,
+               'n_params': 1}
+        (tmp_path / f'{name}.json').write_text(json.dumps(run))
+    (tmp_path / 'summary.json').write_text('{}')                     # a file of another kind
+    study.study_table(tmp_path)
+    rows = [line.split(' | ') for line in capsys.readouterr().out.splitlines()[2:5]]
+    assert rows[0][0] == '| b' and rows[0][-1] == 'best |' and {row[0] for row in rows[1:]} == {'| a', '| c'}
+    assert study.small(math.nan) == 'nan' and study.small(math.inf) == 'inf'
+
+
+@pytest.mark.parametrize('command', ['study', 'zoo'])
+def test_tables_without_a_place_for_a_method_refuse_it(here, command):
+    assert 'unet: only ours, fno here' in refused(bench.main, [command, SMOKE, '--methods', 'ours', 'unet'])
+    assert not here
 
 
 def test_the_cheapest_grid_that_is_good_enough():

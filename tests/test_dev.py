@@ -1,10 +1,14 @@
 """dev/: the scripts of experiments, in short."""
 import json
+import math
+import os
 
 import pytest
 
-from conftest import SMOKE
+import files
+from conftest import ROOT, SMOKE, refused
 from dev import floor, latents
+from runtime.configurator import UserError
 
 
 def test_floor_of_linear_latents(burgers_file, tmp_path, capsys):
@@ -26,6 +30,28 @@ def test_floor_of_linear_latents(burgers_file, tmp_path, capsys):
     few = ['--latent_tokens=2', '--token_shift=0']
     floor.main([SMOKE, f'--data_path={burgers_file}', *few, f'--json={path}'])
     assert {row['tokens'] for row in json.loads(path.read_text())['burgers_smoke']} == {2, 1}
+
+
+def test_floor_of_a_steady_equation(tmp_path, monkeypatch, capsys):
+    """The start of its solution is 0, of which nothing is a part."""
+    path = files.write_file(str(tmp_path / 'd.hdf5'), 'darcy', {'beta': 1.}, 20, device='cpu', resolution=16)
+    config = os.path.join(ROOT, 'config', 'darcy_cpu.py')
+    small = ['--space_stride=1', '--query_stride=1', '--latent_tokens=4', '--latent_dim=8', '--token_shift=0']
+    floor.main([config, f'--data_path={path}', *small, f'--json={tmp_path}/floor.json'])
+    rows = json.loads((tmp_path / 'floor.json').read_text())['darcy_cpu']
+    errors = [row[kind] for row in rows for kind in ('cosine', 'patches') if row[kind] is not None]
+    assert errors and all(math.isfinite(error) for error in errors)
+
+
+def test_keys_of_a_config_are_not_options_of_a_study(monkeypatch, tmp_path):
+    """--seed is not short for --seeds."""
+    def prepare(config, overrides):
+        raise UserError(' '.join(overrides))
+
+    monkeypatch.setattr(latents, 'prepare', prepare)
+    args = [SMOKE, '--seed=3', f'--out={tmp_path}']
+    assert refused(latents.main, args) == '--seed=3'
+    assert 'i/n' in refused(latents.main, [*args, '--part=2/2'])
 
 
 @pytest.mark.slow

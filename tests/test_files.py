@@ -543,3 +543,7 @@ def test_command_names_the_file(tmp_path, monkeypatch):
     old = open_source(str(tmp_path / 'old' / '1D_Burgers_Sols_Nu0.01_X32_N3.hdf5'))
     assert old.pde == 'burgers-old' and old.shape == (32,)
     assert 'no parameter nu' in refused(make_command, ['advection', '--nu', '0.1', *arguments])
+    make_command(['advection', '--seed', '1', *arguments])           # training takes no other seed by itself
+    assert (tmp_path / '1D_Advection_Sols_beta0.4_X32_N3_seed1.hdf5').exists()
+    for wrong in ('--seed=-1', '--batch_size=0', '--batch_size=-3'):
+        assert wrong[2:6] in refused(make_command, ['burgers', wrong, *arguments])

@@ -193,6 +193,9 @@ def test_the_boundary_is_told_by_the_name_or_by_whoever_asks(tmp_path, path):
         assert open_source(named).pde == name
         other, = set(names.values()) - {name}
         assert f'--dataset={name}' in refused(open_source, named, other)
+    shock = tube(tmp_path / '1D_CFD_Shock_Eta1.e-8_Zeta1.e-8_trans_Train.hdf5')
+    assert open_source(shock).pde == 'compressible-1d-outgoing'
+    assert '--dataset=compressible-1d-outgoing' in refused(open_source, shock, 'compressible-1d')
     tube(path)
     assert open_source(path).pde == 'compressible-1d'
     assert open_source(path, 'compressible-1d-outgoing').pde == 'compressible-1d-outgoing'
@@ -359,7 +362,15 @@ def test_what_the_well_says_of_boundaries_and_tensors(path):
     assert 'stress' in open_source(path).doubts[-1]
 
 
+def test_parameters_of_the_well_may_have_any_sign_but_are_numbers(path):
+    own = {'simulation_parameters': ['alpha', 'wind', 'lost'], 'alpha': -1., 'wind': [1., 2.]}
+    source = open_source(well(path, **own)[0])
+    assert source.params == {'alpha': -1.}
+    assert [doubt.split()[2] for doubt in source.doubts] == ['wind', 'lost']
+
+
 @pytest.mark.parametrize('key, values, words', [
+    ('dimensions/time', np.zeros(1), ['dimensions/time has 1 values']),
     ('dimensions/y', None, ["'dimensions/y'"]),
     ('dimensions/time', np.zeros(5), ['dimensions/time', 'uniform']),
     ('dimensions/time', np.arange(4.), ['t0_fields/A', '(6, 4, 8, 6)']),
@@ -422,7 +433,7 @@ def test_a_written_file_is_recognised_and_holds_the_solution(name, path, monkeyp
     full = PDES[name]
     pde = dataclasses.replace(full, frames=min(full.frames, 4), params=dict.fromkeys(full.params, .02))
     monkeypatch.setitem(PDES, name, pde)
-    size = 32 if pde.axes == 1 else 16
+    size = 64 if pde.axes == 1 else 16
     write_file(path, name, pde.params, 4, seed=3, device='cpu', batch_size=3, resolution=size)
     u0 = pde.start(4, (size,) * pde.axes, seed=3)
     u = pde.solution(u0, pde.params, np.arange(pde.frames) * pde.dt).numpy()

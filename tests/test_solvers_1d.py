@@ -589,7 +589,7 @@ SOLVERS = {
     'reaction_diffusion': (lambda u, t, p=.1: reaction_diffusion(u, p, p, t), np.full((2, 8), .5)),
     'diffusion_sorption': (lambda u, t: diffusion_sorption(u, t), np.full((2, 8), .5)),
     'compressible_1d': (lambda u, t, p=.1: compressible_1d(u, p, p, t), np.ones((2, 8, 3))),
-    'kuramoto_sivashinsky': (lambda u, t, p=10.: kuramoto_sivashinsky(u, p, t), np.ones((2, 8)))}
+    'kuramoto_sivashinsky': (lambda u, t, p=8.: kuramoto_sivashinsky(u, p, t), np.ones((2, 8)))}
 
 
 @pytest.mark.parametrize('name', SOLVERS)
@@ -621,3 +621,4 @@ def test_what_is_not_physical_is_refused():
         assert 'positive' in refused(compressible_1d, bad, .1, .1, [0., .1])
     assert 'boundary' in refused(compressible_1d, gas, .1, .1, [0., .1], boundary='wall')
     assert 'too much' in refused(kuramoto_sivashinsky, 1e6 * waves(1, (64,)), 10., [0., 1.])
+    assert 'at least 62 on a length of 64' in refused(kuramoto_sivashinsky, waves(1, (48,)), 64., [0., 1.])

@@ -524,6 +524,13 @@ def test_darcy_operator_is_symmetric_and_positive():
     assert (ours - direct).abs().max() < 1e-9 * direct.max()
 
 
+def test_a_field_that_is_solved_at_once_waits_for_the_others():
+    a = torch.cat([torch.ones(1, 16, 16).double(), torch.from_numpy(permeability(1, (16, 16)))])
+    both = darcy(a, 2.)
+    for field, alone in zip(both, a):
+        assert nrmse(field, darcy(alone[None], 2.)[0]) < 1e-6
+
+
 def test_darcy_budget():
     """What flows out through the boundary is the source, and u is positive."""
     a = torch.from_numpy(permeability(3, (48, 32)))
