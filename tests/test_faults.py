@@ -1126,6 +1126,7 @@ def kill_wandb():
     assert n_killed, 'no service of wandb is running'
 
 
+@pytest.mark.slow
 def test_wandb_has_a_curve_of_every_loss(tmp_path, burgers_file, train):
     """All numbers of log.csv, at its iterations, through both stages; and the run is the same as without."""
     pytest.importorskip('wandb')
