@@ -12,7 +12,7 @@ Speed, and accuracy for the same minutes, measured.
 peers: train.py trains every method for --minutes (or --iters) on the same data and device, one after another,
 seed by seed; the best of about eight validations is scored on the test split: whole rollouts from one frame,
 field space. The clock of a training counts compilation and validations, and not the making of data or the few
-iterations that measure, before it, how far apart validations are to be. METHODS, below, says how methods
+iterations that measure, before it, how far apart validations are to be. METHODS, in study.py, says how they
 differ. fno comes from the package neuraloperator (pip install -r requirements-peers.txt). Prints a table;
 --json and --plot write files. This project's models train by Muon, in bfloat16 and compiled where train.py
 does that (on CUDA); the peers by AdamW, eager, in TF32 where there is any. A parameter of an equation may be

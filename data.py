@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from files import blocks, check_finite, check_overlap, fingerprints, inspect, opened, read, spacing_doubts
-from files import split_rows
+from files import (blocks, check_finite, check_overlap, fingerprints, inspect, opened, read, spacing_doubts,
+                   split_rows)
 from grids import positions, random_points
 from runtime.configurator import UserError, one_line_errors, say
 

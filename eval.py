@@ -194,8 +194,13 @@ def evaluate_checkpoint(file, split=None, data=None, initial_step=None, steps=No
     arguments are those of the command line. Raises UserError."""
     state, model = load_for_evaluation(file, device)
     cfg = model.cfg
+    for name in advancers:
+        model.check_by(name)
     if densities:
         _, of_points = load_for_evaluation(file, device, 'points')
+        least = fewest_points(len(cfg.grid))
+        if min(densities) <= least:
+            raise UserError(f'--placements {min(densities)}: at least {least + 1} points are needed')
     sources = open_data(state, model, file, data)
     split = 'all' if data else split or 'test'
     rows = choose_rows(state, sources, file, split, data)
@@ -212,11 +217,6 @@ def evaluate_checkpoint(file, split=None, data=None, initial_step=None, steps=No
     if horizon and sources[0].entry.steady:
         raise UserError(f'--horizon {horizon}: {cfg.pde} has no time')
     u = first_steps(u, n, steps)
-    for name in advancers:                                           # before minutes of work
-        model.check_by(name)
-    least = fewest_points(len(cfg.grid))
-    if densities and min(densities) <= least:
-        raise UserError(f'--placements {min(densities)}: at least {least + 1} points are needed')
     if ttc:
         ttc.check(model, u.shape[1] - n)
         if grid != tuple(cfg.grid):

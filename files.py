@@ -167,7 +167,7 @@ def spacing_doubts(x, entry):
     the cells of so many that make up the domain."""
     doubts = []
     for axis, length in zip(x, entry.length):
-        dx = (axis[-1] - axis[0]) / (len(axis) - 1)
+        dx = _spacing(axis)
         cell = length / len(axis)
         if abs(dx - cell) * len(axis) > .01 * cell:
             doubts.append(f'{len(axis)} points are {dx:.6g} apart, and not {cell:.6g}: are some at both ends '
@@ -232,9 +232,14 @@ def _expected(entry):
     return f"'{entry.layout}', {', '.join(entry.fields)} on {spans} with {attributes}"
 
 
+def _spacing(axis):
+    """Between neighbours of a uniform axis."""
+    return (axis[-1] - axis[0]) / (len(axis) - 1)
+
+
 def _span(axis):
     """The two ends of an axis of cell centres."""
-    half = (axis[-1] - axis[0]) / (len(axis) - 1) / 2
+    half = _spacing(axis) / 2
     return axis[0] - half, axis[-1] + half
 
 
@@ -248,7 +253,7 @@ def _fits(entry, layout, content, numbers):
     if content.boundary not in (None, entry.boundary) or not set(entry.params) <= set(numbers):
         return False
     for axis, low, length in zip(content.x, entry.low, entry.length):
-        dx = (axis[-1] - axis[0]) / (len(axis) - 1)
+        dx = _spacing(axis)
         tolerance = .02 * length
         if abs(len(axis) * dx - length) > tolerance:
             return False

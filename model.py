@@ -713,7 +713,8 @@ OF_PARTS = {'flow_dim', 'flow_depth', 'flow_kind', 'noise_dim'}                 
 def rebuild(cfg, state, path, averaged):
     """The model of a checkpoint, to be trained on under the configuration `cfg`. It keeps the mean and scale
     that its weights are used to, and the parts that it has for other stages. An argument that the checkpoint
-    does not know yet counts as having had its default. Raises UserError for another architecture."""
+    does not know yet counts as having had its default. `state` gets the weights of parts that are new, so
+    that a run can go on with them. Raises UserError for another architecture."""
     then = {**model_args(ModelConfig()), **state['model_args']}
     args = model_args(cfg)
     free = FREE_ARGS if then['parts'] else FREE_ARGS | OF_PARTS
@@ -724,7 +725,7 @@ def rebuild(cfg, state, path, averaged):
     fresh = [part for part in args['parts'] if part not in then['parts']]
     args.update(mean=then['mean'], std=then['std'], parts=then['parts'] + fresh)
     model = build(args, state['ema' if averaged else 'model'], path, fresh)
-    for key in {'model', 'ema'} & set(state):                        # of a run that goes on
+    for key in {'model', 'ema'} & set(state):
         state[key] = {**of_parts(model, fresh), **state[key]}
     return model
 

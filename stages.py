@@ -309,8 +309,8 @@ class OperatorStage(Stage):
             if 'cycle' in taken_by(name):
                 weights[name] *= ramp
         if due and self.wants('cycle'):
-            earlier = batch.u[:, 1:s.input_frames].unbind(1)
-            outputs['cycle'] = m.cycle(latents[:, 1], earlier, batch.placement)[:, None]
+            frames = batch.u[:, 1:s.input_frames].unbind(1)
+            outputs['cycle'] = m.cycle(latents[:, 1], frames, batch.placement)[:, None]
         return weighted_sum(outputs, weights)
 
     def encodings(self, batch, steps):

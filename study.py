@@ -33,7 +33,7 @@ from peers import package_fno
 from runtime.checkpoint import whole_file
 from runtime.configurator import UserError, say
 from runtime.device import Machine
-from scores import evaluate
+from scores import evaluate, wait_for
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 VALIDATIONS = 8                        # in a training, about
@@ -51,8 +51,7 @@ def median_ms(run, device, repeats):
     while len(times) < 3 + repeats and time.perf_counter() - begin < PATIENCE:
         start = time.perf_counter()
         run()
-        if device.type != 'cpu':
-            torch.accelerator.synchronize(device)
+        wait_for(device)
         times.append(1e3 * (time.perf_counter() - start))
     return statistics.median(times[3:] or times[-1:])
 
