@@ -1,17 +1,15 @@
 """
 Data: trajectories in, batches of windows out.
 
-    python data.py inspect FILE [--json]      # what is in it, every row checked; exit 1 if broken
+    python data.py make burgers --n 1000 --nu .01    # solve, and write a file to datasets/
+    python data.py inspect FILE [--json]             # what a file holds; checks every row, exit 1 if broken
 
-files.py reads the files. Here their rows are split, their statistics taken (of train rows only, one mean and
-one scale a field), kept in memory or read when they are needed, cut into windows of consecutive frames, and
-transformed by the exact symmetries that the equation's entry in pdes.py promises. Everything random follows
-from (seed, iteration), and is drawn for the whole batch, so a resumed run and several processes see the same
-batches.
+files/ opens and checks the files. Here the rows are split, normalised by the statistics of the train rows
+(one mean and one scale a field), kept in memory or read when they are needed, cut into windows of consecutive
+frames, and transformed by the exact symmetries of the equation. Everything random follows from (seed,
+iteration) and is drawn for the whole batch, so a resumed run and several processes see the same batches.
 """
-import argparse
 import hashlib
-import json
 import os
 import sys
 from typing import NamedTuple
@@ -19,119 +17,107 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from files import (blocks, check_finite, check_overlap, fingerprints, inspect, opened, read, spacing_doubts,
-                   split_rows)
-from grids import positions, random_points
+from equations.derivatives import is_centred
+from files.open import (blocks, check_finite, check_overlap, fingerprints, opened, read, spacing_doubts,
+                        split_rows)
 from runtime.configurator import UserError, one_line_errors, say
+from runtime.device import DATA, seed_of
 
 
 class Batch(NamedTuple):
-    """A batch of windows, normalised, on the device. Its frames follow the tokens: frame k is seen on points
-    that have moved on k times, in the frame of the mean flow where there is one. Of a cache (cache.py) it has
-    tokens in place of fields: u, q, y and lift are None."""
-    u: torch.Tensor                       # (B, window, *grid, C): what the encoder sees
-    q: torch.Tensor                       # (Q, d): query points, physical coordinates
-    y: torch.Tensor                       # (B, window, *grid, C): the true fields at the query points
-    lift: torch.Tensor                    # (B, 1, *1, C): what mean and moving frame have taken off u and y
-    params: torch.Tensor                  # (B, P)
-    dt: torch.Tensor                      # (B,) seconds
-    scale: torch.Tensor = torch.ones(())  # of fields, (Q, 1), where a loss takes some of the points
+    """A batch of windows, normalised, on the device. In the moving frame, and with token_shift, the grid
+    moves: frame k is seen on points that have moved on k times."""
+    u: torch.Tensor                       # (B, window, *grid, C): fields, without the background
+    background: torch.Tensor              # (B, 1, *1, C): mean and mean flow, taken off u
+    params: torch.Tensor                  # (B, P): parameters of the equation
+    dt: torch.Tensor                      # (B,) seconds a step
     iteration: int = 0
-    points: torch.Tensor | None = None    # (P, d): where an encoder of points sees u, physical coordinates
-    placement: tuple | None = None        # what that encoder needs to know of them (stages.Stage.placed)
-    z: torch.Tensor | None = None         # (B, window - input_frames + 1, S, D): encodings of u
+    where: tuple | None = None            # where an encoder of points sees u (points/)
+    z: torch.Tensor | None = None         # (B, window, S, D): encodings, in place of u, from a cache
 
 
 # ---------------------------------------------------------------------------------------------
 # trajectories
 
-def check_strides(shape, n_frames, time_stride, space_stride, query_stride, window):
-    """Raise UserError where the strides do not fit the cells, or a window of frames the trajectory."""
-    for cells in shape:
-        if cells % space_stride or space_stride % query_stride:
-            raise UserError(f'space_stride={space_stride} must divide the {cells} cells of the file, and '
-                            f'query_stride={query_stride} must divide space_stride')
-    n = -(-n_frames // time_stride)
-    if n < window:
-        raise UserError(f'{n_frames} frames at time_stride={time_stride} leave {n}, but a window of input '
-                        f'frames + unroll needs {window}')
+def check_strides(source, keys, unroll):
+    """Raise UserError where the strides do not fit the file, or a window the trajectory."""
+    for name in ('time_stride', 'space_stride'):
+        if getattr(keys, name) < 1:
+            raise UserError(f'{name}={getattr(keys, name)} must be at least 1')
+    for cells in source.shape:
+        if cells % keys.space_stride:
+            raise UserError(f'space_stride={keys.space_stride} must divide the {cells} cells of the file')
+    n = -(-source.n_frames // keys.time_stride)
+    needed = max(keys.initial_step, 1) + unroll
+    if n < needed:
+        raise UserError(f'{source.n_frames} frames at time_stride={keys.time_stride} leave {n}, but '
+                        f'initial_step={keys.initial_step} and unroll={unroll} need {needed}')
 
 
 class Trajectories:
     """
     The train and validation rows of one or several files that share an equation and a grid.
 
-    Fields are kept on the query grid, query_stride cells apart; the encoder's grid is every `ratio`-th of its
-    points along each axis. Several files (several parameter values) share their initial conditions row by
-    row, so a row belongs to the same split in all of them. Raises UserError for files that differ, strides
-    that do not fit, splits that overlap, and values that are not finite.
+    Fields are kept on the trained grid, space_stride cells apart. Several files (several parameter values)
+    share their initial conditions row by row, so a row belongs to the same split in all of them. Raises
+    UserError for files that differ, splits that overlap, and values that are not finite.
     """
 
     def __init__(self, sources, keys, device, processes=1):
-        """sources: of open_source. keys: has n_trajectories, time_stride, space_stride, query_stride,
-        memory_gb."""
+        """sources: files.Source. keys: has n_trajectories, time_stride, space_stride, memory_gb."""
         self.sources = sources
         self.device = device
         self.keys = keys
         first = sources[0]
         self.entry = first.entry
-        self.ratio = keys.space_stride // keys.query_stride
         self.n_trajectories = min(keys.n_trajectories, *(s.n for s in sources))
         if self.n_trajectories < keys.n_trajectories:
-            say(f'data: {self.n_trajectories} trajectories are there, n_trajectories={keys.n_trajectories} '
-                'were asked for')
+            say(f'data: the file has {self.n_trajectories} of n_trajectories={keys.n_trajectories}')
         for s in sources:
             same = (s.pde, s.n_frames, s.shape) == (first.pde, first.n_frames, first.shape)
             if not same or abs(s.dt - first.dt) > 1e-9:
                 raise UserError(f"'{s.path}' and '{first.path}' differ in equation, frames, grid or time "
-                                'step')
+                                'step: train on files that agree')
             for doubt in spacing_doubts(s.x, s.entry):
                 if not s.periodic:
-                    raise UserError(f"'{s.path}': {doubt} Between walls a model takes centres of cells")
-                say(f"data: '{s.path}': {doubt} Shifted by a point, these fields are not quite a solution")
+                    raise UserError(f"'{s.path}': {doubt} Between walls, points must be cell centres")
+                say(f"data: '{s.path}': {doubt} Shifts by a point are then not quite a symmetry")
         self.dt = first.dt * keys.time_stride
         self.n_frames = -(-first.n_frames // keys.time_stride)
-        self.query_grid = tuple(cells // keys.query_stride for cells in first.shape)
-        self.grid = tuple(n // self.ratio for n in self.query_grid)
+        self.grid = tuple(cells // keys.space_stride for cells in first.shape)
         self.rows = split_rows(self.n_trajectories, 'train', self.entry.test)
         self.val_rows = split_rows(self.n_trajectories, 'val', self.entry.test)
         self.n_rows = len(sources) * len(self.rows)
-        n_value = self.n_rows * self.n_frames * np.prod(self.query_grid) * len(self.entry.fields)
+        n_value = self.n_rows * self.n_frames * np.prod(self.grid) * len(self.entry.fields)
         self.in_memory = self.fits(n_value, processes)
         self.files = None                                            # opened when first read, in this process
         self.read_validation()
         self.read_train()
 
     def fits(self, n_value, processes):
-        """May so many float32 numbers live in the memory of the device, as memory_gb says?"""
+        """Do n_value float32 numbers fit into memory_gb of the device's memory? -1: half of what is free."""
         limit = self.keys.memory_gb
         if limit < 0:
             is_cuda = self.device.type == 'cuda'
-            free = torch.cuda.mem_get_info(self.device)[0] if is_cuda else _free_memory() / processes
+            free = torch.cuda.mem_get_info(self.device)[0] if is_cuda else free_memory() / processes
             limit = .5 * free / 1e9
         return 4 * n_value <= limit * 1e9
 
     def strided(self, u):
-        """Cells (n, T, *X, C) -> the query grid."""
-        stride = slice(None, None, self.keys.query_stride)
-        return u[(slice(None), slice(None), *[stride] * len(self.query_grid))]
-
-    def on_encoder_grid(self, u):
-        """(B, T, *query grid, C) -> (B, T, *grid, C)"""
-        for axis in range(2, u.ndim - 1):
-            u = u.unfold(axis, 1, self.ratio).squeeze(-1)
-        return u
+        """Cells (n, T, *X, C) -> the trained grid."""
+        stride = slice(None, None, self.keys.space_stride)
+        return u[(slice(None), slice(None), *[stride] * len(self.grid))]
 
     def read_validation(self):
-        """self.val (N, T, *grid, C), on the CPU, and its parameters. Rows of several files take turns, so
-        that any first few of them cover all files."""
+        """self.val (N, T, *grid, C), on the CPU, and its parameters. Rows of several files alternate, so any
+        first few cover all files."""
         values = []
         prints = []
         for s in self.sources:
             for offset, u in blocks(s, self.val_rows, self.keys.time_stride):
                 check_finite(s.path, u, self.val_rows.start + offset)
                 prints.append(fingerprints(u[:, 0]))
-                values.append(self.on_encoder_grid(torch.from_numpy(self.strided(u).copy())))
+                values.append(torch.from_numpy(self.strided(u).copy()))
         val = torch.cat(values).unflatten(0, (len(self.sources), -1))
         self.val = val.transpose(0, 1).flatten(0, 1).contiguous()
         self.val_prints = np.concatenate(prints)
@@ -145,14 +131,14 @@ class Trajectories:
         n_field = len(self.entry.fields)
         total = np.zeros(n_field)
         squares = np.zeros(n_field)
-        rest_squares = np.zeros(n_field)
+        moving_squares = np.zeros(n_field)
         count = 0
         means = []
         prints = []
         digest = hashlib.sha256()
         self.u = None
         if self.in_memory:
-            self.u = torch.empty(self.n_rows, self.n_frames, *self.query_grid, n_field, device=self.device)
+            self.u = torch.empty(self.n_rows, self.n_frames, *self.grid, n_field, device=self.device)
         filled = 0
         for s in self.sources:
             digest.update(repr((s.pde, s.n, s.n_frames, s.shape, s.params)).encode())
@@ -166,8 +152,8 @@ class Trajectories:
                 count += len(flat)
                 mean = u[:, 0].reshape(len(u), -1, n_field).mean(1, dtype=np.float64)        # (n, C)
                 means.append(mean)
-                rest = u.reshape(len(u), -1, n_field) - mean[:, None]
-                rest_squares += np.square(rest).sum((0, 1))
+                deviation = u.reshape(len(u), -1, n_field) - mean[:, None]
+                moving_squares += np.square(deviation).sum((0, 1))
                 digest.update(u[::8].tobytes())
                 if self.in_memory:
                     self.u[filled:filled + len(u)] = torch.from_numpy(u)
@@ -179,69 +165,69 @@ class Trajectories:
         self.row_means = np.concatenate(means)                       # (N, C): of the first frames
         self.mean = total / count
         self.mean_square = squares / count
-        self.rest_square = rest_squares / count                     # about the mean of each row's first frame
+        self.moving_square = moving_squares / count                  # about the mean of each row's first frame
 
     def statistics(self, moving):
-        """Mean and scale of each field, as tuples of C numbers. moving: fields whose mean a frame takes off;
-        their mean is 0, and their scale that of what is left."""
+        """Mean and standard deviation of each field, (C,) float32 tensors. moving: numbers of the fields whose
+        mean the moving frame takes off: their deviation is that about the mean of each row."""
         mean = self.mean.copy()
         variance = self.mean_square - mean ** 2
         for field in moving:
             mean[field] = 0.
-            variance[field] = self.rest_square[field]
+            variance[field] = self.moving_square[field]
         std = np.sqrt(np.maximum(variance, 0.))
         for field, name in enumerate(self.entry.fields):
             if std[field] < 1e-8:
                 say(f'data: the train fields {name} are constant (std {std[field]:.1e}); scaled by 1 instead')
                 std[field] = 1.
-        return tuple(mean.tolist()), tuple(std.tolist())
+        return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
 
     # ---- what checkpoints know of the data
 
-    def describe(self, paths, run):
-        """What a checkpoint says of the data: where the files are (as typed, absolute, and as seen from the
-        run folder, so that both may move together), which they are, and what they began like, for checks of
-        leaks: also what the run was fine-tuned from has seen."""
+    def describe(self, run):
+        """What a checkpoint stores of the data: the paths (as typed, absolute, and relative to the run folder,
+        so that both may move together), the identity of the train rows, and fingerprints of all initial
+        conditions seen so far, also by the run that this one fine-tunes."""
         seen = [self.prints, self.val_prints]
         for earlier in (run.parent, run.state):
             if earlier:
                 seen.append(earlier['data']['seen'].numpy())
+        paths = [s.path for s in self.sources]
         return {'paths': paths,
                 'absolute': [os.path.abspath(path) for path in paths],
                 'relative': [os.path.relpath(path, run.folder) for path in paths],
                 'identity': self.identity, 'n_trajectories': self.n_trajectories,
                 'seen': torch.from_numpy(np.unique(np.concatenate(seen)))}
 
-    def check_history(self, run, force):
-        """Refuse to resume on other data, and to fine-tune where the parent was trained on what is now the
-        test part: its errors would be too low."""
-        if run.state and run.state['data']['identity'] != self.identity and not force:
-            raise UserError(f"the data are not those that '{run.folder}' was trained on (another file, seed "
-                            'or number of rows): put them back, or --force_data=true')
+    def check_history(self, run):
+        """Refuse to resume on other data, and to fine-tune a run that was trained on rows which are now test
+        rows: the test errors would be too low."""
+        if run.state and run.state['data']['identity'] != self.identity:
+            raise UserError(f"the data are not those that '{run.folder}' was trained on: put those back, or "
+                            f'train on with --init_from={run.best_path} and another --out_dir')
         if run.parent:
             rows = split_rows(self.n_trajectories, 'test', self.entry.test)
             for s in self.sources:
                 again = seen_rows(s, rows, run.parent['data']['seen'])
                 if again:
                     raise UserError(f"{len(again)} of {len(rows)} test trajectories of '{s.path}' (first: "
-                                    f"{again[0]}) begin like ones that '{run.parent_path}' was trained on, "
-                                    'so a test would say nothing: take its n_trajectories, or data of '
-                                    'another seed')
+                                    f"{again[0]}) were in the training set of '{run.parent_path}': use the "
+                                    'n_trajectories of that run, or data made with another --seed')
 
     # ---- windows
 
     def gather(self, trajectory, start, window):
-        """Windows (B, window, *query grid, C) that begin at frames `start` (B,) of rows `trajectory` (B,),
+        """Windows (B, window, *grid, C) from frames `start` (B,) of rows `trajectory` (B,),
         both on the CPU; on the device where the rows live there."""
         if self.in_memory:
             frame = start[:, None] + torch.arange(window)
             index = torch.stack([trajectory[:, None].expand_as(frame), frame])
             index = index.to(self.device, non_blocking=True)
             return self.u[index[0], index[1]]
-        return torch.from_numpy(self._read(trajectory.tolist(), start.tolist(), window))
+        return torch.from_numpy(self.read_windows(trajectory.tolist(), start.tolist(), window))
 
-    def _read(self, trajectory, start, window):
-        out = np.empty((len(trajectory), window, *self.query_grid, len(self.entry.fields)), np.float32)
+    def read_windows(self, trajectory, start, window):
+        out = np.empty((len(trajectory), window, *self.grid, len(self.entry.fields)), np.float32)
         if self.files is None:
             self.files = [opened(s) for s in self.sources]
         stride = self.keys.time_stride
@@ -255,8 +241,7 @@ class Trajectories:
 
 
 def seen_rows(source, rows, seen):
-    """Those of `rows` whose first frame is one of the fingerprints `seen` (an int64 tensor). Reads first
-    frames."""
+    """The rows, of `rows` in a file, whose first frame has one of the fingerprints `seen` (int64 tensor)."""
     seen = set(seen.tolist()) - {0}
     again = []
     for offset, u in blocks(source, rows, source.n_frames):
@@ -266,7 +251,7 @@ def seen_rows(source, rows, seen):
     return again
 
 
-def _free_memory():
+def free_memory():
     try:
         with open('/proc/meminfo') as file:
             lines = file.readlines()
@@ -280,69 +265,57 @@ def _free_memory():
 
 class Windows:
     """
-    Windows of consecutive frames, gathered and transformed by exact symmetries of the equation.
+    Windows of consecutive frames, transformed by exact symmetries of the equation (its entry in equations/).
 
-    A window begins at any frame; early frames, where gradients are steep, are drawn more often: the start is
-    the fraction U^early of the possible ones, with U uniform and stratified, so that early=1 visits each once
-    an epoch. The symmetries are those that the entry promises: translation of a periodic domain, reflection
-    of an axis (the velocity along it changes its sign, and so does a pseudo-scalar), a Galilean boost.
-    Neither translation nor boost is used where places differ. With a moving frame, the boost that brings the
-    mean flow to rest is applied, to half a cell a step. With token_shift, the points move on every frame, as
-    the tokens will.
+    A window begins at the fraction U^early_bias of the possible starts, with U uniform and stratified; 1
+    visits each start once an epoch. Symmetries are translations of a periodic domain, reflections (a
+    velocity along the axis and a pseudo-scalar change sign), and the equation's own group. In the moving
+    frame, fields are boosted to rest, to half a cell a step. With token_shift, the points move on every
+    frame, as the tokens will.
     """
 
-    def __init__(self, trajectories, cfg, keys):
-        """cfg: the ModelConfig. keys: has input_frames, initial_step, query_stride, unroll, early, shift,
-        flip, boost, seed, and input_points if the encoder sees points. Raises UserError for a window longer
-        than a trajectory, and for tokens that would move where places differ."""
+    def __init__(self, trajectories, model, keys):
+        """keys: has initial_step, unroll, early_bias, symmetries, seed, space_stride. Raises UserError for a
+        window longer than a trajectory."""
+        cfg = model.cfg
+        entry = trajectories.entry
         self.trajectories = trajectories
-        self.cfg = cfg
+        self.model = model
         self.keys = keys
-        self.window = keys.input_frames + keys.unroll
-        self.first_start = max(keys.initial_step - keys.input_frames, 0)
+        self.grid = trajectories.grid
+        self.d = len(self.grid)
+        self.window = 1 + keys.unroll
+        self.first_start = max(keys.initial_step - 1, 0)
         self.n_starts = trajectories.n_frames - self.first_start - self.window + 1
         if self.n_starts < 1:
             raise UserError(f'{trajectories.n_frames} frames, from frame {self.first_start} on, are fewer '
-                            f'than a window of input_frames={keys.input_frames} + unroll={keys.unroll}')
+                            f'than the {self.window} of a window of unroll={keys.unroll} steps')
+        if keys.early_bias <= 0:
+            raise UserError(f'early_bias={keys.early_bias} must be positive; 1 is uniform')
         self.n_windows = trajectories.n_rows * self.n_starts
-        self.d = len(trajectories.query_grid)
-        device = trajectories.device
-        entry = trajectories.entry
-        if cfg.token_shift and not cfg.direction:
-            raise UserError(f'token_shift={cfg.token_shift} moves tokens to places that are not alike in '
-                            f'{cfg.pde}: --token_shift=0')
-        # A boost by one cell of the query grid a step is a velocity along each axis: a change of fields.
-        cells = torch.tensor(trajectories.query_grid)
-        cell_a_step = torch.tensor(cfg.length) / cells / cfg.dt
-        self.lift_of_boost = torch.zeros(self.d, cfg.n_field)
-        self.parity = torch.ones(self.d, cfg.n_field)
+        cell_a_step = torch.tensor(cfg.length) / torch.tensor(self.grid) / cfg.dt
+        self.velocity = torch.zeros(self.d, cfg.n_field)             # of a boost by one cell a step
+        self.parity = torch.ones(self.d, cfg.n_field)                # sign under a reflection of each axis
         for axis, name in enumerate(entry.velocity):
             field = entry.fields.index(name)
             self.parity[axis, field] = -1.
             if entry.galilean:
-                self.lift_of_boost[axis, field] = cell_a_step[axis] / entry.galilean
+                self.velocity[axis, field] = cell_a_step[axis] / entry.galilean
         for name in entry.pseudo:
             self.parity[:, entry.fields.index(name)] = -1.
-        self.can_boost = bool(entry.galilean and entry.translates)
-        # Where places differ, a reflection has to map the points of the grid onto each other.
-        self.can_flip = entry.translates or keys.query_stride == 1 and is_centred(trajectories.sources[0])
-        shape = trajectories.query_grid
-        self.is_square = len(set(shape)) == 1
-        self.can_turn = self.can_flip and self.is_square and shape[0] % entry.turns_on == 0
-        # These boosts bring the mean flow of each row to rest, in whole cells a step.
-        self.rest = torch.zeros(trajectories.n_rows, self.d, dtype=torch.long)
-        if cfg.frame_speed:
+        # In a domain with walls or a force, a reflection has to map the points of the grid onto each other.
+        points = [torch.from_numpy(x[::keys.space_stride].copy()) for x in trajectories.sources[0].x]
+        self.can_flip = entry.translation_invariant or is_centred(points, entry)
+        self.is_square = len(set(self.grid)) == 1
+        self.can_turn = self.can_flip and self.is_square and self.grid[0] % entry.turns_on == 0
+        # Boosts that bring the mean flow of each row to rest, in whole cells a step.
+        self.boost = torch.zeros(trajectories.n_rows, self.d, dtype=torch.long)
+        if cfg.galilean:
             for axis, field in enumerate(cfg.velocity):
-                speed = cfg.frame_speed * torch.from_numpy(trajectories.row_means[:, field])
-                self.rest[:, axis] = (speed / cell_a_step[axis]).round().long()
-        self.rest = self.rest.to(device)
-        self.lift_of_boost = self.lift_of_boost.to(device)
-        self.parity = self.parity.to(device)
-        self.mean = torch.tensor(cfg.mean, device=device)
-        self.std = torch.tensor(cfg.std, device=device)
-        spacing = [length / n for length, n in zip(cfg.length, trajectories.query_grid)]
-        points = positions(trajectories.query_grid, cfg.first, spacing)
-        self.points = points.view(*trajectories.query_grid, self.d).to(device)           # all query points
+                speed = cfg.galilean * torch.from_numpy(trajectories.row_means[:, field])
+                self.boost[:, axis] = -(speed / cell_a_step[axis]).round().long()
+        for name in ('boost', 'velocity', 'parity'):
+            setattr(self, name, getattr(self, name).to(trajectories.device))
 
     def trajectory(self, index):
         """Row of the train part (of all files, one after another) that a window belongs to."""
@@ -353,103 +326,87 @@ class Windows:
         rows = self.trajectories.rows
         return sorted({rows[int(i) % len(rows)] for i in self.trajectory(index)})
 
-    def generator(self, iteration):
-        """What is drawn in an iteration follows from the seed and its number."""
-        return torch.Generator().manual_seed((self.keys.seed * 1_000_003 + iteration) * 1_009 + 1_008)
-
-    def batches(self, index, iteration, rank=0, world=1, parts=1):
-        """The global batch of windows `index` (B,), in `parts` micro-batches; a process takes every world-th
+    def batches(self, index, iteration, rank=0, world=1, n_micro=1):
+        """The global batch of windows `index` (B,), in n_micro micro-batches; a process takes every world-th
         window. Yields Batch."""
-        keys = self.keys
         n = len(index)
-        random = self.generator(iteration)
+        entry = self.trajectories.entry
+        symmetries = self.keys.symmetries
+        random = torch.Generator().manual_seed(seed_of(self.keys.seed, iteration, DATA))
 
-        def whole(low, high, on):
-            """Whole numbers for every window and axis, (B, d); zeros where that symmetry is not used."""
-            drawn = torch.randint(low, high, (n, self.d), generator=random)
+        def whole(high, on):
+            """Whole numbers below `high` for every window and axis, (B, d); 0 where a symmetry is off."""
+            drawn = torch.randint(high, (n, self.d), generator=random)
             return drawn if on else torch.zeros_like(drawn)
 
-        entry = self.trajectories.entry
-        n_shift = max(self.trajectories.query_grid)
-        shift = whole(0, n_shift, keys.shift and entry.translates)
-        flip = whole(0, 2, keys.flip and entry.mirror and self.can_flip)
-        boost = whole(-keys.boost, keys.boost + 1, keys.boost and self.can_boost) * self.trajectories.ratio
-        offset = torch.randint(self.trajectories.ratio, (self.d,), generator=random).tolist()
+        shift = whole(max(self.grid), symmetries and entry.translation_invariant)
+        flip = whole(2, symmetries and entry.mirror and self.can_flip)
+        torch.randint(0, 1, (n, self.d), generator=random); torch.randint(1, (self.d,), generator=random)  # TEMP
         start = self.draw_start(index, random)
-        element = torch.randint(4, (n,), generator=random)
-        own_shift = torch.randint(n_shift, (n,), generator=random)
-        drawn = [self.trajectory(index), start, element, own_shift, *shift.T, *flip.T, *boost.T]
-        drawn = torch.stack(drawn)[:, rank::world]                   # (4 + 3 d, B of this process)
-        points = None
-        if self.cfg.encoder == 'points':                             # new ones for every batch
-            points = random_points(keys.input_points, self.cfg, random).to(self.trajectories.device)
-        for part in drawn.chunk(parts, 1):
-            yield self.batch(part, offset, iteration)._replace(points=points)
-
-    def frames(self, n):
-        """What the encoder sees of about n windows, spread evenly over all: (N, *grid, C)."""
-        index = torch.arange(0, self.n_windows, max(1, self.n_windows // n))
-        [batch] = self.batches(index, 0)
-        return batch.u.flatten(0, 1)
+        element = torch.randint(4, (n,), generator=random)           # of the equation's own group
+        own_shift = torch.randint(max(self.grid), (n,), generator=random)
+        where = self.model.encoder.draw_points(self.keys, random)
+        drawn = torch.stack([self.trajectory(index), start, element, own_shift, *shift.T, *flip.T])
+        for part in drawn[:, rank::world].chunk(n_micro, 1):         # (4 + 2 d, B of this process)
+            yield self.batch(part, iteration)._replace(where=where)
 
     def draw_start(self, index, random):
         """Frame at which each window begins, (B,)."""
         stratum = index % self.n_starts
         jitter = torch.rand(len(index), generator=random, dtype=torch.float64)
-        if self.keys.early == 1:
+        if self.keys.early_bias == 1:
             return self.first_start + stratum
-        fraction = ((stratum + jitter) / self.n_starts) ** self.keys.early
+        fraction = ((stratum + jitter) / self.n_starts) ** self.keys.early_bias
         return self.first_start + (self.n_starts * fraction).long().clamp_max(self.n_starts - 1)
 
-    def batch(self, drawn, offset, iteration):
-        """drawn (4 + 3 d, B): trajectory, start, element and shift of the equation's own group, and shift,
-        flip, boost along each axis, on the CPU; offset: of the query points from the encoder's along each
-        axis, in cells of the query grid. -> Batch"""
+    def frames(self, n):
+        """Frames of about n windows, spread evenly over all: (N, *grid, C), normalised."""
+        index = torch.arange(0, self.n_windows, max(1, self.n_windows // n))
+        [batch] = self.batches(index, 0)
+        return batch.u.flatten(0, 1)
+
+    def batch(self, drawn, iteration):
+        """drawn (4 + 2 d, B) on the CPU: trajectory, start, element and shift of the equation's own group,
+        then shift and flip along each axis. -> Batch"""
         data = self.trajectories
-        d = self.d
         u = data.gather(drawn[0], drawn[1], self.window).to(data.device, non_blocking=True)
         if data.entry.symmetry:
             u = self.of_own_group(u, drawn[2].tolist(), drawn[3].tolist())
         drawn = drawn.to(data.device, non_blocking=True)
-        shift, flip, boost = drawn[4:].view(3, d, -1)
+        shift, flip = drawn[4:].view(2, self.d, -1)
         sign = 1 - 2 * flip                                          # (d, B)
-        rest = -sign * self.rest[drawn[0]].T                    # brings the mean flow to rest, after the flip
-        u = self.transform(u, shift, sign, boost + rest)
-        lift = -(rest.T.float() @ self.lift_of_boost)             # (B, C): what that has taken off the fields
-        ones = [1] * (d + 1)
-        u = (u - self.mean) / self.std
-        lift = ((lift + self.mean) / self.std).view(len(u), *ones, -1)
-        every = tuple(slice(o, None, data.ratio) for o in offset)
-        params = data.params[drawn[0]]
-        dt = torch.full((len(u),), self.cfg.dt, device=data.device)
-        y = u[(slice(None), slice(None), *every)]
-        q = self.points[every].reshape(-1, d)
-        return Batch(data.on_encoder_grid(u), q, y, lift, params, dt, iteration=iteration)
+        boost = sign * self.boost[drawn[0]].T                        # to rest, after the reflection
+        u = self.transform(u, shift, sign, boost)
+        mean_flow = -(boost.T.float() @ self.velocity)               # (B, C): what the boost has taken off
+        u = (u - self.model.mean) / self.model.std
+        background = (mean_flow + self.model.mean) / self.model.std
+        background = background.view(len(u), *[1] * (self.d + 1), -1)
+        dt = torch.full((len(u),), self.model.cfg.dt, device=data.device)
+        return Batch(u, background, data.params[drawn[0]], dt, iteration)
 
     def of_own_group(self, u, elements, shifts):
-        """Windows u (B, window, *query grid, C), each transformed by an element of the group that the entry
-        of the equation names, as far as it maps the points of this grid onto each other."""
-        turns = self.keys.flip and self.can_turn
-        moves = self.keys.shift and self.is_square
+        """Windows u (B, window, *grid, C), each transformed by an element of the group that the equation's
+        entry names, as far as it maps the points of this grid onto each other."""
+        turns = self.keys.symmetries and self.can_turn
+        shifting = self.keys.symmetries and self.is_square
         moved = []
         for window, element, shift in zip(u.movedim(-1, 1), elements, shifts):
             window = self.trajectories.entry.symmetry(
-                window, element if turns else 0, shift if moves else 0)
+                window, element if turns else 0, shift if shifting else 0)
             moved.append(window)
         return torch.stack(moved).movedim(1, -1)
 
     def transform(self, u, shift, sign, boost):
         """
-        u (B, window, *query grid, C) in physical units; shift, sign, boost (d, B) along each axis: cells by
-        which the domain is rotated, -1 for a reflection, cells a frame by which the fields are boosted,
-        u(x, t) -> u(x - ct, t) + lift. Point i of frame k comes from point
-        sign (i - shift - boost k + drag k), where drag is what the tokens move on.
+        u (B, window, *grid, C) in physical units, transformed; shift, sign, boost (d, B) along each axis:
+        cells of a rotation of the domain, -1 for a reflection, cells a frame of a boost u(x, t) ->
+        u(x - ct, t) + c. Point i of frame k comes from point sign (i - shift - boost k + token_shift k).
         """
-        drag = self.cfg.token_shift * self.trajectories.ratio
+        cfg = self.model.cfg
         frame = torch.arange(self.window, device=u.device)
-        if self.cfg.direction:
-            for axis, n in enumerate(self.trajectories.query_grid):
-                step = boost[axis][:, None] - drag * self.cfg.direction[axis]
+        if cfg.shift_direction:
+            for axis, n in enumerate(self.grid):
+                step = boost[axis][:, None] - cfg.token_shift * cfg.shift_direction[axis]
                 point = torch.arange(n, device=u.device) - (shift[axis][:, None] + step * frame)[..., None]
                 point = sign[axis][:, None, None] * point % n        # (B, window, n)
                 shape = [1] * u.ndim
@@ -458,26 +415,21 @@ class Windows:
                 u = u.gather(2 + axis, point.view(shape).expand_as(u))
         elif self.can_flip and self.trajectories.entry.mirror:
             for axis in range(self.d):
-                here = (sign[axis] < 0).view(-1, *[1] * (u.ndim - 1))
-                u = torch.where(here, u.flip(2 + axis), u)
+                reflected = (sign[axis] < 0).view(-1, *[1] * (u.ndim - 1))
+                u = torch.where(reflected, u.flip(2 + axis), u)
         parity = torch.where(sign[..., None] < 0, self.parity[:, None], 1.).prod(0)      # (B, C)
-        lift = boost.T.float() @ self.lift_of_boost
+        added = boost.T.float() @ self.velocity
         ones = [1] * (self.d + 1)
-        return u * parity.view(len(u), *ones, -1) + lift.view(len(u), *ones, -1)
-
-
-def is_centred(source):
-    """Are the points of a file as far from both ends of the domain along every axis?"""
-    middle = [low + length / 2 for low, length in zip(source.low, source.length)]
-    gaps = [abs((x[0] + x[-1]) / 2 - m) / (x[1] - x[0]) for x, m in zip(source.x, middle)]
-    return max(gaps) < .01
+        return u * parity.view(len(u), *ones, -1) + added.view(len(u), *ones, -1)
 
 
 class Sampler:
-    """Order of the windows as a function of (seed, epoch, cursor): resume is two integers. Every draw is made
-    for the whole global batch, so one and several processes see the same one."""
+    """Order of the windows as a function of (seed, epoch, cursor), so a resume needs two integers. It gives
+    the whole global batch, of which each process takes its part."""
 
     def __init__(self, n_windows, batch_size, seed):
+        if batch_size < 1:
+            raise UserError(f'batch_size={batch_size} must be at least 1')
         self.n_windows = n_windows
         self.batch_size = batch_size
         self.seed = seed
@@ -488,7 +440,7 @@ class Sampler:
     def next(self):
         """Indices (batch_size,) of the next global batch; an epoch's short tail is left to the next one."""
         if self.order is None:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+            generator = torch.Generator().manual_seed(seed_of(self.seed, self.epoch))
             self.order = torch.randperm(self.n_windows, generator=generator)
             if len(self.order) < self.batch_size:                    # tiny sets are repeated
                 self.order = self.order.repeat(-(-self.batch_size // self.n_windows))
@@ -509,28 +461,13 @@ class Sampler:
         self.order = None
 
 
-def print_found(found):
-    """What `inspect` has found, as text: a line each, then a table of the fields."""
-    statistics = ('min', 'max', 'mean', 'std')
-    for key, value in found.items():
-        if key not in statistics:
-            print(f'{key:>13}  {value}')
-    print(f"{'field':>13}" + ''.join(f'{name:>13}' for name in statistics))
-    for index, field in enumerate(found['fields']):
-        values = [found[name][index] for name in statistics]
-        print(f'{field:>13}' + ''.join(f'{value:>13.5g}' for value in values))
-
-
 if __name__ == '__main__':
     one_line_errors()
-    parser = argparse.ArgumentParser(description='Look into a data file and check every row.')
-    parser.add_argument('command', choices=['inspect'])
-    parser.add_argument('file')
-    parser.add_argument('--json', action='store_true', help='print JSON')
-    args = parser.parse_args()
-    found = inspect(args.file)
-    if args.json:
-        json.dump(found, sys.stdout, indent=1)
-        print()
+    command = sys.argv[1] if len(sys.argv) > 1 else ''
+    if command == 'make':
+        from files.write import make_command as run
+    elif command == 'inspect':
+        from files.inspect import inspect_command as run
     else:
-        print_found(found)
+        raise UserError('python data.py make NAME makes a data file, python data.py inspect FILE checks one')
+    run(sys.argv[2:])

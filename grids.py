@@ -1,23 +1,24 @@
 """
-Points, grids, and the fixed transform between them and tokens, in any number of axes.
+Grids and points: the fixed transform between grid values and tokens, interpolation, and user input of other
+grids brought to the trained one.
 
-A field (B, *grid, C) is flattened to (B, N, C) row-major, the last axis running fastest. Positions are
-fractions of the domain where they say so, and physical coordinates otherwise.
+A field (B, *grid, C) is flattened to (B, N, C) row-major: the last axis runs fastest. Coordinates are in
+physical units unless a docstring says otherwise. `cfg` is a model.ModelConfig.
 """
-import itertools
 import math
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-SPLINE_DEGREE = 3                      # of the polynomials that scattered interpolation reproduces
-SPLINE_POINTS = 4                      # points of a stencil for each of them
-SMOOTHING = 1e-5                       # of its splines, so that neighbours may coincide, and noise grows less
+from runtime.configurator import UserError
 
+
+# ---------------------------------------------------------------------------------------------
+# points of a grid
 
 def positions(grid, first, spacing):
-    """Centres of a row-major grid that starts at `first` (one number an axis). -> (S, d) float32"""
+    """Points of a row-major grid (one number an axis in each argument). -> (S, d) float32"""
     axes = []
     for axis, n in enumerate(grid):
         step = torch.arange(n, dtype=torch.float64)
@@ -32,19 +33,32 @@ def is_strided(coarse, fine):
     return k >= 1 and tuple(fine) == tuple(k * n for n in coarse)
 
 
-def by(shape):
+def shape_text(shape):
     """A grid as text: '64 x 64'."""
     return ' x '.join(map(str, shape))
 
 
-# ---------------------------------------------------------------------------------------------
-# tokens
+def axis_points(cfg, axis, n):
+    """
+    Coordinates of n points along one axis of a grid like the trained one, (n,) float64.
+
+    The first point is that of the trained grid. Between walls, where the other points would then leave the
+    domain, the points are the centres of n equal cells.
+    """
+    cell = cfg.length[axis] / n
+    fits = cfg.periodic or cfg.first[axis] - cfg.low[axis] < .99 * cell
+    first = cfg.first[axis] if fits else cfg.low[axis] + cell / 2
+    return first + cell * torch.arange(n, dtype=torch.float64)
+
 
 def random_points(n, cfg, random=None):
-    """n points anywhere in the domain, (n, d), physical coordinates; random: a torch.Generator."""
+    """n points, uniform in the domain, (n, d); random: a torch.Generator."""
     d = len(cfg.grid)
     return torch.tensor(cfg.low) + torch.tensor(cfg.length) * torch.rand(n, d, generator=random)
 
+
+# ---------------------------------------------------------------------------------------------
+# grid values <-> tokens
 
 def merge_tokens(x, grid, factors):
     """Concatenate the features of factors[i] neighbours along axis i.
@@ -94,43 +108,49 @@ def dct_basis(shape, n_field, dim):
 
 
 def components(patches, n_field):
-    """Orthonormal rows (D, D) for patches (n, D) of n_field fields, the last axis points x fields: the means
-    of the fields, then the directions in which the patches differ from them most, largest first."""
+    """
+    Principal components of patches (n, D) of n_field fields; the last axis is points x fields.
+
+    Returns orthonormal rows (D, D): the means of the fields, then the directions of largest variance about
+    the means, largest first.
+    """
     means = dct_basis((patches.shape[1] // n_field,), n_field, n_field).to(patches)
-    rest = patches - patches @ means.T @ means
-    spread = rest.T @ rest / len(rest)
-    spread += spread.trace() * (torch.eye(len(spread)).to(patches) - means.T @ means)         # means last
-    _, directions = torch.linalg.eigh(spread)
-    return torch.cat([means, directions.flip(1)[:, :len(spread) - n_field].T])
+    deviation = patches - patches @ means.T @ means
+    covariance = deviation.T @ deviation / len(deviation)
+    other_than_means = torch.eye(len(covariance)).to(patches) - means.T @ means
+    covariance += covariance.trace() * other_than_means              # sorts the means last
+    _, directions = torch.linalg.eigh(covariance)
+    return torch.cat([means, directions.flip(1)[:, :len(covariance) - n_field].T])
 
 
 class Patches(nn.Module):
     """
     Grid values of a token <-> its modes: the fixed, invertible part of encoder and decoder.
 
-    The modes of a patch are cosines, lowest frequency first, or after `fit` its principal components. A token
-    holds as many of them as it has features; where it has more, the rest is zero. The modes are orthonormal
-    up to a gain, which gives latents that have room for all of them the field's mean square. The first C
-    features of a token are the means of its C fields.
+    The modes of a patch are cosines, lowest frequency first, or after `fit` the principal components of the
+    data. A token holds as many modes as it has features. If it has more features than the patch has values,
+    the last features are zero. The modes are orthonormal up to a gain, which gives latents that have room for
+    all modes the mean square of the field. The first C features of a token are the means of its C fields.
     """
 
     def __init__(self, cfg):
         super().__init__()
         self.grid = tuple(cfg.grid)
-        self.points = cfg.points_per_token                           # of a token, along each axis
-        self.spare = cfg.latent_dim > math.prod(self.points) * cfg.n_field
-        self.gain = max(1., cfg.latent_dim / (math.prod(self.points) * cfg.n_field)) ** .5
+        self.points = cfg.points_per_token
         self.n_field = cfg.n_field
-        self.apart = bool(cfg.static)
+        n_value = math.prod(self.points) * cfg.n_field               # values of a patch
+        self.has_spare_features = cfg.latent_dim > n_value
+        self.gain = max(1., cfg.latent_dim / n_value) ** .5
+        self.separate_fields = bool(cfg.static)
         modes = dct_basis(self.points, cfg.n_field, cfg.latent_dim)              # (D, points x C)
         self.register_buffer('modes', modes, persistent=cfg.basis == 'components')
 
     def fit(self, u):
-        """Replace the modes by the principal components of the patches of normalised fields u (N, *grid, C),
-        after the means of the fields, which stay the first C features. Where a field is static, each has
-        components of its own, in turn as the cosines are."""
+        """Replace the modes by the principal components of the patches of normalised fields u (N, *grid, C).
+        The means of the fields stay the first C features. With a static field, each field has components of
+        its own, in turn as the cosines are."""
         patches = merge_tokens(u.flatten(1, -2), self.grid, self.points).flatten(0, 1).double()
-        if not self.apart:
+        if not self.separate_fields:
             modes = components(patches, self.n_field)
         else:
             patches = patches.unflatten(1, (-1, self.n_field))       # (n, points, C)
@@ -155,51 +175,16 @@ class Patches(nn.Module):
             return split_tokens(patches, self.grid, self.points).unflatten(1, self.grid)
 
     def shift(self, z, n):
-        """The same field on tokens that lie n grid points further, one number an axis of a periodic domain.
+        """The same field on tokens n grid points further along (one number an axis of a periodic domain).
         Features beyond the grid values stay with their token."""
         u = self.to_grid(z)
         axes = tuple(range(1, 1 + len(self.grid)))
         moved = self.to_tokens(u.roll([-step for step in n], axes))
-        return moved + (z - self.to_tokens(u)) if self.spare else moved
+        return moved + (z - self.to_tokens(u)) if self.has_spare_features else moved
 
 
 # ---------------------------------------------------------------------------------------------
 # interpolation
-
-def neighbours(q, shape, first, length, periodic, reach):
-    """
-    The K = (2 reach)^d cells of a grid that are nearest to query points.
-
-    q (..., Q, d): physical coordinates. shape: cells along each axis; first: centre of the first one; length:
-    extent of the domain. Returns
-        index (..., Q, K): row-major number of the cell,
-        inside (..., Q, K): whether the domain has it; beyond a wall, the last cell is repeated,
-        offset (..., Q, K, d): distance of q from its centre, in cells.
-    """
-    d = q.shape[-1]
-    steps = torch.arange(1 - reach, 1 + reach, device=q.device)
-    steps = torch.cartesian_prod(*[steps] * d)
-    steps = steps.view(-1, d)                                        # (K, d)
-    index = 0
-    inside = True
-    offsets = []
-    for axis, n in enumerate(shape):
-        spacing = length[axis] / n
-        distance = q[..., axis, None] - first[axis]
-        s = distance / spacing                                       # (..., Q, 1) in cells
-        near = s if periodic else s.clamp(0, n - 1)
-        cell = near.floor() + steps[:, axis]                         # (..., Q, K)
-        if periodic:
-            here = cell % n
-        else:
-            here = cell.clamp(0, n - 1)
-            inside = inside & (here == cell)
-        index = index * n + here.long()
-        offsets.append(s - cell)
-    if periodic:
-        inside = torch.ones_like(index, dtype=torch.bool)
-    return index, inside, torch.stack(offsets, -1)
-
 
 def cubic_kernel(t):
     """Weight of a grid point at distance t (in grid spacings): cubic convolution (Keys 1981), which is once
@@ -213,13 +198,28 @@ def cubic_kernel(t):
 
 def interpolate(u, q, shape, first, length, periodic):
     """
-    Cubic interpolation of grid values at any points, at a cost that does not grow with the grid.
+    Cubic convolution of grid values at any points; the cost of a point does not grow with the grid.
 
-    u (B, N, C) on the grid `shape` that starts at `first`; q (Q, d) or (B, Q, d) physical coordinates.
-    Returns (B, Q, C). Its four points an axis are those of cubic_kernel; next to a wall, fewer.
+    u (B, N, C) on the grid `shape` that starts at `first`; q (Q, d) or (B, Q, d). Returns (B, Q, C). A point
+    uses four grid points an axis; next to a wall, those that the domain has.
     """
-    index, inside, offset = neighbours(q, shape, first, length, periodic, 2)
-    weight = cubic_kernel(offset).prod(-1) * inside                  # (..., Q, 4^d)
+    d = q.shape[-1]
+    steps = torch.arange(-1, 3, device=q.device)
+    steps = torch.cartesian_prod(*[steps] * d).view(-1, d)           # (4^d, d)
+    index = 0                                                        # row-major numbers of grid points
+    weight = 1.
+    for axis, n in enumerate(shape):
+        spacing = length[axis] / n
+        s = (q[..., axis, None] - first[axis]) / spacing             # (..., Q, 1) in cells
+        near = s if periodic else s.clamp(0, n - 1)
+        cell = near.floor() + steps[:, axis]                         # (..., Q, 4^d)
+        weight = weight * cubic_kernel(s - cell)
+        if periodic:
+            known = cell % n
+        else:
+            known = cell.clamp(0, n - 1)
+            weight = weight * (known == cell)
+        index = index * n + known.long()
     weight = weight / weight.sum(-1, keepdim=True)
     weight = weight[..., None]
     if q.ndim == 2:                                                  # the same points for the whole batch
@@ -227,6 +227,14 @@ def interpolate(u, q, shape, first, length, periodic):
         values = (values[index] * weight).sum(1)                     # (Q, B C)
         return values.unflatten(-1, (len(u), -1)).transpose(0, 1)
     return (pick(u, index) * weight).sum(2)                          # of (B, Q, 4^d, C)
+
+
+def pick(u, index):
+    """Rows `index` (b, M, K) of u (B, P, C), b = B or 1 -> (B, M, K, C)"""
+    index = index.expand(len(u), -1, -1)
+    flat = index.flatten(1)[..., None]
+    rows = u.gather(1, flat.expand(-1, -1, u.shape[-1]))
+    return rows.unflatten(1, index.shape[1:])
 
 
 def fourier_interpolate(u, q, shape, first, length):
@@ -299,7 +307,8 @@ def resample(u, x, to, length=None):
         i = left + step
         if length is None:
             known = i.clamp(0, n - 1)
-            beyond = (i - known) * (x[1] - first)
+            end_spacing = torch.where(i < known, x[1] - x[0], x[-1] - x[-2])
+            beyond = (i - known) * end_spacing
         else:
             known = i % n
             turns = torch.div(i, n, rounding_mode='floor')
@@ -331,128 +340,78 @@ def resample_axes(u, axes, to, lengths=None):
 
 
 # ---------------------------------------------------------------------------------------------
-# scattered points
+# what a user gives
 
-def nearest(a, points, shape, periodic, k):
+def query_points(cfg, points, n_sample, device):
+    """Points (Q, d), or (B, Q, d) for B = n_sample samples, of any number type -> on `device`, in double
+    precision where it has that. Raises UserError for a wrong shape and for points outside the domain."""
+    d = len(cfg.grid)
+    q = torch.as_tensor(points)
+    if q.ndim not in (2, 3) or q.shape[-1] != d:
+        raise UserError(f'points have shape {tuple(q.shape)}; expected (Q, {d}) or (B, Q, {d})')
+    if q.ndim == 3 and len(q) != n_sample:
+        raise UserError(f'there are points for {len(q)} samples and latents for {n_sample}')
+    if not torch.isfinite(q).all():
+        raise UserError('some query points are not finite')
+    q = q.to(torch.float32 if q.device.type == 'mps' else torch.float64)
+    if not cfg.periodic:
+        for axis, (low, length) in enumerate(zip(cfg.low, cfg.length)):
+            rounding = 1e-6 * length
+            x = q[..., axis]
+            if ((x < low - rounding) | (x > low + length + rounding)).any():
+                raise UserError(f'some query points lie outside the domain, {low:g} to {low + length:g} '
+                                f'along axis {axis}')
+    if device.type == 'mps':
+        q = q.float()
+    return q.to(device)
+
+
+def to_trained_grid(cfg, u, x, device):
     """
-    The k points that are nearest to each of `a`, and where they are seen from it.
+    Fields u (B, *space, C) -> the same on the trained grid and `device`, (B, *grid, C), by cubic
+    interpolation. Points that both grids share keep their values.
 
-    a (M, d) or (b, M, d), points (b, P, d): in cells of the grid `shape`, the shorter way round on a periodic
-    domain. Returns index (b, M, k), nearest first, and apart (b, M, k, d) in cells.
+    x: coordinates (N,) or (N, 1) of u in 1D, in any order; None if u is on a grid like the trained one
+    (axis_points). Raises UserError for a wrong shape, values that are not finite, and points that leave out a
+    third of the domain.
     """
-    apart = []
-    square = 0.
-    for axis, n in enumerate(shape):
-        along = points[:, None, :, axis] - a[..., axis, None]        # (b, M, P)
-        if periodic:
-            along = along - n * (along / n).round()
-        apart.append(along)
-        square = square + along.square()
-    index = square.topk(k, largest=False).indices
-    near = [along.gather(-1, index) for along in apart]
-    return index, torch.stack(near, -1)
+    d = len(cfg.grid)
+    u = torch.as_tensor(u).float()
+    if u.ndim != d + 2 or u.shape[-1] != cfg.n_field:
+        space = ', '.join('XY'[:d])
+        raise UserError(f'u has shape {tuple(u.shape)}; expected (B, {space}, {cfg.n_field})')
+    if u.device.type == 'cpu' and not torch.isfinite(u).all():
+        raise UserError('u holds values that are not finite')
+    u = u.to(device)
+    space = tuple(u.shape[1:-1])
+    if x is None and space == tuple(cfg.grid):
+        return u
+    if x is not None and d != 1:
+        raise UserError('in 2D, values at points need a model with encoder=points; this one takes grids')
+    wide = torch.float32 if device.type == 'mps' else torch.float64
+    known = []
+    wanted = []
+    for axis, n in enumerate(space):
+        known.append(axis_points(cfg, axis, n).to(device, wide))
+        wanted.append(axis_points(cfg, axis, cfg.grid[axis]).to(device, wide))
+    if x is not None:
+        x = torch.as_tensor(x)
+        known = [query_points(cfg, x.reshape(-1, 1), 1, device)[:, 0]]
+        if len(known[0]) != space[0]:
+            raise UserError(f'there are {len(known[0])} coordinates for {space[0]} values')
+        check_coverage(cfg, known[0])
+    return resample_axes(u, known, wanted, cfg.length if cfg.periodic else None)
 
 
-def monomials(x):
-    """All products of powers of the coordinates of x (..., d) up to SPLINE_DEGREE, (..., m)."""
-    powers = itertools.product(range(SPLINE_DEGREE + 1), repeat=x.shape[-1])
-    columns = []
-    for exponents in powers:
-        if sum(exponents) <= SPLINE_DEGREE:
-            factors = [x[..., axis] ** exponent for axis, exponent in enumerate(exponents)]
-            columns.append(math.prod(factors))
-    return torch.stack(columns, -1)
-
-
-def fewest_points(d):
-    """How many points scattered interpolation needs: as many as it has monomials."""
-    return math.comb(SPLINE_DEGREE + d, d)
-
-
-def spline_weights(x, at):
-    """
-    Weights of the polyharmonic spline sum_k a_k |x - x_k|^5 + a cubic polynomial through values at x.
-
-    x (..., K, d), at (..., T, d): coordinates of order 1. Returns (..., K, T), so that value t is the sum of
-    K products. It has no scale of its own, and reproduces cubics (Duchon 1977). SMOOTHING makes the system
-    regular where two points coincide; where all lie on a line it is not, and weights are huge or not finite.
-    """
-    def kernel(a, b):
-        r = torch.cdist(a, b, compute_mode='donot_use_mm_for_euclid_dist')
-        r_squared = r * r
-        return r_squared * r_squared * r
-
-    K = x.shape[-2]
-    polynomials = monomials(x)                                       # (..., K, m)
-    m = polynomials.shape[-1]
-    corner = x.new_zeros(*x.shape[:-2], m, m)
-    smooth = kernel(x, x) - SMOOTHING * torch.eye(K, device=x.device)
-    upper = torch.cat([smooth, polynomials], -1)
-    lower = torch.cat([polynomials.mT, corner], -1)
-    system = torch.cat([upper, lower], -2)
-    right = torch.cat([kernel(x, at), monomials(at).mT], -2)         # (..., K + m, T)
-    solution, _ = torch.linalg.solve_ex(system, right)               # which waits for no device
-    return solution[..., :K, :]
-
-
-class Scattered(nn.Module):
-    """
-    Interpolation from scattered points to a grid: for every block of the grid, a spline through the points
-    that are nearest to it.
-
-    A block is `block` grid points wide along each axis, and its stencil the 40 points (16 in one dimension)
-    around its centre. They have to surround it: where there are many points a grid point, block is to be 1.
-    """
-
-    def __init__(self, shape, block, periodic):
-        super().__init__()
-        d = len(shape)
-        self.shape = tuple(shape)
-        self.factors = (block,) * d
-        self.periodic = periodic
-        self.k = SPLINE_POINTS * fewest_points(d)
-        middle = (block - 1) / 2
-        coarse = [n // block for n in shape]
-        centres = positions(coarse, [middle] * d, [block] * d)
-        self.register_buffer('centres', centres, persistent=False)                       # (M, d)
-        inside = positions(self.factors, [-middle] * d, [1.] * d)
-        self.register_buffer('inside', inside, persistent=False)                         # (T, d)
-
-    def stencils(self, points):
-        """points (b, P, d) in cells, of which the grid points are the whole numbers; b is the batch size, or
-        1 for points that a batch shares -> index (b, M, K), weight (b, M, K, T)"""
-        return self.around(self.centres, self.inside, points, 0)
-
-    def left_out(self, points):
-        """Stencils that predict every one of the points from the others, with T = 1."""
-        return self.around(points, torch.zeros_like(points[:, :1, None]), points, 1)
-
-    def around(self, centres, inside, points, skip):
-        k = min(self.k + skip, points.shape[1])
-        index, apart = nearest(centres, points, self.shape, self.periodic, k)
-        apart = apart[..., skip:, :]
-        size = apart.square().sum(-1).amax(-1).sqrt()                # (b, M)
-        size = size.clamp_min(1e-6)
-        size = size[..., None, None]
-        return index[..., skip:], spline_weights(apart / size, inside / size)
-
-    def forward(self, u, index, weight):
-        """u (B, P, C) at the points of the stencils -> (B, *shape, C)"""
-        B, _, C = u.shape
-        if len(index) == 1:                                          # one product for the whole batch
-            rows = u.transpose(0, 1).flatten(1)                      # (P, B C)
-            values = weight[0].mT @ rows[index[0]]                   # (M, T, B C)
-            values = values.unflatten(-1, (B, C))
-            values = values.permute(2, 0, 1, 3)
-        else:
-            values = weight.mT @ pick(u, index)                      # (B, M, T, C)
-        values = split_tokens(values.flatten(2), self.shape, self.factors)
-        return values.unflatten(1, self.shape)
-
-
-def pick(u, index):
-    """Rows `index` (b, M, K) of u (B, P, C), b = B or 1 -> (B, M, K, C)"""
-    index = index.expand(len(u), -1, -1)
-    flat = index.flatten(1)[..., None]
-    rows = u.gather(1, flat.expand(-1, -1, u.shape[-1]))
-    return rows.unflatten(1, index.shape[1:])
+def check_coverage(cfg, x):
+    """Raise UserError where the 1D points x (N,) leave a gap of more than a third of the domain."""
+    length = cfg.length[0]
+    x = x - cfg.low[0]
+    if cfg.periodic:
+        x = (x % length).sort().values
+        ends = [x[-1:] - length, x]
+    else:
+        ends = [x.new_zeros(1), x.sort().values, x.new_full((1,), length)]
+    gap = float(torch.cat(ends).diff().max())
+    if gap > length / 3:
+        raise UserError(f'the {len(x)} points leave a part of the domain out: a gap of {gap:.3g} of {length:g}')

@@ -1,118 +1,377 @@
 """
-The model: a field is encoded to latent tokens, an operator advances them in time, a decoder reads the field
-at any point. After the Universal Physics Transformer (UPT, arXiv 2402.12365), in one and two dimensions.
+The model: an encoder maps a field to latent tokens, an operator advances the tokens in time, a decoder reads
+the field at any point. After the Universal Physics Transformer (UPT, arXiv 2402.12365), in 1D and 2D.
 
     from model import load
-    m = load('out/burgers_cpu')                   # best weights; physical units in and out
-    u = m.rollout(u0, steps=40)              # (B, *space, C) -> (B, 40, *space, C), all of it in latent space
-    v = m.rollout(u0, steps=40, points=q)         # q (Q, d), anywhere in the domain -> (B, 40, Q, C)
+    m = load('out/burgers_cpu')              # best weights; physical units in and out
+    u = m.rollout(u0, steps=40)              # (B, *space, C) -> (B, 40, *space, C), computed in latent space
+    v = m.rollout(u0, steps=40, points=q)    # decoded at points q (Q, d) -> (B, 40, Q, C)
     z = m.encode(u0); z = m.step(z); f = m.decode(z, q)
-    w = m.rollout(values, steps=40, grid=x)  # with encoder='points': values (B, P, C) at any points x (P, d)
+    w = m.rollout(values, steps=40, grid=x)  # with encoder='points': values (B, P, C) at points x (P, d)
 
 Shapes: B batch, N grid points, S tokens, D features of a token, C fields, Q query points, d = 1 or 2 space
-dimensions. Order of the file: configuration, operator, container, checkpoints. What encodes and decodes is in
-coders.py, attention, blocks and the transformer are in layers.py, flows in flows.py.
+dimensions. Order of the file: layers, attention, block, transformer, configuration, encoder, decoder,
+operator, UPT, checkpoints.
+
+The dicts NETWORKS, ENCODERS and STEPPERS name what a configuration may choose. Extensions (points/, peers/,
+probabilistic/) add to them when they are imported.
 """
 import json
 import math
 import warnings
-from dataclasses import asdict, dataclass, fields
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
-import peers
-from coders import AnyPointDecoder, GridEncoder, PointEncoder
-from flows import FLOWS, Student
-from grids import Patches, positions, resample
-from layers import Float32Linear, Transformer, divides, ones_at, outer
+from grids import (Patches, axis_points, interpolate, merge_tokens, positions, query_points, split_tokens,
+                   to_trained_grid)
+from runtime import extensions
 from runtime.checkpoint import find_checkpoint, load_checkpoint
 from runtime.configurator import UserError
 
-MAX_POINTS = 2 ** 22                  # no checkpoint may ask for more grid points or tokens,
-MAX_WIDTH = 2 ** 14                   # features,
-MAX_DEPTH = 2 ** 10                   # or blocks
-BOUNDARIES = ('periodic', 'wall', 'open')
-# What a model may have beyond encoder, operator and decoder: flows that correct the operator's step, in many
-# steps or few; an operator that is steered by noise; a flow to the next state from the one before it.
-PARTS = ('corrector', 'student', 'ensemble', 'prior')
-# What may advance a latent: the operator alone, or what a stage of this name has trained.
-BY = {'operator': '', 'residual': 'corrector', 'distill': 'student', 'ensemble': 'ensemble',
-      'steady': 'prior'}
-FLOW_STEPS = {'residual': 4, 'distill': 1, 'steady': 4}               # of a flow, where nothing else is said
-LARGEST_SUM = 400.                     # of weights of points that surround what they interpolate
+MAX_POINTS = 2 ** 22                   # limits of what a checkpoint may ask for: grid points or tokens,
+MAX_WIDTH = 2 ** 14                    # features,
+MAX_DEPTH = 2 ** 10                    # blocks
+CODER_HEADS = 4                        # attention heads of encoder and decoder
+
+
+# ---------------------------------------------------------------------------------------------
+# layers
+
+class Float32Linear(nn.Linear):
+    """A linear layer that computes in float32 under autocast. It is used where fields enter and leave the
+    network and where the residual stream is scaled: there, bfloat16 rounds by as much as a trained model
+    errs."""
+
+    def forward(self, x):
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
+
+
+def adamw(layer):
+    """Mark a layer whose inputs are fields, conditions or scalars: AdamW trains it instead of Muon."""
+    layer.adamw = True
+    return layer
+
+
+def zero(layer):
+    """Initialise a linear layer with zeros, so that the branch which it ends adds nothing at first."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def divides(small, big, what):
+    """Raise UserError, with the arithmetic, unless `small` divides `big`."""
+    if small < 1 or big % small:
+        raise UserError(f'{what}: {small} does not divide {big}')
+
+
+def ones_at(numbers, size):
+    """(size,): 1 at the `numbers` below it, else 0."""
+    mask = torch.zeros(size)
+    mask[[number for number in numbers if number < size]] = 1.
+    return mask
+
+
+def drop_path(x, rate, training):
+    """Drop the whole residual branch of a sample with probability `rate` (arXiv 1603.09382)."""
+    if rate == 0. or not training:
+        return x
+    keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= rate
+    return x * keep.to(x.dtype) / (1 - rate)
+
+
+class RotaryPositions(nn.Module):
+    """Rotary position embedding (arXiv 2104.09864) of queries and keys.
+
+    On a periodic axis the wave numbers are integers. Attention then depends on distances on the circle alone,
+    so the operator commutes with translations by a token.
+    """
+
+    def __init__(self, centres, head_dim, periodic):
+        """centres (S, d): of the tokens, as fractions of the domain."""
+        super().__init__()
+        if head_dim % 2:
+            raise UserError(f'a head has {head_dim} features; rotary positions need an even number')
+        S, d = centres.shape
+        n_pair = head_dim // 2
+        finest = max(1., round(S ** (1 / d)) / 4)                    # a wave of four tokens
+        angles = torch.zeros(S, n_pair)
+        for axis in range(d):
+            pairs = range(axis, n_pair, d)                           # the pairs take turns over the axes
+            for rank, pair in enumerate(pairs):
+                wave = finest ** (rank / max(1, len(pairs) - 1))
+                wave = round(wave) if periodic else wave / 2
+                angles[:, pair] = 2 * math.pi * wave * centres[:, axis]
+        self.half = n_pair
+        cos = torch.cat([angles.cos(), angles.cos()], 1)             # (S, head_dim)
+        sin = torch.cat([-angles.sin(), angles.sin()], 1)
+        self.register_buffer('cos', cos, persistent=False)
+        self.register_buffer('sin', sin, persistent=False)
+
+    def forward(self, x):
+        """x (..., S, head_dim) -> the same shape; features i and i + head_dim/2 are rotated by their token's
+        angle."""
+        return torch.addcmul(x * self.cos.to(x.dtype), x.roll(self.half, -1), self.sin.to(x.dtype))
+
+
+# ---------------------------------------------------------------------------------------------
+# attention
+
+class StandardAttention(nn.Module):
+    """Multi-head self-attention over the tokens. Queries and keys are layer-normalised per head (QK-norm,
+    arXiv 2302.05442) with one scale for both, since only the product of two scales would act."""
+
+    def __init__(self, cfg, dim, n_head, centres):
+        super().__init__()
+        divides(n_head, dim, 'n_head must divide the width')
+        self.n_head = n_head
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.proj = nn.Linear(dim, dim)
+        self.qk_norm = nn.LayerNorm(dim // n_head, bias=False)
+        self.rotary = RotaryPositions(centres, dim // n_head, cfg.periodic)
+
+    def forward(self, x):
+        """x (B, S, dim) -> (B, S, dim)"""
+        B, S, D = x.shape
+        H = self.n_head
+        qkv = self.qkv(x).view(B, S, 3 * H, D // H).transpose(1, 2)  # (B, 3 H, S, hd)
+        qk, v = qkv.split([2 * H, H], 1)
+        q, k = self.rotary(self.qk_norm(qk)).chunk(2, 1)
+        y = F.scaled_dot_product_attention(q, k, v.to(q.dtype))      # (B, H, S, hd)
+        return self.proj(y.transpose(1, 2).reshape(B, S, D))
+
+
+class ChannelAttention(nn.Module):
+    """
+    Channel-separated attention: block-diagonal over groups of features.
+
+    The D features fall into D / group_size contiguous groups. All groups share one set of group_size x
+    group_size projections; inside a group, attention runs over all tokens:
+
+        q = Wq RMSNorm(x),  k = Wk RMSNorm(x),  v = Wv x,  out = Wo softmax(q k^T / sqrt(hd)) v
+
+    with the norm over the group and `n_head` heads inside it. Groups meet only in the MLP that follows. The
+    key has no bias, since it would cancel in the softmax. group_size = D is ordinary multi-head attention.
+    """
+
+    def __init__(self, cfg, dim, n_head, centres):
+        super().__init__()
+        group_size = cfg.group_size
+        divides(group_size, dim, 'group_size must divide the width')
+        divides(n_head, group_size, 'n_head (heads in a group) must divide group_size')
+        self.n_head = n_head
+        self.group_size = group_size
+        self.norm = nn.RMSNorm(group_size)
+        self.q = nn.Linear(group_size, group_size)
+        self.k = nn.Linear(group_size, group_size, bias=False)
+        self.v = nn.Linear(group_size, group_size)
+        self.proj = nn.Linear(group_size, group_size)
+        self.rotary = RotaryPositions(centres, group_size // n_head, cfg.periodic)
+
+    def forward(self, x):
+        """x (B, S, dim) -> (B, S, dim)"""
+        B, S, D = x.shape
+        x = x.view(B, S, D // self.group_size, self.group_size)      # (B, S, G, g)
+        n = self.norm(x)
+        q = self.rotary(self.heads(self.q(n)))                       # (B, G H, S, hd)
+        k = self.rotary(self.heads(self.k(n)))
+        v = self.heads(self.v(x))
+        y = F.scaled_dot_product_attention(q, k, v.to(q.dtype))
+        return self.proj(y.transpose(1, 2).reshape(x.shape)).reshape(B, S, D)
+
+    def heads(self, x):
+        """(B, S, G, g) -> (B, G H, S, hd)"""
+        B, S, G, g = x.shape
+        return x.view(B, S, G * self.n_head, g // self.n_head).transpose(1, 2)
+
+
+ATTENTIONS = {'standard': StandardAttention, 'channel': ChannelAttention}      # by the key attention
+
+
+# ---------------------------------------------------------------------------------------------
+# block
+
+class Block(nn.Module):
+    """
+    Transformer block around an attention layer. Both branches, attention and MLP, start at zero.
+
+    With cond_dim, a condition (B, cond_dim) scales, shifts and gates the branches (adaptive layer norm, arXiv
+    2212.09748), starting from shift 0, scale 1 and gate 1. Without layer_norm a branch sees amplitudes as
+    they are: a step of a nonlinear PDE depends on them. Under autocast, attention and MLP compute in
+    bfloat16 and the residual stream in float32.
+    """
+
+    def __init__(self, dim, attention, mlp_ratio, cond_dim=0, drop_path=0., layer_norm=True,
+                 checkpointing=False):
+        super().__init__()
+        inner = int(mlp_ratio * dim)
+        if inner < 1:
+            raise UserError(f'mlp_ratio={mlp_ratio} leaves no features between the two layers of an MLP')
+        self.attention = attention
+        self.mlp = nn.Sequential(nn.Linear(dim, inner), nn.GELU(), nn.Linear(inner, dim))
+        zero(attention.proj)
+        zero(self.mlp[2])
+        self.norm1 = nn.Identity()
+        self.norm2 = nn.Identity()
+        if layer_norm:                                               # a condition brings its own scale
+            self.norm1 = nn.LayerNorm(dim, elementwise_affine=not cond_dim, bias=False)
+            self.norm2 = nn.LayerNorm(dim, elementwise_affine=not cond_dim, bias=False)
+        self.modulation = None
+        if cond_dim:
+            self.modulation = adamw(Float32Linear(cond_dim, 6 * dim))
+            nn.init.zeros_(self.modulation.weight)
+            start = torch.tensor([0., 1., 1., 0., 1., 1.])           # shift, scale and gate of each branch
+            self.modulation.bias.data = start.repeat_interleave(dim)
+        self.drop_path = drop_path
+        self.checkpointing = checkpointing
+
+    def forward(self, x, cond=None):
+        """x (B, S, dim), cond (B, cond_dim) if the block has a modulation -> (B, S, dim), float32"""
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(self.branches, x, cond, use_reentrant=False)
+        return self.branches(x, cond)
+
+    def branches(self, x, cond):
+        if self.modulation is None:
+            x = x + self.dropped(self.attention(self.norm1(x)))
+            return x + self.dropped(self.mlp(self.norm2(x)))
+        modulation = self.modulation(cond)[:, None]                  # (B, 1, 6 dim)
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, -1)
+        a = self.attention(torch.addcmul(shift1, self.norm1(x), scale1))
+        x = torch.addcmul(x, self.dropped(a), gate1)
+        a = self.mlp(torch.addcmul(shift2, self.norm2(x), scale2))
+        return torch.addcmul(x, self.dropped(a), gate2)
+
+    def dropped(self, branch):
+        return drop_path(branch.float(), self.drop_path, self.training)
+
+
+# ---------------------------------------------------------------------------------------------
+# transformer
+
+class Transformer(nn.Module):
+    """
+    Blocks over the tokens, at one resolution (arch='pure') or at halved and restored ones (arch='u').
+
+    Going down, pairs of tokens (per axis) are concatenated and mapped back to the width. Going up, a linear
+    map unfolds them and a linear map of the skip connection is added. The pure transformer is a U of a single
+    level. The drop-path rate ramps up linearly with depth. Attention sees the distances of tokens alone; in a
+    domain with walls or a force, a learned vector, which starts at zero, tells each token its position.
+    """
+
+    def __init__(self, cfg, n_in=0, layer_norm=False):
+        """n_in: features of an input token; 0: latent_dim."""
+        super().__init__()
+        dim = cfg.hidden_dim
+        d = len(cfg.grid)
+        depths = cfg.depths if cfg.arch == 'u' else (cfg.depth,)
+        if len(depths) % 2 == 0:
+            raise UserError(f'depths={depths} needs an odd number of entries: down ..., bottleneck, up ...')
+        n_level = len(depths) // 2
+        for s in cfg.token_grid:
+            divides(2 ** n_level, s, 'the U shape must halve the latent tokens of an axis')
+        self.grids = [tuple(s // 2 ** level for s in cfg.token_grid) for level in range(n_level + 1)]
+        self.factors = (2,) * d
+        self.stem = Float32Linear(n_in or cfg.latent_dim, dim)
+        self.position = None
+        if not cfg.translation_invariant:
+            self.position = nn.Parameter(torch.zeros(math.prod(cfg.token_grid), dim))
+        self.stages = nn.ModuleList()
+        levels = [*range(n_level), *range(n_level, -1, -1)]          # 0 .. bottom .. 0
+        n_block = sum(depths)
+        for level, depth in zip(levels, depths):
+            grid = self.grids[level]
+            centres = cfg.token_centres(grid)
+            stage = nn.ModuleList()
+            for _ in range(depth):
+                done = sum(len(other) for other in self.stages) + len(stage)
+                rate = cfg.drop_path * done / max(1, n_block - 1)
+                attention = ATTENTIONS[cfg.attention](cfg, dim, cfg.n_head, centres)
+                stage.append(Block(dim, attention, cfg.mlp_ratio, cfg.cond_dim, rate, layer_norm,
+                                   cfg.checkpointing))
+            self.stages.append(stage)
+        self.down = nn.ModuleList(nn.Linear(dim * 2 ** d, dim) for _ in range(n_level))
+        self.up = nn.ModuleList(nn.Linear(dim, dim * 2 ** d) for _ in range(n_level))
+        self.skip = nn.ModuleList(nn.Linear(dim, dim) for _ in range(n_level))
+        self.norm = nn.LayerNorm(dim, bias=False) if layer_norm else nn.Identity()
+        self.head = zero(Float32Linear(dim, cfg.latent_dim))
+
+    def forward(self, z, cond):
+        """z (B, S, n_in), cond (B, cond_dim) -> (B, S, latent_dim), float32"""
+        n_level = len(self.down)
+        x = self.stem(z)
+        if self.position is not None:
+            x = x + self.position
+        skips = []
+        for level in range(n_level):
+            for block in self.stages[level]:
+                x = block(x, cond)
+            skips.append(x)
+            x = self.down[level](merge_tokens(x, self.grids[level], self.factors)).float()
+        for block in self.stages[n_level]:
+            x = block(x, cond)
+        for i, level in enumerate(reversed(range(n_level))):
+            x = split_tokens(self.up[i](x), self.grids[level], self.factors)
+            x = (x + self.skip[i](skips[level])).float()
+            for block in self.stages[n_level + 1 + i]:
+                x = block(x, cond)
+        return self.head(self.norm(x))
+
+
+NETWORKS = {'pure': Transformer, 'u': Transformer}           # by the key arch; peers/ adds others
 
 
 # ---------------------------------------------------------------------------------------------
 # configuration
 
-@dataclass
-class ModelConfig:
-    """Everything that shapes the network, as plain values; stored in every checkpoint as JSON types."""
-    # the problem
-    pde: str = 'burgers'                   # entry of pdes.py
-    fields: tuple = ('u',)                 # names of the C physical fields
-    params: tuple = ('Nu',)                # names of the PDE parameters
-    seen_params: tuple = ((.01,),)         # values of each in training; the first is the default
-    dt: float = .05                        # seconds a step
-    grid: tuple = (128,)                   # points of the trained grid along each axis
-    low: tuple = (0.,)                     # lower corner of the domain
-    length: tuple = (1.,)                  # extent of the domain
-    first: tuple = (.00048828125,)         # coordinate of the first grid point
-    boundary: str = 'periodic'
-    mean: tuple = (0.,)                    # of each field over the train part
-    std: tuple = (1.,)
-    translation: bool = True               # if it is periodic: are all places alike?
-    drift: tuple = ()                      # if not: a direction in which they are, as (1, -1)
-    static: tuple = ()                     # fields that a step leaves as they are
-    positive: tuple = ()                   # fields that cannot be negative
-    conserved: tuple = ()                  # fields whose integral a step keeps
-    velocity: tuple = ()                   # field that is the velocity along each axis
-    frame_speed: float = 0.                # of a moving frame, per unit of the mean velocity; 0: none
-    # the latent
-    input_frames: int = 1                  # frames that the encoder sees
-    token_grid: tuple = (32,)              # latent tokens along each axis
-    latent_dim: int = 64                   # features of a token
-    token_shift: int = 0                   # grid points an axis by which the tokens move on every step
-    # encoder and decoder
-    encoder: str = 'grid'                  # what it sees: 'grid', values on the trained grid, or 'points'
-    basis: str = 'cosine'                  # of the fixed part: 'cosine', or 'components' of the data
-    patch_size: int = 4                    # grid points a patch and axis of the learned encoder
-    halo: int = 2                          # grid points of the neighbours that a patch sees on each side
-    encoder_dim: int = 64                  # width of the learned encoder; 0: none
-    encoder_depth: int = 1
-    decoder_dim: int = 64                  # width of the learned decoder; 0: none
-    decoder_depth: int = 1
-    log_clamp: float = 0.                  # threshold of the output log-clamp; 0: none
-    # the operator
-    arch: str = 'pure'                     # 'pure', 'u', or a peer
-    attention: str = 'standard'            # 'standard' or 'channel'
-    hidden_dim: int = 64
-    depth: int = 4                         # blocks of the pure operator
-    depths: tuple = (1, 1, 1)              # blocks of the U-shaped one: down ..., bottleneck, up ...
-    n_head: int = 4                        # heads; with channel attention, heads in a group
-    group_size: int = 16
-    mlp_ratio: float = 2.
-    drop_path: float = 0.                  # rate of the last block; it ramps up from 0
-    cond_dim: int = 64
-    layer_norm: bool = False
-    checkpointing: bool = False            # recompute the operator's blocks in the backward pass
-    # what later stages train
-    parts: tuple = ()                      # of PARTS
-    flow_dim: int = 64                     # width of a flow
-    flow_depth: int = 3                    # its blocks
-    flow_kind: str = 'flow'                # 'flow' (flow matching) or 'refiner'
-    noise_dim: int = 32                    # random numbers that steer a step of the ensemble
+class ModelConfig(SimpleNamespace):
+    """
+    Everything that shapes the network, as plain values; a checkpoint stores it as JSON types.
 
-    @staticmethod
-    def choices():
-        """{field: the names it may have}"""
-        return {'arch': ('pure', 'u', *peers.NETWORKS),
-                'attention': ('standard', 'channel'),
-                'encoder': ('grid', 'points'),
-                'basis': ('cosine', 'components'),
-                'flow_kind': tuple(FLOWS)}
+    It holds every key of the section `model` of train.py (and of an extension's keys.py) under its own name,
+    so a new key needs no line here. The other values are facts of the equation and the data
+    (files.Source.facts):
+
+        pde, fields, params         name of the equation, of its C fields and of its parameters
+        seen_params                 values of each parameter in training; the first is the default
+        low, length, boundary       corner and extent of the domain along each axis; periodic, wall or open
+        translation, diagonal       periodic domain: is every place alike? If not, a direction such as (1, -1)
+                                    in which places are
+        static, positive, conserved numbers of fields: constant, never negative, of constant integral
+        velocity, galilean          number of the velocity field along each axis; speed of the moving frame
+                                    per unit of mean velocity, 0 for none
+        dt, grid, first             seconds a step; points of the trained grid; coordinates of its first point
+        token_grid, steppers        latent tokens along each axis; names in STEPPERS
+    """
+    cond_dim = 64                          # width of the condition
+
+    @classmethod
+    def of(cls, keys, model_keys, sources):
+        """The configuration that the keys of train.py (a namespace; model_keys names those that shape the
+        network) make with data files. Raises UserError where they do not fit."""
+        values = {name: getattr(keys, name) for name in model_keys}
+        values.update(sources[0].facts(keys.time_stride, keys.space_stride))
+        names = values['params']
+        values.update(
+            seen_params=tuple(tuple(source.params[name] for source in sources) for name in names),
+            conserved=values['conserved'] if keys.conserve else (),
+            galilean=values['galilean'] if keys.moving_frame else 0.,
+            token_grid=(keys.latent_tokens,) * len(values['grid']),
+            steppers=('operator', *(name for name in keys.stages if name in STEPPERS and name != 'operator')))
+        cfg = cls(**values)
+        cfg.check()
+        return cfg
+
+    def replace(self, **changes):
+        """A copy with other values."""
+        return ModelConfig(**{**vars(self), **changes})
 
     @property
     def n_field(self):
@@ -123,18 +382,18 @@ class ModelConfig:
         return self.boundary == 'periodic'
 
     @property
-    def uniform(self):
-        """Are all places of the domain alike? Not between walls, nor where a force acts in one."""
+    def translation_invariant(self):
+        """Is every place of the domain alike? Not between walls, nor where a force acts."""
         return self.periodic and self.translation
 
     @property
-    def direction(self):
-        """The direction in which tokens may move, one number an axis; empty if there is none."""
-        return (1,) * len(self.grid) if self.uniform else tuple(self.drift)
+    def shift_direction(self):
+        """Direction in which tokens may move, one number an axis; empty if there is none."""
+        return (1,) * len(self.grid) if self.translation_invariant else tuple(self.diagonal)
 
     @property
-    def scored(self):
-        """Numbers of the fields that are predicted."""
+    def predicted(self):
+        """Numbers of the fields that a step changes."""
         return tuple(field for field in range(self.n_field) if field not in self.static)
 
     @property
@@ -142,80 +401,246 @@ class ModelConfig:
         return tuple(n // s for n, s in zip(self.grid, self.token_grid))
 
     @property
-    def moves(self):
+    def tokens_move(self):
         """Do the tokens move relative to the domain?"""
-        return bool(self.frame_speed or self.token_shift)
+        return bool(self.galilean or self.token_shift)
 
-    def token_centre(self, points):
-        """Centre of the first token of so many grid points, along each axis, as a fraction of the domain."""
-        centres = []
-        for axis, n in enumerate(points):
+    def token_centres(self, grid):
+        """Centres of the cells of a `grid` coarser than the trained one, (S, d), as fractions of the
+        domain."""
+        first = []
+        for axis, (n, s) in enumerate(zip(self.grid, grid)):
             start = (self.first[axis] - self.low[axis]) / self.length[axis]
-            centres.append(start + (n - 1) / 2 / self.grid[axis])
-        return centres
+            first.append(start + (n // s - 1) / 2 / n)
+        return positions(grid, first, [1 / s for s in grid])
 
     def check(self):
-        """Raise UserError where the numbers do not fit together. What concerns one part is checked by that
-        part: see check_config."""
+        """Raise UserError where values do not fit together. Each layer checks its own sizes when it is
+        built."""
         d = len(self.grid)
-        for name, allowed in {**self.choices(), 'boundary': BOUNDARIES}.items():
+        choices = {'arch': NETWORKS, 'attention': ATTENTIONS, 'encoder': ENCODERS,
+                   'basis': ('cosine', 'components')}
+        for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise UserError(f"{name}='{getattr(self, name)}' is not one of {', '.join(allowed)}")
-        if d not in (1, 2):
-            raise UserError(f'a grid of {d} axes; 1 or 2 are supported')
-        if not set(self.parts) <= set(PARTS):
-            raise UserError(f'parts={self.parts} are not all among {", ".join(PARTS)}')
-        if 'ensemble' in self.parts and self.arch in peers.NETWORKS:
-            raise UserError(f"arch='{self.arch}' takes no noise, so it makes no ensemble: --arch=pure, or u")
-        widths = (self.hidden_dim, self.encoder_dim, self.decoder_dim, self.latent_dim, self.flow_dim,
-                  self.noise_dim)
-        depths = (self.depth, sum(self.depths), self.encoder_depth, self.decoder_depth, self.flow_depth)
-        n_point = max(math.prod(self.grid), math.prod(self.token_grid))
-        if n_point > MAX_POINTS or max(widths) > MAX_WIDTH or max(depths) > MAX_DEPTH:
-            raise UserError(f'larger than the limits of {MAX_POINTS} points, width {MAX_WIDTH} and depth '
-                            f'{MAX_DEPTH}')
-        for name in ('token_grid', 'low', 'length', 'first'):
-            if len(getattr(self, name)) != d:
-                raise UserError(f'{name}={getattr(self, name)} needs one entry for each of the {d} axes')
-        if self.drift and len(self.drift) != d:
-            raise UserError(f'drift={self.drift} needs one entry for each of the {d} axes')
-        for name in ('mean', 'std'):
-            if len(getattr(self, name)) != self.n_field:
-                raise UserError(f'{name}={getattr(self, name)} needs one entry for each of the '
-                                f'{self.n_field} fields')
-        if len(self.params) != len(self.seen_params):
-            raise UserError(f'{len(self.params)} parameters, but values of {len(self.seen_params)}')
+                raise UserError(f"{name}={getattr(self, name)} is not one of {', '.join(allowed)}")
+        for name in self.steppers:
+            if name not in STEPPERS:
+                raise UserError(f"stepper '{name}' is not one of {', '.join(STEPPERS)}")
+        self.check_sizes()
         for n, s in zip(self.grid, self.token_grid):
-            divides(s, n, f'the latent tokens of an axis must divide its grid of {n} points')
-        sizes = (*self.grid, *self.token_grid, self.latent_dim, self.hidden_dim, self.depth)
-        if min(sizes) < 1 or min(*self.length, *self.std) <= 0 or min(widths + depths) < 0:
-            raise UserError(f'sizes must be positive: grid {self.grid}, tokens {self.token_grid}, widths '
-                            f'{widths}, depths {depths}, length {self.length}, std {self.std}')
-        for name in ('static', 'positive', 'conserved', 'velocity'):
-            numbers = getattr(self, name)
-            if not all(0 <= field < self.n_field for field in numbers):
-                raise UserError(f'{name}={numbers} must be numbers of fields, below {self.n_field}')
-        if not self.scored:
+            divides(s, n, f'latent_tokens must divide the {n} grid points of an axis')
+        if not self.predicted:
             raise UserError(f'static={self.static} leaves no field to be predicted')
-        if self.frame_speed and not (self.uniform and self.input_frames == 1 and len(self.velocity) == d):
-            raise UserError('a moving frame needs a periodic domain whose places are alike, one input frame '
-                            'and a velocity along every axis: --moving_frame=false')
-        if self.input_frames > 1 and not self.encoder_dim:
-            raise UserError(f'input_frames={self.input_frames} needs a learned encoder, since its fixed part '
-                            'holds the last frame alone: --encoder_dim=64')
-        if self.encoder == 'points' and self.input_frames > 1:
-            raise UserError(f"encoder='points' sees one frame, not {self.input_frames}: --input_frames=1")
+        if self.galilean and not (self.translation_invariant and len(self.velocity) == d):
+            raise UserError('a moving frame needs a periodic domain without a force and a velocity along '
+                            'every axis: --moving_frame=false')
         if self.token_shift:
-            room = math.prod(self.points_per_token) * self.n_field
-            learned = self.decoder_dim or self.encoder_dim and self.encoder == 'grid'
-            linear = self.basis == 'components' and not learned
-            holds_all = room <= self.latent_dim or linear            # or nearly so
-            fits = 0 < self.token_shift < min(self.points_per_token) and holds_all
-            if not (fits and self.periodic and self.direction and self.input_frames == 1):
-                raise UserError(f'token_shift={self.token_shift} needs a periodic domain with places that '
-                                f'are alike, one input frame, more points a token '
-                                f'({min(self.points_per_token)}) and latent_dim={self.latent_dim} to be at '
-                                f'least {room} (but for --basis=components): --token_shift=0')
+            self.check_token_shift()
+
+    def check_sizes(self):
+        """Raise UserError for sizes that no network has; what a damaged checkpoint asks for is refused before
+        memory is taken."""
+        for name, value in vars(self).items():
+            numbers = value if isinstance(value, tuple) else (value,)
+            whole = [n for n in numbers if isinstance(n, int)]
+            limit = MAX_DEPTH if name in ('depth', 'depths', 'coder_depth') else MAX_WIDTH
+            if whole and not (min(whole) >= 0 or name == 'diagonal') or sum(whole) > limit:
+                raise UserError(f'{name}={value} must be between 0 and {limit}')
+        for name in ('grid', 'length', 'dt', 'latent_dim', 'hidden_dim', 'depth'):
+            value = getattr(self, name)
+            if min(value if isinstance(value, tuple) else (value,)) <= 0:
+                raise UserError(f'{name}={value} must be positive')
+        if math.prod(self.grid) > MAX_POINTS:
+            raise UserError(f'grid={self.grid} has more than {MAX_POINTS} points')
+        if not 0 <= self.drop_path < 1:
+            raise UserError(f'drop_path={self.drop_path} must be at least 0 and below 1')
+
+    def check_token_shift(self):
+        off = 'set --token_shift=0'
+        if not (self.periodic and self.shift_direction):
+            raise UserError(f'token_shift={self.token_shift} needs a periodic domain without a force: {off}')
+        if self.token_shift >= min(self.points_per_token):
+            raise UserError(f'token_shift={self.token_shift} must be less than the '
+                            f'{min(self.points_per_token)} points of a token: lower it, or {off}')
+        n_value = math.prod(self.points_per_token) * self.n_field
+        learned = self.decoder_dim or self.encoder_dim and self.encoder == 'grid'
+        if n_value > self.latent_dim and (self.basis != 'components' or learned):
+            raise UserError(f'token_shift={self.token_shift} needs tokens that hold their patch: latent_dim='
+                            f'{self.latent_dim} must be at least {n_value}, or --basis=components without a '
+                            f'learned encoder and decoder; or {off}')
+
+
+# ---------------------------------------------------------------------------------------------
+# encoder
+
+class GridEncoder(nn.Module):
+    """
+    Fields on the trained grid -> latent tokens: z = M patch(u) + g(u).
+
+    M holds fixed modes of the points of a token (grids.Patches), so the decoder inverts it from the first
+    iteration on. The learned part g (none with encoder_dim=0) starts at zero. In it, one convolution makes a
+    token of each patch of patch_size points and a halo around it, `coder_depth` blocks mix these tokens, and
+    neighbours are merged where there are more patches than latent tokens. g does not change the integral of a
+    conserved field.
+
+    Other encoders (points/) have the methods of this one. `where` tells them at which points the field is
+    known; on the trained grid it is None.
+    """
+
+    def __init__(self, cfg, patches):
+        super().__init__()
+        self.cfg = cfg
+        self.patches = patches
+        if cfg.encoder_dim:
+            self.make_learned_part(cfg)
+
+    def make_learned_part(self, cfg):
+        d = len(cfg.grid)
+        dim = cfg.encoder_dim
+        if cfg.halo > min(cfg.grid):
+            raise UserError(f'halo={cfg.halo} is larger than the grid {cfg.grid}')
+        for n, s in zip(cfg.grid, cfg.token_grid):
+            divides(cfg.patch_size, n, f'patch_size must divide the {n} grid points of an axis')
+            n_patch = n // cfg.patch_size
+            divides(s, n_patch, f'latent_tokens must divide the {n_patch} patches of an axis')
+        divides(CODER_HEADS, dim, 'the number of heads must divide encoder_dim')
+        self.patch_grid = tuple(n // cfg.patch_size for n in cfg.grid)
+        self.make_stem(cfg)
+        self.pool = tuple(n // s for n, s in zip(self.patch_grid, cfg.token_grid))
+        centres = cfg.token_centres(self.patch_grid)
+        if not cfg.periodic:                                         # near a wall, the position matters
+            waves = torch.arange(1, dim // (2 * d) + 1) * math.pi
+            angles = centres[..., None] * waves                      # (S, d, dim/2d)
+            table = torch.cat([angles.sin(), angles.cos()], -1).flatten(1)
+            self.register_buffer('position', F.pad(table, (0, dim - table.shape[1])), persistent=False)
+        self.blocks = nn.ModuleList()
+        for _ in range(cfg.coder_depth):
+            attention = StandardAttention(cfg, dim, CODER_HEADS, centres)
+            self.blocks.append(Block(dim, attention, cfg.mlp_ratio))
+        self.norm = nn.LayerNorm(dim, bias=False)
+        self.proj = zero(Float32Linear(dim * math.prod(self.pool), cfg.latent_dim))
+        self.register_buffer('conserved', ones_at(cfg.conserved, cfg.latent_dim), persistent=False)
+
+    def make_stem(self, cfg):
+        conv = (nn.Conv1d, nn.Conv2d)[len(cfg.grid) - 1]
+        self.stem = conv(cfg.n_field, cfg.encoder_dim, cfg.patch_size + 2 * cfg.halo, cfg.patch_size)
+
+    def forward(self, u, where=None):
+        """u (B, *grid, C), normalised -> (B, S, latent_dim), float32"""
+        z = self.patches.to_tokens(u)
+        return z + self.learned(self.patch_features(u)) if self.cfg.encoder_dim else z
+
+    def patch_features(self, u):
+        """u (B, *grid, C) -> (B, S_patch, D)"""
+        cfg = self.cfg
+        u = u.movedim(-1, 1)                                         # (B, C, *grid)
+        if cfg.halo:
+            mode = 'circular' if cfg.periodic else 'replicate'
+            u = F.pad(u, (cfg.halo, cfg.halo) * len(cfg.grid), mode=mode)
+        with torch.autocast(u.device.type, enabled=False):
+            return self.stem(u.float()).flatten(2).transpose(1, 2)
+
+    def learned(self, x):
+        """Features of the patches (B, S_patch, D) -> g, (B, S, latent_dim)"""
+        if not self.cfg.periodic:
+            x = x + self.position
+        if len(self.blocks) == 0:
+            x = F.gelu(x)
+        for block in self.blocks:
+            x = block(x)
+        x = merge_tokens(self.norm(x), self.patch_grid, self.pool)   # (B, S, D pool)
+        z = self.proj(x)
+        return z - self.conserved * z.mean(1, keepdim=True)
+
+    def of_grid(self, u, where=None):
+        """Tokens (B, S, latent_dim) of normalised fields u on the trained grid, seen at `where`."""
+        return self(u, where)
+
+    def draw_points(self, keys, random):
+        """Where this encoder sees a batch of the training. On the grid there is nothing to draw."""
+        return None
+
+    def receive(self, u, x, device):
+        """Fields in physical units as UPT.encode takes them -> what `forward` takes: (u, where)."""
+        return to_trained_grid(self.cfg, u, x, device), None
+
+
+ENCODERS = {'grid': GridEncoder}                             # points/ adds 'points'
+
+
+# ---------------------------------------------------------------------------------------------
+# decoder
+
+class AnyPointDecoder(nn.Module):
+    """
+    (query points, latent) -> the fields there, on or off the grid: u(q) = I(q; M^T z + h(z)).
+
+    M^T z inverts the modes of the encoder. The learned part h (none with decoder_dim=0) starts at zero and
+    mirrors the encoder: `coder_depth` blocks mix the tokens, and one transposed convolution writes each token
+    to its patch of the grid and a halo around it. h does not change the integral of a conserved field. I is
+    cubic interpolation. The result is continuously differentiable in q, wraps on a periodic domain, and does
+    not depend on the other query points.
+    """
+
+    def __init__(self, cfg, patches):
+        super().__init__()
+        self.cfg = cfg
+        self.patches = patches
+        cell = [length / n for length, n in zip(cfg.length, cfg.grid)]         # of the trained grid
+        self.register_buffer('points', positions(cfg.grid, cfg.first, cell), persistent=False)
+        if cfg.decoder_dim:
+            self.make_learned_part(cfg)
+
+    def make_learned_part(self, cfg):
+        d = len(cfg.grid)
+        dim = cfg.decoder_dim
+        divides(CODER_HEADS, dim, 'the number of heads must divide decoder_dim')
+        centres = cfg.token_centres(cfg.token_grid)
+        self.stem = Float32Linear(cfg.latent_dim, dim)
+        self.position = 0.
+        if not cfg.translation_invariant:
+            self.position = nn.Parameter(torch.zeros(len(centres), dim))
+        self.blocks = nn.ModuleList()
+        for _ in range(cfg.coder_depth):
+            attention = StandardAttention(cfg, dim, CODER_HEADS, centres)
+            self.blocks.append(Block(dim, attention, cfg.mlp_ratio))
+        self.norm = nn.LayerNorm(dim, bias=False)
+        self.margin = [-(-cfg.halo // p) for p in cfg.points_per_token]        # tokens that the halo reaches
+        kernel = [p + 2 * cfg.halo for p in cfg.points_per_token]
+        transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d)[d - 1]
+        has_bias = len(cfg.conserved) < cfg.n_field                  # conservation takes constants off again
+        self.write = zero(transposed(dim, cfg.n_field, kernel, cfg.points_per_token, bias=has_bias))
+        self.register_buffer('conserved', ones_at(cfg.conserved, cfg.n_field), persistent=False)
+
+    def forward(self, z, q=None):
+        """z (B, S, latent_dim), q (Q, d) or (B, Q, d) in physical coordinates, or None for the trained grid,
+        which needs no interpolation -> (B, Q, C), normalised, float32"""
+        cfg = self.cfg
+        u = self.patches.to_grid(z).flatten(1, -2)                   # (B, N, C)
+        if cfg.decoder_dim:
+            u = u + self.learned(z)
+        if q is not None:
+            u = interpolate(u, q, cfg.grid, cfg.first, cfg.length, cfg.periodic)
+        if cfg.log_clamp:
+            u = u.sign() * cfg.log_clamp * torch.log1p(u.abs() / cfg.log_clamp)
+        return u
+
+    def learned(self, z):
+        """h(z) on the trained grid, (B, N, C)"""
+        cfg = self.cfg
+        x = self.stem(z) + self.position
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x) if len(self.blocks) else F.gelu(x)
+        x = x.float().transpose(1, 2).unflatten(2, cfg.token_grid)   # (B, dim, *tokens)
+        around = [n for n in reversed(self.margin) for _ in range(2)]
+        x = F.pad(x, around, mode='circular' if cfg.periodic else 'replicate')
+        with torch.autocast(z.device.type, enabled=False):
+            u = self.write(x)                                        # of the tokens and the margin
+        for axis, (n, p) in enumerate(zip(self.margin, cfg.points_per_token)):
+            u = u.narrow(2 + axis, cfg.halo + n * p, cfg.grid[axis])
+        u = u.flatten(2).transpose(1, 2)
+        return u - self.conserved * u.mean(1, keepdim=True)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -226,8 +651,8 @@ class Conditioning(nn.Module):
 
     def __init__(self, cfg):
         super().__init__()
-        self.numbers = outer(Float32Linear(1 + len(cfg.params), cfg.cond_dim))
-        self.mlp = nn.Sequential(nn.SiLU(), outer(Float32Linear(cfg.cond_dim, cfg.cond_dim)), nn.SiLU())
+        self.numbers = adamw(Float32Linear(1 + len(cfg.params), cfg.cond_dim))
+        self.mlp = nn.Sequential(nn.SiLU(), adamw(Float32Linear(cfg.cond_dim, cfg.cond_dim)), nn.SiLU())
 
     def forward(self, dt, params):
         """dt (B,) seconds, params (B, P) -> (B, cond_dim). Numbers enter by the signed log(1 + 1e4 |x|)."""
@@ -238,55 +663,54 @@ class Conditioning(nn.Module):
 
 class Operator(nn.Module):
     """
-    One step in latent space: A(z, c) = z + f(z, c). The last layer of f starts at zero, so an untrained
-    operator is the identity (up to the shift below). f is the transformer of layers.py or, by `arch`, a peer
-    of peers.py.
+    One step in latent space: A(z, c) = z + f(z, c), then a shift of the tokens.
 
-    The integral of a conserved field stays: the first features of a token are its means, and the mean of f
-    over all tokens is taken off them (encoder and decoder do likewise with what they have learned). The
-    features of a static field stay as they are. With `token_shift`, the tokens then move on by so many grid
-    points, since tokens at rest on the field would repeat the same errors at every step.
-
-    With noise_dim, f may be steered by a vector of noise, drawn anew for every step and member of an
-    ensemble. Without one, or before that has been trained, it is the operator without noise.
+    f is a network by the key arch. Its last layer starts at zero, so an untrained operator is the identity.
+    The integral of a conserved field stays: the first features of a token are the means of its fields, and f
+    changes none of their means over the tokens. The features of a static field stay as they are. With
+    token_shift the tokens move on by as many grid points after every step; tokens at rest would repeat the
+    same errors at the same places.
     """
+    stochastic = False
 
-    def __init__(self, cfg, patches, noise_dim=0):
+    def __init__(self, cfg, patches):
         super().__init__()
         self.patches = patches
-        self.token_shift = tuple(cfg.token_shift * step for step in cfg.direction) if cfg.token_shift else ()
-        if cfg.arch in peers.NETWORKS:
-            self.network = peers.NETWORKS[cfg.arch](cfg)
-        else:
-            self.network = Transformer(cfg, noise_dim=noise_dim)
+        self.token_shift = tuple(cfg.token_shift * step for step in cfg.shift_direction)
+        self.network = NETWORKS[cfg.arch](cfg)
         self.register_buffer('conserved', ones_at(cfg.conserved, cfg.latent_dim), persistent=False)
         self.has_static = bool(cfg.static)
-        free = torch.ones(cfg.latent_dim)
-        room = math.prod(cfg.points_per_token) * cfg.n_field     # features beyond these hold no field
+        dynamic = torch.ones(cfg.latent_dim)
+        n_value = math.prod(cfg.points_per_token) * cfg.n_field      # features beyond these hold no field
         for field in cfg.static:
-            free[field:room:cfg.n_field] = 0.
-        self.register_buffer('free', free, persistent=False)
+            dynamic[field:n_value:cfg.n_field] = 0.
+        self.register_buffer('dynamic', dynamic, persistent=False)
 
-    def forward(self, z, cond, *noise):
-        """z (B, S, latent_dim), cond (B, cond_dim), noise (B, noise_dim) or none -> the tokens one step
-        later, float32"""
-        change = self.network(z, cond, *noise)
+    def forward(self, z, cond, noise=None):
+        """z (B, S, latent_dim), cond (B, cond_dim) -> the tokens one step later, float32. An operator draws
+        no noise."""
+        change = self.network(z, cond)
         if self.has_static:
-            change = change * self.free
-        return self.moved(z + change - self.conserved * change.mean(1, keepdim=True))
+            change = change * self.dynamic
+        return self.shifted(z + change - self.conserved * change.mean(1, keepdim=True))
 
-    def moved(self, z):
+    def shifted(self, z):
         """The tokens, moved on by token_shift."""
-        return self.patches.shift(z, self.token_shift) if self.token_shift else z
+        return self.patches.shift(z, self.token_shift) if any(self.token_shift) else z
+
+
+# What performs a step, by name: modules (tokens, condition, noise) -> tokens, where `noise` is a function
+# (*shape) -> Gaussian numbers. probabilistic/ adds those that its stages train, made with (cfg, model).
+STEPPERS = {'operator': Operator}
 
 
 # ---------------------------------------------------------------------------------------------
-# container
+# the whole model
 
 class Latent(NamedTuple):
-    """A latent is tokens and the frame that they live in."""
+    """Tokens, and the frame of reference in which they live."""
     tokens: torch.Tensor                   # (B, S, D): what encoder, operator and decoder see
-    mean: torch.Tensor            # (B, C): taken off the fields on entry, put back on exit; 0 without a frame
+    mean: torch.Tensor                     # (B, C): mean flow, taken off by encode and added by decode
     offset: torch.Tensor                   # (B, d): distance that the tokens have moved, physical units
 
 
@@ -294,43 +718,46 @@ class UPT(nn.Module):
     """
     Encoder E, operator A and decoder D, with the normalisation of the data inside.
 
-    With `frame_speed`, the mean of a velocity is taken off the field and the rest is advanced in the frame
-    that moves along (Galilean invariance, exact at any speed because the decoder reads at any point). E, A
-    and D themselves see normalised fields and tokens; stages.py calls them for training, the methods below
-    for use.
+    With a moving frame (cfg.galilean), the mean of a velocity is taken off the field and the rest is advanced
+    in the frame that moves along. This is exact at any speed, because the decoder reads at any point. E, A
+    and D see normalised fields and tokens. losses.py calls them in training; the methods below take and
+    return physical units.
     """
 
     def __init__(self, cfg):
         super().__init__()
         cfg.check()
         self.cfg = cfg
+        d = len(cfg.grid)
         patches = Patches(cfg)
-        self.encoder = (PointEncoder if cfg.encoder == 'points' else GridEncoder)(cfg, patches)
+        self.encoder = ENCODERS[cfg.encoder](cfg, patches)
         self.condition = Conditioning(cfg)
         self.operator = Operator(cfg, patches)
         self.decoder = AnyPointDecoder(cfg, patches)
-        if 'corrector' in cfg.parts:
-            self.corrector = FLOWS[cfg.flow_kind](cfg, 2)            # of E(u+) - A(z), given z and A(z)
-        if 'student' in cfg.parts:
-            self.student = Student(cfg, 2)                           # of the corrector
-        if 'ensemble' in cfg.parts:
-            self.ensemble = Operator(cfg, patches, cfg.noise_dim)
-        if 'prior' in cfg.parts:
-            self.prior = FLOWS[cfg.flow_kind](cfg, 1)                # of E(u+) - z, given z
-        frame = torch.zeros(cfg.n_field, len(cfg.grid))       # velocity of the frame per unit of a mean field
-        if cfg.frame_speed:
+        for name in cfg.steppers:
+            if name != 'operator':
+                self.add_module(name, STEPPERS[name](cfg, self))
+        galilean = torch.zeros(cfg.n_field, d)                       # speed of the frame per unit of a mean
+        if cfg.galilean:
             for axis, field in enumerate(cfg.velocity):
-                frame[field, axis] = cfg.frame_speed
-        moves_with = frame.ne(0).any(1).float()              # (C,): 1 for a velocity that the frame takes off
+                galilean[field, axis] = cfg.galilean
         spacing = torch.tensor(cfg.length) / torch.tensor(cfg.grid)
-        token_step = cfg.token_shift * spacing * torch.tensor(cfg.direction or [0] * len(cfg.grid))
         least = torch.full((cfg.n_field,), -math.inf)
         least[list(cfg.positive)] = 0.
-        buffers = {'mean': torch.tensor(cfg.mean), 'std': torch.tensor(cfg.std),
-                   'frame': frame, 'moves_with': moves_with, 'token_step': token_step, 'least': least,
-                   'low': torch.tensor(cfg.low), 'length': torch.tensor(cfg.length)}
-        for name, value in buffers.items():
+        self.register_buffer('mean', torch.zeros(cfg.n_field))       # of the training data: see normalise
+        self.register_buffer('std', torch.ones(cfg.n_field))
+        constants = {
+            'galilean': galilean,
+            'in_frame': galilean.ne(0).any(1).float(),               # (C,): 1 where the mean is taken off
+            'token_step': cfg.token_shift * spacing * torch.tensor(cfg.shift_direction or [0] * d),
+            'least': least, 'low': torch.tensor(cfg.low), 'length': torch.tensor(cfg.length)}
+        for name, value in constants.items():
             self.register_buffer(name, value.float(), persistent=False)
+
+    def normalise(self, mean, std):
+        """Take the mean and scale of each field, C numbers each, from the training data."""
+        self.mean.copy_(torch.as_tensor(mean))
+        self.std.copy_(torch.as_tensor(std))
 
     def n_params(self):
         return sum(p.numel() for p in self.parameters())
@@ -345,44 +772,37 @@ class UPT(nn.Module):
         return self.decoder.points
 
     def grid(self, *shape):
-        """Coordinates of the trained kind of grid with `shape` points along the axes, (N, d), row-major. It
-        starts at the trained grid's first coordinate; without arguments it is the trained grid. Between
-        walls, where that would leave the domain, points are the centres of equal cells."""
-        cfg = self.cfg
-        shape = shape or cfg.grid
-        if len(shape) != len(cfg.grid):
-            raise UserError(f'a grid of {len(cfg.grid)} axes was trained, not {len(shape)}')
-        first = []
-        spacing = []
-        for axis, n in enumerate(shape):
-            cell = cfg.length[axis] / n
-            fits = cfg.periodic or cfg.first[axis] - cfg.low[axis] < .99 * cell
-            first.append(cfg.first[axis] if fits else cfg.low[axis] + cell / 2)
-            spacing.append(cell)
-        return positions(shape, first, spacing)
+        """Coordinates of a grid like the trained one (grids.axis_points) with `shape` points along the axes,
+        (N, d), row-major; without arguments, of the trained grid."""
+        shape = shape or self.cfg.grid
+        if len(shape) != len(self.cfg.grid):
+            raise UserError(f'a grid of {len(self.cfg.grid)} axes was trained, not {len(shape)}')
+        axes = [axis_points(self.cfg, axis, n) for axis, n in enumerate(shape)]
+        mesh = torch.meshgrid(*axes, indexing='ij')
+        return torch.stack([axis.flatten() for axis in mesh], -1).float()
 
     # ---- encode, step, decode: physical units in and out
 
     def encode(self, u, grid=None):
-        """u (B, *space, C), or (B, input_frames, *space, C) for several, on m.grid(*space) or on the 1D
-        points `grid` (N,) or (N, 1) -> Latent. Other grids are resampled to the trained one by cubic
-        interpolation, which leaves points that both share as they are. With encoder='points', u may be values
-        (B, P, C) at any points `grid` (P, d) or (B, P, d). Raises UserError for a wrong shape, values that
-        are not finite, and points that leave a part of the domain out."""
-        return self._encode(*self._given(u, grid))
+        """u (B, *space, C) on m.grid(*space), or on the 1D points `grid` (N,) or (N, 1) -> Latent. Other
+        grids are resampled to the trained one by cubic interpolation. With encoder='points', u may be values
+        (B, P, C) at points `grid` (P, d) or (B, P, d). Raises UserError for a wrong shape, values that are
+        not finite, and points that leave a part of the domain out."""
+        return self.encode_received(*self.encoder.receive(u, grid, self.device))
 
-    def step(self, z, params=None, dt=None, by='operator', draw=None, flow_steps=0):
-        """One step of `dt` seconds (default: that of training) in latent space, Latent -> Latent. params:
-        {'Nu': .01}, a number or (B,) each. by: what advances it (BY). All but the operator draw noise from
-        `draw`, one m.draws(seed) for a whole rollout."""
-        if self.check_by(by) != 'operator' and draw is None:
-            raise UserError(f"a step by '{by}' draws noise: give all of a rollout one draw=m.draws(seed)")
+    def step(self, z, params=None, dt=None, stepper='operator', noise=None):
+        """One step of `dt` seconds (default: that of training), Latent -> Latent. params: {'Nu': .01}, a
+        number or (B,) each. stepper: a name of cfg.steppers. A stochastic stepper takes its numbers from
+        `noise`: make one m.noise(seed) for a whole rollout."""
+        module = self.stepper(stepper)
+        if module.stochastic and noise is None:
+            raise UserError(f"the stepper '{stepper}' is stochastic: pass noise=m.noise(seed), the same one "
+                            'for all steps of a rollout')
         cond, dt = self.condition_and_dt(len(z.tokens), params, dt)
-        return self.advance(z, cond, dt, by, draw, flow_steps)
+        return self.advance(z, cond, dt, module, noise)
 
-    def draws(self, seed):
-        """A function (*shape) -> Gaussian noise on the device; it goes on from call to call, alike on every
-        device."""
+    def noise(self, seed):
+        """A function (*shape) -> Gaussian numbers on the device. Its sequence depends on the seed alone."""
         generator = torch.Generator().manual_seed(seed)
 
         def draw(*shape):
@@ -392,373 +812,145 @@ class UPT(nn.Module):
 
     def decode(self, z, points=None, cut=True):
         """Latent -> the fields at points (Q, d) or (B, Q, d), (B, Q, C); without points, on the trained grid,
-        (B, *grid, C). With cut=False, fields that cannot be negative are left as they come.
-        Raises UserError for a point outside a domain that is not periodic."""
+        (B, *grid, C). With cut=False, positive fields may come out negative. Raises UserError for a point
+        outside a domain that is not periodic."""
         if not isinstance(z, Latent):
             raise UserError(f'decode takes a Latent, as encode and step return it, not {type(z).__name__}')
         if points is None:
-            return self._decode(z, cut=cut).unflatten(1, self.cfg.grid)
-        return self._decode(z, self._check_points(points, len(z.tokens)), cut)
+            return self.decode_at(z, None, cut).unflatten(1, self.cfg.grid)
+        return self.decode_at(z, query_points(self.cfg, points, len(z.tokens), self.device), cut)
 
     @torch.no_grad()
-    def rollout(self, u0, steps, points=None, params=None, dt=None, grid=None, reencode=False, by='operator',
-                members=0, seed=0, flow_steps=0):
+    def rollout(self, u0, steps, points=None, params=None, dt=None, grid=None, reencode=False,
+                stepper='operator', n_members=0, seed=0):
         """
-        Advance u0 by `steps` steps and decode every one of them. (For gradients through a rollout, call
-        encode, step and decode yourself.)
+        Advance u0 by `steps` steps and decode each of them. (For gradients through a rollout, call encode,
+        step and decode.)
 
-        u0 (B, *space, C) on m.grid(*space), or on the points `grid`, as encode takes them; points (Q, d):
-        where to decode (default: the points of u0). Encoded once, then advanced in latent space; with
-        reencode=True every step is decoded where the encoder sees it and encoded again. params {'Nu': .01}
-        and dt in seconds default to those of training. Returns (B, steps, *space, C), or (B, steps, Q, C)
-        with points or grid.
+        u0 (B, *space, C) and `grid` are as encode takes them; points (Q, d) or (B, Q, d): where to decode
+        (default: where u0 is given). u0 is encoded once and advanced in latent space. With reencode=True,
+        every step is decoded where the encoder sees it and encoded again. params {'Nu': .01} and dt in
+        seconds default to those of training. Returns (B, steps, *space, C), or (B, steps, Q, C) with points
+        or grid.
 
-        by: what advances the latent: the 'operator' alone or what a later stage has trained, 'residual',
-        'distill', 'ensemble' or 'steady'; flow_steps: of a flow in a step, 0 for those of FLOW_STEPS. With
-        `members`, so many rollouts of each sample, which differ by their noise: (B, members, steps, ...).
+        With n_members, as many rollouts of each sample by a stochastic stepper, (B, n_members, steps, ...).
         """
         if steps < 1:
             raise UserError(f'steps={steps} must be at least 1')
-        if members:
-            u0 = torch.as_tensor(u0).repeat_interleave(members, 0)
-            points = repeated(points, members, 3)
-            grid = repeated(grid, members, 3)
-            params = {name: repeated(value, members, 1) for name, value in (params or {}).items()}
-            dt = repeated(dt, members, 1)
-            u = self.rollout(u0, steps, points, params, dt, grid, reencode, by, 0, seed, flow_steps)
-            return u.unflatten(0, (-1, members))
-        by = self.check_by(by)
-        draw = self.draws(seed)
-        frames, placement = self._given(u0, grid)
-        cond, dt = self.condition_and_dt(len(frames), params, dt)
-        space = None
-        if points is not None:
-            q = self._check_points(points, len(frames))
-        elif grid is not None:
-            q = self._check_points(self._coordinates(grid), len(frames))
-        else:
-            space = tuple(u0.shape[-len(self.cfg.grid) - 1:-1])
-            q = None if space == tuple(self.cfg.grid) else self.grid(*space).to(self.device)
+        if n_members:
+            u0 = torch.as_tensor(u0).repeat_interleave(n_members, 0)
+            points = per_member(points, n_members, 3)
+            grid = per_member(grid, n_members, 3)
+            params = {name: per_member(value, n_members, 1) for name, value in (params or {}).items()}
+            dt = per_member(dt, n_members, 1)
+            u = self.rollout(u0, steps, points, params, dt, grid, reencode, stepper, 0, seed)
+            return u.unflatten(0, (-1, n_members))
+        module = self.stepper(stepper)
+        noise = self.noise(seed)
+        u, where = self.encoder.receive(u0, grid, self.device)
+        cond, dt = self.condition_and_dt(len(u), params, dt)
+        q, shape = self.places_to_decode(u0, points, grid)
+        seen_at = None if where is None else where.points
+        z = self.encode_received(u, where)
         out = []
-        z = self._encode(frames, placement)
-        for _ in range(steps):
-            z = self.advance(z, cond, dt, by, draw, flow_steps)
-            out.append(self._decode(z, q))
-            if reencode and len(out) < steps:
-                new = self._decode(z, placement.points) if placement else self.decode(z)
-                frames = torch.cat([frames[:, 1:], new[:, None]], 1)
-                z = self._encode(frames, placement)
+        for k in range(steps):
+            z = self.advance(z, cond, dt, module, noise)
+            out.append(self.decode_at(z, q))
+            if reencode and k + 1 < steps:
+                u = self.decode_at(z, seen_at).view_as(u)
+                z = self.encode_received(u, where)
         u = torch.stack(out, 1)                                      # (B, steps, Q, C)
-        return u.unflatten(2, space) if space else u
+        return u.unflatten(2, shape)
+
+    def places_to_decode(self, u0, points, grid):
+        """Query points of a rollout (None: the trained grid), and the shape to which they unflatten."""
+        given = grid if points is None else points
+        if given is not None:
+            given = torch.as_tensor(given)
+            given = given[:, None] if given.ndim == 1 else given
+            return query_points(self.cfg, given, len(u0), self.device), (given.shape[-2],)
+        space = tuple(u0.shape[1:-1])
+        is_trained_grid = space == tuple(self.cfg.grid)
+        return None if is_trained_grid else self.grid(*space).to(self.device), space
 
     # ---- the same without checks; nothing here waits for the device
 
-    def cycle(self, tokens, earlier=(), placement=None):
-        """E(D(z)): tokens (B, S, D), decoded where the encoder sees a field (its own grid, or a placement of
-        its points; without one, those of the grid) and encoded again, after the `earlier` normalised frames
-        of a model that sees several. Tokens that moved on stay where they are."""
-        if self.cfg.encoder == 'points':
-            placement = placement or self.encoder.place(self.points)
-            return self.encoder(self.decoder(tokens, placement.points), placement)
-        u = self.decoder(tokens).unflatten(1, self.cfg.grid)
-        return self.encoder(torch.cat([*earlier, u], -1))
-
-    def _encode(self, u, placement=None):
-        """u (B, input_frames, *grid, C) on the trained grid, or (B, 1, P, C) at a placement -> Latent"""
-        space = tuple(range(2, u.ndim - 1))
-        mean = (placement.part * u[:, 0]).sum(1) if placement else u.mean((1, *space))
-        mean = mean * self.moves_with                                # (B, C)
-        u = u - mean.view(len(u), 1, *[1] * len(space), -1)
-        frames = ((u - self.mean) / self.std).unbind(1)
-        tokens = self.encoder(torch.cat(frames, -1), placement)
+    def encode_received(self, u, where=None):
+        """u (B, *grid, C) on the trained grid, or (B, P, C) at `where`, physical units -> Latent"""
+        space = tuple(range(1, u.ndim - 1))
+        mean = u.mean(space) if where is None else (where.mean_weight * u).sum(1)
+        mean = mean * self.in_frame                                  # (B, C)
+        u = u - mean.view(len(u), *[1] * len(space), -1)
+        tokens = self.encoder((u - self.mean) / self.std, where)
         return Latent(tokens, mean, mean.new_zeros(len(u), len(self.cfg.grid)))
 
-    def advance(self, z, cond, dt, by, draw, flow_steps):
-        """cond and dt as condition_and_dt gives them."""
-        travelled = z.mean @ self.frame * dt[:, None]                # (B, d)
-        tokens = self.next_tokens(z.tokens, cond, by, draw, flow_steps)
+    def advance(self, z, cond, dt, module, noise=None):
+        """One step by a stepper module; cond and dt as condition_and_dt returns them."""
+        travelled = z.mean @ self.galilean * dt[:, None]             # (B, d)
+        tokens = module(z.tokens, cond, noise)
         return Latent(tokens, z.mean, z.offset + travelled + self.token_step)
 
-    def next_tokens(self, tokens, cond, by='operator', draw=None, flow_steps=0):
-        """tokens (B, S, D) -> those one step later, by any of BY."""
-        steps = flow_steps or FLOW_STEPS.get(by)
-        if by == 'ensemble':
-            return self.ensemble(tokens, cond, draw(len(tokens), self.cfg.noise_dim))
-        if by == 'operator':
-            return self.operator(tokens, cond)
-        base, given = self.around_flow(tokens, cond, by)
-        flow = getattr(self, BY[by])
-        return base + flow.sample(given, cond, steps, draw)
-
-    def around_flow(self, tokens, cond, by):
-        """What the flow of a step is added to, (B, S, D), and what it is given, (B, S, n_given D)."""
-        if by == 'steady':
-            moved = self.operator.moved(tokens)
-            return moved, tokens
-        advanced = self.operator(tokens, cond)
-        return advanced, torch.cat([tokens, advanced], -1)
-
-    def check_by(self, by):
-        if by not in BY:
-            raise UserError(f"by='{by}' is not one of {', '.join(BY)}")
-        if BY[by] and BY[by] not in self.cfg.parts:
-            raise UserError(f"this model has no {BY[by]}: train it with the stage '{by}'")
-        return by
-
-    def _decode(self, z, q=None, cut=True):
-        """q (Q, d) or (B, Q, d) on the device, or None for the trained grid -> (B, Q, C)"""
-        if q is None and not self.cfg.moves:
-            return self._physical(self.decoder(z.tokens), z, cut)
-        q = self.points if q is None else q
-        if self.cfg.moves:
-            # (B, Q, d) in the frame of the tokens
+    def decode_at(self, z, q=None, cut=True):
+        """q (Q, d) or (B, Q, d) on the device, or None for the trained grid -> (B, Q, C), physical units"""
+        if q is None and self.cfg.tokens_move:
+            q = self.points
+        if self.cfg.tokens_move:                                     # (B, Q, d) in the frame of the tokens
             q = q - z.offset.to(q.dtype).nan_to_num(0., 0., 0.)[:, None]
-        if self.cfg.periodic:
+        if q is not None and self.cfg.periodic:
             q = self.low + (q - self.low) % self.length              # x = 1 is x = 0
-        return self._physical(self.decoder(z.tokens, q.float()), z, cut)
-
-    def _physical(self, u, z, cut=True):
-        """Normalised fields (B, Q, C) -> physical units. A field that cannot be negative is cut off at zero,
-        which is never further from a truth that is not negative either."""
+        u = self.decoder(z.tokens, q if q is None else q.float())
         u = u * self.std + self.mean + z.mean[:, None]
         return self.cut(u) if cut else u
 
     def cut(self, u):
-        """Fields u (..., C) in physical units, those that cannot be negative cut off at zero."""
+        """Fields u (..., C) in physical units, with positive fields cut off at zero."""
         return torch.maximum(u, self.least) if self.cfg.positive else u
 
-    def _check_points(self, points, n_sample):
-        """Query points (Q, d) or (B, Q, d) of any kind -> on the device, in double precision where it has
-        that."""
-        d = len(self.cfg.grid)
-        q = torch.as_tensor(points)
-        if q.ndim not in (2, 3) or q.shape[-1] != d:
-            raise UserError(f'points have shape {tuple(q.shape)}; expected (Q, {d}) or (B, Q, {d})')
-        if q.ndim == 3 and len(q) != n_sample:
-            raise UserError(f'points for {len(q)} samples, latents of {n_sample}')
-        if not torch.isfinite(q).all():
-            raise UserError('some query points are not finite')
-        low = self.low.to(q.device)
-        outside = (q < low) | (q > low + self.length.to(q.device))
-        if not self.cfg.periodic and outside.any():
-            raise UserError(f'some query points lie outside the domain {self.cfg.low} + {self.cfg.length}')
-        wide = torch.float32 if self.device.type == 'mps' else torch.float64
-        return q.to(wide).to(self.device)
+    def cycle(self, tokens, where=None):
+        """E(D(z)) of tokens (B, S, D): decoded on the trained grid and encoded again."""
+        return self.encoder.of_grid(self.decoder(tokens).unflatten(1, self.cfg.grid), where)
+
+    def stepper(self, name):
+        """The module that performs a step. Raises UserError for one that this model does not have."""
+        if name not in self.cfg.steppers:
+            hint = f"train it with the stage '{name}'" if name in STEPPERS else 'these can be chosen'
+            raise UserError(f"stepper={name}: this model has {', '.join(self.cfg.steppers)}; {hint}")
+        return getattr(self, name)
 
     def condition_and_dt(self, n_sample, params, dt):
-        """What the operator is told (B, cond_dim), and the time step (B,)."""
+        """The condition of the operator (B, cond_dim) and the time step (B,) of n_sample = B samples."""
         cfg = self.cfg
         values = {name: seen[0] for name, seen in zip(cfg.params, cfg.seen_params)}
         for name, value in (params or {}).items():
             if name not in values:
                 known = ', '.join(cfg.params) or 'none'
-                raise UserError(f"unknown parameter '{name}': this model knows {known}")
+                raise UserError(f"unknown parameter '{name}': this model has {known}")
             values[name] = value
-        given = {name: (value,) for name, value in values.items() if isinstance(value, (int, float))}
-        note = unseen(cfg, given)
+        numbers = {name: (value,) for name, value in values.items() if isinstance(value, (int, float))}
+        note = unseen(cfg, numbers)
         if note:
             warnings.warn(note, stacklevel=3)
-        dt = self._per_sample(cfg.dt if dt is None else dt, n_sample)
-        numbers = [self._per_sample(values[name], n_sample) for name in cfg.params]
-        numbers = torch.stack(numbers, 1) if numbers else dt.new_zeros(n_sample, 0)
-        return self.condition(dt, numbers), dt
+        dt = self.per_sample('dt', cfg.dt if dt is None else dt, n_sample)
+        columns = [self.per_sample(name, values[name], n_sample) for name in cfg.params]
+        params = torch.stack(columns, 1) if columns else dt.new_zeros(n_sample, 0)
+        return self.condition(dt, params), dt
 
-    def _per_sample(self, value, n_sample):
+    def per_sample(self, name, value, n_sample):
         value = torch.as_tensor(value).float().to(self.device)
         if value.ndim > 1 or value.ndim == 1 and len(value) != n_sample:
-            shape = tuple(value.shape)
-            raise UserError(f'a parameter has shape {shape}; expected one value or ({n_sample},)')
+            raise UserError(f'{name} has shape {tuple(value.shape)}; expected one value or ({n_sample},)')
         return value.expand(n_sample)
 
-    def _coordinates(self, grid):
-        """`grid` as encode takes it, with an axis for the coordinates."""
-        grid = torch.as_tensor(grid)
-        return grid[:, None] if grid.ndim == 1 else grid
 
-    def _given(self, u, grid=None):
-        """u as encode takes it -> what the encoder sees of it, on the device: (B, input_frames, *grid, C) on
-        the trained grid and None, or (B, 1, P, C) and a Placement."""
-        cfg = self.cfg
-        if cfg.encoder == 'grid':
-            return self._on_grid(u, grid), None
-        u = torch.as_tensor(u).float()
-        d = len(cfg.grid)
-        if u.ndim != (d + 2 if grid is None else 3):
-            expected = '(B, *space, C)' if grid is None else '(B, P, C)'
-            raise UserError(f'u has shape {tuple(u.shape)}; expected {expected} with {d} space axes')
-        if grid is None:
-            points = self.grid(*u.shape[1:-1])
-            u = u.flatten(1, -2)
-        else:
-            points = self._coordinates(grid)
-        points = self._check_points(points, len(u))
-        if u.shape[1:] != (points.shape[-2], cfg.n_field):
-            raise UserError(f'u has shape {tuple(u.shape)}; expected (B, {points.shape[-2]}, {cfg.n_field}), '
-                            'values at so many points')
-        if u.device.type == 'cpu' and not torch.isfinite(u).all():
-            raise UserError('u holds values that are not finite')
-        placement = self.encoder.place(points)
-        largest = placement.weight.abs().sum(-2).amax()
-        if not largest < LARGEST_SUM:
-            raise UserError(f'the {points.shape[-2]} points leave a part of the domain out, or lie on a '
-                            'line: no field can be interpolated from them')
-        return u.to(self.device)[:, None], placement
-
-    def _on_grid(self, u, grid=None):
-        """u as encode takes it -> (B, input_frames, *grid, C) on the trained grid and device."""
-        cfg = self.cfg
-        d = len(cfg.grid)
-        if grid is not None and d != 1:
-            raise UserError("with encoder='grid', points of their own are supported in 1D; in 2D give u on "
-                            "m.grid(nx, ny), or train with encoder='points'")
-        u = torch.as_tensor(u).float()
-        if cfg.input_frames == 1 and u.ndim == d + 2:
-            u = u[:, None]
-        if u.ndim != d + 3 or u.shape[1] != cfg.input_frames or u.shape[-1] != cfg.n_field:
-            frames = f'{cfg.input_frames}, ' if cfg.input_frames > 1 else ''
-            expected = f'(B, {frames}*space, {cfg.n_field})'
-            raise UserError(f'u has shape {tuple(u.shape)}; expected {expected} with {d} space axes')
-        if u.device.type == 'cpu' and not torch.isfinite(u).all():
-            raise UserError('u holds values that are not finite')
-        u = u.to(self.device)
-        space = tuple(u.shape[2:-1])
-        if grid is None and space == tuple(cfg.grid):
-            return u
-        for axis in range(d):
-            x = self._axis(axis, space[axis])
-            if grid is not None:
-                x = self._covering(grid)
-            if len(x) != space[axis]:
-                raise UserError(f'{len(x)} coordinates for {space[axis]} values')
-            period = cfg.length[axis] if cfg.periodic else None
-            u = resample(u.movedim(2 + axis, -1), x, self._axis(axis, cfg.grid[axis]), period)
-            u = u.movedim(-1, 2 + axis)
-        return u
-
-    def _covering(self, grid):
-        """1D points `grid` as encode takes them -> (N,). Raises UserError where they leave out a third of the
-        domain."""
-        low = self.cfg.low[0]
-        length = self.cfg.length[0]
-        x = self._check_points(self._coordinates(grid), 1).flatten()
-        places = x - low
-        if self.cfg.periodic:
-            places = (places % length).sort().values
-            ends = [places[-1:] - length, places]
-        else:
-            ends = [places.new_zeros(1), places.sort().values, places.new_full((1,), length)]
-        gap = float(torch.cat(ends).diff().max())
-        if gap > length / 3:
-            raise UserError(f'the {len(x)} points leave a part of the domain out, {gap:.3g} of {length:g}')
-        return x.float()
-
-    def _axis(self, axis, n):
-        """Coordinates along one axis of m.grid with n points there."""
-        shape = [1] * len(self.cfg.grid)
-        shape[axis] = n
-        return self.grid(*shape)[:, axis].to(self.device)
-
-
-def repeated(value, times, ndim):
-    """`value` with its first axis repeated, if it has `ndim` axes: if it differs from sample to sample."""
+def per_member(value, n_members, ndim):
+    """Repeat a value of each sample (one of `ndim` axes) for every member; leave shared values alone."""
     if value is None or torch.as_tensor(value).ndim < ndim:
         return value
-    return torch.as_tensor(value).repeat_interleave(times, 0)
-
-
-# ---------------------------------------------------------------------------------------------
-# checkpoints
-
-def check_config(cfg):
-    """Raise UserError where a configuration cannot be built; allocates nothing."""
-    cfg.check()
-    with torch.device('meta'):
-        return UPT(cfg)
-
-
-def model_args(cfg):
-    """A ModelConfig as JSON types."""
-    return json.loads(json.dumps(asdict(cfg)))
-
-
-def tuples(value):
-    """JSON's lists as the tuples that they were."""
-    return tuple(tuples(item) for item in value) if isinstance(value, list) else value
-
-
-def build(args, weights, path, fresh=()):
-    """A UPT from a checkpoint's arguments and weights; sizes are compared before anything is allocated. The
-    weights of `fresh` parts are those of a new model."""
-    known = {field.name for field in fields(ModelConfig)}
-    unknown = set(args) - known
-    if unknown:
-        raise UserError(f"'{path}' names unknown model arguments: {', '.join(sorted(unknown))}")
-    cfg = ModelConfig(**{name: tuples(value) for name, value in args.items()})
-    shapes = {name: value.shape for name, value in check_config(cfg).state_dict().items()}
-    given = {name for name in shapes if name.split('.')[0] not in fresh}
-    wrong = [name for name in given | weights.keys()
-             if name not in weights or name not in shapes or weights[name].shape != shapes[name]]
-    if wrong:
-        raise UserError(f"'{path}': weights and model arguments disagree at {', '.join(sorted(wrong)[:4])}")
-    model = UPT(cfg)
-    model.load_state_dict({**model.state_dict(), **weights})
-    return model
-
-
-# what may change when a run goes on, or is fine-tuned
-FREE_ARGS = {'encoder', 'checkpointing', 'mean', 'std', 'seen_params', 'drop_path', 'token_shift', 'parts'}
-OF_PARTS = {'flow_dim', 'flow_depth', 'flow_kind', 'noise_dim'}                 # of the parts of later stages
-
-
-def rebuild(cfg, state, path, averaged):
-    """The model of a checkpoint, to be trained on under the configuration `cfg`. It keeps the mean and scale
-    that its weights are used to, and the parts that it has for other stages. An argument that the checkpoint
-    does not know yet counts as having had its default. `state` gets the weights of parts that are new, so
-    that a run can go on with them. Raises UserError for another architecture."""
-    then = {**model_args(ModelConfig()), **state['model_args']}
-    args = model_args(cfg)
-    free = FREE_ARGS if then['parts'] else FREE_ARGS | OF_PARTS
-    differ = [f'{name}: {then[name]!r} there, {value!r} now' for name, value in args.items()
-              if then[name] != value and name not in free]
-    if differ:
-        raise UserError(f"the model of '{path}' is another one ({'; '.join(differ)})")
-    fresh = [part for part in args['parts'] if part not in then['parts']]
-    args.update(mean=then['mean'], std=then['std'], parts=then['parts'] + fresh)
-    model = build(args, state['ema' if averaged else 'model'], path, fresh)
-    for key in {'model', 'ema'} & set(state):
-        state[key] = {**of_parts(model, fresh), **state[key]}
-    return model
-
-
-def of_parts(model, parts):
-    """The weights of some parts of a model by name."""
-    weights = model.state_dict()
-    return {name: weights[name] for name in weights if name.split('.')[0] in parts}
-
-
-def with_encoder(args, encoder, path):
-    """A checkpoint's arguments with another encoder, if one is given. Raises UserError if that has to be
-    learned."""
-    encoder = encoder or args.get('encoder', 'grid')
-    if encoder != args.get('encoder', 'grid') and args.get('encoder_dim'):
-        raise UserError(f"'{path}' has learned to encode what it was trained on: only without a learned "
-                        f"encoder can that be changed; train with --encoder={encoder}")
-    return {**args, 'encoder': encoder}
-
-
-def load(path, device='cpu', ema=True, encoder=None):
-    """The model of a run folder (best weights) or checkpoint file, ready for use: in evaluation mode, and
-    without gradients of its weights (model.requires_grad_(True) brings them back). With encoder='points', a
-    model that was trained on a grid takes values at any points; its encoder must not be learned."""
-    file = find_checkpoint(path)
-    state = load_checkpoint(file)
-    model = build(with_encoder(state['model_args'], encoder, file), state['ema' if ema else 'model'], file)
-    return model.to(device).eval().requires_grad_(False)
+    return torch.as_tensor(value).repeat_interleave(n_members, 0)
 
 
 def unseen(cfg, params):
-    """A sentence on parameter values {name: numbers} that the model was not trained with; empty if there are
-    none."""
+    """A sentence about parameter values {name: numbers} that were not in the training; '' if all were."""
     notes = []
     for name, seen in zip(cfg.params, cfg.seen_params):
         new = [v for v in params.get(name, ()) if not any(math.isclose(v, s, rel_tol=1e-4) for s in seen)]
@@ -767,3 +959,64 @@ def unseen(cfg, params):
             known = ', '.join(f'{s:g}' for s in seen)
             notes.append(f'{name}={values} was never seen in training ({known} was)')
     return '; '.join(notes)
+
+
+# ---------------------------------------------------------------------------------------------
+# checkpoints
+
+def model_args(cfg):
+    """A ModelConfig as JSON types."""
+    return json.loads(json.dumps(vars(cfg)))
+
+
+def tuples(value):
+    """JSON's lists as the tuples that they were."""
+    return tuple(tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def on_meta(cfg):
+    """The model of a configuration without memory for its weights. Raises UserError where it cannot be
+    built."""
+    cfg.check()
+    with torch.device('meta'):
+        return UPT(cfg)
+
+
+def build(args, weights, path, new_steppers=()):
+    """A UPT from a checkpoint's arguments and weights; all sizes are compared before memory is taken. New
+    steppers keep their initial weights. Raises UserError."""
+    extensions.load(args)
+    cfg = ModelConfig(**{name: tuples(value) for name, value in args.items()})
+    try:
+        shapes = {name: value.shape for name, value in on_meta(cfg).state_dict().items()}
+    except (AttributeError, TypeError) as error:
+        raise UserError(f"'{path}' has other model arguments than this code: {error}") from error
+    old = {name for name in shapes if name.split('.')[0] not in new_steppers}
+    there = {name: value.shape for name, value in weights.items()}
+    wrong = [name for name in old | there.keys() if shapes.get(name) != there.get(name)]
+    if wrong:
+        raise UserError(f"'{path}': weights and model arguments disagree at {', '.join(sorted(wrong)[:4])}")
+    model = UPT(cfg)
+    model.load_state_dict({**model.state_dict(), **weights})
+    return model
+
+
+def load(path, device='cpu', ema=True, encoder=None):
+    """The model of a run folder (best weights) or checkpoint file, in evaluation mode and without gradients
+    (model.requires_grad_(True) brings them back). encoder='points' lets a model that was trained on a grid
+    take values at any points, if its encoder is not learned. Leaves the random state as it was."""
+    file = find_checkpoint(path)
+    return load_state(load_checkpoint(file), file, device, ema, encoder)
+
+
+def load_state(state, path, device='cpu', ema=True, encoder=None):
+    """As load, from a checkpoint that is read already."""
+    args = dict(state['model_args'])
+    if encoder and encoder != args['encoder']:
+        if args['encoder_dim']:
+            raise UserError(f"'{path}' has a learned encoder for encoder={args['encoder']}: train with "
+                            f'--encoder={encoder}')
+        args['encoder'] = encoder
+    with torch.random.fork_rng(devices=[]):                          # initial weights draw random numbers
+        model = build(args, state['ema' if ema else 'model'], path)
+    return model.to(device).eval().requires_grad_(False)

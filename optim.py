@@ -4,7 +4,7 @@ Optimisers, their learning rate, and the average of the weights.
     optimizers = make(stage, settings)           # Muon for the matrices inside, AdamW for the rest
     ema = EMA(model, ema_decay=.999)
     for iteration in range(max_iters):
-        factor = schedule(iteration / max_iters, iteration, warmup_iters=100, min_lr_ratio=.01)
+        factor = schedule(iteration / max_iters, iteration, warmup_iters=100)
         set_rate(optimizers, factor)
         loss.backward()
         for optimizer in optimizers:
@@ -17,6 +17,11 @@ import math
 
 import torch
 from torch import nn
+
+from runtime.configurator import UserError, among
+
+BETAS = (.9, .99)                                # of AdamW
+LAST_RATE = .01                                  # final learning rate / peak
 
 
 # --- Muon --------------------------------------------------------------------
@@ -98,13 +103,13 @@ def make(stage, settings):
     The optimisers of everything in the module `stage` that requires a gradient: [AdamW], [AdamW, Muon]
     or [Muon].
 
-    settings: has optimizer ('muon' or 'adamw'), learning_rate, muon_lr, weight_decay, beta2. Muon takes
-    the weight matrices of linear layers, except of those that are marked as `outer` because they
-    meet fields, conditions or scalars. AdamW takes the rest; vectors (biases, gains) do not decay. Each
-    group of parameters stores its peak learning rate as `base_lr`.
+    settings: has optimizer ('muon' or 'adamw'), learning_rate, muon_lr, weight_decay. Muon takes the
+    weight matrices of linear layers, except of layers marked by model.adamw because their inputs are
+    fields, conditions or scalars. AdamW takes the rest; vectors (biases, gains) do not decay. Each
+    group of parameters stores its peak learning rate as `base_lr`. Raises UserError for an unknown optimizer.
     """
     matrices = []
-    if settings.optimizer == 'muon':
+    if among('optimizer', settings.optimizer, ('muon', 'adamw')) == 'muon':
         matrices = _inner_matrices(stage)
     taken = {id(p) for p in matrices}
     rest = [p for p in stage.parameters() if p.requires_grad and id(p) not in taken]
@@ -124,7 +129,7 @@ def _inner_matrices(stage):
     """The weights of the linear layers inside the network, each once."""
     matrices = {}
     for layer in stage.modules():
-        inner = isinstance(layer, nn.Linear) and not getattr(layer, 'outer', False)
+        inner = isinstance(layer, nn.Linear) and not getattr(layer, 'adamw', False)
         if inner and layer.weight.requires_grad:
             matrices[id(layer.weight)] = layer.weight
     return list(matrices.values())
@@ -139,7 +144,7 @@ def _adamw(params, settings):
     if vectors:
         groups.append({'params': vectors, 'weight_decay': 0.})
     fused = all(p.is_floating_point() and p.device.type in ('cpu', 'cuda') for p in params)
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(.9, settings.beta2), fused=fused)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=BETAS, fused=fused)
 
 
 def _with_settings_of(optimizer, saved):
@@ -153,14 +158,14 @@ def _with_settings_of(optimizer, saved):
 
 # --- learning rate -----------------------------------------------------------
 
-def schedule(progress, iteration, warmup_iters, min_lr_ratio):
+def schedule(progress, iteration, warmup_iters):
     """
     The factor of all learning rates: a linear warm-up over `warmup_iters` iterations times a cosine
-    from 1 to `min_lr_ratio`. progress: fraction of the stage that is done, 0 to 1.
+    from 1 to LAST_RATE. progress: fraction of the stage that is done, 0 to 1.
     """
     warm_up = min(1., (iteration + 1) / max(1, warmup_iters))
     cosine = .5 * (1 + math.cos(math.pi * progress))
-    return warm_up * (min_lr_ratio + (1 - min_lr_ratio) * cosine)
+    return warm_up * (LAST_RATE + (1 - LAST_RATE) * cosine)
 
 
 def set_rate(optimizers, factor):
@@ -180,6 +185,8 @@ class EMA:
     """
 
     def __init__(self, model, ema_decay):
+        if ema_decay >= 1:
+            raise UserError(f'ema_decay={ema_decay} must be below 1; 0 keeps no average')
         self.ema_decay = ema_decay
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
         self._averages = list(self.model.parameters())

@@ -15,7 +15,7 @@ import torch
 from runtime.configurator import UserError, say
 
 FORMAT = 'nanoupt'
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 
 
 @contextlib.contextmanager

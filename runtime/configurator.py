@@ -7,19 +7,19 @@ A script states its defaults as plain module globals, one a line with a trailing
 
     from runtime.configurator import configure, one_line_errors
     one_line_errors()
-    config = configure(globals(), sys.argv[1:], __file__, choices={'device': ('auto', 'cpu')})
+    config = configure(globals(), sys.argv[1:], __file__)
     globals().update(config)
 
 A config file is Python that assigns those names. It sees the values so far, so it may say
 `hidden_dim = 2 * latent_dim`; its own helpers begin with `_`. Files apply in the order given,
-then every --key=value, wherever it stands. Types follow the default. Nothing typed on the
-command line is executed; a misspelt key or a bad value is a UserError before any work.
+then every --key=value, wherever it stands. Types follow the default, and a number is not
+negative unless its default is. Nothing typed on the command line is executed; a misspelt key or
+a bad value is a UserError before any work.
 
 A dict holds the settings of one stage, which override plain keys of the script while it trains:
 
-    decoder_stage = {'max_iters': 1000}            # the script's default
-    decoder_stage = dict(learning_rate=3e-4)       # in a config file: added to the default
-    --decoder_stage.max_iters=500                  # on the command line
+    operator_stage = dict(learning_rate=3e-4)      # in a config file
+    --operator_stage.max_iters=500                 # on the command line
 """
 import ast
 import copy
@@ -37,6 +37,19 @@ import traceback
 import types
 
 _PLAIN_TYPES = (int, float, bool, str, tuple, list, type(None))
+# What replaced a key or flag of earlier versions; '' where nothing did.
+RENAMED = {
+    'query_stride': 'fields live on the grid of space_stride', 'input_frames': 'a model sees one frame',
+    'eval_batches': 'set n_validated, a number of trajectories', 'early': 'set early_bias',
+    'shift': 'set symmetries', 'flip': 'set symmetries', 'encoder_depth': 'set coder_depth',
+    'decoder_depth': 'set coder_depth', 'members': 'set n_members', 'by': 'set stepper',
+    'epochs': 'set max_iters', 'force_data': 'use --init_from=best.pt with another --out_dir',
+    'residual_stage': 'set diff_residual_stage', 'distill_stage': 'set consistency_distill_stage',
+    'steady_stage': 'set steady_prior_stage', 'placements': 'set input_points', 'random': 'set random_points',
+    **dict.fromkeys(('boost', 'noise', 'latent_noise', 'coloured_noise', 'lambda_agreement',
+                     'lambda_direction', 'gradient_through_time', 'detach_target', 'layer_norm', 'flow_kind', 'condition_noise',
+                     'tau_shape', 'lambda_flow', 'lambda_distill', 'lambda_crps', 'inverse_decoding_ramp',
+                     'beta2', 'min_lr_ratio', 'decoder_stage'), '')}
 # the disk is full, or not ours to write
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -93,9 +106,12 @@ def _is_out_of_memory(kind, error):
 
 def _unknown(name, keys, where, prefix=''):
     """The error for a name that is none of `keys`; both are shown after `prefix`."""
+    shown = repr(f'{prefix}{name}')
+    if name in RENAMED:
+        instead = RENAMED[name] or 'it had no measured use'
+        return UserError(f'the key {shown} was removed ({where}): {instead}')
     spelt = {key.lower(): key for key in keys}
     close = difflib.get_close_matches(str(name).lower(), spelt, 1)
-    shown = repr(f'{prefix}{name}')
     if close:
         meant = repr(prefix + spelt[close[0]])
         return UserError(f'unknown key {shown}, did you mean {meant}? ({where})')
@@ -145,14 +161,14 @@ def _items(value, default):
     return (items if items[-1] else items[:-1]), True  # a trailing comma, or nothing at all
 
 
-def _typed(value, default, allowed, raw):
-    """`value` in the type of `default` and the spelling of `allowed` (a tuple: its items are)."""
+def _typed(value, default, raw):
+    """`value` in the type of `default`; raw: it is text of the command line."""
     if isinstance(default, (tuple, list)):
         items, raw = _items(value, default)
         typed = []
         for item in items:
             try:
-                typed.append(_typed(item, default[0] if default else None, allowed, raw))
+                typed.append(_typed(item, default[0] if default else None, raw))
             except ValueError as e:
                 raise ValueError(f'has {item!r}, which {e}') from None
         return type(default)(typed)
@@ -160,34 +176,26 @@ def _typed(value, default, allowed, raw):
         word = str(value).strip().lower()
         if word not in ('true', 'false', '1', '0'):
             raise ValueError('must be true or false')
-        value = word in ('true', '1')
-    elif isinstance(default, (int, float)):
-        value = _number(value, whole=isinstance(default, int))
-    elif isinstance(default, str):
-        if allowed and isinstance(value, (bool, int, float, type(None))):
-            value = str(value)  # compile = True in a file means 'true'
+        return word in ('true', '1')
+    if isinstance(default, (int, float)):
+        number = _number(value, whole=isinstance(default, int))
+        if number < 0 <= default:
+            raise ValueError('must not be negative')
+        return number
+    if isinstance(default, str):
+        if isinstance(value, (bool, int, float)):  # compile = True in a file means 'true'
+            value = str(value).lower()
         if not isinstance(value, str):
             raise ValueError('must be text, in quotes')
-    else:
-        value = _literal(value) if raw else value
-        try:
-            json.dumps(value, allow_nan=False)  # a checkpoint holds plain JSON types
-        except TypeError:
-            raise ValueError('must be a number, text, bool, None or a list of these') from None
-        except ValueError:
-            raise ValueError('must be finite') from None
-        if value is None:
-            return None
-    if not allowed:
         return value
-    for choice in allowed:
-        if _folded(choice) == _folded(value):
-            return choice
-    raise ValueError('is not one of ' + ', '.join(map(str, allowed)))
-
-
-def _folded(value):
-    return value.lower() if isinstance(value, str) else value
+    value = _literal(value) if raw else value
+    try:
+        json.dumps(value, allow_nan=False)  # a checkpoint holds plain JSON types
+    except TypeError:
+        raise ValueError('must be a number, text, bool, None or a list of these') from None
+    except ValueError:
+        raise ValueError('must be finite') from None
+    return value
 
 
 def _shown(value):
@@ -195,16 +203,15 @@ def _shown(value):
     return text if len(text) <= 60 else text[:57] + '...'
 
 
-def _resolve(name, value, default, choices, where, raw=False):
+def _resolve(name, value, default, where, raw=False):
     """The value of `name`, a key or stage.key, in the type of `default`."""
-    allowed = choices.get(name.rpartition('.')[2], ())
     try:
-        return _typed(value, default, allowed, raw)
+        return _typed(value, default, raw)
     except ValueError as e:
         raise UserError(f'{name}={_shown(value)} {e} ({where})') from None
 
 
-def _resolve_stage(stage, settings, current, plain, choices, where):
+def _resolve_stage(stage, settings, current, plain, where):
     """The `current` settings of a stage with the given ones added, in the types of the plain keys."""
     if not isinstance(settings, dict):
         raise UserError(f'{stage}={_shown(settings)} must be a dict, like dict(max_iters=1000) ({where})')
@@ -212,36 +219,16 @@ def _resolve_stage(stage, settings, current, plain, choices, where):
     for key, value in settings.items():
         if key not in plain:
             raise _unknown(key, plain, where, f'{stage}.')
-        merged[key] = _resolve(f'{stage}.{key}', value, plain[key], choices, where)
+        merged[key] = _resolve(f'{stage}.{key}', value, plain[key], where)
     return merged
 
 
-def _check_bounds(config, plain, bounds):
-    """Raise UserError where a number is outside of its bounds; one without bounds must be positive."""
-    values = {}
-    for name, value in config.items():
-        if name in plain:
-            values[name] = value
-        else:
-            values.update({f'{name}.{key}': inner for key, inner in value.items()})
-    for name, value in values.items():
-        key = name.rpartition('.')[2]
-        if key in bounds:
-            low, high = bounds[key]
-            items = value if isinstance(value, (tuple, list)) else [value]
-            _check_between(name, value, items, low, high)
-        elif type(plain[key]) in (int, float) and value <= 0:
-            raise UserError(f'{name}={value} must be positive')
-
-
-def _check_between(name, value, items, low, high):
-    for item in items:
-        if type(item) not in (int, float):
-            continue
-        if low is not None and item < low:
-            raise UserError(f'{name}={value} must be at least {low}')
-        if high is not None and item >= high:
-            raise UserError(f'{name}={value} must be below {high}')
+def among(name, value, allowed):
+    """`value` in the spelling of `allowed`; raises UserError, listing them, where it is none."""
+    for choice in allowed:
+        if choice.lower() == str(value).lower():
+            return choice
+    raise UserError(f"{name}={value} is not one of {', '.join(allowed)}")
 
 
 # --- config files ------------------------------------------------------------
@@ -267,8 +254,9 @@ def _parse(path, keys):
         raise UserError(f'{path}:{line}: {type(e).__name__}: {getattr(e, "msg", e)}') from None
 
 
-def _apply(path, current, plain, choices):
-    """The `current` values after one config file; `plain` holds the defaults of the plain keys."""
+def _apply(path, current, plain, strangers):
+    """The `current` values after one config file. Names that are no key are added to `strangers`, with the
+    line of their assignment."""
     tree = _parse(path, current)
     given = copy.deepcopy(current)  # the file may append to a list
     space = dict(given, __file__=path, __name__='__config__')
@@ -280,20 +268,23 @@ def _apply(path, current, plain, choices):
         text = f'{type(e).__name__}: {getattr(e, "msg", e)}'.removesuffix(': ')
         raise UserError(f'{path}:{line}: {text}') from None
     where = _lines_of_names(tree, path)
-    for name, value in space.items():  # all names first: a typo explains more than a bad value
+    new = dict(current)
+    for name, value in space.items():
         helper = name.startswith('_') or callable(value) or isinstance(value, types.ModuleType)
         if name not in current and not helper:
-            raise _unknown(name, current, where.get(name, path))
-    new = dict(current)
+            strangers[name] = where.get(name, path)
+            new[name] = value
     for name in current:
         value = space.get(name, given[name])  # the file may `del` it
         if value is given[name] and given[name] == current[name]:
             continue  # untouched
         place = where.get(name, path)
-        if name in plain:
-            new[name] = _resolve(name, value, plain[name], choices, place)
+        if name in strangers:
+            new[name] = value
+        elif name in plain:
+            new[name] = _resolve(name, value, plain[name], place)
         else:
-            new[name] = _resolve_stage(name, value, current[name], plain, choices, place)
+            new[name] = _resolve_stage(name, value, current[name], plain, place)
     return new
 
 
@@ -310,7 +301,7 @@ def _lines_of_names(tree, path):
 # --- --help ------------------------------------------------------------------
 
 def _comments(source):
-    """What a script says of its keys: name or stage.key -> (headings above it, trailing comment)."""
+    """What a script says of its keys: {name: (headings above it, trailing comment)}."""
     with open(source, encoding='utf-8') as f:
         text = f.read()
     notes = {}
@@ -319,126 +310,147 @@ def _comments(source):
             notes[token.start[0]] = token.string.strip('#-= ')
     assigned = {n.lineno: n for n in ast.parse(text).body if isinstance(n, ast.Assign)}
     found = {}
-    headings = []  # (line, text)
+    headings = []
     for number, line in enumerate(text.splitlines(), 1):
         if line.startswith('#') and number in notes:
-            headings.append((line, notes[number]))
-        elif not line.strip():  # only a `# ---` heading reaches over a blank line
-            if not headings or not headings[0][0].startswith('# ---'):
-                headings = []
-        else:
-            if number in assigned:
-                texts = [text for _, text in headings if text]
-                found = {**_comments_of(assigned[number], texts, notes), **found}
+            headings.append(notes[number])
+        elif number in assigned:
+            texts = [text for text in headings if text]
+            for target in assigned[number].targets:
+                if isinstance(target, ast.Name):
+                    found.setdefault(target.id, (texts, notes.get(number, '')))
             headings = []
     return found
 
 
-def _comments_of(node, headings, notes):
-    """What `_comments` finds at one assignment; a setting of a stage has its comment on its own line."""
-    found = {}
-    for target in node.targets:
-        if not isinstance(target, ast.Name):
-            continue
-        found[target.id] = (headings, notes.get(node.lineno, ''))
-        settings = node.value.keys if isinstance(node.value, ast.Dict) else []
-        for key in settings:
-            if isinstance(key, ast.Constant) and key.lineno > node.lineno:
-                found[f'{target.id}.{key.value}'] = ([], notes.get(key.lineno, ''))
-    return found
+def read_keys(source):
+    """The keys of a file of plain assignments, {name: (default, comment)}; nothing in it is executed."""
+    comments = _comments(source)
+    keys = {}
+    with open(source, encoding='utf-8') as f:
+        tree = ast.parse(f.read())
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            name = node.targets[0].id
+            keys[name] = (ast.literal_eval(node.value), comments[name][1])
+    return keys
 
 
-def _help_row(name, value, note, allowed=()):
+def section(source, heading):
+    """The keys of a script from a comment that begins with `heading` to the next heading."""
+    names = []
+    inside = False
+    for name, (headings, _) in _comments(source).items():
+        if headings:
+            inside = headings[-1].startswith(heading)
+        if inside:
+            names.append(name)
+    return names
+
+
+def resumable(source):
+    """The keys that a resumed run may change: those whose comment ends with a star."""
+    return {name for name, (_, note) in _comments(source).items() if note.endswith('*')}
+
+
+def _help_row(name, value, note):
     shown = ','.join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
-    if any(str(choice) not in note for choice in allowed):
-        note = f'{note} ({", ".join(map(str, allowed))})'
     option = f'  --{name}={shlex.quote(shown)}'
     return f'{option:<36}  {note.strip()}'.rstrip()
 
 
-def _help(keys, source, choices):
-    """Every key, its default and its comment, under the headings found in the script."""
-    found = _comments(source)
-    own = {name: value for name, value in keys.items() if name in found}
-    imported = {name: value for name, value in keys.items() if name not in found and value is not None}
-    of_equations = [name for name, value in keys.items() if name not in found and value is None]
+def _help(plain, stages, source, groups):
+    """Every key, its default and its comment, under the headings of the script and of the groups."""
+    comments = _comments(source)
     rows = []
-    for name, value in {**own, **imported}.items():
-        headings, note = found.get(name, ([], ''))
-        rows += [f'\n{heading}' for heading in headings]
-        if isinstance(value, dict):
-            rows.append(_help_row(f'{name}.KEY', 'VALUE', note))
-            for key, inner in value.items():
-                _, note = found.get(f'{name}.{key}', ([], ''))
-                rows.append(_help_row(f'{name}.{key}', inner, note, choices.get(key, ())))
-        else:
-            rows.append(_help_row(name, value, note, choices.get(name, ())))
-    if of_equations:
-        rows.append('\nparameters of the equations (default: those of the entry)')
-        rows += [_help_row(name, None, '', choices.get(name, ())) for name in of_equations]
+    for name, value in plain.items():
+        if name in comments:
+            headings, note = comments[name]
+            rows += [f'\n{heading}' for heading in headings]
+            rows.append(_help_row(name, value, note))
+    for heading, keys in groups.items():
+        rows.append(f'\n{heading}')
+        rows += [_help_row(name, value, note) for name, (value, note) in keys.items()]
+    if stages:
+        rows.append('\nkeys of one stage alone, such as --operator_stage.learning_rate=3e-4')
+        rows += [f'  --{name}.KEY=VALUE' for name in stages]
     return '\n'.join(rows)
 
 
 # --- the one call ------------------------------------------------------------
 
-def _option(arg, plain, stages, choices):
-    """The name, key or stage.key, and the value of one --name=value."""
+def _option(arg, plain, stages):
+    """The name, key or stage.key, the text and the key of one --name=value."""
     name, equals, text = arg[2:].partition('=')
     name = name.replace('-', '_')
     stage, _, key = name.rpartition('.')
     if not arg.startswith('--') or not name:
         raise UserError(f'cannot read {arg!r} (command line): write --key=value')
     if name in stages:
-        example = next(iter(stages[name]), 'max_iters')
-        raise UserError(f'--{name} holds several settings (command line): write --{name}.{example}=value')
-    if stage in stages and key not in plain:
+        raise UserError(f'--{name} holds several settings (command line): write --{name}.max_iters=value')
+    if stage and stage not in stages:
+        raise _unknown(stage, stages, 'command line')
+    if stage and key not in plain:
         raise _unknown(key, plain, 'command line', f'{stage}.')
-    if stage not in stages and name not in plain:
-        dotted = [f'{known}.{inner}' for known in stages for inner in plain]
-        raise _unknown(name, [*plain, *dotted], 'command line')
     if not equals:
+        if key not in plain:
+            raise _unknown(name, plain, 'command line')
         example = 'true' if isinstance(plain[key], bool) else 'value'
         raise UserError(f'--{name} has no value (command line): write --{name}={example}')
-    return name, _resolve(name, text, plain[key], choices, 'command line', raw=True)
+    return name, text
 
 
-def configure(defaults, argv, source, choices={}, bounds={}):
+def with_groups(defaults, groups):
+    """The defaults of a script with those of the groups of `configure`."""
+    more = {name: default for keys in groups.values() for name, (default, _) in keys.items()}
+    return {**more, **defaults}
+
+
+def configure(defaults, argv, source, groups={}, stages={}, more=None):
     """
     The resolved keys of a script, for its `globals().update(...)`.
 
-    defaults: globals() of the script; its public numbers, texts, bools, tuples, lists and Nones are the
-        plain keys, its public dicts of plain keys (in lower case) the settings of stages. Keys that are
-        added to it with the value None are listed last by --help, as parameters of the equations.
-    argv: sys.argv[1:]. source: the script's path, for --help, which exits 0.
-    choices: key -> allowed values; for a tuple or list, of its elements.
-    bounds: key -> (low, high), either of them None; a number (in a tuple, each) must be at least low
-        and below high. A number whose key is not in bounds must be positive.
+    defaults: globals() of the script; its public numbers, texts, bools, tuples, lists and Nones are the keys.
+    argv: sys.argv[1:]. source: the script's path, for --help, which exits 0. groups: further keys,
+    {heading: {name: (default, comment)}}. stages: {'operator_stage': names of the keys of which this stage may
+    have its own value}. more: a function of the value of the key `dataset` -> {name: default}, keys that
+    exist for this value: parameters of the equation.
 
     Raises UserError.
     """
-    public = {name: value for name, value in defaults.items() if not name.startswith('_')}
-    plain = {name: value for name, value in public.items() if type(value) in _PLAIN_TYPES}
-    stages = {}
-    for name, value in public.items():
-        if name.islower() and type(value) is dict:
-            stages[name] = _resolve_stage(name, value, {}, plain, choices, source)
-    merged = {**plain, **stages}
-    keys = {name: merged[name] for name in public if name in merged}  # in the order of the script
+    plain = {name: value for name, value in defaults.items()
+             if not name.startswith('_') and type(value) in _PLAIN_TYPES}
     if '--help' in argv or '-h' in argv:
         doc = (defaults.get('__doc__') or '').strip()
-        print(f'{doc}\n\nKeys, defaults:\n{_help(keys, source, choices)}', flush=True)
+        print(f'{doc}\n\nKeys, defaults:\n{_help(plain, stages, source, groups)}', flush=True)
         sys.exit(0)
-    options = [_option(arg, plain, stages, choices) for arg in argv if arg.startswith('-')]
-    config = keys
+    plain = with_groups(plain, groups)
+    options = [_option(arg, plain, stages) for arg in argv if arg.startswith('-')]
+    config = {**plain, **{name: {} for name in stages}}
+    strangers = {}  # names that are no key: where they were assigned
     for arg in argv:
         if not arg.startswith('-'):
-            config = _apply(arg, config, plain, choices)
+            config = _apply(arg, config, plain, strangers)
     config = dict(config)
-    for name, value in options:
+    raw = {}
+    for name, text in options:
         stage, _, key = name.rpartition('.')
         if stage:
-            config[stage] = {**config[stage], key: value}
+            config[stage] = {**config[stage], key: _resolve(name, text, plain[key], 'command line', raw=True)}
+        elif name in plain:
+            config[name] = _resolve(name, text, plain[name], 'command line', raw=True)
         else:
-            config[name] = value
-    _check_bounds(config, plain, bounds)
-    return config
+            strangers[name] = 'command line'
+            raw[name] = text
+    known = more(config['dataset']) if more else {}
+    for name, where in strangers.items():
+        if name not in known:
+            dotted = [f'{stage}.{key}' for stage in stages for key in plain]
+            raise _unknown(name, [*plain, *stages, *known, *dotted], where)
+        value = raw.get(name, config.get(name))
+        known[name] = _resolve(name, value, known[name], where, raw=name in raw)
+    for stage, names in stages.items():
+        for key in config[stage]:
+            if key not in names:
+                raise UserError(f'{stage}.{key}: a stage cannot have its own value of this key: set --{key}')
+    return {**config, **known}

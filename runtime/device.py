@@ -17,16 +17,27 @@ import torch
 import torch.distributed as dist
 
 from runtime import configurator
-from runtime.configurator import UserError
+from runtime.configurator import UserError, among
 
 TIMEOUT = timedelta(hours=2)                     # the first process may be making data meanwhile
+DATA = 1008                                      # the stream of random numbers that augmentation takes
+
+
+def seed_of(seed, number, stream=None):
+    """
+    The seed of a random generator, a whole number. number: an iteration, or an epoch for the order of the
+    data (without a stream). stream: what takes the numbers of one iteration, a process (its rank) or DATA.
+    The factors are primes, so that two different triples hardly ever share a seed.
+    """
+    value = seed * 1_000_003 + number
+    return value if stream is None else value * 1_009 + stream
 
 
 # --- device ------------------------------------------------------------------
 
 def _find(name):
     """The device that `name` asks for. Raises UserError where there is none such."""
-    name = str(name)
+    name = str(name).lower()
     if name == 'auto':
         if torch.cuda.is_available():
             name = 'cuda'
@@ -157,6 +168,7 @@ class Machine:
 def _precision(dtype, device):
     """Whether to use bfloat16, and why. torch.cuda.is_bf16_supported() would count its emulation on
     older GPUs."""
+    dtype = among('dtype', dtype, ('auto', 'float32', 'bfloat16'))
     if dtype != 'auto':
         return dtype == 'bfloat16', 'as asked'
     if device.type == 'cuda':
@@ -170,6 +182,7 @@ def _precision(dtype, device):
 
 def _compilation(compile, device):
     """Whether to compile, and why."""
+    compile = among('compile', compile, ('auto', 'true', 'false'))
     if compile != 'auto':
         return compile == 'true', 'as asked'
     if device.type == 'cuda' and torch.cuda.get_device_capability(device) >= (7, 0):

@@ -1,9 +1,9 @@
 """
 A run is a folder: lock, config, provenance, log, checkpoints, signals.
 
-    run = Run('out/a', config, defaults, machine)  # locks the folder; run.state is what a resume goes on from
-    for stage in run.remaining(('operator', 'decoder')):   # continues in the middle of any stage after a stop
-        run.begin(n_iters, settings, model=model, ema=ema.model, optimizers=optimizers, sampler=sampler)
+    run = Run('out/a', config, defaults, machine, may_change)    # locks the folder; loads run.state to resume
+    for stage in run.remaining(('operator', 'ensemble')):  # continues in the middle of any stage after a stop
+        run.begin(settings, 'nRMSE', model=model, ema=ema.model, optimizers=optimizers, sampler=sampler)
         run.exit_if_finished()
         while run.goes_on():
             ...
@@ -36,15 +36,11 @@ import torch.distributed as dist
 from runtime.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint, whole_file
 from runtime.configurator import UserError
 
-# Keys that a resumed run may change. Any other would make it another experiment.
-FREE = {'out_dir', 'init_from', 'overwrite', 'force_data', 'eval_interval', 'eval_batches', 'log_interval',
-        'save_interval', 'stages', 'max_iters', 'epochs', 'max_minutes', 'patience', 'learning_rate',
-        'muon_lr',
-        'data_dir', 'data_path', 'memory_gb', 'device', 'compile', 'dtype', 'wandb_log', 'wandb_project',
-        'wandb_run_name', 'checkpointing', 'deterministic'}
 DIVERGED = 1e6                         # a loss beyond this stops the run
-COLUMNS = ['iter', 'stage', 'loss', 'grad_norm', 'learning_rate', 'val_nrmse', 'val_crps',
-           'train_seconds']
+COLUMNS = ['iter', 'stage', 'loss', 'grad_norm', 'learning_rate', 'val_nrmse', 'train_seconds']    # of log.csv
+# Model arguments in which a run that goes on, or is fine-tuned, may differ from its checkpoint
+MAY_DIFFER = {'encoder', 'checkpointing', 'seen_params', 'drop_path', 'token_shift', 'steppers'}
+OF_STEPPERS = {'flow_dim', 'flow_depth', 'noise_dim'}
 
 
 def plain(value):
@@ -55,10 +51,17 @@ def plain(value):
 class Run:
     """The folder of a training, and where in its stages it stands."""
 
-    def __init__(self, out_dir, config, defaults, machine, init_from='auto', overwrite=False):
-        """config: the resolved keys, defaults: what they would be unset. Raises UserError for a folder that
-        cannot be written, that another process is writing to, or that holds another run."""
+    def __init__(self, out_dir, config, defaults, machine, may_change):
+        """config: the resolved keys, defaults: what they would be unset. may_change: names of the keys that a
+        resumed run may change. Raises UserError for a folder that cannot be written, that another process is
+        writing to, or that holds another run."""
+        if not out_dir:
+            raise UserError('out_dir is empty: name a folder')
+        for name in ('eval_interval', 'log_interval', 'save_interval'):
+            if config[name] < 1:
+                raise UserError(f'{name}={config[name]} must be at least 1')
         self.folder = out_dir
+        self.may_change = may_change
         self.config = plain(config)
         self.defaults = plain({name: defaults.get(name) for name in config})
         self.machine = machine
@@ -70,7 +73,7 @@ class Run:
         self.state = None              # the checkpoint that is resumed
         self.parent = None             # the checkpoint that is fine-tuned
         self.parent_path = None
-        self.find_state(init_from, overwrite)
+        self.find_state(config['init_from'], config['overwrite'])
         if self.state:
             self.check_config()
         self.stage = ''
@@ -155,15 +158,15 @@ class Run:
                             f'{self.folder}_2 --init_from={self.best_path}') from error
 
     def check_config(self):
-        """Refuse to resume with other keys than the run was started with, or with stages that do not hold the
-        one in which it stands. A key that it did not know yet counts as having had its default, so a fork may
-        add keys; a stage that has not begun may still be given any settings."""
+        """Refuse to resume with other keys than those of the start, or with stages that lack the one in which
+        the run stopped. A key that is new in the code counts as having had its default. A stage that has not
+        begun may have any settings."""
         stages = self.config['stages']
         index = self.state['stage_index']
         stage = self.state['stage']
         if index >= len(stages) or stages[index] != stage:
-            raise UserError(f"'{self.folder}' stands in stage {index + 1}, '{stage}', which stages="
-                            f"{','.join(stages)} do not have there")
+            raise UserError(f"cannot resume '{self.folder}': it stopped in stage {index + 1} ({stage}), and "
+                            f"stages={','.join(stages)} has no such stage {index + 1}")
         old = {**self.defaults, **self.state['config']}
         begun = [f'{stage}_stage' for stage in stages[:index + 1]]
         changed = {}
@@ -174,7 +177,7 @@ class Run:
             if there != now and (not dot or of_stage in begun):
                 changed[name] = (there, now)
         refused = [f'{name}: {there!r} there, {now!r} now' for name, (there, now) in changed.items()
-                   if name.split('.')[-1] not in FREE]
+                   if name.split('.')[-1] not in self.may_change]
         if refused:
             raise UserError(f"'{self.folder}' holds a run with another configuration ({'; '.join(refused)}): "
                             'use those values, another --out_dir, or --init_from=scratch --overwrite=true')
@@ -198,12 +201,34 @@ class Run:
 
     # ---- stages
 
-    def start(self, about, stages, loss_names):
+    def restore(self, build, args):
+        """
+        The model to resume or to fine-tune. build: model.build; args: the model arguments of the
+        configuration. The model keeps the steppers that its checkpoint has; self.state receives the weights
+        of new ones, so that a run can resume with them. Raises UserError for another architecture.
+        """
+        state = self.state or self.parent
+        path = self.last_path if self.state else self.parent_path
+        there = state['model_args']
+        may_differ = MAY_DIFFER if len(there['steppers']) > 1 else MAY_DIFFER | OF_STEPPERS
+        differ = [f'{name}: {there[name]!r} there, {value!r} now' for name, value in args.items()
+                  if name in there and there[name] != value and name not in may_differ]
+        if differ:
+            raise UserError(f"'{path}' has another architecture ({'; '.join(differ)}): use its values, or "
+                            '--init_from=scratch')
+        new = [name for name in args['steppers'] if name not in there['steppers']]
+        args = {**args, 'steppers': there['steppers'] + new}
+        model = build(args, state['model' if self.state else 'ema'], path, new)
+        initial = {name: value for name, value in model.state_dict().items() if name.split('.')[0] in new}
+        for key in ('model', 'ema'):
+            state[key] = {**initial, **state[key]}
+        return model
+
+    def start(self, stages, **about):
         """Everything is built. about: model arguments and data, for the checkpoints. From here on a signal
         ends the run after an iteration."""
         self.about = plain_but_tensors(about)
         self.n_stage = len(stages)
-        self.columns = [*COLUMNS[:3], *loss_names, *COLUMNS[3:]]
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.on_signal)
 
@@ -223,18 +248,24 @@ class Run:
             for stale in (self.last_path, self.best_path):
                 if os.path.exists(stale):
                     os.remove(stale)
-        with whole_file(self.log_path, newline='') as file:
-            writer = csv.DictWriter(file, self.columns, restval='', extrasaction='ignore')
-            writer.writeheader()
-            writer.writerows(kept)
+        self.write_log(kept)
         for name, content in (('config.json', self.config), ('env.json', self.environment)):
             with whole_file(os.path.join(self.folder, name)) as file:
                 json.dump(content, file, indent=1)
         if self.config['wandb_log']:
             self.start_wandb()
 
+    def write_log(self, rows):
+        """The whole of log.csv, with a column for each number that a row has."""
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        self.columns = [*COLUMNS, *(name for name in names if name not in COLUMNS)]
+        with whole_file(self.log_path, newline='') as file:
+            writer = csv.DictWriter(file, self.columns, restval='')
+            writer.writeheader()
+            writer.writerows(rows)
+
     def rows_until(self, iteration):
-        """Rows of log.csv up to an iteration; later ones are trained again, and torn ones are dropped."""
+        """Rows of log.csv up to an iteration. Later ones are trained again; incomplete ones are dropped."""
         if not os.path.exists(self.log_path):
             return []
         with open(self.log_path, newline='') as file:
@@ -260,10 +291,10 @@ class Run:
                 self.finished = False
                 self.state = None
 
-    def begin(self, n_iters, settings, score='nRMSE', **parts):
-        """Begin, or go on with, the stage. score: the name of its validation error. parts: what last.pt holds
-        by name: modules, lists of optimisers, or what else has a state_dict."""
-        self.n_iters = n_iters
+    def begin(self, settings, score, **parts):
+        """Begin or resume the stage. score: the name of its validation error. parts: what last.pt holds by
+        name: modules, lists of optimisers, and other objects with a state_dict."""
+        self.n_iters = n_iters = settings.max_iters
         self.settings = settings
         self.score = score
         self.parts = parts
@@ -424,14 +455,17 @@ class Run:
                'learning_rate': learning_rate, 'train_seconds': round(self.train_seconds(), 2)}
         row.update({name: float(value) for name, value in losses.items()})
         if error is not None:
-            row[f'val_{self.score.lower()}'] = error
+            row[f'val_{self.score.lower().replace(" ", "_")}'] = error
         if self.iteration % self.settings.log_interval == 0:
             self.print_line(row, losses)
         if not self.machine.master:
             return
         try:
-            with open(self.log_path, 'a', newline='') as file:
-                csv.DictWriter(file, self.columns, restval='').writerow(row)
+            if set(row) <= set(self.columns):
+                with open(self.log_path, 'a', newline='') as file:
+                    csv.DictWriter(file, self.columns, restval='').writerow(row)
+            else:                                                    # a new stage has numbers of its own
+                self.write_log([*self.rows_until(self.total - 1), row])
         except OSError as error:
             raise UserError(f"could not write '{self.log_path}': {error.strerror}; last.pt is as it was last "
                             'saved') from error
@@ -491,12 +525,12 @@ class Run:
 
     # ---- best and last
 
-    def validate(self, error_of, *args):
-        """Take a validation error, error_of(*args): keep the best weights, count patience. The first process
-        does it, and returns it; the others return None."""
+    def validate(self, error_of):
+        """Take the validation error error_of(): keep the best weights, count patience. The first process does
+        this and returns the error; the others return None."""
         error = None
         if self.machine.master:
-            error = error_of(*args)
+            error = error_of()
             while self.pending:
                 self.check_oldest()
             self.say(f'{self.position()} | validation {self.score} {error:.4f} (latent rollout)')
@@ -543,8 +577,8 @@ class Run:
         if not self.stopped:
             best = self.best_of_stage()
             if best and best['stage_iter'] == 0 < self.iteration:
-                self.say(f"'{self.stage}' ends as it began, with validation {self.score} {self.best:.4f}: "
-                         'nothing that it led to was better')
+                self.say(f'stage {self.stage}: no improvement over its initial weights (validation '
+                         f'{self.score} {self.best:.4f}); they are kept')
             return
         self.save()
         self.say(f"stopped by signal {self.stopped} at iteration {self.total}, saved '{self.last_path}': the "
@@ -566,8 +600,8 @@ class Run:
 
 
 def flat(config):
-    """The settings of a stage beside the plain keys: {'decoder_stage': {'unroll': 8}} ->
-    {'decoder_stage.unroll': 8}"""
+    """The settings of a stage beside the plain keys: {'operator_stage': {'unroll': 8}} ->
+    {'operator_stage.unroll': 8}"""
     result = {}
     for name, value in config.items():
         if isinstance(value, dict):
@@ -578,11 +612,11 @@ def flat(config):
 
 
 def value_of(name, config):
-    """The value of a key, 'unroll', or of a stage's, 'decoder_stage.unroll', which is that of the plain key
+    """The value of a key, 'unroll', or of a stage's, 'operator_stage.unroll', which is that of the plain key
     where the stage has none of its own."""
     stage, _, key = name.rpartition('.')
     plain_value = config.get(key)
-    return config.get(stage, {}).get(key, plain_value) if stage else plain_value
+    return (config.get(stage) or {}).get(key, plain_value) if stage else plain_value
 
 
 def plain_but_tensors(about):

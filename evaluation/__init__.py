@@ -1,0 +1,1 @@
+"""Scores, tables, pictures and what else eval.py and sample.py report."""

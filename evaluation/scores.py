@@ -1,0 +1,219 @@
+"""
+Scores of a model on true frames: whole rollouts in field space.
+
+A rollout starts from the true frame initial_step - 1 and predicts all later frames. Static fields are not
+scored. Every number is a mean over all trajectories, never a mean of batch means, and is computed in float64
+(metrics.py). Persistence (the last true frame, repeated) and its spatial mean are scored beside the model.
+
+u (N, T, *grid, C) are true frames at the trained time step, in physical units, on the CPU.
+"""
+import math
+import time
+
+import torch
+
+from grids import random_points, values_at
+from metrics import field_nrmse, mean_nrmse, metrics, nrmse, rms, space_of
+from runtime.configurator import UserError, say
+
+
+# ---------------------------------------------------------------------------------------------
+# rollouts
+
+def batches(n, batch_size, params):
+    """Slices of n rows, with their PDE parameters {name: (B,)}."""
+    for start in range(0, n, batch_size):
+        rows = slice(start, min(start + batch_size, n))
+        own = {name: value[rows] for name, value in params.items()}
+        yield rows, own
+
+
+def predict(model, u, params, initial_step, batch_size, reencode=False, points=None, n_steps=None,
+            seen_at=None, seed=0, stepper='operator', n_members=0):
+    """
+    Whole rollouts from the true frames u (N, T, *grid, C): (N, n_steps, *grid or Q, C) float32 on the CPU, or
+    (N, n_members, n_steps, ...) with n_members.
+
+    params: {name: (N,)}. n_steps: by default T - initial_step. points (Q, d): where to decode, instead of on
+    the grid of u. seen_at (P, d): where a model with encoder='points' sees u, instead of on that grid.
+    """
+    grid = u.shape[2:-1]
+    if n_steps is None:
+        n_steps = u.shape[1] - initial_step
+    out = None
+    last = time.perf_counter()
+    for rows, own in batches(len(u), batch_size, params):
+        u0 = u[rows, initial_step - 1]
+        how = dict(params=own, reencode=reencode, stepper=stepper, n_members=n_members, seed=seed + rows.start)
+        if seen_at is None:
+            p = model.rollout(u0, n_steps, points=points, **how)
+        else:
+            first = model.grid(*grid)[0]
+            u0 = values_at(u0, seen_at, first, model.cfg.length, model.cfg.periodic)
+            p = model.rollout(u0, n_steps, model.grid(*grid), grid=seen_at, **how)
+            p = p.unflatten(-2, grid)
+        if out is None:
+            out = torch.empty(len(u), *p.shape[1:])
+        out[rows] = p.cpu()
+        if time.perf_counter() - last > 10:
+            say(f'eval: rollouts {rows.stop}/{len(u)} {rows.stop / len(u):.0%}')
+            last = time.perf_counter()
+    return out
+
+
+def predicted_fields(model, u):
+    """The fields of u (..., C) that the model predicts: all that are not static."""
+    return u[..., list(model.cfg.predicted)] if model.cfg.static else u
+
+
+def rollout_error(model, stage, trajectories, initial_step, n):
+    """The validation error of a stage: that of whole latent rollouts of the first n validation trajectories,
+    by `stage.error`. An encoder of points sees the fields at the same random points every time. Changes no
+    random state."""
+    cfg = model.cfg
+    y = trajectories.val[:n]
+    params = {name: trajectories.val_params[:len(y), i] for i, name in enumerate(cfg.params)}
+    seen_at = None
+    if cfg.encoder == 'points':
+        seen_at = random_points(stage.settings.input_points, cfg, torch.Generator().manual_seed(0))
+    p = predict(model, y, params, initial_step, stage.settings.batch_size, seen_at=seen_at,
+                stepper=stage.stepper, n_members=stage.n_members)
+    return stage.error(predicted_fields(model, p), predicted_fields(model, y[:, initial_step:]))
+
+
+# ---------------------------------------------------------------------------------------------
+# scores
+
+@torch.no_grad()
+def evaluate(model, u, params, initial_step=1, rollout='latent', batch_size=64):
+    """
+    Score a model on true frames u (N, T, *grid, C) at the trained time step, params {name: (N,)}.
+
+    initial_step: true frames before a rollout. rollout: 'latent' or 'reencode'. Returns the scores as the JSON
+    file has them ('metrics', 'per_step', ...), and the predictions
+    (N, T - initial_step, *grid, C). Changes neither random states nor model.training. Raises UserError for an
+    impossible initial_step.
+    """
+    cfg = model.cfg
+    n = initial_step
+    check_initial_step(n, u.shape[1])
+    reencode = rollout == 'reencode'
+    u0 = predicted_fields(model, u[:, n - 1])
+    y = predicted_fields(model, u[:, n:])
+    training = model.training
+    model.eval()
+    try:
+        whole = predict(model, u, params, n, batch_size, reencode)
+        p = predicted_fields(model, whole)
+        scores, steps = metrics(p, y, u0, cfg.dt)
+        if not u0.any():                                             # a steady equation keeps no integral
+            del scores['conservation_gap']
+        other = predict(model, u, params, n, batch_size, not reencode)
+        other = mean_nrmse(predicted_fields(model, other), y)
+        scores['recon_nrmse'] = recon_nrmse(model, u[:, n - 1:], batch_size)
+        drift, gap = latent_rollout(model, u, params, n, batch_size)
+        scores.update(latent_norm_drift=drift, latent_gap=gap)
+        scores['ms_per_trajectory'] = ms_per_trajectory(model, u, params, n, batch_size, reencode=reencode)
+    finally:
+        model.train(training)
+    result = {'metrics': scores,
+              rollout: {'nrmse': scores['nrmse']},
+              'latent' if reencode else 'reencode': {'nrmse': other},
+              'per_step': {'nrmse': steps},
+              'baselines': baselines(u0, y),
+              'ms_batch_size': min(batch_size, len(u))}
+    parts = by_parameter(p, y, params)
+    if parts:
+        result['by_parameter'] = parts
+    if len(cfg.predicted) > 1:
+        names = [cfg.fields[field] for field in cfg.predicted]
+        result['by_field'] = dict(zip(names, field_nrmse(p, y)))
+    return result, whole
+
+
+def check_initial_step(n, n_frames):
+    if not 1 <= n < n_frames:
+        raise UserError(f'initial_step={n} must be from 1 to {n_frames - 1}: there are {n_frames} frames, and '
+                        'at least one is predicted')
+
+
+def recon_nrmse(model, u, batch_size):
+    """nrmse of D(E(y)) on the grid of u, over all of its true frames."""
+    grid = u.shape[2:-1]
+    points = model.grid(*grid)
+    values = []
+    for rows, _ in batches(len(u), batch_size, {}):
+        for t in range(u.shape[1]):
+            z = model.encode(u[rows, t])
+            v = model.decode(z, points).cpu().double()               # on the CPU first: MPS has no float64
+            v = predicted_fields(model, v.unflatten(1, grid))[:, None]
+            y = predicted_fields(model, u[rows, t:t + 1]).double()
+            error = nrmse(v, y)
+            values.append(error[rms(y) > 0])                         # a field that is 0 has no relative error
+    return float(torch.cat(values).mean())
+
+
+def latent_rollout(model, u, params, initial_step, batch_size):
+    """Drift of the latent norm, rms(z_last) / rms(z_0) - 1, and the mean over the steps of the relative cycle
+    error |E(D(z)) - z| / |z|, both over all trajectories, tokens and features."""
+    n_steps = u.shape[1] - initial_step
+    squares = torch.zeros(n_steps + 1, dtype=torch.float64)
+    gaps = torch.zeros(n_steps + 1, dtype=torch.float64)
+    for rows, own in batches(len(u), batch_size, params):
+        z = model.encode(u[rows, initial_step - 1])
+        for step in range(n_steps + 1):
+            if step:
+                z = model.step(z, own)
+            squares[step] += sum_of_squares(z.tokens)
+            gaps[step] += sum_of_squares(model.cycle(z.tokens) - z.tokens)
+    if squares[0] == 0 or not squares.isfinite().all():
+        return math.nan, math.nan
+    drift = float((squares[-1] / squares[0]).sqrt()) - 1
+    gap = (gaps / squares).sqrt()[1:].mean()
+    return drift, float(gap)
+
+
+def sum_of_squares(tokens):
+    return float(tokens.cpu().double().square().sum())
+
+
+def ms_per_trajectory(model, u, params, initial_step, batch_size, **how):
+    """Wall clock of one whole decoded rollout of one batch, over its size. Call it after a rollout of the
+    same shapes, which warms up. how: arguments of UPT.rollout."""
+    rows, own = next(batches(len(u), batch_size, params))
+    u0 = u[rows, initial_step - 1].to(model.device)
+    wait_for(model.device)
+    start = time.perf_counter()
+    model.rollout(u0, u.shape[1] - initial_step, params=own, **how)
+    wait_for(model.device)
+    return 1e3 * (time.perf_counter() - start) / len(u0)
+
+
+def wait_for(device):
+    """Until the device has done what it was asked for, so that a clock may be read."""
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+    if device.type == 'mps':
+        torch.mps.synchronize()
+
+
+def by_parameter(p, y, params):
+    """{'Nu=0.01': {'nrmse': ..}, ...} of predictions p and truth y, where there are several values of the
+    parameters {name: (N,)}; else empty."""
+    rows_of = {}
+    for row in range(len(y)):
+        values = [f'{name}={float(value[row]):g}' for name, value in params.items()]
+        rows = rows_of.setdefault(', '.join(values), [])
+        rows.append(row)
+    if len(rows_of) < 2:
+        return {}
+    return {label: {'nrmse': mean_nrmse(p[rows], y[rows])} for label, rows in rows_of.items()}
+
+
+def baselines(u0, y):
+    """Scores of two guesses that need no model: the last given frame u0 (N, *grid, C), and its spatial
+    mean."""
+    last = u0[:, None].double()
+    mean = last.mean(space_of(y), keepdim=True)
+    return {'persistence': {'nrmse': mean_nrmse(last.expand_as(y), y)},
+            'mean': {'nrmse': mean_nrmse(mean.expand_as(y), y)}}

@@ -1,0 +1,1 @@
+"""Data files: opened and checked, written by the built-in solvers, inspected."""

@@ -1,0 +1,347 @@
+"""
+The HDF5 layouts that are read and written, one section each: how a file is recognised, checked, read and
+written. They are PDEBench's (arXiv 2210.07182); foreign.py has those that are only read.
+
+| layout   | holds                                                                                     |
+|----------|-------------------------------------------------------------------------------------------|
+| 'tensor' | one field: `tensor` (N, T, *X); `x-coordinate` (X,), with two axes `y-coordinate` (Y,);   |
+|          | `t-coordinate` (T + 1,), one more than there are frames, or (T,)                          |
+| 'arrays' | one array a field: `density`, `pressure`, `Vx`, .. (N, T, *X); coordinates as above       |
+| 'steady' | no time: `nu`, the coefficient (N, *X), `tensor`, the solution (N, 1, *X); coordinates.   |
+|          | Read as two frames of two fields: (coefficient, 0), (coefficient, solution)               |
+| 'groups' | one group a trajectory: `0000/data` (T, *X, C), `0000/grid/x`, `y`, `t`                   |
+
+Coordinates and times are in physical units.
+"""
+import re
+from dataclasses import dataclass
+from typing import Callable
+
+import h5py
+import numpy as np
+
+from runtime.configurator import UserError
+
+CHUNK_VALUES = 2 ** 18                # values in a chunk of a file that is written: 1 MB
+COORDINATE = '{}-coordinate'
+GAS = ('density', 'pressure', 'Vx', 'Vy', 'Vz')
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a checked file says about itself; None where it says nothing."""
+    n: int                    # trajectories
+    n_frames: int
+    dt: float                 # seconds between stored frames
+    x: tuple                  # one float64 array of coordinates an axis
+    dtype: str                # type of the stored numbers
+    n_fields: int = None
+    fields: tuple = None      # their names
+    boundary: str = None      # 'periodic', 'wall' or 'open'
+    params: dict = None       # {name: number} that may be parameters; None: the attributes of the file
+    doubts: tuple = ()        # what is unusual in the file, one sentence each
+
+
+@dataclass(frozen=True)
+class Layout:
+    fits: Callable            # (h5py file) -> does it have this layout?
+    check: Callable           # (path, h5py file) -> Content. Raises UserError
+    read: Callable            # (h5py file, slice of rows, slice of frames) -> (n, T, *X, C) float32
+    create: Callable = None   # (h5py file, planned Source): writes the coordinates, makes room for the rows
+    write: Callable = None    # (h5py file, number of the first row, values (n, T, *X, C))
+    like: str = None          # another layout, whose equations a file of this layout may hold
+
+
+# -----------------------------------------------------------------------------
+# checks and reads that the layouts share
+
+def check_datasets(path, file, shapes):
+    """Check the datasets of a file: {key: names of its axes, such as 'N T X 2', or None for any shape}.
+
+    Returns the size of each named axis, {'N': 10, ..}. Raises UserError for a dataset that is missing, empty
+    or never filled, lies in another file or holds no numbers, and where an axis has another size than a
+    dataset before it gave to the same name.
+    """
+    expected = ', '.join(f"{key} ({axes or 'any shape'})" for key, axes in list(shapes.items())[:8])
+    sizes = {}
+    for key, axes in shapes.items():
+        _check_dataset(path, file, key, expected)
+        if axes is None:
+            continue
+        shape = file[key].shape
+        axes = axes.split()
+        known = {name: sizes[name] for name in axes if name in sizes}
+        if len(shape) == len(axes):
+            for name, size in zip(axes, shape):
+                sizes.setdefault(name, int(name) if name.isdigit() else size)
+        if shape != tuple(sizes.get(name) for name in axes):
+            said = ', '.join(f'{name} = {size}' for name, size in known.items())
+            swapped = len(shape) == len(axes) and set(known.values()) <= set(shape)
+            raise UserError(f"'{path}': {key} has the shape {shape}, expected ({', '.join(axes)})"
+                            + (f' with {said}' if said else '')
+                            + ('; its axes seem to be swapped' if known and swapped else ''))
+    return sizes
+
+
+def _check_dataset(path, file, key, expected):
+    """Does the file itself hold a dataset `key` of numbers, all of which were stored?"""
+    if key not in file:
+        found = {name: getattr(file[name], 'shape', 'group') for name in list(file)[:8]}
+        raise UserError(f"'{path}' has no dataset '{key}': expected {expected}; found {found or 'nothing'}")
+    check_own(path, file, key)
+    dataset = file[key]
+    if not isinstance(dataset, h5py.Dataset):
+        raise UserError(f"'{path}': '{key}' is a group, expected a dataset")
+    if dataset.external or dataset.is_virtual:
+        raise UserError(f"'{path}': the values of '{key}' lie in other files, which are not read")
+    if not dataset.size:
+        raise UserError(f"'{path}': {key} {dataset.shape} is empty")
+    if dataset.chunks is None:
+        is_filled = dataset.id.get_storage_size() >= dataset.size * dataset.dtype.itemsize
+    else:
+        along_axis = [-(-size // chunk) for size, chunk in zip(dataset.shape, dataset.chunks)]
+        is_filled = dataset.id.get_num_chunks() >= np.prod(along_axis)
+    if not is_filled:
+        raise UserError(f"'{path}': {key} claims {dataset.shape} values but stores only "
+                        f'{dataset.id.get_storage_size()} bytes: it was never filled')
+    if dataset.dtype.kind not in 'fiu':
+        raise UserError(f"'{path}': {key} holds {dataset.dtype}, expected numbers")
+
+
+def check_own(path, file, key):
+    """Raise UserError where a part of the file, or a group that holds it, is a link."""
+    parts = key.split('/')
+    for depth in range(1, len(parts) + 1):
+        name = '/'.join(parts[:depth])
+        if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+            raise UserError(f"'{path}': '{name}' is a link, and links are not followed")
+
+
+def uniform(path, name, axis):
+    """The coordinates or times `axis` (X,) as float64. Raises UserError unless they increase by equal
+    steps."""
+    axis = axis.astype(np.float64)
+    if len(axis) < 2:
+        raise UserError(f"'{path}': {name} has {len(axis)} value, and at least 2 are needed")
+    if not np.isfinite(axis).all():
+        raise UserError(f"'{path}': {name} has values that are not finite")
+    step = np.diff(axis)
+    if step.min() <= 0:
+        raise UserError(f"'{path}': {name} does not increase after its value {axis[step.argmin()]:g}")
+    if not np.allclose(step, step.mean(), rtol=1e-2):
+        raise UserError(f"'{path}': {name} is not uniform: its steps lie between {step.min():g} and "
+                        f'{step.max():g}')
+    return axis
+
+
+def read_axes(path, file, names):
+    """The coordinates of these names, a tuple of (X,) float64."""
+    return tuple(uniform(path, name, file[name][:]) for name in names)
+
+
+def spacing(axis):
+    """Distance between neighbours on a uniform axis of space or time."""
+    return float(axis[-1] - axis[0]) / (len(axis) - 1)
+
+
+def read_frames(dataset, before, frames):
+    """Values float32 of a dataset, at the slices `before` of its first axes and the slice `frames` of the
+    next.
+
+    HDF5 reads a compressed or checksummed chunk as a whole, but picks frames out of it slowly. Where a chunk
+    holds several frames, all frames are read and strided in memory, which takes a sixth of the time.
+    """
+    is_strided = frames.step not in (None, 1)
+    if is_strided and dataset.chunks is not None and dataset.chunks[len(before)] > 1:
+        whole = slice(frames.start, frames.stop)
+        every = (slice(None),) * len(before)
+        values = dataset[(*before, whole)][(*every, slice(None, None, frames.step))]
+    else:
+        values = dataset[(*before, frames)]
+    return values.astype(np.float32, copy=False)
+
+
+def _axes(file, pattern):
+    """{name of a coordinate: letter of its axis}, {'x-coordinate': 'X', ..}, for those in the file; x
+    always."""
+    names = {pattern.format(letter): letter.upper() for letter in 'xyz'}
+    return {name: letter for name, letter in names.items() if name in file or letter == 'X'}
+
+
+def _read_times(path, file, name, n_frames):
+    """Seconds between the frames, and doubts."""
+    n_times = len(file[name])
+    if n_times not in (n_frames, n_frames + 1):
+        raise UserError(f"'{path}': {n_frames} frames but {n_times} times in {name}, expected {n_frames + 1} "
+                        f'or {n_frames}')
+    t = uniform(path, name, file[name][:n_frames])
+    doubts = []
+    if n_times > n_frames:
+        doubts.append(f'{n_times} times for {n_frames} frames: the last is left out, as in released files')
+    return spacing(t), doubts
+
+
+def _write_axes(file, pattern, axes):
+    for letter, values in zip('xyz', axes):
+        name = pattern.format(letter)
+        file.create_dataset(name, data=values.astype(np.float32), chunks=True, fletcher32=True)
+
+
+def _make_room(file, name, before, n_frames, row):
+    """An empty checksummed dataset (*before, n_frames, *row), in chunks of about 1 MB."""
+    frames = CHUNK_VALUES // int(np.prod(row))
+    chunk = (*[1] * len(before), min(n_frames, max(1, frames)), *row)
+    file.create_dataset(name, (*before, n_frames, *row), np.float32, chunks=chunk, fletcher32=True)
+
+
+# -----------------------------------------------------------------------------
+# 'tensor' and 'arrays': an array (N, T, *X) for each field
+
+def _is_tensor(file):
+    return 'tensor' in file
+
+
+def _is_arrays(file):
+    return any(name in file for name in GAS)
+
+
+def _array_names(file):
+    """The tensor, or density, pressure and a velocity along each axis."""
+    if _is_tensor(file) or not _is_arrays(file):
+        return ('tensor',)
+    return GAS[:2 + len(_axes(file, COORDINATE))]
+
+
+def _check_arrays(path, file):
+    names = _array_names(file)
+    axes = _axes(file, COORDINATE)
+    shapes = {**axes, 't-coordinate': 'times'}
+    for name in names:
+        shapes[name] = ' '.join(['N T', *axes.values()])
+    sizes = check_datasets(path, file, shapes)
+    dt, doubts = _read_times(path, file, 't-coordinate', sizes['T'])
+    return Content(sizes['N'], sizes['T'], dt, read_axes(path, file, axes), str(file[names[0]].dtype),
+                   n_fields=len(names), doubts=doubts)
+
+
+def _read_arrays(file, rows, frames):
+    values = [read_frames(file[name], (rows,), frames) for name in _array_names(file)]
+    return np.stack(values, -1) if len(values) > 1 else values[0][..., None]
+
+
+def _create_arrays(file, source):
+    times = np.arange(source.n_frames + 1) * source.dt
+    _write_axes(file, COORDINATE, source.x)
+    _write_axes(file, 't-coordinate', [times])
+    for name in ['tensor'] if source.layout == 'tensor' else source.fields:
+        _make_room(file, name, (source.n,), source.n_frames, source.shape)
+
+
+def _write_arrays(file, first, u):
+    for channel, name in enumerate(_array_names(file)):
+        file[name][first:first + len(u)] = u[..., channel]
+
+
+# -----------------------------------------------------------------------------
+# 'steady'
+
+def _is_steady(file):
+    return 'nu' in file and 'tensor' in file
+
+
+def _check_steady(path, file):
+    axes = _axes(file, COORDINATE)
+    row = ' '.join(axes.values())
+    sizes = check_datasets(path, file, {**axes, 'nu': f'N {row}', 'tensor': f'N 1 {row}'})
+    return Content(sizes['N'], 2, 1., read_axes(path, file, axes), str(file['tensor'].dtype), n_fields=2)
+
+
+def _read_steady(file, rows, frames):
+    coefficient = file['nu'][rows]
+    u = np.zeros((len(coefficient), 2, *coefficient.shape[1:], 2), np.float32)
+    u[..., 0] = coefficient[:, None]
+    u[:, 1, ..., 1] = file['tensor'][rows, 0]
+    return u[:, frames]
+
+
+def _create_steady(file, source):
+    _write_axes(file, COORDINATE, source.x)
+    _make_room(file, 'nu', (), source.n, source.shape)
+    _make_room(file, 'tensor', (source.n,), 1, source.shape)
+
+
+def _write_steady(file, first, u):
+    file['nu'][first:first + len(u)] = u[:, 1, ..., 0]
+    file['tensor'][first:first + len(u), 0] = u[:, 1, ..., 1]
+
+
+# -----------------------------------------------------------------------------
+# 'groups'
+
+def _is_groups(file):
+    return any(name.isdigit() for name in list(file)[:2])
+
+
+def _group(row):
+    return f'{row:04d}'
+
+
+def _check_groups(path, file):
+    names = [_group(row) for row in range(len(file))]
+    missing = sorted(set(names) - set(file))
+    if missing:
+        others = sorted(set(file) - set(names))
+        raise UserError(f"'{path}' has {len(file)} groups, expected {names[0]} .. {names[-1]}: {missing[0]} "
+                        f'is missing, {others[0]} is there')
+    axes = _axes(file, '0000/grid/{}')
+    shapes = {**axes, '0000/grid/t': 'times'}
+    for name in names:
+        shapes[f'{name}/data'] = ' '.join(['T', *axes.values(), 'C'])
+    sizes = check_datasets(path, file, shapes)
+    dt, doubts = _read_times(path, file, '0000/grid/t', sizes['T'])
+    doubts += _config_doubts(file['0000'], sizes['T'])
+    return Content(len(names), sizes['T'], dt, read_axes(path, file, axes), str(file['0000/data'].dtype),
+                   n_fields=sizes['C'], doubts=doubts)
+
+
+def _config_doubts(group, n_frames):
+    """A doubt where the generator's configuration, which a released group carries, names another number of
+    frames."""
+    config = group.attrs.get('config', '')
+    if isinstance(config, bytes):
+        config = config.decode()
+    said = re.search(r'\btdim: *(\d+)', str(config))
+    if said and int(said[1]) != n_frames:
+        return [f'{n_frames} frames, but the configuration in the file says {said[1]}']
+    return []
+
+
+def _read_groups(file, rows, frames):
+    names = [_group(row) for row in range(*rows.indices(len(file)))]
+    if not names:
+        return read_frames(file[_group(0)]['data'], (), frames)[None][:0]
+    return np.stack([read_frames(file[name]['data'], (), frames) for name in names])
+
+
+def _create_groups(file, source):
+    times = np.arange(source.n_frames) * source.dt
+    for row in range(source.n):
+        group = file.create_group(_group(row))
+        _write_axes(group, 'grid/{}', source.x)
+        _write_axes(group, 'grid/t', [times])
+        _make_room(group, 'data', (), source.n_frames, (*source.shape, len(source.fields)))
+
+
+def _write_groups(file, first, u):
+    for row, values in enumerate(u, first):
+        file[_group(row)]['data'][:] = values
+
+
+# -----------------------------------------------------------------------------
+# A steady file has a tensor, too, so 'steady' comes before 'tensor': the first layout that fits is taken.
+
+LAYOUTS = {
+    'steady': Layout(_is_steady, _check_steady, _read_steady, _create_steady, _write_steady),
+    'tensor': Layout(_is_tensor, _check_arrays, _read_arrays, _create_arrays, _write_arrays),
+    'arrays': Layout(_is_arrays, _check_arrays, _read_arrays, _create_arrays, _write_arrays),
+    'groups': Layout(_is_groups, _check_groups, _read_groups, _create_groups, _write_groups)}

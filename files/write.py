@@ -1,0 +1,181 @@
+"""
+Data files made by the built-in solvers, complete or not at all.
+
+    python data.py make burgers --n 1000 --nu 0.01      # datasets/1D_Burgers_Sols_Nu0.01_N1000.hdf5
+"""
+import argparse
+import contextlib
+import os
+import platform
+import re
+import shutil
+import time
+
+import h5py
+import numpy as np
+
+import equations
+from files.open import LAYOUTS, open_source, plan
+from runtime.configurator import UserError, say
+from runtime.device import float64_device
+
+SOLVED_VALUES = 2 ** 25               # values solved for at a time, at most (or one row): 270 MB
+CACHED_VALUES = 2 ** 15               # values of a frame solved for at a time on a CPU, about: 260 kB
+FORMAT_VERSION = 1
+
+
+def make(sources, device, quiet=False):
+    """Make the planned ones of `sources`, with seed 0, and open them. Returns [Source], all of which exist.
+    A file that another process has made meanwhile is only opened. quiet: print no notes on opened files."""
+    opened = []
+    for source in sources:
+        if not source.exists:
+            if not os.path.exists(source.path):
+                _write(source, 0, device)
+            source = open_source(source.path, source.pde, quiet)
+        opened.append(source)
+    return opened
+
+
+def write_file(path, dataset, params, n, seed=0, device='auto', batch_size=None, resolution=0):
+    """Solve n trajectories and write a file of the equation's layout, complete or not at all. Returns path.
+
+    params: {'Nu': .01}. batch_size: trajectories solved at a time. resolution: cells along each axis (0: the
+    equation's own). The file holds float32 values, the coordinates, and the parameters as attributes; it is
+    checksummed (fletcher32). Prints the cost before it starts. Raises UserError.
+    """
+    if seed < 0:
+        raise UserError(f'seed={seed} must be 0 or more')
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f'batch_size={batch_size} must be at least 1 trajectory')
+    return _write(plan(path, dataset, params, n, resolution), seed, device, batch_size)
+
+
+def _write(source, seed, device, batch_size=None):
+    """Make a planned file. Returns its path."""
+    entry = source.entry
+    layout = LAYOUTS[source.layout]
+    device = float64_device(device)
+    n = source.n
+    frame_values = int(np.prod(source.shape)) * len(source.fields)
+    row_values = source.n_frames * frame_values
+    batch_size = min(n, batch_size or _batch_size(device, frame_values, row_values))
+    t = np.arange(source.n_frames) * source.dt
+
+    def solve(first, size, times):
+        """Trajectories first .. first + size, (size, T, *X, C) float32."""
+        u0 = entry.start(size, source.shape, seed, first).to(device)
+        u = entry.solution(u0, source.params, times)
+        return u.float().cpu().numpy()
+
+    make_folder(source.path)
+    n_bytes = 4 * n * row_values
+    check_space(source.path, n_bytes)
+    seconds = n * _seconds_a_trajectory(solve, min(n, batch_size, 16), t)
+    values = ', '.join([source.pde, *(f'{name} {value:g}' for name, value in source.params.items())])
+    say(f'data: making {source.path}: {n} trajectories of {values}, seed {seed}, on {device}: '
+        f'about {seconds / 60:.1f} minutes and {n_bytes / 1e9:.2f} GB')
+    attributes = {**source.params, 'seed': seed, 'pde': source.pde, 'format_version': FORMAT_VERSION}
+    attributes['source'] = f'data.py make: {getattr(entry.solve, "__name__", "?")}, float64'
+    with _whole_hdf5(source.path) as file:
+        file.attrs.update(attributes)
+        layout.create(file, source)
+        start = time.perf_counter()
+        last_print = start
+        for first in range(0, n, batch_size):
+            done = min(first + batch_size, n)
+            layout.write(file, first, solve(first, done - first, t))
+            now = time.perf_counter()
+            if now - last_print > 5 or done == n:
+                each = (now - start) / done
+                say(f'data: {done}/{n} {done / n:.0%} | {1e3 * each:.1f} ms a trajectory | '
+                    f'eta {each * (n - done):.0f}s')
+                last_print = now
+    return source.path
+
+
+def _batch_size(device, frame_values, row_values):
+    """A CPU is fastest where the frames of a batch fit into its cache, a GPU with many trajectories."""
+    if device.type == 'cuda':
+        return min(256, max(1, 8 * SOLVED_VALUES // row_values))
+    return min(max(32, CACHED_VALUES // frame_values), max(1, SOLVED_VALUES // row_values))
+
+
+def _seconds_a_trajectory(solve, n, t):
+    """Measured on n trajectories and a fifth of the times, after a warm-up."""
+    solve(0, min(n, 2), t[:3])
+    part = t[:max(3, len(t) // 5 + 1)]
+    start = time.perf_counter()
+    solve(0, n, part)
+    return (time.perf_counter() - start) / n * len(t) / len(part)
+
+
+def make_folder(path):
+    """Make the folder of a file. Raises UserError."""
+    try:
+        os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder of '{path}': {error.strerror}") from error
+
+
+def check_space(path, n_bytes):
+    """Raise UserError where the disk has no room for a file of n_bytes."""
+    free = shutil.disk_usage(os.path.dirname(path) or '.').free
+    if free < n_bytes * 1.05:
+        raise UserError(f"'{path}' needs {n_bytes / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free there")
+
+
+@contextlib.contextmanager
+def _whole_hdf5(path):
+    """An HDF5 file open for writing that takes its name when it is complete, or leaves nothing. Raises
+    UserError where the disk is full. Chunks are not cached, so that a failed write raises its error here: the
+    error of a cache that is emptied when a dataset is closed could not be caught."""
+    temporary = f'{path}.tmp.{platform.node()}.{os.getpid()}'   # others may make the same file meanwhile
+    try:                                                        # version 1.10 checksums the metadata, too
+        with h5py.File(temporary, 'w', libver='v110', rdcc_nbytes=0) as file:
+            yield file
+            file.attrs['complete'] = 1
+        with open(temporary, 'rb') as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:                    # h5py raises either for a failed write
+        found = re.search(r'errno = (\d+)', str(error))
+        if found:
+            reason = os.strerror(int(found[1]))
+        elif isinstance(error, OSError):
+            reason = error.strerror or error
+        else:
+            raise
+        raise UserError(f"could not write '{path}': {reason}") from error
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def make_command(argv):
+    """The command line `python data.py make NAME ..`: make one file."""
+    entries = equations.entries()
+    keys = equations.parameter_keys()
+    parser = argparse.ArgumentParser('data.py make', description='Make a data file with a built-in solver.')
+    parser.add_argument('name', choices=[name for name, entry in entries.items() if entry.solve])
+    parser.add_argument('--n', type=int, default=1000, help='trajectories')
+    for key in keys:
+        having = [name for name, entry in entries.items() if key in map(str.lower, entry.params)]
+        parser.add_argument(f'--{key}', type=float, help=f"parameter of {', '.join(having)}")
+    parser.add_argument('--seed', type=int, default=0, help='of the initial conditions')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    parser.add_argument('--batch_size', type=int, default=None, help='trajectories solved at a time')
+    parser.add_argument('--resolution', type=int, default=0, help="cells an axis (default: PDEBench's)")
+    parser.add_argument('--data_dir', default='datasets', help='folder of the file')
+    parser.add_argument('--out', default=None, help='file to write (default: a name under --data_dir)')
+    args = parser.parse_args(argv)
+    params = equations.parameters(args.name, {key: getattr(args, key) for key in keys})
+    out = args.out
+    if out is None:
+        out = os.path.join(args.data_dir, entries[args.name].made(params, args.n, args.resolution))
+        if args.seed:                                                # training takes seed 0 by this name
+            stem, ending = os.path.splitext(out)
+            out = f'{stem}_seed{args.seed}{ending}'
+    if os.path.exists(out):
+        raise UserError(f"'{out}' exists: remove it first, or write elsewhere with --out")
+    write_file(out, args.name, params, args.n, args.seed, args.device, args.batch_size, args.resolution)

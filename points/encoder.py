@@ -1,0 +1,185 @@
+"""
+The encoder of points: values at any points of the domain -> latent tokens.
+
+Shapes: B batch, P points, S tokens, D features of a token, C fields, d space dimensions; b is 1 for points
+that a batch shares, else B. `cfg` is a model.ModelConfig.
+"""
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from grids import axis_points, pick, positions, query_points, random_points, values_at
+from model import GridEncoder, adamw
+from points.splines import Scattered, fewest_points, nearest
+from runtime.configurator import UserError
+
+SMALLEST = 1e-6                        # lower limit of sizes in denominators
+LARGEST_SUM = 400.                     # of absolute weights, where the points surround the domain
+
+
+class PointStencil(NamedTuple):
+    """Points at which fields are known, and the interpolation stencils that follow from them."""
+    points: torch.Tensor                   # (P, d) or (B, P, d), physical coordinates
+    spline: int                            # which of the encoder's interpolations
+    index: torch.Tensor                    # (b, M, K) and
+    weight: torch.Tensor                   # (b, M, K, T): the stencils of splines.Scattered
+    mean_weight: torch.Tensor              # (b, P, 1): weights of the mean over the trained grid
+    # for the learned part
+    others: torch.Tensor = None            # (b, P, K) and
+    prediction: torch.Tensor = None        # (b, P, K, 1): the stencils that predict a point from the others
+    neighbours: torch.Tensor = None        # (b, S_patch, n): numbers of the points that a supernode sees,
+    offset: torch.Tensor = None            # (b, S_patch, n, d): their offsets, in units of its radius,
+    share: torch.Tensor = None             # (b, S_patch, n): their weights in its mean
+
+
+class PointEncoder(GridEncoder):
+    """
+    Values at any points -> latent tokens: z = M patch(I u) + g(u).
+
+    I interpolates to the trained grid by local splines (splines.Scattered), so a trained operator and decoder
+    can be used from the first iteration on. The learned part g, which starts at zero, adds what the splines
+    miss between sparse points. It pools supernodes as UPT does (arXiv 2402.12365, section 3.1): a supernode
+    takes the mean of messages from the points within a radius, or from the nearest few. Blocks mix the
+    supernodes, and neighbours are merged to tokens. A message holds the value at a point and the error of a
+    spline through the other points there. g is in proportion to that error, so it vanishes where points are
+    dense, also at densities that were never trained.
+
+    The supernodes are the centres of the patches, not some of the points. So nothing is drawn, the order of
+    the points has no effect, and the operator stays invariant under translations. The radius is half a patch
+    plus the halo, as far as GridEncoder sees.
+    """
+
+    def __init__(self, cfg, patches):
+        super().__init__(cfg, patches)
+        even = all(n % 2 == 0 for n in cfg.points_per_token)
+        self.splines = nn.ModuleList(Scattered(cfg.grid, block, cfg.periodic) for block in (1, 1 + even))
+        cell = [length / n for length, n in zip(cfg.length, cfg.grid)]
+        points = positions(cfg.grid, cfg.first, cell)
+        self.register_buffer('grid_points', points, persistent=False)
+
+    def make_stem(self, cfg):
+        d = len(cfg.grid)
+        size = [cfg.patch_size] * d
+        centres = positions(self.patch_grid, [(cfg.patch_size - 1) / 2] * d, size)       # in cells
+        self.register_buffer('centres', centres, persistent=False)
+        self.radius = cfg.patch_size / 2 + cfg.halo
+        ball = (2 * self.radius, math.pi * self.radius ** 2)[d - 1]
+        self.fraction = min(1., ball / math.prod(cfg.grid))          # of all points, seen by a supernode
+        self.stem = adamw(Float32Linear(2 * cfg.n_field + d, cfg.encoder_dim))
+        self.pooled = nn.Linear(cfg.encoder_dim, cfg.encoder_dim)
+
+    def draw_points(self, keys, random):
+        """keys.input_points random points, as a PointStencil."""
+        return self.stencil(random_points(keys.input_points, self.cfg, random).to(self.patches.modes.device))
+
+    def of_grid(self, u, where=None):
+        """Tokens of normalised fields u (B, *grid, C) on the trained grid, seen at the points `where`, or at
+        all points of the grid."""
+        cfg = self.cfg
+        if where is None:
+            return self(u.flatten(1, -2), self.stencil(self.grid_points))
+        return self(values_at(u, where.points, cfg.first, cfg.length, cfg.periodic), where)
+
+    def receive(self, u, x, device):
+        """Values u (B, P, C) at points x (P, d) or (B, P, d), or fields on a grid like the trained one, in
+        physical units -> (B, P, C) and a PointStencil. Raises UserError for a wrong shape, values that are
+        not finite, and points that leave a part of the domain out."""
+        cfg = self.cfg
+        d = len(cfg.grid)
+        u = torch.as_tensor(u).float()
+        if u.ndim != (d + 2 if x is None else 3) or u.shape[-1] != cfg.n_field:
+            expected = f'(B, *space, {cfg.n_field})' if x is None else f'(B, P, {cfg.n_field})'
+            raise UserError(f'u has shape {tuple(u.shape)}; expected {expected} with {d} space axes')
+        if x is None:
+            axes = [axis_points(cfg, axis, n) for axis, n in enumerate(u.shape[1:-1])]
+            mesh = torch.meshgrid(*axes, indexing='ij')
+            x = torch.stack([axis.flatten() for axis in mesh], -1)
+            u = u.flatten(1, -2)
+        x = torch.as_tensor(x)
+        x = query_points(cfg, x[:, None] if x.ndim == 1 else x, len(u), device)
+        if u.shape[1] != x.shape[-2]:
+            raise UserError(f'there are {u.shape[1]} values at {x.shape[-2]} points')
+        if u.device.type == 'cpu' and not torch.isfinite(u).all():
+            raise UserError('u holds values that are not finite')
+        where = self.stencil(x)
+        if not where.weight.abs().sum(-2).amax() < LARGEST_SUM:
+            raise UserError(f'the {x.shape[-2]} points leave a part of the domain out, or lie on a line: no '
+                            'field can be interpolated from them')
+        return u.to(device), where
+
+    @torch.no_grad()
+    def stencil(self, points):
+        """points (P, d) or (B, P, d), physical coordinates -> PointStencil. Raises UserError for too few."""
+        cfg = self.cfg
+        d = len(cfg.grid)
+        n_point = points.shape[-2]
+        if n_point <= fewest_points(d):
+            raise UserError(f'{n_point} points are given; at least {fewest_points(d) + 1} are needed')
+        x = self.in_cells(points.float().reshape(-1, n_point, d))
+        spline = int(n_point <= 2 * math.prod(cfg.grid))
+        index, weight = self.splines[spline].stencils(x)
+        mean_weight = torch.zeros_like(x[..., 0])                    # (b, P)
+        each = weight.mean(-1) / index.shape[1]                      # (b, M, K)
+        mean_weight = mean_weight.scatter_add_(1, index.flatten(1), each.flatten(1))
+        where = PointStencil(points, spline, index, weight, mean_weight[..., None])
+        if not cfg.encoder_dim:
+            return where
+        others, prediction = self.splines[0].left_out(x)
+        neighbours, offset, share = self.neighbours(x)
+        return where._replace(others=others, prediction=prediction, neighbours=neighbours, offset=offset,
+                              share=share)
+
+    def in_cells(self, x):
+        """Physical coordinates (b, P, d) -> cells of the trained grid, from its first point on."""
+        cfg = self.cfg
+        axes = []
+        for axis, n in enumerate(cfg.grid):
+            cell = cfg.length[axis] / n
+            axes.append((x[..., axis] - cfg.first[axis]) / cell)
+        return torch.stack(axes, -1)
+
+    def neighbours(self, x):
+        """The points, of x (b, P, d) in cells, that each supernode sees: neighbours, offset and share of a
+        PointStencil."""
+        cfg = self.cfg
+        n_point = x.shape[1]
+        # Twice as many as lie within the radius if points are spread evenly; the nearest of more.
+        n = min(n_point, 8 + math.ceil(2 * self.fraction * n_point))
+        index, offset = nearest(self.centres, x, cfg.grid, cfg.periodic, n)
+        square = offset.square().sum(-1)                             # (b, S_patch, n)
+        last = min(n, 4) - 1                                         # at least so many are seen
+        reach = 1.5 * square[..., last:last + 1]
+        reach = reach.clamp_min(self.radius ** 2)
+        share = (1 - square / reach).clamp_min(0)                    # goes to 0 where points enter and leave
+        share = share / share.sum(-1, keepdim=True)
+        return index, offset / self.radius, share
+
+    def forward(self, u, where):
+        """u (B, P, C), normalised values at the points of `where` -> (B, S, latent_dim), float32"""
+        spline = self.splines[where.spline]
+        with torch.autocast(u.device.type, enabled=False):
+            grid = spline(u.float(), where.index, where.weight)
+        z = self.patches.to_tokens(grid)
+        if not self.cfg.encoder_dim:
+            return z
+        error = self.spline_error(u, where)
+        size = error.square().mean((1, 2), keepdim=True).sqrt() + SMALLEST        # (B, 1, 1)
+        x = self.supernode_features(torch.cat([u, error / size], -1), where)
+        return z + size * self.learned(x)
+
+    def spline_error(self, u, where):
+        """Leave-one-out interpolation error at each point, (B, P, C)."""
+        others = pick(u, where.others)                           # (B, P, K, C)
+        return u - (where.prediction * others).sum(2)
+
+    def supernode_features(self, u, where):
+        """u (B, P, 2 C) -> (B, S_patch, D). The second layer of the message MLP is linear and acts on the
+        mean."""
+        values = pick(u, where.neighbours)                          # (B, S_patch, n, 2 C)
+        offset = where.offset.expand(len(u), -1, -1, -1)
+        messages = F.gelu(self.stem(torch.cat([values, offset], -1)))
+        mean = (where.share[..., None] * messages).sum(2)
+        return self.pooled(mean).float()

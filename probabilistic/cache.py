@@ -1,0 +1,174 @@
+"""
+Latent cache: windows that are encoded once, for stages that train between the tokens of a frozen encoder.
+
+The symmetries of a window are drawn anew in every iteration. With a cache, a few augmented copies of each
+window (cache_copies) stand for all of them. They are a file in data_dir/latents, named by a hash of what they
+follow from. It may be deleted between runs; it is then made again.
+
+Making it takes cache_copies * windows * (unroll + 1) encodings; an iteration without a cache takes 2 *
+batch_size. So a cache pays with a learned encoder, if a stage is long for its data or several share the file.
+"""
+import hashlib
+import math
+import os
+from itertools import chain
+
+import numpy as np
+import torch
+
+from data import Batch
+from files.write import check_space, make_folder
+from model import model_args
+from runtime.checkpoint import whole_file
+from runtime.configurator import UserError, say
+from runtime.device import DATA, seed_of
+
+PART = 64                              # windows that are encoded at once
+TOLERANCE = .01                        # of tokens that are encoded again, relative to the largest
+# Keys and model arguments that cannot change the tokens; all others are part of the file's name.
+NOT_IN_NAME = {'out_dir', 'init_from', 'overwrite', 'stages', 'steppers', 'flow_dim', 'flow_depth', 'noise_dim',
+               'max_iters', 'max_minutes', 'patience', 'learning_rate', 'muon_lr', 'flow_steps', 'tau_schedule',
+               'n_members', 'eval_interval', 'log_interval', 'save_interval', 'n_validated', 'warmup_iters',
+               'checkpointing', 'data_dir', 'wandb_log', 'wandb_project', 'wandb_run_name'}
+
+
+def check_cache(stage):
+    """The extension of a stage. Raises UserError for a cache that the stage cannot use."""
+    copies = stage.settings.cache_copies
+    if copies and not stage.latent_only:
+        raise UserError(f'cache_copies={copies} caches tokens, but {type(stage).__name__} needs fields: set '
+                        f'--diff_residual_stage.cache_copies={copies}')
+
+
+class CachedWindows:
+    """
+    In place of data.Windows: the same windows, as tokens (Batch.z).
+
+    Copies are made from batches of data.Windows whose iteration counts the parts of all copies. Every batch
+    draws a copy of each of its windows. An encoder of points sees each part at points of its own, which are
+    not drawn again. The file is memory-mapped, or moved to the device if it fits there. If no file can be
+    written, the tokens stay in memory.
+    """
+
+    def __init__(self, windows, stage, machine):
+        """windows: data.Windows; stage: has a frozen encoder and the settings of the windows. Reads the file
+        or makes it. Raises UserError for tokens that fit neither on the disk nor into memory."""
+        cfg = windows.model.cfg
+        self.windows = windows
+        self.stage = stage
+        self.machine = machine
+        self.n_windows = windows.n_windows
+        self.row_names = windows.row_names
+        self.copies = stage.settings.cache_copies
+        self.shape = (self.copies * self.n_windows, stage.settings.unroll + 1, math.prod(cfg.token_grid),
+                      cfg.latent_dim)
+        self.n_parts = -(-self.n_windows // PART) * self.copies
+        self.path = os.path.join(stage.settings.data_dir, 'latents', f'{self.key()}.npy')
+        with machine.master_first():                             # one process makes the file, the others wait
+            z = self.read()
+            self.z = self.make() if z is None else z             # (copies n_windows, unroll + 1, S, D)
+        if self.fits():
+            self.z = self.z.to(machine.device)
+
+    def fits(self):
+        return self.windows.trajectories.fits(math.prod(self.shape), self.machine.world)
+
+    def key(self):
+        """A hash of all that the tokens follow from, except the code, of which `wrong` takes a sample."""
+        t = self.windows.trajectories
+        known = {**vars(self.stage.settings), **model_args(self.windows.model.cfg)}
+        known = {name: value for name, value in sorted(known.items()) if name not in NOT_IN_NAME}
+        sums = [t.mean.tolist(), t.mean_square.tolist(), t.moving_square.tolist()]
+        about = [known, t.identity, sums, t.params.tolist(), self.shape, PART, self.machine.device.type,
+                 self.machine.bf16]
+        digest = hashlib.sha256(repr(about).encode())
+        digest.update(t.prints.tobytes())
+        encoder = self.stage.model.encoder
+        for name, value in chain(encoder.named_parameters(), encoder.named_buffers()):
+            digest.update(repr((name, value.dtype, value.shape)).encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()[:32]
+
+    @torch.no_grad()
+    def part(self, number):
+        """Tokens of up to PART windows of a copy, (n, unroll + 1, S, D) on the CPU."""
+        first = number % (self.n_parts // self.copies) * PART
+        index = torch.arange(first, min(first + PART, self.n_windows))
+        [batch] = self.windows.batches(index, number)
+        with self.machine.autocast():
+            z = self.stage.encode(batch.u, batch)
+        return z.float().cpu().contiguous()
+
+    def parts(self):
+        return map(self.part, range(self.n_parts))
+
+    def read(self):
+        """The tokens of the file; None if there is none, or none that can be used, which a line then says."""
+        if not os.path.exists(self.path):
+            return None
+        try:
+            z = mapped(self.path)
+            why = ''
+        except Exception as error:                               # a damaged head can raise anything
+            why = ' '.join(str(error).split())[:80] or type(error).__name__
+        why = why or self.wrong(z)
+        if why:
+            say(f"cache: '{self.path}' is broken or foreign ({why}): made again")
+            return None
+        self.machine.say(f"cache: '{self.path}' | {self.copies} copies of {self.n_windows} windows")
+        return z
+
+    def wrong(self, z):
+        """What is wrong with tokens that were read, or ''. The first and the last part are encoded again, to
+        notice a file that older code made."""
+        if z.shape != self.shape or z.dtype != torch.float32:
+            return f'{z.dtype} {tuple(z.shape)}, not float32 {self.shape}'
+        if not all(rows.isfinite().all() for rows in z.split(1024)):
+            return 'values that are not finite'
+        first = self.part(0)
+        last = self.part(self.n_parts - 1)
+        for there, now in ((z[:len(first)], first), (z[-len(last):], last)):
+            if (there - now).abs().max() > TOLERANCE * now.abs().max():
+                return 'not what the encoder says'
+        return ''
+
+    def make(self):
+        """Encode all copies, into the file if that can be written."""
+        n_bytes = 4 * math.prod(self.shape)
+        self.machine.say(f'cache: encoding {self.copies} copies of {self.n_windows} windows, '
+                         f"{n_bytes / 1e9:.2f} GB, to '{self.path}'")
+        try:
+            make_folder(self.path)
+            check_space(self.path, n_bytes)
+            with whole_file(self.path, 'wb', shared=True) as file:
+                head = {'descr': '<f4', 'fortran_order': False, 'shape': self.shape}
+                np.lib.format.write_array_header_1_0(file, head)
+                for z in self.parts():
+                    file.write(z.numpy())
+            return mapped(self.path)
+        except UserError as error:
+            if not self.fits():
+                raise UserError(f'{error}; nor do the tokens fit into memory: lower cache_copies') from error
+            say(f'cache: {error}; the tokens stay in memory')
+        z = torch.empty(self.shape)
+        filled = 0
+        for part in self.parts():
+            z[filled:filled + len(part)] = part
+            filled += len(part)
+        return z
+
+    def batches(self, index, iteration, rank=0, world=1, n_micro=1):
+        """As data.Windows.batches. Yields Batch without fields."""
+        t = self.windows.trajectories
+        random = torch.Generator().manual_seed(seed_of(self.stage.settings.seed, iteration, DATA))
+        copy = torch.randint(self.copies, (len(index),), generator=random)
+        for number in (copy * self.n_windows + index)[rank::world].chunk(n_micro):
+            z = self.z[number.to(self.z.device)].to(t.device, non_blocking=True)
+            row = self.windows.trajectory(number % self.n_windows).to(t.device, non_blocking=True)
+            dt = torch.full((len(z),), self.windows.model.cfg.dt, device=t.device)
+            yield Batch(None, None, t.params[row], dt, iteration, z=z)
+
+
+def mapped(path):
+    """The array of a .npy file as a memory-mapped tensor. Writes to it stay in memory."""
+    return torch.from_numpy(np.lib.format.open_memmap(path, mode='c'))

@@ -1,0 +1,188 @@
+"""
+The later stages. Each trains a stepper of its own name; encoder, operator and decoder are frozen.
+
+    python train.py config/ks_full.py            # stages = operator, diff_residual, consistency_distill, ensemble
+"""
+import torch
+
+from losses import Stage, mean_square
+from probabilistic.cache import CachedWindows
+from probabilistic.scores import crps, crps_loss
+from runtime.configurator import UserError
+
+SAMPLES = 512                          # windows from which a flow takes the size of its features
+TAU_SHAPE = 1.2                        # a flow is trained at times drawn from Beta(1.2, 1.2)
+
+
+def draw(device):
+    """A function (*shape) -> Gaussian numbers of torch's own generator."""
+    def noise(*shape):
+        return torch.randn(*shape, device=device)
+
+    return noise
+
+
+class LaterStage(Stage):
+    """What the later stages share: only their stepper is trained, and ensembles are validated by CRPS."""
+    score = 'relative CRPS'
+
+    def __init__(self, model, settings):
+        super().__init__(model, settings)
+        if settings.n_members < 2:
+            raise UserError(f'n_members={settings.n_members} must be at least 2')
+        model.eval()                                                 # no drop path in frozen parts
+        self.module = getattr(model, self.stepper)
+        self.n_members = settings.n_members
+
+    def error(self, p, y):
+        return crps(p, y)
+
+
+class DiffResidualStage(LaterStage):
+    """
+    A corrector: flow matching of the operator's residual, E(u_{t+1}) - A(z), given z and A(z).
+
+    With unroll above 1, z is a latent of the corrected model's own rollout of fewer steps than that, so the
+    flow learns to correct its own errors. With a learned encoder, train with inverse decoding before.
+    Without it, rolled-out latents leave the range of the encoder and the corrector makes the rollout worse.
+    """
+    trains = ('diff_residual',)
+    stepper = 'diff_residual'
+    defaults = {'max_iters': 2000, 'unroll': 4}
+    latent_only = True
+
+    def __init__(self, model, settings):
+        super().__init__(model, settings)
+        if settings.flow_steps < 1:
+            raise UserError(f'flow_steps={settings.flow_steps} must be at least 1')
+        self.flow = self.module.flow
+        self.module.n_steps = settings.flow_steps
+
+    @torch.no_grad()
+    def prepare(self, windows, machine):
+        if self.settings.cache_copies:
+            windows = CachedWindows(windows, self, machine)
+        if not self.flow.network.head.weight.any():                  # not trained yet
+            self.fit(windows)
+        return windows
+
+    def fit(self, windows):
+        index = torch.arange(0, windows.n_windows, max(1, windows.n_windows // SAMPLES))
+        pairs = []
+        for part in index.split(64):
+            [batch] = windows.batches(part, 0)
+            condition = self.model.condition(batch.dt, batch.params)
+            base, context = self.module.base_and_context(self.tokens(batch, 0), condition)
+            pairs.append((self.tokens(batch, 1) - base, context))
+        x, context = [torch.cat(parts) for parts in zip(*pairs)]
+        self.flow.fit(x, context)
+
+    def tokens(self, batch, k):
+        """Encodings of frame k of the windows, (B, S, D)."""
+        return self.encode(batch.u[:, k], batch) if batch.z is None else batch.z[:, k]
+
+    @torch.no_grad()
+    def states(self, batch):
+        """Latents (B, S, D) after some steps of the model's own rollout, the number of these steps, and the
+        condition."""
+        condition = self.model.condition(batch.dt, batch.params)
+        steps = int(torch.randint(self.settings.unroll, ()))
+        z = self.tokens(batch, 0)
+        for _ in range(steps):
+            z = self.module(z, condition, draw(z.device))
+        return z, steps, condition
+
+    def forward(self, batch, progress):
+        """As OperatorStage.forward."""
+        z, steps, condition = self.states(batch)
+        with torch.no_grad():
+            base, context = self.module.base_and_context(z, condition)
+            x = self.tokens(batch, steps + 1) - base
+        tau = torch.distributions.Beta(TAU_SHAPE, TAU_SHAPE).sample((len(x),))
+        noise = torch.randn_like(x)
+        velocity, true_velocity = self.flow.prediction_and_target(
+            x, tau.to(x.device, non_blocking=True), noise, context, condition)
+        loss = mean_square(velocity, true_velocity)
+        return loss, {'flow': loss.detach()}
+
+
+class SteadyPriorStage(DiffResidualStage):
+    """A flow from z to the next state, E(u_{t+1}) - z given z, without the operator: for an equation whose
+    only step leads to the steady state. A regression gives one state; the flow gives their distribution."""
+    trains = ('steady_prior',)
+    stepper = 'steady_prior'
+    defaults = {'max_iters': 2000, 'unroll': 1}
+
+
+class ConsistencyDistillStage(DiffResidualStage):
+    """A one-step student of the corrector. From every point of the teacher's trajectory from noise to a
+    sample, the student learns to predict the end. The teacher takes tau_schedule steps, one number for each
+    of equal parts of the stage."""
+    trains = ('consistency_distill',)
+    stepper = 'consistency_distill'
+    defaults = {'max_iters': 1000, 'unroll': 4, 'flow_steps': 1, 'learning_rate': 3e-4, 'muon_lr': 3e-3}
+
+    def __init__(self, model, settings):
+        if 'diff_residual' not in model.cfg.steppers:
+            raise UserError('the stage consistency_distill needs the stage diff_residual before it')
+        order = settings.stages
+        if 'diff_residual' in order and order.index('diff_residual') > order.index('consistency_distill'):
+            raise UserError(f"stages={','.join(order)}: consistency_distill must come after diff_residual")
+        if not settings.tau_schedule or min(settings.tau_schedule) < 1:
+            raise UserError(f'tau_schedule={settings.tau_schedule} must hold numbers of steps, as 8 or 4,8')
+        super().__init__(model, settings)
+
+    def fit(self, windows):
+        self.flow.load_state_dict(self.model.diff_residual.flow.state_dict())
+
+    def forward(self, batch, progress):
+        """As OperatorStage.forward."""
+        z, _, condition = self.states(batch)
+        schedule = self.settings.tau_schedule
+        n_steps = schedule[min(int(progress * len(schedule)), len(schedule) - 1)]
+        start = int(torch.randint(n_steps, ()))
+        with torch.no_grad():
+            _, context = self.module.base_and_context(z, condition)
+            noise = self.flow.project(torch.randn_like(z))
+            begins, end = self.model.diff_residual.flow.path(noise, context, condition, n_steps)
+        loss = mean_square(self.flow.end(*begins[start], context, condition), end)
+        return loss, {'distill': loss.detach()}
+
+
+class EnsembleStage(LaterStage):
+    """A copy of the operator, perturbed by noise (arXiv 2506.10772, 2603.01949), learns to make members whose
+    decoded fields have the lowest fair CRPS over rollouts of `unroll` steps."""
+    trains = ('ensemble',)
+    stepper = 'ensemble'
+    defaults = {'max_iters': 1000, 'unroll': 8, 'unroll_start': 2, 'unroll_switch': .5,
+                'learning_rate': 3e-4, 'muon_lr': 3e-3}
+
+    def __init__(self, model, settings):
+        super().__init__(model, settings)
+        if settings.num_queries and settings.query_strategy == 'importance':
+            raise UserError('query_strategy=importance weighs squares, and CRPS has none: '
+                            '--query_strategy=stratified')
+
+    def prepare(self, windows, machine):
+        if not self.module.is_trained():
+            self.module.begin_as(self.model.operator)
+        return windows
+
+    def forward(self, batch, progress):
+        """As OperatorStage.forward."""
+        n = self.settings.n_members
+        steps = self.unrolled_steps(progress)
+        with torch.no_grad():
+            z = self.encode(batch.u[:, 0], batch).repeat_interleave(n, 0)
+            condition = self.model.condition(batch.dt, batch.params).repeat_interleave(n, 0)
+        latents = []
+        for _ in range(steps):
+            z = self.module(z, condition, draw(z.device))
+            latents.append(z)
+        latents = torch.stack(latents, 1).view(len(batch.u), -1, *z.shape[1:])           # (B, M K, S, D)
+        outputs = {'members': self.decode(latents, batch).unflatten(1, (n, steps)),
+                   'truth': batch.u[:, 1:1 + steps] + batch.background}
+        for extend in self.extensions:
+            extend(outputs, batch)
+        loss = crps_loss(outputs['members'], outputs['truth'])
+        return loss, {'crps_loss': loss.detach()}
