@@ -422,7 +422,8 @@ class ModelConfig(SimpleNamespace):
                    'basis': ('cosine', 'components')}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise UserError(f"{name}={getattr(self, name)} is not one of {', '.join(allowed)}")
+                known = dict.fromkeys([*allowed, *extensions.VALUES.get(name, ())])
+                raise UserError(f"{name}={getattr(self, name)} is not one of {', '.join(known)}")
         for name in self.steppers:
             if name not in STEPPERS:
                 raise UserError(f"stepper '{name}' is not one of {', '.join(STEPPERS)}")

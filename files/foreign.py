@@ -83,29 +83,37 @@ def _check_well(path, file):
         vector = [str(len(letters))] if len(names) > 1 else []
         shapes[key] = ' '.join(['N T', *letters, *vector])
     sizes = check_datasets(path, file, shapes)
-    boundary, doubts = _well_boundary(file)
+    t = uniform(path, 'dimensions/time', file['dimensions/time'][:])
+    x = read_axes(path, file, axes)
+    dtype = str(file[next(iter(parts))].dtype)
+    doubts = []
+    boundary = _well_boundary(file, doubts)
+    params = _well_parameters(file, doubts)
+    if len(file.get('t2_fields', ())):
+        doubts.append(f"the tensors {', '.join(file['t2_fields'])} are left out")
+    return Content(sizes['N'], sizes['T'], spacing(t), x, dtype, fields=tuple(chain(*parts.values())),
+                   boundary=boundary, params=params, doubts=doubts)
+
+
+def _well_boundary(file, doubts):
+    """'periodic', 'wall' or 'open'. The axes of a file may differ, but not those of an equation here."""
+    kinds = set()
+    for part in file.get('boundary_conditions', {}).values():
+        kinds.update(text.lower() for text in _texts(part.attrs['bc_type']))
+    if len(kinds) == 1:
+        return kinds.pop()
+    doubts.append(f"boundaries are {', '.join(sorted(kinds)) or 'not named'}: taken as open")
+    return 'open'
+
+
+def _well_parameters(file, doubts):
     params = {}
     for name in _texts(file.attrs.get('simulation_parameters', [])):
         if np.size(file.attrs.get(name, ())) == 1:
             params[name] = float(np.squeeze(file.attrs[name]))
         else:
             doubts.append(f'the parameter {name} is left out: it is not one number')
-    if len(file.get('t2_fields', ())):
-        doubts.append(f"the tensors {', '.join(file['t2_fields'])} are left out")
-    t = uniform(path, 'dimensions/time', file['dimensions/time'][:])
-    return Content(sizes['N'], sizes['T'], spacing(t), read_axes(path, file, axes),
-                   str(file[next(iter(parts))].dtype), fields=tuple(chain(*parts.values())),
-                   boundary=boundary, params=params, doubts=doubts)
-
-
-def _well_boundary(file):
-    """'periodic', 'wall' or 'open', and doubts: axes may differ in a file, but not in an equation here."""
-    kinds = set()
-    for part in file.get('boundary_conditions', {}).values():
-        kinds.update(text.lower() for text in _texts(part.attrs['bc_type']))
-    if len(kinds) == 1:
-        return kinds.pop(), []
-    return 'open', [f"boundaries are {', '.join(sorted(kinds)) or 'not named'}: taken as open"]
+    return params
 
 
 def _read_well(file, rows, frames):

@@ -69,22 +69,22 @@ def check_datasets(path, file, shapes):
         if axes is None:
             continue
         shape = file[key].shape
-        axes = axes.split()
-        known = {name: sizes[name] for name in axes if name in sizes}
-        if len(shape) == len(axes):
-            for name, size in zip(axes, shape):
-                sizes.setdefault(name, int(name) if name.isdigit() else size)
-        if shape != tuple(sizes.get(name) for name in axes):
+        names = axes.split()
+        known = {name: sizes[name] for name in names if name in sizes}
+        fits = len(shape) == len(names)
+        is_swapped = fits and known and set(known.values()) <= set(shape)
+        for name, size in zip(names, shape):
+            fits = fits and size == (int(name) if name.isdigit() else sizes.setdefault(name, size))
+        if not fits:
             said = ', '.join(f'{name} = {size}' for name, size in known.items())
-            swapped = len(shape) == len(axes) and set(known.values()) <= set(shape)
-            raise UserError(f"'{path}': {key} has the shape {shape}, expected ({', '.join(axes)})"
+            raise UserError(f"'{path}': {key} has the shape {shape}, expected ({', '.join(names)})"
                             + (f' with {said}' if said else '')
-                            + ('; its axes seem to be swapped' if known and swapped else ''))
+                            + ('; its axes seem to be swapped' if is_swapped else ''))
     return sizes
 
 
 def _check_dataset(path, file, key, expected):
-    """Does the file itself hold a dataset `key` of numbers, all of which were stored?"""
+    """Raise UserError unless the file itself holds a dataset `key` of numbers, all of which were stored."""
     if key not in file:
         found = {name: getattr(file[name], 'shape', 'group') for name in list(file)[:8]}
         raise UserError(f"'{path}' has no dataset '{key}': expected {expected}; found {found or 'nothing'}")

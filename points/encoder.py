@@ -12,7 +12,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from grids import axis_points, pick, positions, query_points, random_points, values_at
-from model import GridEncoder, adamw
+from model import Float32Linear, GridEncoder, adamw
 from points.splines import Scattered, fewest_points, nearest
 from runtime.configurator import UserError
 

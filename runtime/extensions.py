@@ -14,28 +14,27 @@ from runtime.configurator import read_keys, section
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FOLDERS = ('points', 'probabilistic', 'physics', 'peers')
 STAGES = ('diff_residual', 'consistency_distill', 'ensemble', 'steady_prior')        # of probabilistic/
-CHOICES = ('encoder', 'arch', 'stages', 'steppers')                  # keys whose values are words
-WORDS = {
-    'points': 'points', 'num_queries': 'points',
-    'fno': 'peers', 'unet': 'peers',
-    **dict.fromkeys((*STAGES, 'cache_copies'), 'probabilistic'),
-    **dict.fromkeys(('lambda_conservation', 'lambda_boundary', 'lambda_divergence', 'lambda_residual'),
-                    'physics')}
+# {key: {value: the folder that it needs}}
+VALUES = {'encoder': {'points': 'points'},
+          'arch': {'fno': 'peers', 'unet': 'peers'},
+          'stages': dict.fromkeys(STAGES, 'probabilistic'),
+          'steppers': dict.fromkeys(STAGES, 'probabilistic')}
+# {key: the folder that it needs, where it is not 0}
+KEYS = {'num_queries': 'points', 'cache_copies': 'probabilistic', 'lambda_conservation': 'physics',
+        'lambda_boundary': 'physics', 'lambda_divergence': 'physics', 'lambda_residual': 'physics'}
 
 
 def load(config):
-    """Import the extensions that a configuration asks for, by the value of a choice (encoder='points') or by
-    a key that is not 0 (num_queries=256). config: a dict of keys, in which dicts hold the keys of stages."""
+    """Import the extensions that a configuration asks for. config: a dict of keys, in which dicts hold the
+    keys of one stage, or of model arguments."""
     for name, value in config.items():
         if isinstance(value, dict):
             load(value)
-            continue
-        words = [name] if value else []
-        if name in CHOICES:
-            words = [value] if isinstance(value, str) else value
-        for word in words:
-            if word in WORDS:
-                importlib.import_module(WORDS[word])
+        if name in KEYS and value:
+            importlib.import_module(KEYS[name])
+        for word in (value,) if isinstance(value, str) else value if name in VALUES else ():
+            if word in VALUES.get(name, ()):
+                importlib.import_module(VALUES[name][word])
 
 
 def key_groups():

@@ -1,15 +1,15 @@
 """
-Other people's networks in this project's frame: they map a field to its change over one step.
+Other people's networks as operators: they map a field to its change over one step.
 
     python train.py config/burgers_cpu.py --arch=fno --latent_tokens=512 --latent_dim=1 --token_shift=0 \
         --hidden_dim=48 --optimizer=adamw --learning_rate=6e-3
 
-A peer is an operator network of model.py, like the transformer. With one token a grid point, one feature a
-field, and no learned encoder or decoder, the tokens are the normalised field itself. So train.py trains a
-peer with the same data, losses, symmetries, moving frame, conservation, averaging and schedule; study.py has
-the settings they are compared with. hidden_dim is a peer's width and depth its number of layers.
+A peer takes the place of the transformer in model.Operator. With one token a grid point, one feature a field,
+and no learned encoder or decoder, the tokens are the normalised field itself. So train.py trains a peer with
+the same data, losses, symmetries, moving frame, conservation, averaging and schedule. compare.py has the
+settings of the comparison. hidden_dim is a peer's width and depth its number of layers.
 
-To add a peer, derive a class from FieldNetwork that makes self.network, and name it in NETWORKS.
+To add a peer, derive a class from FieldNetwork that makes self.network, and register it in __init__.py.
 """
 import math
 
@@ -17,14 +17,15 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from model import adamw, zero
 from runtime.configurator import UserError
 
 
 class FieldNetwork(nn.Module):
     """
-    What peers share: tokens become the channels of a field, followed by as many channels, constant in space,
-    that tell the network the time step and the parameters of the equation. These start at zero. Where places
-    differ, the coordinates of the points follow (on a torus, their sines and cosines).
+    What peers share: tokens become the channels of a field. As many channels follow that are constant in
+    space and hold a linear map of the condition (time step and parameters), which starts at zero. In a domain
+    with walls or a force, the coordinates of the points follow (on a torus, their sines and cosines).
 
     self.network maps (B, self.n_in, *grid) to the change of the C fields over a step, (B, C, *grid). Raises
     UserError where the tokens of `cfg` are not the grid points.
@@ -37,24 +38,22 @@ class FieldNetwork(nn.Module):
             raise UserError(f'arch={cfg.arch} takes the field itself for its tokens: --encoder_dim=0 '
                             f'--decoder_dim=0 --latent_tokens={cfg.grid[0]} --latent_dim={cfg.n_field}')
         self.grid = tuple(cfg.grid)
-        self.told = nn.Linear(cfg.cond_dim, cfg.n_field, bias=False)
-        self.told.outer = True                                       # it meets the condition: AdamW trains it
-        nn.init.zeros_(self.told.weight)
+        self.condition = zero(adamw(nn.Linear(cfg.cond_dim, cfg.n_field, bias=False)))
         self.n_in = 2 * cfg.n_field
-        place = None
-        if not cfg.uniform:
-            place = coordinates(cfg)
-            self.n_in += len(place)
-        self.register_buffer('place', place, persistent=False)
+        position = None
+        if not cfg.translation_invariant:
+            position = coordinates(cfg)
+            self.n_in += len(position)
+        self.register_buffer('position', position, persistent=False)
 
     def forward(self, z, cond):
         """z (B, S, C), cond (B, cond_dim) -> the change of z over a step, (B, S, C) float32"""
-        told = self.told(cond) / cond.shape[-1]                      # a mean: it moves as slowly as a bias
-        told = told[:, None].expand_as(z)
-        u = torch.cat([z, told], -1)
+        constant = self.condition(cond) / cond.shape[-1]             # a mean: it learns as slowly as a bias
+        constant = constant[:, None].expand_as(z)
+        u = torch.cat([z, constant], -1)
         u = u.transpose(1, 2).unflatten(2, self.grid)
-        if self.place is not None:
-            u = torch.cat([u, self.place.expand(len(u), *self.place.shape)], 1)
+        if self.position is not None:
+            u = torch.cat([u, self.position.expand(len(u), *self.position.shape)], 1)
         change = self.network(u)                                     # (B, C, *grid)
         return change.flatten(2).transpose(1, 2).float()
 
@@ -163,6 +162,3 @@ class Levels(nn.Module):
             u = F.interpolate(u, scale_factor=2)
             u = block(torch.cat([u, skips.pop()], 1))
         return self.head(u)
-
-
-NETWORKS = {'fno': FourierOperator, 'unet': UNet}
