@@ -6,7 +6,6 @@
 out_dir = 'out/burgers_smoke'
 n_trajectories = 32
 space_stride = 16                  # 64 points
-query_stride = 8
 latent_tokens = 16
 latent_dim = 16
 token_shift = 1

@@ -324,15 +324,18 @@ def _comments(source):
 
 
 def read_keys(source):
-    """The keys of a file of plain assignments, {name: (default, comment)}; nothing in it is executed."""
+    """The keys that a script assigns as plain values, {name: (default, comment)}; nothing is executed."""
     comments = _comments(source)
     keys = {}
     with open(source, encoding='utf-8') as f:
         tree = ast.parse(f.read())
     for node in tree.body:
-        if isinstance(node, ast.Assign):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             name = node.targets[0].id
-            keys[name] = (ast.literal_eval(node.value), comments[name][1])
+            try:
+                keys[name] = (ast.literal_eval(node.value), comments[name][1])
+            except ValueError:  # no plain value, so no key
+                continue
     return keys
 
 

@@ -19,10 +19,12 @@ import pytest
 import torch
 
 import data
+import equations
 import eval as ev
-import pdes
-from files import open_source, write_file
+from files.open import open_source
+from files.write import write_file
 from model import UPT, ModelConfig, model_args
+from runtime import configurator, extensions
 from runtime.checkpoint import save_checkpoint
 from runtime.configurator import UserError
 
@@ -32,7 +34,8 @@ torch.set_num_threads(1)
 SMOKE = os.path.join(ROOT, 'config', 'burgers_smoke.py')
 ENV = {**os.environ, 'OMP_NUM_THREADS': '1'}
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-TWO_STAGES = ['--stages=operator,decoder', '--decoder_stage.unroll=3']
+TWO_STAGES = ['--stages=operator,diff_residual', '--diff_residual_stage.unroll=2', '--n_members=2',
+              '--diff_residual_stage.max_iters=20', '--flow_dim=16', '--flow_depth=1']
 
 
 @pytest.fixture(autouse=True)
@@ -99,16 +102,34 @@ cells = pytest.mark.parametrize('arch, attention, d', [
     (arch, attention, d) for arch in ('pure', 'u') for attention in ('standard', 'channel') for d in (1, 2)])
 
 
+def defaults(*headings):
+    """The keys of train.py under some headings, and of the extensions, {name: default}."""
+    train = os.path.join(ROOT, 'train.py')
+    keys = configurator.read_keys(train)
+    names = [name for heading in headings for name in configurator.section(train, heading)]
+    groups = extensions.key_groups()
+    return {**{name: keys[name][0] for name in names},
+            **{name: default for group in groups.values() for name, (default, _) in group.items()}}
+
+
+_NAMES = configurator.section(os.path.join(ROOT, 'train.py'), 'model') + extensions.model_keys()
+MODEL_KEYS = {name: value for name, value in defaults('model').items() if name in _NAMES}
+# what the entry of an equation and a file say: Burgers' equation at one viscosity
+FACTS = {'pde': 'burgers', 'fields': ('u',), 'params': ('Nu',), 'seen_params': ((.01,),), 'low': (0.,),
+         'length': (1.,), 'boundary': 'periodic', 'translation': True, 'diagonal': (), 'static': (),
+         'positive': (), 'conserved': (), 'velocity': (), 'galilean': 0., 'dt': .05, 'first': (.5 / 1024,),
+         'steppers': ('operator',)}
+
+
 def config(d=1, **changes):
-    """A tiny model: 32 points and 8 tokens, or 16 x 16 points and 4 x 4 tokens."""
+    """A tiny ModelConfig: 32 points and 8 tokens, or 16 x 16 points and 4 x 4 tokens."""
     n = 32 if d == 1 else 16
     s = 8 if d == 1 else 4
     tiny = {'grid': (n,) * d, 'low': (0.,) * d, 'length': (1.,) * d, 'first': (.5 / n,) * d, 'patch_size': 4,
             'token_grid': (s,) * d, 'latent_dim': 8, 'encoder_dim': 16, 'decoder_dim': 16, 'hidden_dim': 16,
-            'depth': 2, 'depths': (1, 1, 1), 'n_head': 2, 'group_size': 8, 'cond_dim': 8}
-    n_field = len(changes.get('fields', 'u'))
-    tiny.update(mean=tuple(range(n_field)), std=tuple(range(1, 1 + n_field)))
-    return ModelConfig(**{**tiny, **changes})
+            'depth': 2, 'depths': (1, 1, 1), 'n_head': 2, 'group_size': 8}
+    extensions.load(changes)
+    return ModelConfig(**{**MODEL_KEYS, **FACTS, **tiny, **changes})
 
 
 def drawn(d=1, scramble=True, seed=0, **changes):
@@ -117,6 +138,8 @@ def drawn(d=1, scramble=True, seed=0, **changes):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         m = UPT(config(d, **changes))
+        n_field = m.cfg.n_field
+        m.normalise(range(n_field), range(1, 1 + n_field))
         with torch.no_grad():
             for p in m.parameters():
                 if scramble:
@@ -245,11 +268,12 @@ def error_line(text):
 
 def tiny(**changes):
     """A model whose every parameter matters: the zero-initialised ones are drawn too."""
-    cfg = dict(grid=(32,), first=(.5 / 1024,), patch_size=4, token_grid=(8,), latent_dim=8, encoder_dim=16,
-               decoder_dim=16, hidden_dim=16, depth=1, n_head=2, cond_dim=16, encoder_depth=0)
+    small = dict(grid=(32,), first=(.5 / 1024,), patch_size=4, token_grid=(8,), latent_dim=8, encoder_dim=16,
+                 decoder_dim=16, hidden_dim=16, depth=1, n_head=2, coder_depth=0)
+    extensions.load(changes)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = UPT(ModelConfig(**{**cfg, **changes}))
+        model = UPT(ModelConfig(**{**MODEL_KEYS, **FACTS, **small, **changes}))
         for p in model.parameters():
             if not p.any():
                 torch.nn.init.normal_(p, std=.05)
@@ -260,9 +284,9 @@ def describe(folder, paths, n):
     """What a run in `folder` that was trained on n rows of files says of its data."""
     sources = [open_source(path, quiet=True) for path in paths]
     stride = max(1, round(.05 / sources[0].dt))
-    keys = SimpleNamespace(n_trajectories=n, time_stride=stride, space_stride=1, query_stride=1, memory_gb=1.)
+    keys = SimpleNamespace(n_trajectories=n, time_stride=stride, space_stride=1, memory_gb=1.)
     run = SimpleNamespace(folder=folder, parent=None, state=None)
-    return data.Trajectories(sources, keys, torch.device('cpu')).describe(list(paths), run)
+    return data.Trajectories(sources, keys, torch.device('cpu')).describe(run)
 
 
 def save(model, path, *files, n=10, **changes):
@@ -273,7 +297,7 @@ def save(model, path, *files, n=10, **changes):
     about = describe(folder, [str(file) for file in files], n)
     save_checkpoint(path, {
         'model': model.state_dict(), 'ema': model.state_dict(), 'model_args': model_args(model.cfg),
-        'config': {'dataset': model.cfg.pde, 'seed': 0}, 'environment': {}, 'stage': 'operator', 'iter': 7,
+        'config': {'dataset': model.cfg.pde, 'seed': 0, 'initial_step': 1, 'input_points': 512}, 'environment': {}, 'stage': 'operator', 'iter': 7,
         'train_seconds': 90., 'peak_memory_gb': .5, 'data': {**about, **changes}})
     return path
 
@@ -313,15 +337,25 @@ def truth(burgers_file):
         return torch.from_numpy(file['tensor'][0:1, ::5, ::32])[..., None]
 
 
+def know(monkeypatch, **new):
+    """Make the package `equations` know these entries, {name: PDE}, for the length of a test."""
+    entry = equations.entry
+    entries = equations.entries
+    names = equations.names
+    monkeypatch.setattr(equations, 'entry', lambda name: new[name] if name in new else entry(name))
+    monkeypatch.setattr(equations, 'entries', lambda: {**entries(), **new})
+    monkeypatch.setattr(equations, 'names', lambda: list(dict.fromkeys([*names(), *new])))
+
+
 @pytest.fixture
 def plane(monkeypatch, tmp_path):
     """An equation in two dimensions whose solutions rest, its file of 16 x 16 cells, and a run on 8 x 8
     points."""
     def rest(u0, c, t):
         return u0[:, None].repeat(1, len(t), 1, 1).double()
-    monkeypatch.setitem(pdes.PDES, 'plane', pdes.PDE(
-        fields=('u',), params={'c': 1.}, space=((0, 1), (0, 1)), boundary='periodic', file='plane{c}.hdf5',
-        solve=rest))
+    entry = equations.PDE(fields=('u',), params={'c': 1.}, space=((0, 1), (0, 1)), boundary='periodic',
+                          file='plane{c}.hdf5', solve=rest)
+    know(monkeypatch, plane=entry)
     x = 2 * np.pi * (np.arange(16) + .5) / 16
     phase = np.arange(10)[:, None, None]
     u0 = 2 + np.sin(x[:, None] + phase) * np.cos(x + .3 * phase)     # (10, 16, 16)
