@@ -341,7 +341,6 @@ class Windows:
 
         shift = whole(max(self.grid), symmetries and entry.translation_invariant)
         flip = whole(2, symmetries and entry.mirror and self.can_flip)
-        torch.randint(0, 1, (n, self.d), generator=random); torch.randint(1, (self.d,), generator=random)  # TEMP
         start = self.draw_start(index, random)
         element = torch.randint(4, (n,), generator=random)           # of the equation's own group
         own_shift = torch.randint(max(self.grid), (n,), generator=random)

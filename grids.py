@@ -1,6 +1,5 @@
 """
-Grids and points: the fixed transform between grid values and tokens, interpolation, and user input of other
-grids brought to the trained one.
+Grids and points: the fixed transform between grid values and tokens, and interpolation.
 
 A field (B, *grid, C) is flattened to (B, N, C) row-major: the last axis runs fastest. Coordinates are in
 physical units unless a docstring says otherwise. `cfg` is a model.ModelConfig.
@@ -11,7 +10,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from runtime.configurator import UserError
+from runtime.inputs import axis_points, resample, resample_axes  # TEMP
 
 
 # ---------------------------------------------------------------------------------------------
@@ -24,7 +23,8 @@ def positions(grid, first, spacing):
         step = torch.arange(n, dtype=torch.float64)
         axes.append(first[axis] + spacing[axis] * step)
     mesh = torch.meshgrid(*axes, indexing='ij')
-    return torch.stack([axis.flatten() for axis in mesh], -1).float()
+    columns = [axis.flatten() for axis in mesh]
+    return torch.stack(columns, -1).float()
 
 
 def is_strided(coarse, fine):
@@ -36,19 +36,6 @@ def is_strided(coarse, fine):
 def shape_text(shape):
     """A grid as text: '64 x 64'."""
     return ' x '.join(map(str, shape))
-
-
-def axis_points(cfg, axis, n):
-    """
-    Coordinates of n points along one axis of a grid like the trained one, (n,) float64.
-
-    The first point is that of the trained grid. Between walls, where the other points would then leave the
-    domain, the points are the centres of n equal cells.
-    """
-    cell = cfg.length[axis] / n
-    fits = cfg.periodic or cfg.first[axis] - cfg.low[axis] < .99 * cell
-    first = cfg.first[axis] if fits else cfg.low[axis] + cell / 2
-    return first + cell * torch.arange(n, dtype=torch.float64)
 
 
 def random_points(n, cfg, random=None):
@@ -246,6 +233,7 @@ def fourier_interpolate(u, q, shape, first, length):
     or with sin in the place of tan for odd n.
     """
     letters = 'xy'[:len(shape)]
+    points = 'q' if q.ndim == 2 else 'bq'
     result = None
     for axis, n in enumerate(shape):
         cells = (q[..., axis] - first[axis]) / length[axis] * n
@@ -254,10 +242,12 @@ def fourier_interpolate(u, q, shape, first, length):
         away = nearest[..., None] - torch.arange(n, device=q.device)
         away = (away + n // 2) % n - n // 2                          # (..., Q, n), the shorter way round
         angle = math.pi * (away + part) / n
-        wave = (1 - 2 * (away % 2)) * (math.pi * part).sin()         # sin(pi x), also where x is large
+        sign = 1 - 2 * (away % 2)
+        wave = sign * (math.pi * part).sin()                         # sin(pi x), also where x is large
         below = n * (angle.sin() if n % 2 else angle.tan())
-        weight = torch.where(below == 0, 1., wave / below.masked_fill(below == 0, 1.)).to(u.dtype)
-        points = 'q' if q.ndim == 2 else 'bq'
+        is_point = below == 0
+        weight = wave / below.masked_fill(is_point, 1.)
+        weight = torch.where(is_point, 1., weight).to(u.dtype)
         if result is None:
             rest = letters[1:]
             result = torch.einsum(f'{points}{letters[0]},b{letters}c->bq{rest}c', weight, u)
@@ -273,145 +263,3 @@ def values_at(u, q, first, length, periodic):
     if periodic:
         return fourier_interpolate(u, q, shape, first, length)
     return interpolate(u.flatten(1, -2), q, shape, first, length, periodic)
-
-
-def resample(u, x, to, length=None):
-    """
-    Cubic (Catmull-Rom) interpolation along the last axis, from points of any spacing: (..., N) -> (..., M).
-
-    x (N,): where u is known, in any order; to (M,): where it is wanted. Periodic with period `length` where
-    one is given, clamped to the outermost points otherwise. Points that both share keep their values.
-    (interpolate, above, takes points anywhere in d axes, but a uniform grid.)
-    """
-    wide = torch.float32 if x.device.type == 'mps' else torch.float64
-    order = torch.argsort(x)
-    x = x[order].to(wide)
-    u = u[..., order]
-    to = to.to(wide)
-    n = len(x)
-    first = x[0]
-    last = n - 1                                                     # number of the last interval
-    if length is None:
-        to = to.clamp(first, x[-1])
-        last = n - 2
-    else:
-        to = first + (to - first) % length
-        gap = (first + length - to).abs()
-        to = torch.where(gap < 1e-6 * length, first, to)             # rounding had moved it to the end
-    left = torch.searchsorted(x, to + 1e-9, right=True) - 1
-    left = left.clamp(0, last)
-
-    points = []                                                     # the four points around `to`, and u there
-    values = []
-    for step in (-1, 0, 1, 2):
-        i = left + step
-        if length is None:
-            known = i.clamp(0, n - 1)
-            end_spacing = torch.where(i < known, x[1] - x[0], x[-1] - x[-2])
-            beyond = (i - known) * end_spacing
-        else:
-            known = i % n
-            turns = torch.div(i, n, rounding_mode='floor')
-            beyond = turns * length
-        points.append(x[known] + beyond)
-        values.append(u[..., known].to(wide))
-    x0, x1, x2, x3 = points
-    y0, y1, y2, y3 = values
-    h = x2 - x1
-    s = ((to - x1) / h).clamp(0, 1)
-    tangent1 = (y2 - y0) / (x2 - x0) * h
-    tangent2 = (y3 - y1) / (x3 - x1) * h
-    a = 2 * s ** 3 - 3 * s ** 2                                      # Hermite's cubic
-    b = s ** 3 - s ** 2
-    curve = (a + 1) * y1 - a * y2
-    curve = curve + b * tangent2
-    curve = curve + (b - s ** 2 + s) * tangent1
-    return curve.float()
-
-
-def resample_axes(u, axes, to, lengths=None):
-    """u (..., *X, C) at the coordinates `axes`, one tensor an axis, -> the same at the coordinates `to`, by
-    `resample` along each axis; periodic with `lengths`, if they are given."""
-    for i, (x, wanted) in enumerate(zip(axes, to)):
-        if not torch.equal(x, wanted):
-            axis = i - len(axes) - 1
-            u = resample(u.movedim(axis, -1), x, wanted, lengths and lengths[i]).movedim(-1, axis)
-    return u
-
-
-# ---------------------------------------------------------------------------------------------
-# what a user gives
-
-def query_points(cfg, points, n_sample, device):
-    """Points (Q, d), or (B, Q, d) for B = n_sample samples, of any number type -> on `device`, in double
-    precision where it has that. Raises UserError for a wrong shape and for points outside the domain."""
-    d = len(cfg.grid)
-    q = torch.as_tensor(points)
-    if q.ndim not in (2, 3) or q.shape[-1] != d:
-        raise UserError(f'points have shape {tuple(q.shape)}; expected (Q, {d}) or (B, Q, {d})')
-    if q.ndim == 3 and len(q) != n_sample:
-        raise UserError(f'there are points for {len(q)} samples and latents for {n_sample}')
-    if not torch.isfinite(q).all():
-        raise UserError('some query points are not finite')
-    q = q.to(torch.float32 if q.device.type == 'mps' else torch.float64)
-    if not cfg.periodic:
-        for axis, (low, length) in enumerate(zip(cfg.low, cfg.length)):
-            rounding = 1e-6 * length
-            x = q[..., axis]
-            if ((x < low - rounding) | (x > low + length + rounding)).any():
-                raise UserError(f'some query points lie outside the domain, {low:g} to {low + length:g} '
-                                f'along axis {axis}')
-    if device.type == 'mps':
-        q = q.float()
-    return q.to(device)
-
-
-def to_trained_grid(cfg, u, x, device):
-    """
-    Fields u (B, *space, C) -> the same on the trained grid and `device`, (B, *grid, C), by cubic
-    interpolation. Points that both grids share keep their values.
-
-    x: coordinates (N,) or (N, 1) of u in 1D, in any order; None if u is on a grid like the trained one
-    (axis_points). Raises UserError for a wrong shape, values that are not finite, and points that leave out a
-    third of the domain.
-    """
-    d = len(cfg.grid)
-    u = torch.as_tensor(u).float()
-    if u.ndim != d + 2 or u.shape[-1] != cfg.n_field:
-        space = ', '.join('XY'[:d])
-        raise UserError(f'u has shape {tuple(u.shape)}; expected (B, {space}, {cfg.n_field})')
-    if u.device.type == 'cpu' and not torch.isfinite(u).all():
-        raise UserError('u holds values that are not finite')
-    u = u.to(device)
-    space = tuple(u.shape[1:-1])
-    if x is None and space == tuple(cfg.grid):
-        return u
-    if x is not None and d != 1:
-        raise UserError('in 2D, values at points need a model with encoder=points; this one takes grids')
-    wide = torch.float32 if device.type == 'mps' else torch.float64
-    known = []
-    wanted = []
-    for axis, n in enumerate(space):
-        known.append(axis_points(cfg, axis, n).to(device, wide))
-        wanted.append(axis_points(cfg, axis, cfg.grid[axis]).to(device, wide))
-    if x is not None:
-        x = torch.as_tensor(x)
-        known = [query_points(cfg, x.reshape(-1, 1), 1, device)[:, 0]]
-        if len(known[0]) != space[0]:
-            raise UserError(f'there are {len(known[0])} coordinates for {space[0]} values')
-        check_coverage(cfg, known[0])
-    return resample_axes(u, known, wanted, cfg.length if cfg.periodic else None)
-
-
-def check_coverage(cfg, x):
-    """Raise UserError where the 1D points x (N,) leave a gap of more than a third of the domain."""
-    length = cfg.length[0]
-    x = x - cfg.low[0]
-    if cfg.periodic:
-        x = (x % length).sort().values
-        ends = [x[-1:] - length, x]
-    else:
-        ends = [x.new_zeros(1), x.sort().values, x.new_full((1,), length)]
-    gap = float(torch.cat(ends).diff().max())
-    if gap > length / 3:
-        raise UserError(f'the {len(x)} points leave a part of the domain out: a gap of {gap:.3g} of {length:g}')

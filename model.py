@@ -10,15 +10,11 @@ the field at any point. After the Universal Physics Transformer (UPT, arXiv 2402
     w = m.rollout(values, steps=40, grid=x)  # with encoder='points': values (B, P, C) at points x (P, d)
 
 Shapes: B batch, N grid points, S tokens, D features of a token, C fields, Q query points, d = 1 or 2 space
-dimensions. Order of the file: layers, attention, block, transformer, configuration, encoder, decoder,
-operator, UPT, checkpoints.
-
-The dicts NETWORKS, ENCODERS and STEPPERS name what a configuration may choose. Extensions (points/, peers/,
-probabilistic/) add to them when they are imported.
+dimensions. The dicts ATTENTIONS, NETWORKS, ENCODERS and STEPPERS name what a configuration may choose.
+Extensions (points/, peers/, probabilistic/) add to them when they are imported.
 """
 import json
 import math
-import warnings
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -27,15 +23,13 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from grids import (Patches, axis_points, interpolate, merge_tokens, positions, query_points, split_tokens,
-                   to_trained_grid)
+from grids import Patches, interpolate, merge_tokens, positions, split_tokens
 from runtime import extensions
-from runtime.checkpoint import find_checkpoint, load_checkpoint
+from runtime.checkpoint import check_shapes, find_checkpoint, load_checkpoint, tuples
 from runtime.configurator import UserError
+from runtime.inputs import (check_sizes, check_token_shift, divides, grid_points, parameter_values, per_member,
+                            per_sample, places_to_decode, query_points, to_trained_grid)
 
-MAX_POINTS = 2 ** 22                   # limits of what a checkpoint may ask for: grid points or tokens,
-MAX_WIDTH = 2 ** 14                    # features,
-MAX_DEPTH = 2 ** 10                    # blocks
 CODER_HEADS = 4                        # attention heads of encoder and decoder
 
 
@@ -43,9 +37,8 @@ CODER_HEADS = 4                        # attention heads of encoder and decoder
 # layers
 
 class Float32Linear(nn.Linear):
-    """A linear layer that computes in float32 under autocast. It is used where fields enter and leave the
-    network and where the residual stream is scaled: there, bfloat16 rounds by as much as a trained model
-    errs."""
+    """A linear layer that computes in float32 under autocast, for fields that enter and leave the network and
+    for the scale of the residual stream: there, bfloat16 rounds by as much as a trained model errs."""
 
     def forward(self, x):
         with torch.autocast(x.device.type, enabled=False):
@@ -66,12 +59,6 @@ def zero(layer):
     return layer
 
 
-def divides(small, big, what):
-    """Raise UserError, with the arithmetic, unless `small` divides `big`."""
-    if small < 1 or big % small:
-        raise UserError(f'{what}: {small} does not divide {big}')
-
-
 def ones_at(numbers, size):
     """(size,): 1 at the `numbers` below it, else 0."""
     mask = torch.zeros(size)
@@ -88,11 +75,9 @@ def drop_path(x, rate, training):
 
 
 class RotaryPositions(nn.Module):
-    """Rotary position embedding (arXiv 2104.09864) of queries and keys.
-
-    On a periodic axis the wave numbers are integers. Attention then depends on distances on the circle alone,
-    so the operator commutes with translations by a token.
-    """
+    """Rotary position embedding (arXiv 2104.09864) of queries and keys. On a periodic axis the wave numbers
+    are integers: attention depends on distances on the circle alone, and the operator commutes with
+    translations by a token."""
 
     def __init__(self, centres, head_dim, periodic):
         """centres (S, d): of the tokens, as fractions of the domain."""
@@ -152,8 +137,8 @@ class ChannelAttention(nn.Module):
     """
     Channel-separated attention: block-diagonal over groups of features.
 
-    The D features fall into D / group_size contiguous groups. All groups share one set of group_size x
-    group_size projections; inside a group, attention runs over all tokens:
+    The D features form D / group_size contiguous groups, which share group_size x group_size projections. In
+    each group, attention runs over all tokens:
 
         q = Wq RMSNorm(x),  k = Wk RMSNorm(x),  v = Wv x,  out = Wo softmax(q k^T / sqrt(hd)) v
 
@@ -370,7 +355,6 @@ class ModelConfig(SimpleNamespace):
         return cfg
 
     def replace(self, **changes):
-        """A copy with other values."""
         return ModelConfig(**{**vars(self), **changes})
 
     @property
@@ -406,8 +390,7 @@ class ModelConfig(SimpleNamespace):
         return bool(self.galilean or self.token_shift)
 
     def token_centres(self, grid):
-        """Centres of the cells of a `grid` coarser than the trained one, (S, d), as fractions of the
-        domain."""
+        """Centres (S, d) of the cells of a coarser `grid`, as fractions of the domain."""
         first = []
         for axis, (n, s) in enumerate(zip(self.grid, grid)):
             start = (self.first[axis] - self.low[axis]) / self.length[axis]
@@ -427,52 +410,26 @@ class ModelConfig(SimpleNamespace):
         for name in self.steppers:
             if name not in STEPPERS:
                 raise UserError(f"stepper '{name}' is not one of {', '.join(STEPPERS)}")
-        self.check_sizes()
+        check_sizes(self)
         for n, s in zip(self.grid, self.token_grid):
             divides(s, n, f'latent_tokens must divide the {n} grid points of an axis')
-        if not self.predicted:
-            raise UserError(f'static={self.static} leaves no field to be predicted')
         if self.galilean and not (self.translation_invariant and len(self.velocity) == d):
             raise UserError('a moving frame needs a periodic domain without a force and a velocity along '
                             'every axis: --moving_frame=false')
-        if self.token_shift:
-            self.check_token_shift()
-
-    def check_sizes(self):
-        """Raise UserError for sizes that no network has; what a damaged checkpoint asks for is refused before
-        memory is taken."""
-        for name, value in vars(self).items():
-            numbers = value if isinstance(value, tuple) else (value,)
-            whole = [n for n in numbers if isinstance(n, int)]
-            limit = MAX_DEPTH if name in ('depth', 'depths', 'coder_depth') else MAX_WIDTH
-            if whole and not (min(whole) >= 0 or name == 'diagonal') or sum(whole) > limit:
-                raise UserError(f'{name}={value} must be between 0 and {limit}')
-        for name in ('grid', 'length', 'dt', 'latent_dim', 'hidden_dim', 'depth'):
-            value = getattr(self, name)
-            if min(value if isinstance(value, tuple) else (value,)) <= 0:
-                raise UserError(f'{name}={value} must be positive')
-        if math.prod(self.grid) > MAX_POINTS:
-            raise UserError(f'grid={self.grid} has more than {MAX_POINTS} points')
-        if not 0 <= self.drop_path < 1:
-            raise UserError(f'drop_path={self.drop_path} must be at least 0 and below 1')
-
-    def check_token_shift(self):
-        off = 'set --token_shift=0'
-        if not (self.periodic and self.shift_direction):
-            raise UserError(f'token_shift={self.token_shift} needs a periodic domain without a force: {off}')
-        if self.token_shift >= min(self.points_per_token):
-            raise UserError(f'token_shift={self.token_shift} must be less than the '
-                            f'{min(self.points_per_token)} points of a token: lower it, or {off}')
-        n_value = math.prod(self.points_per_token) * self.n_field
-        learned = self.decoder_dim or self.encoder_dim and self.encoder == 'grid'
-        if n_value > self.latent_dim and (self.basis != 'components' or learned):
-            raise UserError(f'token_shift={self.token_shift} needs tokens that hold their patch: latent_dim='
-                            f'{self.latent_dim} must be at least {n_value}, or --basis=components without a '
-                            f'learned encoder and decoder; or {off}')
+        check_token_shift(self)
 
 
 # ---------------------------------------------------------------------------------------------
 # encoder
+
+def coder_blocks(cfg, dim, centres):
+    """The blocks of a learned encoder or decoder."""
+    blocks = nn.ModuleList()
+    for _ in range(cfg.coder_depth):
+        attention = StandardAttention(cfg, dim, CODER_HEADS, centres)
+        blocks.append(Block(dim, attention, cfg.mlp_ratio))
+    return blocks
+
 
 class GridEncoder(nn.Module):
     """
@@ -504,7 +461,6 @@ class GridEncoder(nn.Module):
             divides(cfg.patch_size, n, f'patch_size must divide the {n} grid points of an axis')
             n_patch = n // cfg.patch_size
             divides(s, n_patch, f'latent_tokens must divide the {n_patch} patches of an axis')
-        divides(CODER_HEADS, dim, 'the number of heads must divide encoder_dim')
         self.patch_grid = tuple(n // cfg.patch_size for n in cfg.grid)
         self.make_stem(cfg)
         self.pool = tuple(n // s for n, s in zip(self.patch_grid, cfg.token_grid))
@@ -514,10 +470,7 @@ class GridEncoder(nn.Module):
             angles = centres[..., None] * waves                      # (S, d, dim/2d)
             table = torch.cat([angles.sin(), angles.cos()], -1).flatten(1)
             self.register_buffer('position', F.pad(table, (0, dim - table.shape[1])), persistent=False)
-        self.blocks = nn.ModuleList()
-        for _ in range(cfg.coder_depth):
-            attention = StandardAttention(cfg, dim, CODER_HEADS, centres)
-            self.blocks.append(Block(dim, attention, cfg.mlp_ratio))
+        self.blocks = coder_blocks(cfg, dim, centres)
         self.norm = nn.LayerNorm(dim, bias=False)
         self.proj = zero(Float32Linear(dim * math.prod(self.pool), cfg.latent_dim))
         self.register_buffer('conserved', ones_at(cfg.conserved, cfg.latent_dim), persistent=False)
@@ -595,16 +548,12 @@ class AnyPointDecoder(nn.Module):
     def make_learned_part(self, cfg):
         d = len(cfg.grid)
         dim = cfg.decoder_dim
-        divides(CODER_HEADS, dim, 'the number of heads must divide decoder_dim')
         centres = cfg.token_centres(cfg.token_grid)
         self.stem = Float32Linear(cfg.latent_dim, dim)
         self.position = 0.
         if not cfg.translation_invariant:
             self.position = nn.Parameter(torch.zeros(len(centres), dim))
-        self.blocks = nn.ModuleList()
-        for _ in range(cfg.coder_depth):
-            attention = StandardAttention(cfg, dim, CODER_HEADS, centres)
-            self.blocks.append(Block(dim, attention, cfg.mlp_ratio))
+        self.blocks = coder_blocks(cfg, dim, centres)
         self.norm = nn.LayerNorm(dim, bias=False)
         self.margin = [-(-cfg.halo // p) for p in cfg.points_per_token]        # tokens that the halo reaches
         kernel = [p + 2 * cfg.halo for p in cfg.points_per_token]
@@ -773,14 +722,8 @@ class UPT(nn.Module):
         return self.decoder.points
 
     def grid(self, *shape):
-        """Coordinates of a grid like the trained one (grids.axis_points) with `shape` points along the axes,
-        (N, d), row-major; without arguments, of the trained grid."""
-        shape = shape or self.cfg.grid
-        if len(shape) != len(self.cfg.grid):
-            raise UserError(f'a grid of {len(self.cfg.grid)} axes was trained, not {len(shape)}')
-        axes = [axis_points(self.cfg, axis, n) for axis, n in enumerate(shape)]
-        mesh = torch.meshgrid(*axes, indexing='ij')
-        return torch.stack([axis.flatten() for axis in mesh], -1).float()
+        """Points (N, d) of a grid like the trained one, with `shape` points along the axes; row-major."""
+        return grid_points(self.cfg, shape or self.cfg.grid)
 
     # ---- encode, step, decode: physical units in and out
 
@@ -829,28 +772,21 @@ class UPT(nn.Module):
         step and decode.)
 
         u0 (B, *space, C) and `grid` are as encode takes them; points (Q, d) or (B, Q, d): where to decode
-        (default: where u0 is given). u0 is encoded once and advanced in latent space. With reencode=True,
-        every step is decoded where the encoder sees it and encoded again. params {'Nu': .01} and dt in
-        seconds default to those of training. Returns (B, steps, *space, C), or (B, steps, Q, C) with points
-        or grid.
-
-        With n_members, as many rollouts of each sample by a stochastic stepper, (B, n_members, steps, ...).
+        (default: where u0 is given). With reencode=True, every step is decoded and encoded again. params
+        {'Nu': .01} and dt in seconds default to those of training. Returns (B, steps, *space, C), or (B,
+        steps, Q, C) with points or grid; with n_members, (B, n_members, steps, ...) by a stochastic stepper.
         """
         if steps < 1:
             raise UserError(f'steps={steps} must be at least 1')
         if n_members:
-            u0 = torch.as_tensor(u0).repeat_interleave(n_members, 0)
-            points = per_member(points, n_members, 3)
-            grid = per_member(grid, n_members, 3)
-            params = {name: per_member(value, n_members, 1) for name, value in (params or {}).items()}
-            dt = per_member(dt, n_members, 1)
+            u0, points, grid, params, dt = per_member(n_members, u0, points, grid, params, dt)
             u = self.rollout(u0, steps, points, params, dt, grid, reencode, stepper, 0, seed)
             return u.unflatten(0, (-1, n_members))
         module = self.stepper(stepper)
         noise = self.noise(seed)
         u, where = self.encoder.receive(u0, grid, self.device)
         cond, dt = self.condition_and_dt(len(u), params, dt)
-        q, shape = self.places_to_decode(u0, points, grid)
+        q, shape = places_to_decode(self.cfg, u0, points, grid, self.device)
         seen_at = None if where is None else where.points
         z = self.encode_received(u, where)
         out = []
@@ -862,17 +798,6 @@ class UPT(nn.Module):
                 z = self.encode_received(u, where)
         u = torch.stack(out, 1)                                      # (B, steps, Q, C)
         return u.unflatten(2, shape)
-
-    def places_to_decode(self, u0, points, grid):
-        """Query points of a rollout (None: the trained grid), and the shape to which they unflatten."""
-        given = grid if points is None else points
-        if given is not None:
-            given = torch.as_tensor(given)
-            given = given[:, None] if given.ndim == 1 else given
-            return query_points(self.cfg, given, len(u0), self.device), (given.shape[-2],)
-        space = tuple(u0.shape[1:-1])
-        is_trained_grid = space == tuple(self.cfg.grid)
-        return None if is_trained_grid else self.grid(*space).to(self.device), space
 
     # ---- the same without checks; nothing here waits for the device
 
@@ -908,7 +833,9 @@ class UPT(nn.Module):
         return torch.maximum(u, self.least) if self.cfg.positive else u
 
     def cycle(self, tokens, where=None):
-        """E(D(z)) of tokens (B, S, D): decoded on the trained grid and encoded again."""
+        """E(D(z)) of tokens (B, S, D): decoded where the encoder sees a field, and encoded again."""
+        if where is not None:
+            return self.encoder(self.decoder(tokens, where.points), where)
         return self.encoder.of_grid(self.decoder(tokens).unflatten(1, self.cfg.grid), where)
 
     def stepper(self, name):
@@ -920,46 +847,11 @@ class UPT(nn.Module):
 
     def condition_and_dt(self, n_sample, params, dt):
         """The condition of the operator (B, cond_dim) and the time step (B,) of n_sample = B samples."""
-        cfg = self.cfg
-        values = {name: seen[0] for name, seen in zip(cfg.params, cfg.seen_params)}
-        for name, value in (params or {}).items():
-            if name not in values:
-                known = ', '.join(cfg.params) or 'none'
-                raise UserError(f"unknown parameter '{name}': this model has {known}")
-            values[name] = value
-        numbers = {name: (value,) for name, value in values.items() if isinstance(value, (int, float))}
-        note = unseen(cfg, numbers)
-        if note:
-            warnings.warn(note, stacklevel=3)
-        dt = self.per_sample('dt', cfg.dt if dt is None else dt, n_sample)
-        columns = [self.per_sample(name, values[name], n_sample) for name in cfg.params]
+        values = parameter_values(self.cfg, params)
+        dt = per_sample('dt', self.cfg.dt if dt is None else dt, n_sample, self.device)
+        columns = [per_sample(name, value, n_sample, self.device) for name, value in values.items()]
         params = torch.stack(columns, 1) if columns else dt.new_zeros(n_sample, 0)
         return self.condition(dt, params), dt
-
-    def per_sample(self, name, value, n_sample):
-        value = torch.as_tensor(value).float().to(self.device)
-        if value.ndim > 1 or value.ndim == 1 and len(value) != n_sample:
-            raise UserError(f'{name} has shape {tuple(value.shape)}; expected one value or ({n_sample},)')
-        return value.expand(n_sample)
-
-
-def per_member(value, n_members, ndim):
-    """Repeat a value of each sample (one of `ndim` axes) for every member; leave shared values alone."""
-    if value is None or torch.as_tensor(value).ndim < ndim:
-        return value
-    return torch.as_tensor(value).repeat_interleave(n_members, 0)
-
-
-def unseen(cfg, params):
-    """A sentence about parameter values {name: numbers} that were not in the training; '' if all were."""
-    notes = []
-    for name, seen in zip(cfg.params, cfg.seen_params):
-        new = [v for v in params.get(name, ()) if not any(math.isclose(v, s, rel_tol=1e-4) for s in seen)]
-        if new:
-            values = ', '.join(f'{v:g}' for v in sorted(set(new)))
-            known = ', '.join(f'{s:g}' for s in seen)
-            notes.append(f'{name}={values} was never seen in training ({known} was)')
-    return '; '.join(notes)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -968,11 +860,6 @@ def unseen(cfg, params):
 def model_args(cfg):
     """A ModelConfig as JSON types."""
     return json.loads(json.dumps(vars(cfg)))
-
-
-def tuples(value):
-    """JSON's lists as the tuples that they were."""
-    return tuple(tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def on_meta(cfg):
@@ -989,14 +876,10 @@ def build(args, weights, path, new_steppers=()):
     extensions.load(args)
     cfg = ModelConfig(**{name: tuples(value) for name, value in args.items()})
     try:
-        shapes = {name: value.shape for name, value in on_meta(cfg).state_dict().items()}
+        expected = on_meta(cfg).state_dict()
     except (AttributeError, TypeError) as error:
         raise UserError(f"'{path}' has other model arguments than this code: {error}") from error
-    old = {name for name in shapes if name.split('.')[0] not in new_steppers}
-    there = {name: value.shape for name, value in weights.items()}
-    wrong = [name for name in old | there.keys() if shapes.get(name) != there.get(name)]
-    if wrong:
-        raise UserError(f"'{path}': weights and model arguments disagree at {', '.join(sorted(wrong)[:4])}")
+    check_shapes(path, weights, expected, new_steppers)
     model = UPT(cfg)
     model.load_state_dict({**model.state_dict(), **weights})
     return model

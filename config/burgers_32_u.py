@@ -1,7 +1,17 @@
 # burgers_32_u_inverse.py without the inverse losses.
 #
 #     python train.py config/burgers_32_u.py
-from config.burgers_32_u_inverse import *
+#
+# Made for a GPU. No figure yet. Data: 8.2 GB, those of burgers_128_pure.py.
+from config.burgers_128_pure import *
 
 out_dir = 'out/burgers_32_u'
+latent_tokens = 32
+latent_dim = 16
+hidden_dim = 96
+arch = 'u'
+depths = (1, 1, 1)
+attention = 'channel'
+group_size = 12
+n_head = 3                         # in a group
 lambda_inverse_encoding = lambda_inverse_decoding = 0.

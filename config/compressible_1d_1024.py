@@ -4,12 +4,17 @@
 #
 # Made for a GPU. No figure yet: it has not been trained on one. Data: 12 GB, made when absent.
 from config.compressible_1d_cpu import *
-from config.ns_64 import depth, eval_interval, hidden_dim, max_iters, mlp_ratio, n_head
-from config.ns_64 import save_interval, warmup_iters
 
 out_dir = 'out/compressible_1d_1024'
 resolution = 0                     # PDEBench's 1024
 n_trajectories = 10000
 latent_tokens = 128                # of 8 points
+hidden_dim = 256
+depth = 8
+n_head = 8
+mlp_ratio = 4.
 unroll = 2                         # in the last 30 %
 batch_size = 64
+max_iters = 40000
+warmup_iters = 1000
+eval_interval = save_interval = 2000

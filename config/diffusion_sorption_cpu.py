@@ -1,12 +1,12 @@
-# Diffusion with sorption between two walls, 128 points in, on two CPU cores.
+# Diffusion with sorption between two walls, 128 points, on two CPU cores.
 #
 #     python train.py config/diffusion_sorption_cpu.py
 #
-# Test nRMSE .000052, the FNO .00024 (five minutes of one thread, seeds 0 and 1: bench.py zoo).
+# Test nRMSE .000052, FNO .00024 (five minutes of one thread, seeds 0 and 1: python -m dev.study zoo).
 out_dir = 'out/diffusion_sorption_cpu'
 dataset = 'diffusion-sorption'
 resolution = 128
-space_stride = query_stride = 1
+space_stride = 1
 latent_tokens = 4                  # of 32 points
 latent_dim = 12
 basis = 'components'

@@ -5,22 +5,20 @@
 #     python train.py config/ns_64.py --nu=1e-5 --initial_step=2 --n_trajectories=1200 --out_dir=out/ns_1e-5
 #     python eval.py --ckpt out/ns_1e-5 --steps 19
 #
-# Made for a GPU. No figure yet: it has not been trained on one. Data: 4.1 GB a viscosity, made when
-# absent.
+# Made for a GPU. No figure yet: it has not been trained on one. Data: 4.1 GB a viscosity, made when absent.
 out_dir = 'out/ns_64'
 dataset = 'navier-stokes'
 nu = 1e-4
 n_trajectories = 8000
 initial_step = 12
-time_stride = space_stride = query_stride = 1
+time_stride = space_stride = 1
+early_bias = 1.
 latent_tokens = 16                 # 16 x 16 tokens of 4 x 4 points
-latent_dim = 16
-token_shift = 1
+token_shift = 1                    # along the diagonal, in which the force is constant
 hidden_dim = 256
 depth = 8
 n_head = 8
 mlp_ratio = 4.
-early = 1.
 unroll = 3                         # in the last 30 %
 batch_size = 64
 max_iters = 40000

@@ -1,5 +1,5 @@
-# ns_64.py with a learned latent of the size of arXiv 2505.12944: 4 x 4 tokens of 128 numbers, half as many as
-# there are points. Inverse encoding keeps encoder and decoder inverses of each other.
+# ns_64.py with a learned latent of the size of arXiv 2505.12944: 4 x 4 tokens of 128 numbers, half as many
+# numbers as points.
 #
 #     python train.py config/ns_64_learned.py
 #
@@ -14,8 +14,8 @@ token_shift = 0                    # a learned latent would have to hold all poi
 encoder_dim = decoder_dim = 128
 patch_size = 8                     # 8 x 8 patches, pooled
 halo = 4
-encoder_depth = decoder_depth = 2
-lambda_inverse_encoding = 10.      # the only inverse loss that pays at 2 times (docs/RESULTS.md)
-unroll = 4                         # single steps alone drift away within ten
+coder_depth = 2
+lambda_inverse_encoding = 10.      # the inverse loss that pays at half as many numbers (docs/RESULTS.md)
+unroll = 4                         # trained on single steps alone, rollouts drift away within ten
 unroll_start = 2
 unroll_switch = .5

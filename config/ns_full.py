@@ -1,15 +1,17 @@
-# ns_cpu.py with all that applies to Navier-Stokes: learned encoder and decoder that are trained as inverses
-# of each other, latents of unit size, and the equation itself. The vorticity's integral is kept by
-# construction (conserve), and its velocity has no divergence whatever the vorticity is: neither needs a loss.
+# ns_cpu.py with everything that applies to Navier-Stokes: learned encoder and decoder with both inverse
+# losses, latent losses, and the residual of the equation as a loss. (conserve keeps the integral of the
+# vorticity, and its velocity has no divergence.)
 #
-#     python train.py config/ns_full.py              then: python eval.py --ckpt out/ns_full --physics
+#     python train.py config/ns_full.py
+#     python eval.py --ckpt out/ns_full --physics
+#
+# docs/RESULTS.md has figures of short trainings, without one loss at a time.
 from config.ns_cpu import *
 
 out_dir = 'out/ns_full'
 encoder_dim = decoder_dim = 64
-token_shift = 0                    # with these it would need a latent as large as the grid
-unroll = 2
-unroll_start = 1
+token_shift = 0                    # with a learned encoder it needs a latent as large as the grid
+unroll = 2                         # in the last 30 %
 lambda_latent = 10.
 lambda_inverse_encoding = 50.
 lambda_inverse_decoding = .1

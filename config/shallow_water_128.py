@@ -4,13 +4,18 @@
 #
 # Made for a GPU. No figure yet: it has not been trained on one. Data: 6.6 GB, made when absent.
 from config.shallow_water_cpu import *
-from config.ns_64 import depth, eval_interval, hidden_dim, max_iters, mlp_ratio, n_head
-from config.ns_64 import save_interval, warmup_iters
 
 out_dir = 'out/shallow_water_128'
 resolution = 0                     # PDEBench's 128
 n_trajectories = 1000
 time_stride = 1
 latent_tokens = 16                 # 16 x 16 tokens of 8 x 8 points
+hidden_dim = 256
+depth = 8
+n_head = 8
+mlp_ratio = 4.
 unroll = 3                         # in the last 30 %
 batch_size = 16
+max_iters = 40000
+warmup_iters = 1000
+eval_interval = save_interval = 2000

@@ -32,7 +32,7 @@ def advection(u0, beta, t):
     angle = 2 * math.pi * distance[:, None] * wave
     turn = torch.polar(torch.ones_like(angle), -angle)              # (T, K)
     if n_cells % 2 == 0:
-        turn[:, -1] = turn[:, -1].real                              # the shortest wave has no sine here
+        turn[:, -1] = turn[:, -1].real.clone()                      # the shortest wave has no sine here
     spectrum = torch.fft.rfft(u0)[:, None] * turn
     u = torch.fft.irfft(spectrum, n=n_cells)
     u[:, 0] = u0

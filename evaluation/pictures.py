@@ -1,83 +1,172 @@
 """
-Pictures of one trajectory, in one and two space dimensions: rollout.png and rollout.gif; of an ensemble of
-its rollouts: members.png; of its tokens; of the spectra of many: spectra.png; and of the errors of several
-runs.
+Pictures: rollout.png and rollout.gif of one trajectory, members.png of an ensemble of its rollouts,
+tokens.png of a latent rollout, spectra.png of many trajectories, and the errors of several runs over time.
 
-x is a list of coordinates, one array an axis; t (T,) seconds; prediction and truth (T, *X, C) with the given
-frame 0; truth may be None. Every field has panels and a colour scale of its own, which truth and prediction
-share.
+In all functions x is a list of coordinates, one array for each of one or two space axes; t (T,) are the times
+of the frames in seconds; prediction and truth are arrays (T, *X, C) that begin with the initial frame; truth
+may be None; fields are the names of the C fields. Each field has panels and a colour scale of its own. Where
+matplotlib is not installed, the functions that write a file print a note and write none.
 """
+import importlib.util
 import os
+from typing import NamedTuple
 
 import numpy as np
 
 from runtime.configurator import say
 
-SNAPSHOTS = 5                          # times that are drawn of a trajectory, at most
-FEW = 10                               # frames up to which every one has a mark in the curve of the error
-ROUNDING = 1e-5                        # a relative error below this is none of the model
-SMALLEST_ENERGY = 1e-30                # what is drawn of a spectrum that is zero
+SNAPSHOTS = 5                          # times at which a trajectory is drawn, at most
+COMPONENTS = 3                         # principal components of the tokens that are drawn
+ROUNDING = 1e-5                        # relative errors below this are rounding, and are not drawn
 INCHES = 2.2                           # height of a map
-PIXELS = {'origin': 'lower', 'interpolation': 'nearest'}                 # of imshow: values as they are
-
-
-def draw(folder, x, t, prediction, truth, fields, title, gif, steady=False):
-    """rollout.png, and rollout.gif where it is wanted: not of a steady equation, which has no time. Without
-    matplotlib it is only said that it lacks, as in all that draws here."""
-    if not can_draw():
-        return
-    makers = {'png': draw_maps, 'gif': animate_maps}
-    if len(x) == 1:
-        makers = {'png': draw_lines, 'gif': animate_lines}
-    if steady and len(x) == 2:
-        makers['png'] = draw_steady
-    if steady or not gif:
-        del makers['gif']
-    for ending, make in makers.items():
-        path = os.path.join(folder, f'rollout.{ending}')
-        make(path, x, t, prediction, truth, fields, title)
-        say(f'-> {path}')
-
-
-def can_draw():
-    """Is matplotlib there? If so, it draws files, without a display; if not, that is said."""
-    try:
-        import matplotlib
-    except ImportError:
-        say('no pictures: pip install matplotlib')
-        return False
-    matplotlib.use('Agg')
-    return True
-
-
-def draw_spectra(folder, waves, t, prediction, truth, fields, title):
-    """spectra.png: energy spectra (T, K, C) at the wave numbers (K,), log-log, at a few of the times t."""
-    if not can_draw():
-        return
-    from matplotlib import pyplot as plt
-    figure, axes = plt.subplots(1, len(fields), figsize=(6 * len(fields), 4.2), layout='constrained',
-                                squeeze=False)
-    for i, (axis, name) in enumerate(zip(axes[0], fields)):
-        for number, frame in enumerate(snapshots(t)):
-            colour = plt.cm.viridis(number / SNAPSHOTS)
-            label = f't = {t[frame]:.2f} s'
-            axis.loglog(waves[1:], truth[frame, 1:, i], color=colour, lw=3, alpha=.35)
-            axis.loglog(waves[1:], prediction[frame, 1:, i], color=colour, lw=1.2, ls='--', label=label)
-        top = max(truth[..., 1:, i].max(), SMALLEST_ENERGY)
-        axis.set_ylim(1e-14 * top, 3 * top)
-        axis.set(xlabel='wave number [waves a domain]', ylabel=f'energy of {name}',
-                 title='wide: truth, dashed: prediction')
-        axis.grid(alpha=.3)
-        axis.legend(fontsize=8)
-    figure.suptitle(title, fontsize=9)
-    path = os.path.join(folder, 'spectra.png')
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    say(f'-> {path}')
+PIXELS = {'origin': 'lower', 'interpolation': 'nearest'}                 # values as they are
+STYLES = {'truth': {'lw': 3.5, 'alpha': .35}, 'prediction': {'ls': '--', 'lw': 1.2}}
 
 
 # ---------------------------------------------------------------------------------------------
-# what both have in common
+# the pictures
+
+def draw(folder, x, t, prediction, truth, fields, title, gif, steady=False):
+    """Write rollout.png, and rollout.gif if `gif`. A steady equation has no time, hence no animation."""
+    if not can_draw():
+        return
+    make = draw_lines if len(x) == 1 else draw_maps
+    make_moving = moving_lines if len(x) == 1 else moving_maps
+    moving, show = make_moving(x, prediction, truth, fields)
+    show(-1)
+    figure = moving if steady else make(x, t, prediction, truth, fields)
+    save(figure, os.path.join(folder, 'rollout.png'), title)
+    if gif and not steady:
+        animate(moving, os.path.join(folder, 'rollout.gif'), show, t, title)
+
+
+def draw_members(folder, x, t, members, truth, fields, title):
+    """Write members.png: rollouts (M, T, *X, C) of one trajectory with different noise."""
+    if not can_draw():
+        return
+    make = member_lines if len(x) == 1 else member_maps
+    with np.errstate(invalid='ignore', over='ignore'):               # members may blow up
+        figure = make(x, t, members, truth, fields)
+    save(figure, os.path.join(folder, 'members.png'), title)
+
+
+def draw_tokens(folder, t, tokens, title):
+    """Write tokens.png: principal components of tokens (T, *token grid, D) and their shares of the variance,
+    over token and time with one axis, as maps at a few times with two."""
+    if not can_draw():
+        return
+    values, shares = principal_components(tokens, COMPONENTS)
+    shown = []
+    for i, share in enumerate(shares):
+        u = values[..., i]
+        shown.append(Panel(f'component {i + 1}: {share:.1%}', u, colour_scale(u), f'component {i + 1}'))
+    x = [np.arange(n) for n in tokens.shape[1:-1]]
+    if len(x) == 2:
+        figure = rows_of_maps(x, t, snapshots(t), [shown])
+    else:
+        figure, axes = new_axes(13, 4.2, 1, len(shown))
+        for axis, panel in zip(axes[0], shown):
+            draw_over_time(axis, x[0], t, panel)
+            axis.set_xlabel('token')
+    save(figure, os.path.join(folder, 'tokens.png'), f'{title}\nprincipal components of the tokens')
+
+
+def draw_spectra(folder, waves, t, prediction, truth, fields, title):
+    """Write spectra.png: energy spectra (T, K, C) at the wave numbers (K,) at a few times."""
+    if not can_draw():
+        return
+    figure, axes = new_axes(6 * len(fields), 4.2, 1, len(fields))
+    for i, axis in enumerate(axes[0]):
+        curves = {'truth': truth[:, 1:, i], 'prediction': prediction[:, 1:, i]}
+        draw_snapshots(axis, waves[1:], t, curves)
+        top = max(truth[:, 1:, i].max(), 1e-30)
+        axis.set(xscale='log', yscale='log', ylim=(1e-14 * top, 3 * top))
+        axis.set(xlabel='wave number [waves a domain]', ylabel=f'energy of {fields[i]}')
+        axis.grid(alpha=.3)
+    save(figure, os.path.join(folder, 'spectra.png'), title)
+
+
+def draw_comparison(path, curves, title):
+    """Write a PNG of errors over time. curves: [(label, times (T,), errors (T,)), ...]"""
+    if not can_draw():
+        return
+    figure, [[axis]] = new_axes(7, 4.5)
+    for label, t, errors in curves:
+        axis.plot(t, errors, marker='.', label=label)
+    dress_errors(axis)
+    save(figure, path, title)
+
+
+# ---------------------------------------------------------------------------------------------
+# figures and panels
+
+def can_draw():
+    """Is matplotlib installed? If not, print a note."""
+    is_installed = importlib.util.find_spec('matplotlib') is not None
+    if not is_installed:
+        say('no pictures: pip install matplotlib')
+    return is_installed
+
+
+def stacked(width, heights):
+    """A figure, which needs no display, and its subfigures, one below another. In inches."""
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(width, sum(heights)), layout='constrained')
+    figure.subfigures(len(heights), 1, height_ratios=heights)
+    return figure, figure.subfigs
+
+
+def new_axes(width, height, n_rows=1, n_columns=1, **shared):
+    """A figure and its axes (n_rows, n_columns)."""
+    figure, [whole] = stacked(width, [height])
+    return figure, whole.subplots(n_rows, n_columns, squeeze=False, **shared)
+
+
+def save(figure, path, title):
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=110)
+    say(f'-> {path}')
+
+
+def animate(figure, path, show, t, title):
+    """Write a GIF of a figure, in which show(frame) draws a frame."""
+    from matplotlib.animation import FuncAnimation, PillowWriter
+
+    def show_with_time(frame):
+        figure.suptitle(f'{title}, t = {t[frame]:.2f} s', fontsize=9)
+        show(frame)
+
+    show_with_time(0)
+    figure.draw_without_rendering()
+    figure.set_layout_engine('none')                                 # from here on, panels keep their places
+    movie = FuncAnimation(figure, show_with_time, frames=len(t))
+    movie.save(path, writer=PillowWriter(fps=10), dpi=75)
+    say(f'-> {path}')
+
+
+class Panel(NamedTuple):
+    """A field over time, and how it is coloured."""
+    title: str
+    values: np.ndarray                 # (T, *X)
+    scale: dict                        # keywords of imshow
+    label: str                         # of its colour bar
+
+
+def panels(prediction, truth, i, name):
+    """The panels of field number i: truth, prediction and error; without a truth the prediction alone."""
+    u = prediction[..., i]
+    if truth is None:
+        return [Panel('prediction', u, colour_scale(u), name)]
+    true = truth[..., i]
+    scale = colour_scale(true)
+    error = u - true
+    low, high = value_range(error[1:])                               # frame 0 is no prediction
+    limit = max(-low, high, ROUNDING * np.abs(true).max() + 1e-9)
+    error_scale = {'cmap': 'PuOr_r', 'vmin': -limit, 'vmax': limit}
+    return [Panel('truth', true, scale, name),
+            Panel('prediction', u, scale, name),
+            Panel('prediction - truth', error, error_scale, f'error in {name}')]
+
 
 def snapshots(t):
     """Numbers of a few frames, from the first to the last."""
@@ -86,7 +175,7 @@ def snapshots(t):
 
 
 def value_range(u):
-    """The least and the largest finite value."""
+    """The smallest and the largest finite value."""
     u = u[np.isfinite(u)]
     if u.size == 0:
         return 0., 1.
@@ -94,8 +183,7 @@ def value_range(u):
 
 
 def colour_scale(u):
-    """How a field is coloured, as keywords of imshow: about zero if it takes both signs, else from its least
-    to its largest value."""
+    """Keywords of imshow for a field. The colours are symmetric about zero if it takes both signs."""
     low, high = value_range(u)
     limit = max(-low, high)
     if min(-low, high) > .1 * limit:
@@ -103,160 +191,119 @@ def colour_scale(u):
     return {'cmap': 'viridis', 'vmin': low, 'vmax': max(high, low + 1e-9)}
 
 
-def parts(prediction, truth, i, name):
-    """What is drawn of field number i: [(title, values (T, *X), keywords of imshow, label of the colours)].
-    Without a truth it is the prediction alone."""
-    u = prediction[..., i]
-    if truth is None:
-        return [('prediction', u, colour_scale(u), name)]
-    true = truth[..., i]
-    scale = colour_scale(true)
-    error = u - true
-    low, high = value_range(error[1:])                               # of what is predicted
-    least = ROUNDING * np.abs(true).max() + 1e-9
-    limit = max(-low, high, least)
-    error_scale = {'cmap': 'PuOr_r', 'vmin': -limit, 'vmax': limit}
-    return [
-        ('truth', true, scale, name),
-        ('prediction', u, scale, name),
-        ('prediction - truth', error, error_scale, f'error in {name}')]
+def draw_errors(axis, t, prediction, truth, fields):
+    """nRMSE of every step, and that of persistence, which repeats frame 0."""
+    space = tuple(range(1, truth.ndim - 1))
+    size = np.square(truth).mean(space) ** .5                        # (T, C)
+    for what, guess in {'prediction': prediction, 'persistence': truth[:1]}.items():
+        error = np.square(guess - truth).mean(space) ** .5 / np.maximum(size, 1e-12)
+        for name, values in zip(fields, error[1:].T):
+            if not values.max() <= ROUNDING:
+                axis.plot(t[1:], values, marker='.', label=f'{name}, {what}')
+    dress_errors(axis)
 
 
-def draw_error(axis, t, prediction, truth, fields):
-    """The error of every step relative to the true field, beside that of frame 0 repeated. fields: {number:
-    name} of those that are wanted."""
-    for i, name in fields.items():
-        true = truth[..., i]
-        colour = f'C{i}'
-        before = f'{name}, ' if len(fields) > 1 else ''
-        draw_curve(axis, t, prediction[..., i], true, 'o-', colour, before + 'prediction')
-        draw_curve(axis, t, true[:1], true, 'x:', colour, before + 'persistence')
-    dress_error(axis, 'error over time')
-    if len(t) <= FEW:
-        axis.set_xticks(t[1:])
-
-
-def dress_error(axis, title):
+def dress_errors(axis):
     """Scale, labels and legend of errors over time."""
-    axis.set(yscale='log', xlabel='t [s]', ylabel='nRMSE', title=title)
-    low, high = axis.get_ylim()
-    middle = (low * high) ** .5
-    axis.set_ylim(min(low, middle / 2), max(high, middle * 2))       # wide enough to have numbers
+    axis.set(yscale='log', xlabel='t [s]', ylabel='nRMSE')
     axis.grid(alpha=.3)
     if axis.lines:
         axis.legend(fontsize=8)
 
 
-def draw_curve(axis, t, guess, true, style, colour, label):
-    """The error of a guess (T or 1, *X) at every step; nothing where all of it is rounding."""
-    error = rms((guess - true)[1:])
-    size = rms(true[1:])
-    error = error / np.maximum(size, 1e-12)
-    if error.max() <= ROUNDING:
-        return
-    marker, line = style
-    if len(t) > FEW:
-        marker = None
-    pale = .6 if line == ':' else 1
-    axis.plot(t[1:], error, marker=marker, ls=line, color=colour, alpha=pale, label=label)
-
-
-def rms(u):
-    """(T, *X) -> (T,)"""
-    return np.sqrt(np.square(u.reshape(len(u), -1)).mean(-1))
-
-
-def animate(path, figure, show, n_frames, dpi):
-    """A GIF of a figure, where show(frame) draws a frame and returns what it has changed."""
-    from matplotlib import pyplot as plt
-    from matplotlib.animation import FuncAnimation, PillowWriter
-    show(0)
-    figure.draw_without_rendering()
-    figure.set_layout_engine('none')                                 # the places of the panels stay
-    movie = FuncAnimation(figure, show, frames=n_frames)
-    movie.save(path, writer=PillowWriter(fps=10), dpi=dpi)
-    plt.close(figure)
+def principal_components(tokens, n):
+    """The first n principal components of tokens (T, ..., D), about their mean over all times and places:
+    (T, ..., n), and their shares of the variance (n,)."""
+    x = tokens.reshape(-1, tokens.shape[-1]).astype(np.float64)
+    left, sizes, _ = np.linalg.svd(x - x.mean(0), full_matrices=False)
+    values = (left * sizes)[:, :n]
+    variances = np.square(sizes)
+    shares = variances[:n] / max(variances.sum(), 1e-300)            # 0 if all tokens are equal
+    return values.reshape(*tokens.shape[:-1], -1), shares
 
 
 # ---------------------------------------------------------------------------------------------
-# one axis: every field has a row of panels
+# one axis
 
-def draw_lines(path, x, t, prediction, truth, fields, title):
-    """A PNG: truth, prediction and error over x and t, snapshots, and the error over time."""
-    from matplotlib import pyplot as plt
-    x = x[0]
-    figure = plt.figure(figsize=(13, 7 * len(fields)), layout='constrained')
-    rows = figure.subfigures(len(fields), 1, squeeze=False)[:, 0]
+def draw_lines(x, t, prediction, truth, fields):
+    """A figure of each field over x and t, of snapshots, and of the error over time."""
+    places = [['prediction'], ['snapshots']]
+    if truth is not None:
+        places = [['truth', 'prediction', 'prediction - truth'], ['snapshots', 'snapshots', 'error']]
+    figure, rows = stacked(13, [7] * len(fields))
     for i, name in enumerate(fields):
-        grid = rows[i].add_gridspec(2, 3)
-        shown = parts(prediction, truth, i, name)
-        for column, part in enumerate(shown):
-            draw_over_time(rows[i].add_subplot(grid[0, column]), x, t, *part)
-        draw_snapshots(rows[i].add_subplot(grid[1, :2]), x, t, shown, name)
+        axes = rows[i].subplot_mosaic(places)
+        shown = panels(prediction, truth, i, name)
+        for panel in shown:
+            draw_over_time(axes[panel.title], x[0], t, panel)
+        draw_snapshots(axes['snapshots'], x[0], t, {panel.title: panel.values for panel in shown[:2]})
+        axes['snapshots'].set(xlabel='x', ylabel=name)
         if truth is not None:
-            draw_error(rows[i].add_subplot(grid[1, 2]), t, prediction, truth, {i: name})
-    figure.suptitle(title)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+            draw_errors(axes['error'], t, prediction[..., [i]], truth[..., [i]], [name])
+    return figure
 
 
-def draw_over_time(axis, x, t, what, u, scale, label):
-    """u (T, X) as an image."""
+def draw_over_time(axis, x, t, panel):
+    """A panel of values (T, X) as an image."""
     sides = (x[0], x[-1], t[0], t[-1])
-    image = axis.imshow(u, aspect='auto', extent=sides, **PIXELS, **scale)
-    axis.set(title=what, xlabel='x', ylabel='t [s]')
-    axis.figure.colorbar(image, ax=axis, label=label)
+    image = axis.imshow(panel.values, aspect='auto', extent=sides, **PIXELS, **panel.scale)
+    axis.set(title=panel.title, xlabel='x', ylabel='t [s]')
+    axis.figure.colorbar(image, ax=axis, label=panel.label)
 
 
-def draw_snapshots(axis, x, t, shown, name):
-    """A few frames as curves. shown: what `parts` returns."""
-    from matplotlib import pyplot as plt
-    fields = {what: u for what, u, *_ in shown}
-    u = fields['prediction']
-    true = fields.get('truth')
-    style = '-' if true is None else '--'
+def draw_snapshots(axis, x, t, curves):
+    """A few frames as curves. curves: {name in STYLES: values (T, X)}"""
+    from matplotlib import colormaps
     for i, frame in enumerate(snapshots(t)):
-        colour = plt.cm.viridis(i / SNAPSHOTS)
-        if true is not None:
-            axis.plot(x, true[frame], color=colour, lw=3, alpha=.35)
-        axis.plot(x, u[frame], color=colour, lw=1.2, ls=style, label=f't = {t[frame]:.2f} s')
-    title = 'prediction' if true is None else 'wide: truth, dashed: prediction'
-    axis.set(xlabel='x', ylabel=name, title=title)
-    axis.legend(fontsize=8, ncols=SNAPSHOTS, loc='upper center', bbox_to_anchor=(.5, -.16), frameon=False)
+        colour = colormaps['viridis'](i / SNAPSHOTS)
+        for what, u in curves.items():
+            [line] = axis.plot(x, u[frame], color=colour, **STYLES[what])
+        line.set_label(f't = {t[frame]:.2f} s')
+    axis.set_title('wide: truth, dashed: prediction')
+    axis.legend(fontsize=8)
 
 
-def animate_lines(path, x, t, prediction, truth, fields, title):
-    """A GIF: the curves of prediction and truth, frame by frame."""
-    from matplotlib import pyplot as plt
-    x = x[0]
-    n = len(fields)
-    figure, axes = plt.subplots(n, 1, figsize=(6.4, 3.6 * n), layout='constrained', squeeze=False)
-    lines = []
-    for i, (axis, name) in enumerate(zip(axes[:, 0], fields)):
-        curves = [(prediction[..., i], 'prediction', 'C3', 1.5)]
-        if truth is not None:
-            curves.insert(0, (truth[..., i], 'truth', '.7', 4))
-        ranges = [value_range(u) for u, *_ in curves]
-        low = min(low for low, _ in ranges)
-        high = max(high for _, high in ranges)
+def moving_lines(x, prediction, truth, fields):
+    """A figure of the curves of prediction and truth, and a function that shows a frame of them."""
+    figure, axes = new_axes(6.4, 3.6 * len(fields), len(fields))
+    curves = []
+    for i, axis in enumerate(axes[:, 0]):
+        shown = panels(prediction, truth, i, fields[i])[:2]
+        low, high = value_range(np.stack([panel.values for panel in shown]))
         margin = .08 * (high - low) + 1e-9
-        axis.set(xlim=(x[0], x[-1]), ylim=(low - margin, high + margin), xlabel='x', ylabel=name)
-        for u, label, colour, width in curves:
-            line, = axis.plot(x, u[0], color=colour, lw=width, label=label)
-            lines.append((line, u))
+        axis.set(ylim=(low - margin, high + margin), xlabel='x', ylabel=fields[i])
+        for panel in shown:
+            [curve] = axis.plot(x[0], panel.values[0], label=panel.title, **STYLES[panel.title])
+            curves.append((curve, panel.values))
         axis.legend(loc='upper right', fontsize=8)
 
     def show(frame):
-        for line, u in lines:
-            line.set_ydata(u[frame])
-        axes[0, 0].set_title(f'{title}, t = {t[frame]:.2f} s', fontsize=9)
-        return [line for line, _ in lines]
+        for curve, u in curves:
+            curve.set_ydata(u[frame])
 
-    animate(path, figure, show, len(t), dpi=90)
+    return figure, show
+
+
+def member_lines(x, t, members, truth, fields):
+    """A figure with a row for each field and a column for each of a few frames."""
+    frames = snapshots(t)[1:]
+    shape = (len(fields), len(frames))
+    figure, axes = new_axes(3 * len(frames) + 2, 3 * len(fields) + 1, *shape, sharex=True, sharey='row')
+    for i, name in enumerate(fields):
+        axes[i, 0].set_ylabel(name)
+        for axis, frame in zip(axes[i], frames):
+            u = members[:, frame, :, i]                              # (M, X)
+            axis.plot(x[0], u.T, color='C0', lw=.7)
+            axis.plot(x[0], u.mean(0), color='C3', label='mean of the members')
+            if truth is not None:
+                axis.plot(x[0], truth[frame, :, i], color='.3', label='truth', **STYLES['truth'])
+    label_frames(axes, t, frames)
+    axes[0, 0].legend(fontsize=8)
+    return figure
 
 
 # ---------------------------------------------------------------------------------------------
-# two axes: every frame is a map, x to the right and y upwards
+# two axes: every frame is a map, with x to the right and y upwards
 
 def extent(x):
     """Edges of the outermost cells of a map, as imshow takes them."""
@@ -267,250 +314,89 @@ def extent(x):
     return edges
 
 
-def draw_map(axis, x, u, scale):
-    """u (X, Y) as an image."""
-    return axis.imshow(u.T, extent=extent(x), **PIXELS, **scale)
-
-
 def map_width(x):
     """Width in inches of a map that is INCHES high."""
     left, right, bottom, top = extent(x)
     return INCHES * (right - left) / (top - bottom)
 
 
-def draw_colours(figure, images, panels, shown):
-    """The colour bars of the panels, or rows of panels, of a field: what `parts` returns. Those with the same
-    label share one."""
-    labels = [label for *_, label in shown]
-    for label in dict.fromkeys(labels):
-        own = [k for k, other in enumerate(labels) if other == label]
-        figure.colorbar(images[own[0]], ax=panels[own], label=label)
-
-
-def draw_maps(path, x, t, prediction, truth, fields, title):
-    """A PNG: truth, prediction and error at a few times in rows for every field, then the error over time."""
-    from matplotlib import pyplot as plt
-    n_rows = 1 if truth is None else 3
-    heights = [n_rows * (INCHES + .1) + .6] * len(fields)
-    if truth is not None:
-        heights.append(2.6)
-    columns = len(snapshots(t))
-    width = columns * (map_width(x) + .35) + 1.6
-    figure = plt.figure(figsize=(width, sum(heights) + .3), layout='constrained')
-    figure.suptitle(title)
-    rows = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for i, name in enumerate(fields):
-        draw_rows(rows[i], x, t, snapshots(t), parts(prediction, truth, i, name), name)
-    if truth is not None:
-        draw_error(rows[-1].subplots(), t, prediction, truth, dict(enumerate(fields)))
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-def draw_rows(figure, x, t, frames, shown, name):
-    """The panels of one field: what `parts` returns, a row each, at a few times."""
-    axes = figure.subplots(len(shown), len(frames), sharex=True, sharey=True, squeeze=False)
+def draw_block(figure, axes, x, frames, block):
+    """Draw panels as maps with colour bars; axes (panels, frames). Returns the last image of each panel."""
     images = []
-    for row, (what, u, scale, _) in zip(axes, shown):
+    for row, panel in zip(axes, block):
         for axis, frame in zip(row, frames):
-            image = draw_map(axis, x, u[frame], scale)
-        row[0].set_ylabel(f'{name}: {what}\ny')
+            image = axis.imshow(panel.values[frame].T, extent=extent(x), **PIXELS, **panel.scale)
+        figure.colorbar(image, ax=row, label=panel.label)
         images.append(image)
-    draw_colours(figure, images, axes, shown)
-    for axis, frame in zip(axes[0], frames):
-        axis.set_title(f't = {t[frame]:.2f} s', fontsize=10)
-    for axis in axes[-1]:
-        axis.set_xlabel('x')
-    axes[0, 0].locator_params(nbins=3)                               # all panels share the ticks
+    return images
 
 
-def map_panels(x, prediction, truth, fields):
-    """A figure with truth, prediction and error side by side, a row for each field. -> it, and a function
-    that draws one frame and returns what has changed"""
-    from matplotlib import pyplot as plt
-    columns = 1 if truth is None else 3
-    width = columns * (map_width(x) + .55)
-    size = (max(width, 5), len(fields) * (INCHES + .1) + .5)         # wide enough for the title
-    figure, axes = plt.subplots(len(fields), columns, figsize=size, layout='constrained', squeeze=False)
-    images = []
-    for i, name in enumerate(fields):
-        shown = parts(prediction, truth, i, name)
-        if truth is not None and (truth[..., i] == truth[:1, ..., i]).all():
-            shown = [('given', *shown[0][1:])]                 # a coefficient: there is nothing to predict
-        for axis in axes[i][len(shown):]:
-            axis.set_axis_off()
-        for axis, (what, u, scale, _) in zip(axes[i], shown):
-            images.append((draw_map(axis, x, u[0], scale), u))
-            axis.set(xticks=[], yticks=[])
-            axis.set_title(what, fontsize=9)
-        draw_colours(figure, [image for image, _ in images[-len(shown):]], axes[i], shown)
+def draw_maps(x, t, prediction, truth, fields):
+    """A figure of the panels of each field at a few times, and of the error over time."""
+    blocks = [panels(prediction, truth, i, name) for i, name in enumerate(fields)]
+    if truth is None:
+        return rows_of_maps(x, t, snapshots(t), blocks)
+    figure = rows_of_maps(x, t, snapshots(t), [*blocks, []])
+    draw_errors(figure.subfigs[-1].subplots(), t, prediction, truth, fields)
+    return figure
+
+
+def rows_of_maps(x, t, frames, blocks):
+    """A figure with a row for each panel in the lists `blocks`; an empty list leaves some space."""
+    width = len(frames) * (map_width(x) + .35) + 1.6
+    heights = [max(len(block), 1) * INCHES + .8 for block in blocks]
+    figure, rows = stacked(max(width, 5), heights)                   # wide enough for the title
+    for row, block in zip(rows, blocks):
+        if block:
+            axes = row.subplots(len(block), len(frames), sharex=True, sharey=True, squeeze=False)
+            draw_block(row, axes, x, frames, block)
+            label_frames(axes, t, frames)
+            for axis, panel in zip(axes[:, 0], block):
+                axis.set_ylabel(f'{panel.title}\ny')
+    return figure
+
+
+def label_frames(axes, t, frames):
+    """Times above the panels of the first row, 'x' below those of the last."""
+    for first, last, frame in zip(axes[0], axes[-1], frames):
+        first.set_title(f't = {t[frame]:.2f} s', fontsize=10)
+        last.set_xlabel('x')
+
+
+def moving_maps(x, prediction, truth, fields):
+    """A figure with the panels of each field side by side, and a function that shows a frame of them."""
+    n_columns = 1 if truth is None else 3
+    width = n_columns * (map_width(x) + .9)
+    height = len(fields) * (INCHES + .1) + .5
+    figure, axes = new_axes(max(width, 5), height, len(fields), n_columns)
+    maps = []
+    for i, row in enumerate(axes):
+        shown = panels(prediction, truth, i, fields[i])
+        maps += zip(draw_block(figure, row[:, None], x, [0], shown), shown)
+        for axis, panel in zip(row, shown):
+            axis.set(title=panel.title, xticks=[], yticks=[])
 
     def show(frame):
-        for image, u in images:
-            image.set_data(u[frame].T)
-        return [image for image, _ in images]
+        for image, panel in maps:
+            image.set_data(panel.values[frame].T)
 
     return figure, show
 
 
-def animate_maps(path, x, t, prediction, truth, fields, title):
-    """A GIF of these panels, frame by frame."""
-    figure, show = map_panels(x, prediction, truth, fields)
-
-    def show_with_time(frame):
-        figure.suptitle(f'{title}, t = {t[frame]:.2f} s', fontsize=9)
-        return show(frame)
-
-    animate(path, figure, show_with_time, len(t), dpi=68)            # 40 rough frames of 64²: 1.5 MB
-
-
-def draw_steady(path, x, t, prediction, truth, fields, title):
-    """A PNG of these panels for the last frame, which is all that a steady equation has."""
-    from matplotlib import pyplot as plt
-    figure, show = map_panels(x, prediction, truth, fields)
-    show(-1)
-    figure.suptitle(title, fontsize=9)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-# ---------------------------------------------------------------------------------------------
-# the members of an ensemble
-
-def draw_members(folder, x, t, members, truth, fields, title):
-    """members.png: the rollouts (M, T, *X, C) of one trajectory that differ by their noise, at the times that
-    the other pictures show too, but for that of frame 0, which all of them share."""
-    if not can_draw():
-        return
-    from matplotlib import pyplot as plt
-    make = draw_member_lines if len(x) == 1 else draw_member_maps
-    with np.errstate(invalid='ignore', over='ignore'):               # of members that blow up
-        mean = members.mean(0)
-        spread = members.std(0, ddof=1)
-    figure = make(x, t, snapshots(t)[1:], members, mean, spread, truth, fields)
-    figure.suptitle(title, fontsize=10)
-    path = os.path.join(folder, 'members.png')
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    say(f'-> {path}')
-
-
-def draw_member_lines(x, t, frames, members, mean, spread, truth, fields):
-    """-> a figure with a row of panels for each field, one for each of a few times."""
-    from matplotlib import pyplot as plt
-    x = x[0]
-    size = (max(3 * len(frames), 6) + .8, 3 * len(fields) + 1.2)
-    figure, axes = plt.subplots(len(fields), len(frames), figsize=size, layout='constrained', sharex=True,
-                                sharey='row', squeeze=False)
-    for i, (row, name) in enumerate(zip(axes, fields)):
-        for axis, frame in zip(row, frames):
-            middle = mean[frame, :, i]
-            half = spread[frame, :, i]
-            axis.fill_between(x, middle - half, middle + half, color='C0', alpha=.3, lw=0,
-                              label='mean ± standard deviation')
-            lines = axis.plot(x, members[:, frame, :, i].T, color='C0', lw=.7, alpha=.7)
-            lines[0].set_label('members')
-            if truth is not None:
-                axis.plot(x, truth[frame, :, i], color='.3', lw=3, alpha=.6, label='truth')
-            axis.plot(x, middle, color='C3', lw=1.5, label='mean')
-        row[0].set_ylabel(name)
-    for axis, frame in zip(axes[0], frames):
-        axis.set_title(f't = {t[frame]:.2f} s', fontsize=10)
-    for axis in axes[-1]:
-        axis.set_xlabel('x')
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc='outside lower center', ncols=len(labels), fontsize=8, frameon=False)
-    return figure
-
-
-def draw_member_maps(x, t, frames, members, mean, spread, truth, fields):
-    """-> a figure with rows for each field: the mean and two members, the spread, the error of the mean."""
-    from matplotlib import pyplot as plt
-    n_rows = 4 if truth is None else 5
-    height = n_rows * (INCHES + .1) + .6
-    width = max(len(frames) * (map_width(x) + .35) + 1.6, 5)         # wide enough for the title
-    figure = plt.figure(figsize=(width, height * len(fields) + .6), layout='constrained')
-    rows = figure.subfigures(len(fields), 1, squeeze=False)[:, 0]
+def member_maps(x, t, members, truth, fields):
+    """A figure of mean, two members, standard deviation and the error of the mean for each field."""
+    mean = members.mean(0)
+    spread = members.std(0, ddof=1)
+    blocks = []
     for i, name in enumerate(fields):
-        (_, u, scale, _), *error = parts(mean, truth, i, name)[-2:]
-        colours = {'cmap': 'magma', 'vmin': 0., 'vmax': max(value_range(spread[..., i])[1], 1e-9)}
-        shown = [
-            ('mean', u, scale, name),
-            ('member 1', members[0, ..., i], scale, name),
-            ('member 2', members[1, ..., i], scale, name),
-            ('standard deviation', spread[..., i], colours, f'spread of {name}'),
-            *[('mean - truth', *part) for _, *part in error]]
-        draw_rows(rows[i], x, t, frames, shown, name)
-    return figure
-
-
-# ---------------------------------------------------------------------------------------------
-# tokens, and several runs
-
-def draw_tokens(path, t, components, fractions, title):
-    """A PNG of the principal components of tokens (T, *tokens, n), with the fractions of the variance that
-    they have: each as an image over token and t with one axis, as maps at a few times with two."""
-    if not can_draw():
-        return
-    from matplotlib import pyplot as plt
-    draw_components = draw_token_lines if components.ndim == 3 else draw_token_maps
-    figure = draw_components(t, components, [f'component {i}: {f:.1%}' for i, f in enumerate(fractions, 1)])
-    figure.suptitle(f'{title}\nprincipal components of the tokens, and their shares of the variance')
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    say(f'-> {path}')
-
-
-def about_zero(u):
-    """Keywords of imshow for values that have no sign of their own."""
-    limit = max(map(abs, value_range(u))) or 1.
-    return {'cmap': 'RdBu_r', 'vmin': -limit, 'vmax': limit}
-
-
-def draw_token_lines(t, components, names):
-    """components (T, S, n) -> a figure with an image of each."""
-    from matplotlib import pyplot as plt
-    n_tokens = components.shape[1]
-    figure, axes = plt.subplots(1, len(names), figsize=(13, 4.2), layout='constrained', squeeze=False)
-    for axis, name, u in zip(axes[0], names, np.moveaxis(components, -1, 0)):
-        draw_over_time(axis, np.array([-.5, n_tokens - .5]), t, name, u, about_zero(u), None)
-        axis.set_xlabel('token')
-    return figure
-
-
-def draw_token_maps(t, components, names):
-    """components (T, S_x, S_y, n) -> a figure with a row of maps of each."""
-    from matplotlib import pyplot as plt
-    frames = snapshots(t)
-    tokens = [np.arange(n) for n in components.shape[1:-1]]
-    width = len(frames) * (map_width(tokens) + .1) + 1
-    figure, axes = plt.subplots(
-        len(names), len(frames), figsize=(width, len(names) * (INCHES + .1) + 1), layout='constrained',
-        sharex=True, sharey=True, squeeze=False)
-    for row, name, u in zip(axes, names, np.moveaxis(components, -1, 0)):
-        for axis, frame in zip(row, frames):
-            image = draw_map(axis, tokens, u[frame], about_zero(u))
-        row[0].set_ylabel(f'{name}\ntoken along y')
-        figure.colorbar(image, ax=row, fraction=.03, pad=.01)
-    for axis, frame in zip(axes[0], frames):
-        axis.set_title(f't = {t[frame]:.2f} s', fontsize=10)
-    for axis in axes[-1]:
-        axis.set_xlabel('token along x')
-    axes[0, 0].locator_params(integer=True, nbins=5)                 # all panels share the ticks
-    return figure
-
-
-def draw_comparison(path, curves, title):
-    """A PNG of errors over time. curves: [(label, times (T,), errors (T,)), ..], nan where one is not
-    finite."""
-    if not can_draw():
-        return
-    from matplotlib import pyplot as plt
-    figure, axis = plt.subplots(figsize=(7, 4.5), layout='constrained')
-    for label, t, errors in curves:
-        axis.plot(t, errors, marker='o' if len(t) <= FEW else None, label=label)
-    dress_error(axis, title)
-    axis.title.set_fontsize(9)                                       # the names of files are long
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    say(f'-> {path}')
+        of_mean = panels(mean, truth, i, name)
+        scale = of_mean[0].scale
+        deviation = spread[..., i]
+        block = [Panel('mean', mean[..., i], scale, name),
+                 Panel('member 1', members[0, ..., i], scale, name),
+                 Panel('member 2', members[1, ..., i], scale, name),
+                 Panel('standard deviation', deviation, colour_scale(deviation), f'spread of {name}')]
+        if truth is not None:
+            block.append(of_mean[-1]._replace(title='mean - truth'))
+        blocks.append(block)
+    return rows_of_maps(x, t, snapshots(t)[1:], blocks)

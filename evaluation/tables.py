@@ -1,24 +1,35 @@
 """
-Reports of results: what eval.py says of each checkpoint, a dictionary in JSON types, as text.
+Results as text. A result is what eval.py finds for one checkpoint, a dict of JSON types.
 
-Results of one task (the same rows of the same files, the same frames predicted) share a table with a column
-for each checkpoint. A comparison has a row for each run instead, and is also written as Markdown or CSV, or
-drawn as the error over time.
+Results of one task (the same rows of the same files, the same predicted frames) share a table with a column
+for each checkpoint. A comparison has a row for each run instead, and can also be written as Markdown or CSV,
+or drawn as the error over time.
 """
 import csv
 import math
 import os
 
-from grids import by
-from pictures import draw_comparison
+from grids import shape_text
 from runtime.checkpoint import whole_file
 from runtime.configurator import UserError, say
+
+
+
+def finite(value):
+    """A result with None in the place of inf and nan, which JSON does not have."""
+    if isinstance(value, dict):
+        return {name: finite(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [finite(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 # ---------------------------------------------------------------------------------------------
 # tables
 
-LONG = {                         # how the table calls what is known of long rollouts
+HORIZON = {                      # labels of the scores of long rollouts
     'nrmse': 'nrmse over {:g} s',
     'nrmse_end': 'nrmse after {:g} s',
     'correlation_time': 'correlation_time within {:g} s',
@@ -30,8 +41,7 @@ LONG = {                         # how the table calls what is known of long rol
 
 
 def task(r):
-    """What results have in common that can be compared: the same rows of the same files, and the same frames
-    predicted."""
+    """What two results must have in common to be compared: rows, files and predicted frames."""
     names = ('dataset', 'split', 'rows', 'initial_step', 'steps', 'dt')
     return {'data': [os.path.realpath(path) for path in r['data']], **{name: r[name] for name in names}}
 
@@ -40,8 +50,8 @@ def groups(results):
     """Results that can be compared, [[result, ...], ...]."""
     found = {}
     for r in results:
-        members = found.setdefault(repr(task(r)), [])
-        members.append(r)
+        group = found.setdefault(repr(task(r)), [])
+        group.append(r)
     return list(found.values())
 
 
@@ -71,7 +81,7 @@ def aligned(rows):
 
 
 def property_rows(results):
-    """[label, text of each result] of what is not a score."""
+    """[label, text of each result] of the properties of the checkpoints."""
     minutes = []
     memory = []
     for r in results:
@@ -84,7 +94,7 @@ def property_rows(results):
             ['parameters', *[f"{r['n_params']:,}" for r in results]],
             ['training time', *minutes],
             ['training memory', *memory],
-            ['grid', *[by(r['grid']) for r in results]]]
+            ['grid', *[shape_text(r['grid']) for r in results]]]
 
 
 def score_rows(results):
@@ -97,29 +107,30 @@ def score_rows(results):
         if name == 'nrmse':
             rows += nrmse_rows(results)
     for f in one.get('superres', ()):
-        rows += place_rows(f'nrmse on {f} x grid', results, 'superres', f)
-    for n in one.get('placements', ()):
-        rows.append(score_row(f'nrmse from {n} random points', results, 'placements', n, 'nrmse'))
-        rows.append(score_row('  over the trained input', results, 'placements', n, 'ratio'))
-    if 'random' in one:
-        rows += place_rows(f"nrmse at {one['random']['points']} random points", results, 'random')
-    if 'long' in one:
-        seconds = one['long']['seconds']
-        for name, label in LONG.items():
-            if name in one['long']:
-                rows.append(score_row(label.format(seconds), results, 'long', name))
+        rows += off_grid_rows(f'nrmse on {f} x grid', results, 'superres', f)
+    for n in one.get('input_points', ()):
+        rows.append(score_row(f'nrmse from {n} input points', results, 'input_points', n, 'nrmse'))
+        rows.append(score_row('  over the trained input', results, 'input_points', n, 'ratio'))
+    if 'random_points' in one:
+        n = one['random_points']['points']
+        rows += off_grid_rows(f'nrmse at {n} random points', results, 'random_points')
+    if 'horizon' in one:
+        seconds = one['horizon']['seconds']
+        for name, label in HORIZON.items():
+            if name in one['horizon']:
+                rows.append(score_row(label.format(seconds), results, 'horizon', name))
     return rows
 
 
-def place_rows(label, results, *keys):
-    """The scores at one place that is not the trained grid."""
+def off_grid_rows(label, results, *keys):
+    """The scores on one finer grid, or at random points."""
     return [score_row(label, results, *keys, 'nrmse'),
             score_row('  over nrmse', results, *keys, 'ratio'),
             score_row('  interpolated truth', results, *keys, 'floor')]
 
 
 def nrmse_rows(results):
-    """What nrmse consists of, and what it may be compared with."""
+    """nRMSE of each field and parameter, of the other rollout, and of the baselines."""
     one = results[0]
     other = 'reencode' if one['rollout'] == 'latent' else 'latent'
     rows = [score_row(f'  of {field}', results, 'by_field', field) for field in one.get('by_field', ())]
@@ -131,33 +142,34 @@ def nrmse_rows(results):
     return rows
 
 
-ENSEMBLE = {                     # columns of the table of rollouts by the operator and later stages
-    'members': 'members',
-    'flow_steps': 'steps',
-    'nrmse_member': 'nrmse of one',
-    'nrmse_mean': 'of the mean',
-    'crps': 'crps',
-    'spread_skill': 'spread/skill',
+ENSEMBLE = {                     # columns of the table of steppers
+    'n_members': 'n_members',
+    'flow_steps': 'flow_steps',
+    'nrmse_member': 'nrmse (member)',
+    'nrmse_mean': '(mean)',
+    'relative_crps': 'relative_crps',
+    'spread_skill': 'spread_skill',
     'coverage': 'coverage',
     'coverage_if_calibrated': '(calibrated)',
-    'frmse_high_member': 'frmse_high of one',
-    'frmse_high_mean': 'of the mean',
-    'spectral_energy_error_member': 'spectrum of one',
-    'correlation_time_member': 'correlation_time of one',
-    'correlation_time_mean': 'of the mean',
+    'frmse_high_member': 'frmse_high (member)',
+    'frmse_high_mean': '(mean)',
+    'spectral_energy_error_member': 'spectral_energy_error (member)',
+    'correlation_time_member': 'correlation_time (member)',
+    'correlation_time_mean': '(mean)',
     'ms_per_trajectory': 'ms'}
 
 
 def ensemble_table(found):
-    """Rollouts {by: scores}, as scores.ensembles gives them: a row each."""
-    rows = [['by', *ENSEMBLE.values()]]
-    for by_part, scores in found.items():
-        rows.append([by_part, *[as_text(scores.get(name)) for name in ENSEMBLE]])
+    """A row for each stepper of {stepper: scores}, as probabilistic.scores.ensembles gives them: scores of
+    single members and of their mean."""
+    rows = [['stepper', *ENSEMBLE.values()]]
+    for stepper, scores in found.items():
+        rows.append([stepper, *[as_text(scores.get(name)) for name in ENSEMBLE]])
     return aligned(rows)
 
 
 def search_table(found):
-    """What search.report found, as text."""
+    """The report of probabilistic/search.py as text."""
     columns = {'nrmse': 'nrmse', 'frmse_high': 'frmse_high', 'spectral_energy_error': 'spectrum',
                'correlation_time': 'correlation_time', 'evaluations': 'evaluations a step',
                'ms_per_trajectory': 'ms a trajectory'}
@@ -181,7 +193,7 @@ def score_row(label, results, *keys):
 
 
 def blown_up(r):
-    """Why a number of this result is missing."""
+    """Why a number of this result is missing: the first step at which the prediction is not finite."""
     for step, value in enumerate(r['per_step']['nrmse'], 1):
         if value is None:
             return f'inf at step {step}'
@@ -193,8 +205,8 @@ def blown_up(r):
 
 def compare(results, paths=(), below=None):
     """Print a table of runs, a row each, and write it to files by their endings, .md and .csv, and the errors
-    over time to a .png. below: the validation error down to which iterations are counted. Raises UserError
-    for runs on other data."""
+    over time to a .png. below: the validation error to which iterations are counted. Raises UserError for
+    runs on other data."""
     check_comparable(results)
     logs = [validations(r['ckpt']) for r in results]
     if below is None and logs[0]:
@@ -204,6 +216,7 @@ def compare(results, paths=(), below=None):
     say(f'\n{heading(results[0])}\n\n{aligned(texts)}')
     for path in paths:
         if path.endswith('.png'):
+            from evaluation.pictures import draw_comparison
             draw_comparison(path, [error_curve(r) for r in results], heading(results[0]))
             continue
         with whole_file(path, newline='') as file:
@@ -215,7 +228,7 @@ def compare(results, paths=(), below=None):
 
 
 def check_comparable(results):
-    """Raise UserError where runs were trained or scored on other data than the first one."""
+    """Raise UserError where runs were trained or evaluated on other data than the first one."""
     first = results[0]
     for r in results[1:]:
         if r['trained_on'] != first['trained_on']:
@@ -223,16 +236,16 @@ def check_comparable(results):
                             '(another file, parameter or number of trajectories): compare runs on the same')
         for name, value in task(r).items():
             if value != task(first)[name]:
-                raise UserError(f"--compare: '{r['ckpt']}' was scored with {name} {value}, '{first['ckpt']}' "
-                                f'with {task(first)[name]}: compare runs with the same')
+                raise UserError(f"--compare: '{r['ckpt']}' was evaluated with {name} {value}, "
+                                f"'{first['ckpt']}' with {task(first)[name]}: compare runs with the same")
 
 
 def validations(ckpt):
-    """The validation errors of a run, [(iteration, nRMSE), ...], by the log.csv beside its checkpoint; none
-    if that is not there."""
+    """The validation errors of a run, [(iteration, nRMSE), ...], from the log.csv beside its checkpoint; none
+    without that file."""
     path = os.path.join(os.path.dirname(ckpt), 'log.csv')
     if not os.path.exists(path):
-        say(f"eval: no log.csv beside '{ckpt}': its validation errors are not known")
+        say(f"eval: no log.csv beside '{ckpt}': its validation errors are unknown")
         return []
     with open(path, newline='') as file:
         rows = list(csv.DictReader(file))
@@ -240,7 +253,7 @@ def validations(ckpt):
 
 
 def comparison_rows(results, logs, below):
-    """[[header, ...], [values of a run, ...], ...]; None where a value is not known."""
+    """[[header, ...], [values of a run, ...], ...]; None where a value is unknown."""
     limit = '-' if below is None else f'{below:.4g}'
     rows = [['run', 'nRMSE latent', 're-encoding', 'recon', 'over first', 'parameters', 'training s',
              'memory GB', 'ms a trajectory', f'iterations to validation {limit}']]
@@ -256,7 +269,7 @@ def comparison_rows(results, logs, below):
 
 
 def run_name(r):
-    """The folder of a run that a result is of, or its file."""
+    """The folder of the run of a result, or the file of its checkpoint."""
     folder, name = os.path.split(r['ckpt'])
     return folder if folder and name == 'best.pt' else r['ckpt']
 
@@ -274,7 +287,7 @@ def markdown(rows):
 
 
 def error_curve(r):
-    """(name, times, errors) of a result, as draw_comparison takes them."""
+    """The error over time of a result, (name, times, errors)."""
     errors = [math.nan if error is None else error for error in r['per_step']['nrmse']]
     times = [(r['initial_step'] + step) * r['dt'] for step in range(len(errors))]
     return run_name(r), times, errors

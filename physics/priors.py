@@ -9,9 +9,9 @@ does not outweigh the others. Derivatives are those of equations/derivatives.py.
 import torch
 
 import equations
-from equations.derivatives import central, gradient, is_centred, mean, numbers
-from grids import axis_points
-from losses import Loss
+from equations.derivatives import central, divergence, gradient, is_centred, mean, numbers
+from runtime.inputs import axis_points
+from losses import Loss, mean_square
 from metrics import rms
 from runtime.configurator import UserError
 
@@ -75,12 +75,6 @@ def boundary(u, y, axes, entry):
     return torch.cat(defects, 1)
 
 
-def divergence(v, axes, periodic):
-    """Divergence of a velocity v (N, *X, d): (N, *X), between walls (N, *X - 2)."""
-    parts = [gradient(v[..., axis], axes, axis, periodic) for axis in range(len(axes))]
-    return sum(parts)
-
-
 def relative_divergence(u, y, axes, entry):
     """Divergence of the velocity in the fields u, in units of the rms of the true velocity gradient,
     (N, *X)."""
@@ -131,17 +125,13 @@ def mean_of_squares(defect):
     return defect.square().mean()
 
 
-def excess(defect, true_defect):
-    """Mean of |R(p) - R(y)|^2. R of the truth is not zero on a grid and at the long steps of a model, and a
-    prediction must not be pulled away from the truth."""
-    return (defect - true_defect).square().mean()
-
-
+# Residual and boundary violation are compared with those of the truth. These are not zero on a grid and at
+# the long steps of a model, and a prediction must not be pulled away from the truth.
 PRIORS = {
     'conservation': Loss(mean_of_squares, ('gap',), 0., ''),
-    'boundary': Loss(excess, ('wall_defect', 'true_wall_defect'), 0., ''),
+    'boundary': Loss(mean_square, ('wall_defect', 'true_wall_defect'), 0., ''),
     'divergence': Loss(mean_of_squares, ('velocity_divergence',), 0., ''),
-    'residual': Loss(excess, ('residual', 'true_residual'), 0., ''),
+    'residual': Loss(mean_square, ('residual', 'true_residual'), 0., ''),
 }
 
 
@@ -160,12 +150,12 @@ def add_priors(stage):
             why = 'with conserve=True every step keeps the integral as it is'
         if why:
             raise UserError(f'lambda_{name} does not apply to {cfg.pde}: {why}. Set --lambda_{name}=0')
-        if getattr(stage.settings, 'num_queries', 0):
+        if stage.settings.num_queries:
             raise UserError(f'lambda_{name} needs fields on the whole grid: --num_queries=0')
 
     def extend(outputs, batch):
         model = stage.model
-        x = [axis.to(batch.u) for axis in axes]
+        x = [axis.to(batch.u.dtype).to(batch.u.device) for axis in axes]         # MPS has no float64
         start = batch.u[:, :1] + batch.background
         field = outputs['field']                                     # (B, K, *grid, C)
         truth = outputs['truth']

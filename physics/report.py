@@ -1,6 +1,6 @@
 """
-The physics report of eval.py --physics: conserved integrals, energy, walls, divergence and the equation itself,
-of predictions and of the truth.
+The physics report of eval.py --physics: conserved integrals, energy, walls, divergence and residual of the
+equation, for predictions and for the truth.
 """
 import torch
 

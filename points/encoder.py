@@ -11,10 +11,11 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from grids import axis_points, pick, positions, query_points, random_points, values_at
+from grids import pick, positions, random_points, values_at
 from model import Float32Linear, GridEncoder, adamw
 from points.splines import Scattered, fewest_points, nearest
 from runtime.configurator import UserError
+from runtime.inputs import grid_points, query_points
 
 SMALLEST = 1e-6                        # lower limit of sizes in denominators
 LARGEST_SUM = 400.                     # of absolute weights, where the points surround the domain
@@ -94,9 +95,7 @@ class PointEncoder(GridEncoder):
             expected = f'(B, *space, {cfg.n_field})' if x is None else f'(B, P, {cfg.n_field})'
             raise UserError(f'u has shape {tuple(u.shape)}; expected {expected} with {d} space axes')
         if x is None:
-            axes = [axis_points(cfg, axis, n) for axis, n in enumerate(u.shape[1:-1])]
-            mesh = torch.meshgrid(*axes, indexing='ij')
-            x = torch.stack([axis.flatten() for axis in mesh], -1)
+            x = grid_points(cfg, u.shape[1:-1])
             u = u.flatten(1, -2)
         x = torch.as_tensor(x)
         x = query_points(cfg, x[:, None] if x.ndim == 1 else x, len(u), device)

@@ -25,11 +25,13 @@ from runtime.device import DATA, seed_of
 
 PART = 64                              # windows that are encoded at once
 TOLERANCE = .01                        # of tokens that are encoded again, relative to the largest
-# Keys and model arguments that cannot change the tokens; all others are part of the file's name.
-NOT_IN_NAME = {'out_dir', 'init_from', 'overwrite', 'stages', 'steppers', 'flow_dim', 'flow_depth', 'noise_dim',
-               'max_iters', 'max_minutes', 'patience', 'learning_rate', 'muon_lr', 'flow_steps', 'tau_schedule',
-               'n_members', 'eval_interval', 'log_interval', 'save_interval', 'n_validated', 'warmup_iters',
-               'checkpointing', 'data_dir', 'wandb_log', 'wandb_project', 'wandb_run_name'}
+# Keys and model arguments that cannot change the tokens; all others are part of the file's name. (The
+# settings of a stage hold its own values, so the dicts KEY_stage are left out as well.)
+NOT_IN_NAME = {'out_dir', 'init_from', 'overwrite', 'data_dir', 'memory_gb', 'stages', 'steppers', 'flow_dim',
+               'flow_depth', 'noise_dim', 'max_iters', 'max_minutes', 'patience', 'learning_rate', 'muon_lr',
+               'warmup_iters', 'flow_steps', 'tau_schedule', 'n_members', 'eval_interval', 'log_interval',
+               'save_interval', 'n_validated', 'checkpointing', 'wandb_log', 'wandb_project',
+               'wandb_run_name'}
 
 
 def check_cache(stage):
@@ -77,7 +79,8 @@ class CachedWindows:
         """A hash of all that the tokens follow from, except the code, of which `wrong` takes a sample."""
         t = self.windows.trajectories
         known = {**vars(self.stage.settings), **model_args(self.windows.model.cfg)}
-        known = {name: value for name, value in sorted(known.items()) if name not in NOT_IN_NAME}
+        known = [(name, value) for name, value in sorted(known.items())
+                 if name not in NOT_IN_NAME and not name.endswith('_stage')]
         sums = [t.mean.tolist(), t.mean_square.tolist(), t.moving_square.tolist()]
         about = [known, t.identity, sums, t.params.tolist(), self.shape, PART, self.machine.device.type,
                  self.machine.bf16]

@@ -1,14 +1,15 @@
 """
-Flows, and the stochastic steppers that they and noise make: what performs a step beside the operator.
+Flows and ensembles: the stochastic steppers of a model.
 
 Shapes: B batch, S tokens, D features of a token. `cfg` is a model.ModelConfig.
 """
 import math
+from contextlib import contextmanager
 
 import torch
 import torch.nn as nn
 
-from model import Block, Float32Linear, Operator, Transformer, adamw, ones_at, zero
+from model import Block, Float32Linear, Operator, Transformer, adamw, divides, ones_at, zero
 from runtime.configurator import UserError
 
 TIME_WAVES = [math.pi * 2 ** k for k in range(6)]            # angular frequencies of the embedding of tau
@@ -29,8 +30,12 @@ class Flow(nn.Module):
     """
 
     def __init__(self, cfg, n_context):
-        """n_context: number of token sets in the context."""
+        """n_context: number of token sets in the context. Raises UserError for sizes that no flow has."""
         super().__init__()
+        for name in ('flow_dim', 'flow_depth'):
+            if getattr(cfg, name) < 1:
+                raise UserError(f'{name}={getattr(cfg, name)} must be at least 1')
+        divides(cfg.n_head, cfg.flow_dim, 'n_head must divide flow_dim')
         shape = cfg.replace(arch='pure', attention='standard', hidden_dim=cfg.flow_dim, depth=cfg.flow_depth,
                             drop_path=0.)
         self.network = Transformer(shape, (1 + n_context) * cfg.latent_dim, layer_norm=True)
@@ -43,8 +48,8 @@ class Flow(nn.Module):
 
     @torch.no_grad()
     def fit(self, x, context):
-        """Take the size of every feature from samples x (n, S, D), context (n, S, n_context D). A millionth of
-        the largest size counts as 0."""
+        """Take the size of every feature from samples x (n, S, D), context (n, S, n_context D). A millionth
+        of the largest size counts as 0."""
         size = x.square().mean((0, 1)).sqrt()
         self.scale.copy_(torch.where(size > 1e-6 * size.max(), size, 0.))
         self.context_scale.copy_(context.square().mean((0, 1)).sqrt().clamp_min(1e-6))
@@ -53,7 +58,8 @@ class Flow(nn.Module):
         return x * torch.where(self.scale > 0, 1 / self.scale, 0.)
 
     def project(self, x):
-        """x (B, S, D) without features that are constant in the data and without means of conserved fields."""
+        """x (B, S, D) without features that are constant in the data and without the means of conserved
+        fields."""
         x = x * (self.scale > 0)
         return x - self.conserved * x.mean(1, keepdim=True)
 
@@ -130,14 +136,18 @@ class ConsistencyModel(Flow):
 # steppers: (tokens, condition, noise) -> tokens
 
 class Corrector(nn.Module):
-    """The operator's step plus a sample of its residual, E(u_{t+1}) - A(z), given z and A(z). n_steps: as
-    Flow.path takes them."""
+    """The operator's step plus a sample of its residual, E(u_{t+1}) - A(z), given z and A(z).
+
+    n_steps: sampling steps, as Flow.path takes them. Steppers without this attribute have no flow."""
     stochastic = True
+    kind = Flow
+    n_context = 2                      # token sets in the context of the flow
+    n_steps = 4
+    operator_calls = 1                 # evaluations of the operator in a step
 
     def __init__(self, cfg, model):
         super().__init__()
-        self.flow = Flow(cfg, 2)
-        self.n_steps = 4
+        self.flow = self.kind(cfg, self.n_context)
         self.operator = (model.operator,)                            # in a tuple, so its weights stay there
 
     def base_and_context(self, z, cond):
@@ -154,23 +164,40 @@ class Corrector(nn.Module):
 
 class DistilledCorrector(Corrector):
     """A corrector whose flow is a consistency model: one step is enough."""
-
-    def __init__(self, cfg, model):
-        super().__init__(cfg, model)
-        self.flow = ConsistencyModel(cfg, 2)
-        self.n_steps = 1
+    kind = ConsistencyModel
+    n_steps = 1
 
 
 class SteadyPrior(Corrector):
     """z plus a sample of E(u_{t+1}) - z given z, without the operator."""
-
-    def __init__(self, cfg, model):
-        super().__init__(cfg, model)
-        self.flow = Flow(cfg, 1)
+    n_context = 1
+    operator_calls = 0
 
     def base_and_context(self, z, cond):
         [operator] = self.operator
         return operator.shifted(z), z
+
+
+@contextmanager
+def sampling_steps(module, steps):
+    """In this context, a stepper with a flow samples in `steps` steps, as Flow.path takes them. With steps=0,
+    and for other steppers, nothing changes."""
+    has_flow = hasattr(module, 'n_steps')
+    before = module.n_steps if has_flow else None
+    try:
+        if has_flow and steps:
+            module.n_steps = steps
+        yield
+    finally:
+        if has_flow:
+            module.n_steps = before
+
+
+def evaluations(module, steps=0):
+    """Networks that a stochastic stepper evaluates in a step. steps: of its flow; 0: those that it has."""
+    if not hasattr(module, 'n_steps'):
+        return 1
+    return module.operator_calls + len(starts_of(steps or module.n_steps))
 
 
 class NoisyModulation(nn.Module):
@@ -189,11 +216,13 @@ class NoisyModulation(nn.Module):
 
 class Ensemble(Operator):
     """The operator with noise in every adaptive layer norm (arXiv 2506.10772): each noise vector gives a
-    member of an ensemble. Raises UserError for an operator without modulation."""
+    member of an ensemble. Raises UserError for an operator without such layer norms."""
     stochastic = True
 
     def __init__(self, cfg, model):
         super().__init__(cfg, model.operator.patches)
+        if cfg.noise_dim < 1:
+            raise UserError(f'noise_dim={cfg.noise_dim} must be at least 1')
         self.noise_dim = cfg.noise_dim
         blocks = [block for block in self.network.modules() if isinstance(block, Block)]
         if not blocks:

@@ -1,10 +1,13 @@
 """
-Scores of ensembles. members (N, M, T, *space, C) are M predictions of the truth y (N, T, *space, C).
+Scores of ensembles: fair CRPS, spread-skill ratio, coverage.
+
+members (N, M, T, *space, C) are M predictions of the truth y (N, T, *space, C).
 """
 import torch
 
 from evaluation.scores import ms_per_trajectory, predict, predicted_fields
 from metrics import metrics, nrmse, ratio, rms, space_of
+from probabilistic.flows import sampling_steps
 
 OF_A_STATE = ('frmse_high', 'correlation_time', 'spectral_energy_error')       # metrics of a single state
 
@@ -42,8 +45,9 @@ def crps(members, y):
     """The number `relative_crps` of ensemble_metrics() alone."""
     values = []
     for t in range(y.shape[1]):
-        value = relative_crps(members[:, :, t:t + 1].double(), y[:, t:t + 1].double())
-        values.append(float(value.mean()))
+        frame = members[:, :, t:t + 1].double()
+        truth = y[:, t:t + 1].double()
+        values.append(float(relative_crps(frame, truth).mean()))
     return sum(values) / len(values)
 
 
@@ -53,8 +57,9 @@ def spread_skill(members, y):
     n = members.shape[1]
     axes = (0, *space_of(y))
     variance = members.var(1).mean(axes)
-    error = (members.mean(1) - y).square().mean(axes)
-    return ratio(((n + 1) / n * variance).sqrt(), error.sqrt())
+    square = (members.mean(1) - y).square()
+    spread = ((n + 1) / n * variance).sqrt()
+    return ratio(spread, square.mean(axes).sqrt())
 
 
 def coverage(members, y):
@@ -71,7 +76,8 @@ def ensemble_metrics(members, y):
     for t in range(y.shape[1]):
         truth = y[:, t:t + 1].double()
         frame = members[:, :, t:t + 1].double()
-        of_frame = {'nrmse_member': nrmse(frame.flatten(0, 1), truth.repeat_interleave(n, 0)),
+        truth_of_members = truth.repeat_interleave(n, 0)
+        of_frame = {'nrmse_member': nrmse(frame.flatten(0, 1), truth_of_members),
                     'nrmse_mean': nrmse(frame.mean(1), truth),
                     'relative_crps': relative_crps(frame, truth)}
         if n > 1:
@@ -86,30 +92,31 @@ def ensemble_metrics(members, y):
 
 
 @torch.no_grad()
-def ensembles(model, u, params, initial_step, batch_size, advancers, members, flow_steps, at=None):
+def ensembles(model, u, params, initial_step, batch_size, steppers, n_members, flow_steps=0, seen_at=None):
     """
-    Rollouts by each of `advancers` (names in model.BY), of which all but the operator draw noise and make so
-    many members of each trajectory: {name: {metric: number}}.
+    Scores of rollouts by each of `steppers`, {stepper: {metric: number}}. A stochastic stepper makes
+    n_members rollouts of each trajectory.
 
-    Of the metrics of a single state, those of the first member and of the mean of all are given. at (P, d):
-    as predict has it.
+    u (N, T, *grid, C), params, initial_step, batch_size, seen_at: as evaluation.scores.predict takes them.
+    flow_steps: sampling steps of a flow; 0: those that the model has. Metrics of a single state are those of
+    the first member and of the mean of all.
     """
     u0 = predicted_fields(model, u[:, initial_step - 1])
     y = predicted_fields(model, u[:, initial_step:])
     found = {}
     for name in steppers:
         module = model.stepper(name)
-        if flow_steps and hasattr(module, 'n_steps'):
-            module.n_steps = flow_steps
         n = n_members if module.stochastic else 1
-        p = predict(model, u, params, initial_step, batch_size, seen_at=seen_at, stepper=name, n_members=n)
-        p = predicted_fields(model, p)
-        result = {'n_members': n, 'flow_steps': getattr(module, 'n_steps', None), **ensemble_metrics(p, y)}
+        with sampling_steps(module, flow_steps):
+            p = predict(model, u, params, initial_step, batch_size, seen_at=seen_at, stepper=name,
+                        n_members=n)
+            p = predicted_fields(model, p)
+            result = {'n_members': n, 'flow_steps': getattr(module, 'n_steps', None),
+                      **ensemble_metrics(p, y)}
+            ms = ms_per_trajectory(model, u, params, initial_step, batch_size, stepper=name)
         for what, one in (('member', p[:, 0]), ('mean', p.mean(1))):
             values, _ = metrics(one, y, u0, model.cfg.dt)
             for metric in OF_A_STATE:
                 result[f'{metric}_{what}'] = values[metric]
-        result['ms_per_trajectory'] = ms_per_trajectory(model, u, params, initial_step, batch_size,
-                                                        stepper=name)
-        found[name] = result
+        found[name] = {**result, 'ms_per_trajectory': ms}
     return found

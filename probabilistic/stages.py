@@ -1,7 +1,7 @@
 """
 The later stages. Each trains a stepper of its own name; encoder, operator and decoder are frozen.
 
-    python train.py config/ks_full.py            # stages = operator, diff_residual, consistency_distill, ensemble
+    python train.py config/ks_full.py    # stages: operator, diff_residual, consistency_distill, ensemble
 """
 import torch
 
@@ -14,8 +14,8 @@ SAMPLES = 512                          # windows from which a flow takes the siz
 TAU_SHAPE = 1.2                        # a flow is trained at times drawn from Beta(1.2, 1.2)
 
 
-def draw(device):
-    """A function (*shape) -> Gaussian numbers of torch's own generator."""
+def gaussian(device):
+    """A function (*shape) -> Gaussian numbers from torch's global generator."""
     def noise(*shape):
         return torch.randn(*shape, device=device)
 
@@ -42,9 +42,10 @@ class DiffResidualStage(LaterStage):
     """
     A corrector: flow matching of the operator's residual, E(u_{t+1}) - A(z), given z and A(z).
 
-    With unroll above 1, z is a latent of the corrected model's own rollout of fewer steps than that, so the
-    flow learns to correct its own errors. With a learned encoder, train with inverse decoding before.
-    Without it, rolled-out latents leave the range of the encoder and the corrector makes the rollout worse.
+    With unroll above 1, z is a latent of the corrected model's own rollout, of fewer than `unroll` steps. So
+    the flow learns to correct its own errors. With a learned encoder, train the operator with inverse
+    decoding. Without that, rolled-out latents leave the range of the encoder and the corrector makes the
+    rollout worse.
     """
     trains = ('diff_residual',)
     stepper = 'diff_residual'
@@ -55,7 +56,7 @@ class DiffResidualStage(LaterStage):
         super().__init__(model, settings)
         if settings.flow_steps < 1:
             raise UserError(f'flow_steps={settings.flow_steps} must be at least 1')
-        self.flow = self.module.flow
+        self.flow = self.module.flow                                 # what is trained
         self.module.n_steps = settings.flow_steps
 
     @torch.no_grad()
@@ -67,6 +68,7 @@ class DiffResidualStage(LaterStage):
         return windows
 
     def fit(self, windows):
+        """Before the training of a flow: scale its features."""
         index = torch.arange(0, windows.n_windows, max(1, windows.n_windows // SAMPLES))
         pairs = []
         for part in index.split(64):
@@ -78,18 +80,18 @@ class DiffResidualStage(LaterStage):
         self.flow.fit(x, context)
 
     def tokens(self, batch, k):
-        """Encodings of frame k of the windows, (B, S, D)."""
+        """Encodings of frame k of the windows, (B, S, D), from the cache if there is one."""
         return self.encode(batch.u[:, k], batch) if batch.z is None else batch.z[:, k]
 
     @torch.no_grad()
     def states(self, batch):
-        """Latents (B, S, D) after some steps of the model's own rollout, the number of these steps, and the
-        condition."""
+        """Latents (B, S, D) after a random number of steps of the model's own rollout, this number, and the
+        condition of the steps."""
         condition = self.model.condition(batch.dt, batch.params)
         steps = int(torch.randint(self.settings.unroll, ()))
         z = self.tokens(batch, 0)
         for _ in range(steps):
-            z = self.module(z, condition, draw(z.device))
+            z = self.module(z, condition, gaussian(z.device))
         return z, steps, condition
 
     def forward(self, batch, progress):
@@ -103,7 +105,7 @@ class DiffResidualStage(LaterStage):
         velocity, true_velocity = self.flow.prediction_and_target(
             x, tau.to(x.device, non_blocking=True), noise, context, condition)
         loss = mean_square(velocity, true_velocity)
-        return loss, {'flow': loss.detach()}
+        return loss, {'flow_loss': loss.detach()}
 
 
 class SteadyPriorStage(DiffResidualStage):
@@ -115,24 +117,27 @@ class SteadyPriorStage(DiffResidualStage):
 
 
 class ConsistencyDistillStage(DiffResidualStage):
-    """A one-step student of the corrector. From every point of the teacher's trajectory from noise to a
-    sample, the student learns to predict the end. The teacher takes tau_schedule steps, one number for each
-    of equal parts of the stage."""
+    """A one-step student of the corrector (arXiv 2303.01469). From every point of the teacher's trajectory
+    from noise to a sample, the student learns to predict the end. tau_schedule holds the number of the
+    teacher's steps, one for each of equal parts of the stage."""
     trains = ('consistency_distill',)
     stepper = 'consistency_distill'
     defaults = {'max_iters': 1000, 'unroll': 4, 'flow_steps': 1, 'learning_rate': 3e-4, 'muon_lr': 3e-3}
 
     def __init__(self, model, settings):
         if 'diff_residual' not in model.cfg.steppers:
-            raise UserError('the stage consistency_distill needs the stage diff_residual before it')
+            raise UserError('the stage consistency_distill needs the stage diff_residual before it: '
+                            '--stages=operator,diff_residual,consistency_distill')
         order = settings.stages
         if 'diff_residual' in order and order.index('diff_residual') > order.index('consistency_distill'):
-            raise UserError(f"stages={','.join(order)}: consistency_distill must come after diff_residual")
+            raise UserError(f'stages={",".join(order)}: consistency_distill must come after diff_residual')
         if not settings.tau_schedule or min(settings.tau_schedule) < 1:
-            raise UserError(f'tau_schedule={settings.tau_schedule} must hold numbers of steps, as 8 or 4,8')
+            raise UserError(f'tau_schedule={settings.tau_schedule} must hold numbers of steps, at least 1 '
+                            'each, such as 8 or 4,8')
         super().__init__(model, settings)
 
     def fit(self, windows):
+        """Before the training: take the weights of the teacher."""
         self.flow.load_state_dict(self.model.diff_residual.flow.state_dict())
 
     def forward(self, batch, progress):
@@ -146,7 +151,7 @@ class ConsistencyDistillStage(DiffResidualStage):
             noise = self.flow.project(torch.randn_like(z))
             begins, end = self.model.diff_residual.flow.path(noise, context, condition, n_steps)
         loss = mean_square(self.flow.end(*begins[start], context, condition), end)
-        return loss, {'distill': loss.detach()}
+        return loss, {'distill_loss': loss.detach()}
 
 
 class EnsembleStage(LaterStage):
@@ -177,7 +182,7 @@ class EnsembleStage(LaterStage):
             condition = self.model.condition(batch.dt, batch.params).repeat_interleave(n, 0)
         latents = []
         for _ in range(steps):
-            z = self.module(z, condition, draw(z.device))
+            z = self.module(z, condition, gaussian(z.device))
             latents.append(z)
         latents = torch.stack(latents, 1).view(len(batch.u), -1, *z.shape[1:])           # (B, M K, S, D)
         outputs = {'members': self.decode(latents, batch).unflatten(1, (n, steps)),

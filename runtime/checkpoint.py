@@ -182,3 +182,19 @@ def load_checkpoint(path):
             raise UserError(f"'{path}' lacks '{name}': it was not written by train.py")
     _check_weights(path, state)
     return state
+
+
+def tuples(value):
+    """JSON's lists as the tuples that they were."""
+    return tuple(tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def check_shapes(path, weights, expected, new_modules=()):
+    """Raise UserError unless weights have the names and shapes of those expected; new modules may lack
+    theirs."""
+    there = {name: value.shape for name, value in weights.items()}
+    shapes = {name: value.shape for name, value in expected.items()}
+    old = {name for name in shapes if name.split('.')[0] not in new_modules}
+    wrong = [name for name in old | there.keys() if shapes.get(name) != there.get(name)]
+    if wrong:
+        raise UserError(f"'{path}': weights and model arguments disagree at {', '.join(sorted(wrong)[:4])}")

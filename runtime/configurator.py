@@ -231,6 +231,19 @@ def among(name, value, allowed):
     raise UserError(f"{name}={value} is not one of {', '.join(allowed)}")
 
 
+def parse_flags(parser, argv):
+    """The flags of an argparse.ArgumentParser with allow_abbrev=False. Raises UserError for a flag of an
+    earlier version, with what replaced it; ends the program for any other unknown one, as argparse does."""
+    args, others = parser.parse_known_args(argv)
+    for word in others:
+        name = word.partition('=')[0]
+        if RENAMED.get(name[2:]):
+            raise UserError(f'the flag {name} was removed: {RENAMED[name[2:]]}')
+    if others:
+        parser.error(f"unknown arguments: {' '.join(others)}")
+    return args
+
+
 # --- config files ------------------------------------------------------------
 
 def _parse(path, keys):
@@ -416,8 +429,8 @@ def configure(defaults, argv, source, groups={}, stages={}, more=None):
     defaults: globals() of the script; its public numbers, texts, bools, tuples, lists and Nones are the keys.
     argv: sys.argv[1:]. source: the script's path, for --help, which exits 0. groups: further keys,
     {heading: {name: (default, comment)}}. stages: {'operator_stage': names of the keys of which this stage may
-    have its own value}. more: a function of the value of the key `dataset` -> {name: default}, keys that
-    exist for this value: parameters of the equation.
+    have its own value}. more: a function of the value of the key `dataset` (None: of any) -> {name: default},
+    keys that exist for this value: parameters of the equation.
 
     Raises UserError.
     """
@@ -425,6 +438,9 @@ def configure(defaults, argv, source, groups={}, stages={}, more=None):
              if not name.startswith('_') and type(value) in _PLAIN_TYPES}
     if '--help' in argv or '-h' in argv:
         doc = (defaults.get('__doc__') or '').strip()
+        if more:
+            parameters = {name: (default, '') for name, default in more(None).items()}
+            groups = {**groups, 'parameters of the equations (None: the default of the equation)': parameters}
         print(f'{doc}\n\nKeys, defaults:\n{_help(plain, stages, source, groups)}', flush=True)
         sys.exit(0)
     plain = with_groups(plain, groups)

@@ -33,6 +33,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from runtime import extensions
 from runtime.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint, whole_file
 from runtime.configurator import UserError
 
@@ -200,6 +201,15 @@ class Run:
         self.machine.say(text)
 
     # ---- stages
+
+    def with_steppers_there(self, cfg):
+        """A ModelConfig that also has the steppers of the checkpoint which is resumed or fine-tuned."""
+        state = self.state or self.parent
+        if not state:
+            return cfg
+        there = state['model_args']['steppers']
+        extensions.load({'steppers': there})
+        return cfg.replace(steppers=(*there, *(name for name in cfg.steppers if name not in there)))
 
     def restore(self, build, args):
         """

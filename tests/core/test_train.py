@@ -1,5 +1,5 @@
-"""train.py as a user runs it: end to end, in stages, on two processes, with every config. Its faults are in
-test_faults.py."""
+"""train.py as a user runs it: end to end, in stages, on two processes, with every config, and with a loss, a
+stage and a key of one's own. Its faults are in test_faults.py."""
 import csv
 import glob
 import json
@@ -7,21 +7,25 @@ import math
 import os
 import subprocess
 import sys
+from functools import partial
 
-import h5py
 import numpy as np
 import pytest
 import torch
 
+import losses
 import optim
 import runtime.run
-from conftest import (ENV, ROOT, TIMEOUT, TWO_STAGES, close, equal, refused, rows_of, smoke_args, state_of,
-                      train_here, two_processes, weights)
+from conftest import (ENV, ROOT, TIMEOUT, TWO_STAGES, Child, close, equal, refused, rows_of, smoke_args,
+                      state_of, stop_at, train_here, two_processes, weights, write)
+from evaluation.scores import rollout_error
 from grids import Patches
+from losses import Loss, relative_l2
 from model import load
-from stages import OperatorStage
+from runtime import configurator
 
 STILL = ['--learning_rate=1e-12', '--muon_lr=1e-12']               # nothing moves, so no validation is better
+STILL += ['--second_stage.learning_rate=1e-12', '--second_stage.muon_lr=1e-12']
 
 
 def column(folder, name, stage=None):
@@ -53,17 +57,28 @@ def test_smoke_run_leaves_a_folder_that_describes_itself(smoke):
         assert json.load(file) == state['config']
 
 
+def note_modules(path):
+    with open(path, 'w') as file:
+        json.dump(sorted(sys.modules), file)
+
+
+def test_the_core_imports_no_extension(tmp_path, burgers_file):
+    """Seen after a validation and a checkpoint."""
+    path = tmp_path / 'modules.json'
+    child = Child(tmp_path, *smoke_args(burgers_file, tmp_path / 'o'), '--max_iters=3', '--eval_interval=1',
+                  '--save_interval=1', before=[partial(stop_at, 3, partial(note_modules, path))])
+    assert child.wait() == 0, child.text('err')
+    with open(path) as file:
+        modules = {name.partition('.')[0] for name in json.load(file)}
+    assert {'losses', 'model', 'data', 'evaluation'} <= modules
+    assert not modules & {'probabilistic', 'points', 'physics', 'peers'}
+
+
 def test_windows_move_on_with_the_tokens(tmp_path, monkeypatch):
-    """Fields that stand still: to an untrained model, which is persistence, all its latents are right, and
-    stay so."""
+    """An untrained model is persistence. On fields that stand still, all its latents are right and stay so."""
     x = (np.arange(1024) + .5) / 1024
     u = np.sin(2 * np.pi * (x + np.arange(20)[:, None] / 20))[:, None] * np.ones((201, 1))
-    path = tmp_path / 'still.hdf5'
-    with h5py.File(path, 'w') as file:
-        file['tensor'] = u.astype(np.float32)
-        file['x-coordinate'] = x.astype(np.float32)
-        file['t-coordinate'] = (np.arange(202) * .01).astype(np.float32)
-        file.attrs['Nu'] = .01
+    path = write(tmp_path / 'still.hdf5', u, .01)
     train_here(monkeypatch, *smoke_args(path, tmp_path / 'o'), '--max_iters=1', '--log_interval=1',
                '--unroll_start=2')
     row = rows_of(tmp_path / 'o')[0]
@@ -72,10 +87,8 @@ def test_windows_move_on_with_the_tokens(tmp_path, monkeypatch):
 
 def test_one_batch_over_fits(tmp_path, train):
     """Eight windows, seen again and again, are learnt: a wiring fault anywhere would show."""
-    args = ['--max_iters=100', '--shift=false', '--flip=false', '--query_stride=16', '--early=8',
-            '--n_trajectories=3', '--batch_size=8', '--learning_rate=5e-3', '--log_interval=5',
-            '--eval_interval=1000']
-    train(tmp_path / 'o', *args)
+    train(tmp_path / 'o', '--max_iters=60', '--symmetries=false', '--early_bias=8', '--n_trajectories=3',
+          '--batch_size=8', '--learning_rate=5e-3', '--log_interval=5', '--eval_interval=1000')
     field = column(tmp_path / 'o', 'field')
     assert field[-1] < .5 * max(field), field
 
@@ -87,174 +100,208 @@ def test_fine_tuning_starts_from_the_best_weights(smoke, tmp_path, train):
 
 
 def test_components_of_the_data_stay_with_the_weights(tmp_path, train):
-    args = ['--basis=components', '--latent_dim=3', '--token_shift=0', '--max_iters=4']
-    train(f'{tmp_path}/whole', *args)
-    model = load(f'{tmp_path}/whole')
-    modes = model.encoder.patches.modes
-    assert modes is model.decoder.patches.modes is model.operator.patches.modes
-    windows = train(f'{tmp_path}/again', *args)['windows']
-    again = load(f'{tmp_path}/again').encoder.patches
-    close(again.modes, modes)
-    u = windows.frames(50)
-    p = Patches(model.cfg)                                           # cosines
-    assert (again.to_grid(again.to_tokens(u)) - u).norm() < .98 * (p.to_grid(p.to_tokens(u)) - u).norm()
+    args = ['--basis=components', '--latent_dim=3', '--token_shift=0', '--max_iters=1', '--encoder_dim=0',
+            '--decoder_dim=0']
+    windows = train(f'{tmp_path}/o', *args)['windows']
+    model = load(f'{tmp_path}/o')
+    p = model.encoder.patches
+    assert p.modes is model.decoder.patches.modes is model.operator.patches.modes
+    again = Patches(model.cfg)                                       # cosines
+    u = windows.frames(1000)
+    assert (p.to_grid(p.to_tokens(u)) - u).norm() < .995 * (again.to_grid(again.to_tokens(u)) - u).norm()
+    again.fit(u)
+    close(again.modes, p.modes)
 
 
-def test_patience_stops_early(tmp_path, train):
-    g = train(tmp_path / 'o', '--eval_interval=1', '--patience=2', '--max_iters=50', *STILL)
-    best = state_of(tmp_path / 'o', 'best.pt')['iter']
-    assert g['run'].total == best + 2 < 50
+def test_validation_does_not_depend_on_the_batch_size(tmp_path, train):
+    """It takes the first n_validated trajectories."""
+    g = train(tmp_path / 'o', '--max_iters=0', '--n_validated=1', '--n_trajectories=20', '--batch_size=2')
+    assert len(g['trajectories'].val) == 2
+    errors = []
+    for n_validated, batch_size in ((1, 1), (1, 8), (2, 1), (2, 8)):
+        g['stage'].settings.batch_size = batch_size
+        errors.append(rollout_error(g['model'], g['stage'], g['trajectories'], 1, n_validated))
+    assert errors[0] == pytest.approx(errors[1], rel=1e-5) and errors[2] == pytest.approx(errors[3], rel=1e-5)
+    assert errors[0] != pytest.approx(errors[2], rel=1e-2)
+    with g['torch'].no_grad():
+        assert g['validation_error']() == pytest.approx(errors[0], rel=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------
+# what a user adds
+
+def slope(p, y):
+    return relative_l2(p.diff(dim=2), y.diff(dim=2))
+
+
+def test_a_loss_is_a_function_and_a_line(tmp_path, train, monkeypatch):
+    """Its weight is a key, of a stage as well, and its value is logged."""
+    monkeypatch.setitem(losses.LOSSES, 'slope', Loss(slope, ('field', 'truth'), 0., 'error of differences'))
+    train(tmp_path / 'o', '--max_iters=2', '--log_interval=1', '--operator_stage.lambda_slope=.3')
+    terms = {'field': 1., 'latent': 10., 'inverse_encoding': 50., 'spectral': .05, 'slope': .3}
+    for row in rows_of(tmp_path / 'o'):
+        assert float(row['slope']) > 0
+        total = sum(weight * float(row[name]) for name, weight in terms.items())
+        assert total == pytest.approx(float(row['loss']), rel=1e-4)
+    assert 'lambda_slop' in refused(train, tmp_path / 'p', '--lambda_slop=1')
+
+
+def test_a_model_key_is_a_line(tmp_path, copy, burgers_file, monkeypatch):
+    """The configuration has it, the checkpoint keeps it, and an older run goes on."""
+    with open(os.path.join(ROOT, 'train.py')) as file:
+        text = file.read()
+    before = "halo = 2 "
+    assert text.count(before) == 1
+    script = tmp_path / 'train.py'
+    script.write_text(text.replace(before, f'wiggle = 3                         # a number of mine\n{before}'))
+    args = smoke_args(burgers_file, tmp_path / 'o')
+    g = train_here(monkeypatch, *args, '--max_iters=1', '--wiggle=5', script=str(script))
+    assert g['model'].cfg.wiggle == 5 and load(str(tmp_path / 'o')).cfg.wiggle == 5
+    g = train_here(monkeypatch, *smoke_args(burgers_file, copy), '--max_iters=21', script=str(script))
+    assert g['run'].total == 21 and g['model'].cfg.wiggle == 3
+    assert 'wiggle: 3 there, 4 now' in refused(
+        train_here, monkeypatch, *smoke_args(burgers_file, copy), '--wiggle=4', script=str(script))
 
 
 # ---------------------------------------------------------------------------------------------
 # two stages
 
+STAGED = [*TWO_STAGES, '--max_iters=6', '--second_stage.max_iters=5', '--log_interval=1', '--eval_interval=2',
+          '--warmup_iters=2', '--time_stride=20']
+
+
 @pytest.fixture(scope='module')
 def staged(tmp_path_factory, burgers_file):
-    """A finished run of 6 iterations of the operator and 5 of the decoder, and the globals of train.py."""
+    """A finished run of 6 iterations of the operator and 5 of the second stage, and the globals of
+    train.py."""
     folder = tmp_path_factory.mktemp('staged') / 'o'
     with pytest.MonkeyPatch.context() as monkeypatch:
-        g = train_here(monkeypatch, *smoke_args(burgers_file, folder), *TWO_STAGES, '--max_iters=6',
-                       '--decoder_stage.max_iters=5', '--log_interval=1', '--eval_interval=2',
-                       '--warmup_iters=2')
+        g = train_here(monkeypatch, *smoke_args(burgers_file, folder), *STAGED)
     return folder, g
 
 
 def test_the_log_counts_through_the_stages(staged):
+    """Each stage has columns for the numbers that it returns."""
     folder, g = staged
     rows = rows_of(folder)
     assert [(int(row['iter']), row['stage']) for row in rows] == [
-        *((i, 'operator') for i in range(1, 7)), *((i, 'decoder') for i in range(7, 12))]
+        *((i, 'operator') for i in range(1, 7)), *((i, 'second') for i in range(7, 12))]
     assert [i + 1 for i, row in enumerate(rows) if row['val_nrmse']] == [2, 4, 6, 8, 10, 11]
     for row in rows:
-        assert row['field'] and row['spectral']
-        assert bool(row['latent']) == bool(row['inverse_encoding']) == (row['stage'] == 'operator')
+        assert bool(row['field']) == bool(row['latent']) == (row['stage'] == 'operator')
+        assert bool(row['step_error']) == bool(row['size']) == (row['stage'] == 'second')
+    assert column(folder, 'step_error') == column(folder, 'loss', 'second')
     seconds = column(folder, 'train_seconds')
     assert seconds == sorted(seconds)
     assert g['run'].total == 11 and state_of(folder)['stage_iter'] == 5
 
 
-@pytest.mark.parametrize('stage, n, peak, muon', [('operator', 6, 1e-3, .01), ('decoder', 5, 3e-4, 3e-3)])
+@pytest.mark.parametrize('at', [7, 9])
+def test_numbers_of_a_stage_of_ones_own_after_a_resume(at, staged, tmp_path, train, cut):
+    """Cut before the stage has a row in the log, and after."""
+    cut(at, tmp_path / 'o', *STAGED, '--save_interval=1')
+    assert ('step_error' in rows_of(tmp_path / 'o')[-1]) == (at == 9)
+    train(tmp_path / 'o', *STAGED, '--save_interval=1')
+    assert rows_of(tmp_path / 'o') == rows_of(staged[0])
+
+
+@pytest.mark.parametrize('stage, n, peak, muon', [('operator', 6, 1e-3, .01), ('second', 5, 3e-4, 3e-3)])
 def test_each_stage_has_its_own_learning_rates_and_schedule(staged, stage, n, peak, muon):
     folder, g = staged
-    expected = [peak * optim.schedule(i / n, i, 2, .01) for i in range(n)]
+    expected = [peak * optim.schedule(i / n, i, 2) for i in range(n)]
     assert column(folder, 'learning_rate', stage) == pytest.approx(expected, rel=1e-12)
-    if stage == 'decoder':
+    if stage == 'second':
         rates = [group['base_lr'] for optimizer in g['optimizers'] for group in optimizer.param_groups]
         assert set(rates) == {peak, muon}
 
 
-def test_the_decoder_stage_starts_from_the_best_of_the_operator_stage(staged, tmp_path, train):
+def test_the_second_stage_starts_from_the_best_of_the_first(staged, tmp_path, train):
+    """What it does not train stays as it is, and a run that ended after the first goes on with it."""
     folder, _ = staged
-    train(tmp_path / 'o', '--max_iters=6', '--log_interval=1', '--eval_interval=2', '--warmup_iters=2')
+    args = [arg for arg in STAGED if arg not in TWO_STAGES]
+    train(tmp_path / 'o', *args)
     first = state_of(tmp_path / 'o', 'best.pt')
-    frozen = part_of(first['ema'], 'encoder', 'operator')
+    frozen = part_of(first['ema'], 'encoder', 'decoder')
     for name in ('last.pt', 'best.pt'):
         state = state_of(folder, name)
-        assert equal(part_of(state['model'], 'encoder', 'operator'), frozen)
-        assert equal(part_of(state['ema'], 'encoder', 'operator'), frozen)
-    assert not equal(part_of(state_of(folder)['model'], 'decoder'), part_of(first['ema'], 'decoder'))
-    assert column(folder, 'val_nrmse', 'operator') == column(tmp_path / 'o', 'val_nrmse')
+        assert equal(part_of(state['model'], 'encoder', 'decoder'), frozen)
+        assert equal(part_of(state['ema'], 'encoder', 'decoder'), frozen)
+    assert not equal(part_of(state_of(folder)['model'], 'operator'), part_of(first['ema'], 'operator'))
+    train(tmp_path / 'o', *STAGED)
+    assert rows_of(tmp_path / 'o') == rows_of(folder)
+    for name in ('last.pt', 'best.pt'):
+        assert equal(weights(tmp_path / 'o', name), weights(folder, name))
 
 
 def test_what_is_loaded_is_the_best_of_the_last_stage(staged):
     folder, g = staged
     best = state_of(folder, 'best.pt')
-    assert best['stage'] == 'decoder'
+    assert best['stage'] == 'second'
     operator = column(folder, 'val_nrmse', 'operator')
-    decoder = column(folder, 'val_nrmse', 'decoder')
-    assert best['best'] == min(min(operator), *decoder)
+    assert best['best'] == min(min(operator), *column(folder, 'val_nrmse', 'second'))
     m = load(str(folder))
     assert equal(m.state_dict(), best['ema'])
-    assert g['validate'](m, 8, g['stage']) == best['best']
+    assert rollout_error(m, g['stage'], g['trajectories'], 1, 64) == best['best']
 
 
 def test_a_later_stage_is_never_worse_than_it_begins(tmp_path, train, capsys):
-    """The decoder gets worse from its first iteration on; its beginning, the best of the operator stage, is
-    kept, and the user is told."""
-    train(tmp_path / 'o', *TWO_STAGES, '--max_iters=2', '--decoder_stage.max_iters=4', '--eval_interval=1',
-          '--decoder_stage.learning_rate=.3', '--decoder_stage.muon_lr=1', '--warmup_iters=0',
-          '--min_lr_ratio=1', '--decoder_stage.ema_decay=0')
+    """The second stage gets worse from its first iteration on. What it began with, the best of the first
+    stage, is kept, and the user is told."""
+    train(tmp_path / 'o', *TWO_STAGES, '--max_iters=2', '--second_stage.max_iters=4', '--eval_interval=1',
+          '--second_stage.learning_rate=.03', '--second_stage.muon_lr=.3', '--warmup_iters=0',
+          '--second_stage.ema_decay=0', '--time_stride=20')
     best = state_of(tmp_path / 'o', 'best.pt')
-    assert best['stage'] == 'decoder' and best['stage_iter'] == 0
+    assert best['stage'] == 'second' and best['stage_iter'] == 0
     assert best['best'] == min(column(tmp_path / 'o', 'val_nrmse', 'operator'))
-    assert min(column(tmp_path / 'o', 'val_nrmse', 'decoder')) > best['best']
+    assert min(column(tmp_path / 'o', 'val_nrmse', 'second')) > best['best']
     said = capsys.readouterr().out
-    assert "'decoder' ends as it began" in said and "'operator' ends" not in said
+    assert 'stage second: no improvement' in said and 'stage operator: no improvement' not in said
 
 
-def test_neither_is_a_fine_tuning(tmp_path, train, cut):
+def test_neither_is_a_fine_tuning(smoke, tmp_path, train, cut):
     """Not even one that was cut off before its first iteration."""
-    train(tmp_path / 'a', '--max_iters=4')
-    worse = [f'--init_from={tmp_path / "a"}', '--max_iters=2', '--eval_interval=2', '--learning_rate=.1',
-             '--muon_lr=.5', '--warmup_iters=0', '--min_lr_ratio=1', '--ema_decay=0']
+    worse = [f'--init_from={smoke}/o', '--max_iters=2', '--eval_interval=2', '--learning_rate=.01',
+             '--muon_lr=.1', '--warmup_iters=0', '--ema_decay=0']
     cut(1, tmp_path / 'b', *worse)
     train(tmp_path / 'b', *worse)
     best = state_of(tmp_path / 'b', 'best.pt')
     assert best['stage_iter'] == 0 and best['best'] < min(column(tmp_path / 'b', 'val_nrmse'))
-    assert equal(best['ema'], state_of(tmp_path / 'a', 'best.pt')['ema'])
+    assert equal(best['ema'], state_of(smoke / 'o', 'best.pt')['ema'])
 
 
 def test_patience_of_a_stage_is_its_own(tmp_path, train):
-    """The operator stage ends with validations without progress that do not count in the next one."""
-    args = [*TWO_STAGES, *STILL, '--max_iters=30', '--eval_interval=1', '--patience=2', '--ema_decay=0',
-            '--decoder_stage.patience=3', '--decoder_stage.learning_rate=1e-12',
-            '--decoder_stage.muon_lr=1e-12']
-    g = train(tmp_path / 'o', *args)
-    assert len(column(tmp_path / 'o', 'val_nrmse', 'operator')) < 30
-    assert len(column(tmp_path / 'o', 'val_nrmse', 'decoder')) >= 3
+    """The first stage ends with validations without progress that do not count in the next one."""
+    g = train(tmp_path / 'o', *TWO_STAGES, *STILL, '--max_iters=30', '--eval_interval=1', '--patience=2',
+              '--ema_decay=0', '--second_stage.patience=3', '--time_stride=20')
+    n_operator = len(column(tmp_path / 'o', 'val_nrmse', 'operator'))
+    assert n_operator < 30 and g['run'].total == n_operator + g['run'].iteration
     best = state_of(tmp_path / 'o', 'best.pt')
-    assert g['run'].iteration == best['stage_iter'] + 3 and g['run'].n_iters == 1000
+    assert g['run'].iteration == best['stage_iter'] + 3 < g['run'].n_iters == 20
 
 
 def test_no_iterations_skip_a_stage(tmp_path, train):
-    train(tmp_path / 'a', *TWO_STAGES, '--max_iters=3', '--decoder_stage.max_iters=0', '--log_interval=1')
+    train(tmp_path / 'a', *TWO_STAGES, '--max_iters=3', '--second_stage.max_iters=0',
+          '--log_interval=1', '--time_stride=20')
     assert {row['stage'] for row in rows_of(tmp_path / 'a')} == {'operator'}
     # the last validation was the best
     assert equal(weights(tmp_path / 'a', 'best.pt'), weights(tmp_path / 'a'))
-    g = train(tmp_path / 'b', *TWO_STAGES, '--max_iters=0', '--decoder_stage.max_iters=3', '--log_interval=1',
-              f'--init_from={tmp_path}/a')
+    g = train(tmp_path / 'b', *TWO_STAGES, '--max_iters=0', '--second_stage.max_iters=3', '--log_interval=1',
+              f'--init_from={tmp_path}/a', '--time_stride=20')
     assert [(row['iter'], row['stage']) for row in rows_of(tmp_path / 'b')] == [
-        ('1', 'decoder'), ('2', 'decoder'), ('3', 'decoder')]
+        ('1', 'second'), ('2', 'second'), ('3', 'second')]
     before = state_of(tmp_path / 'a', 'best.pt')['ema']
     after = g['model'].state_dict()
-    assert equal(part_of(after, 'encoder', 'operator'), part_of(before, 'encoder', 'operator'))
+    assert equal(part_of(after, 'encoder', 'decoder'), part_of(before, 'encoder', 'decoder'))
     assert not equal(after, before)
 
 
-def test_a_finished_operator_goes_on_with_a_decoder(tmp_path, train, capsys):
-    """The same as both at once, and the new stage may be given any settings."""
-    args = ['--max_iters=4', '--log_interval=1', '--eval_interval=2']
-    more = [*TWO_STAGES, '--decoder_stage.max_iters=3', '--decoder_stage.noise=.1']
-    train(tmp_path / 'whole', *args, *more)
-    train(tmp_path / 'o', *args)
-    capsys.readouterr()
-    train(tmp_path / 'o', *args, *more)
-    assert f"resuming '{tmp_path}/o' at iteration 4" in capsys.readouterr().out
-    assert rows_of(tmp_path / 'o') == rows_of(tmp_path / 'whole')
-    assert equal(weights(tmp_path / 'o'), weights(tmp_path / 'whole'))
-    assert equal(weights(tmp_path / 'o', 'best.pt'), weights(tmp_path / 'whole', 'best.pt'))
-
-
-@pytest.mark.parametrize('stages', ['operator', 'decoder', 'decoder,operator'])
+@pytest.mark.parametrize('stages', ['operator', 'second', 'second,operator'])
 def test_a_run_stands_in_a_stage_of_its_own(staged, stages, train):
     folder, _ = staged
     before = {name: os.stat(folder / name).st_mtime_ns for name in os.listdir(folder)}
     before.pop('lock')
-    assert "stands in stage 2, 'decoder', which stages=" in refused(train, folder, f'--stages={stages}')
+    assert 'stopped in stage 2 (second)' in refused(train, folder, f'--stages={stages}')
     assert before == {name: os.stat(folder / name).st_mtime_ns for name in before}
-
-
-@pytest.mark.parametrize('args, says', [
-    ('--decoder_dim=0', "needs a learned decoder: --decoder_dim=64"),
-    ('--decoder_stage.lambda_field=0 --decoder_stage.lambda_spectral=0', 'nothing would train the decoder'),
-    ('--decoder_stage.unroll=60', 'leave 41'),
-    ('--decoder_stage.hidden_dim=64', 'decoder_stage.hidden_dim: a stage cannot have its own value'),
-    ('--decoder_stage.time_stride=1', 'decoder_stage.time_stride: a stage cannot have its own value'),
-    ('--decoder_stage.accumulation=3', 'batch_size=8 must be a multiple of 1 processes x accumulation=3')])
-def test_what_would_end_the_second_stage_is_refused_before_the_first(args, says, tmp_path, train):
-    assert says in refused(train, tmp_path / 'o', *TWO_STAGES, *args.split())
-    assert not os.path.exists(tmp_path / 'o' / 'log.csv')
 
 
 # ---------------------------------------------------------------------------------------------
@@ -274,22 +321,22 @@ class Clock:
 def test_minutes_of_each_stage(tmp_path, train, cut, monkeypatch):
     """Schedules follow the clock of the stage, to their end; a resumed stage keeps the time that it has
     spent."""
-    args = [*TWO_STAGES, '--max_iters=100000', '--max_minutes=.04', '--decoder_stage.max_minutes=.08',
-            '--decoder_stage.max_iters=100000', '--eval_interval=1000', '--log_interval=1',
-            '--save_interval=1', '--min_lr_ratio=.01', '--warmup_iters=0', '--memory_gb=1']
+    args = [*TWO_STAGES, '--max_iters=100000', '--max_minutes=.04', '--second_stage.max_minutes=.08',
+            '--second_stage.max_iters=100000', '--eval_interval=1000', '--log_interval=1',
+            '--save_interval=1', '--warmup_iters=0', '--memory_gb=1', '--time_stride=20']
     monkeypatch.setattr(runtime.run, 'time', Clock())
     g = train(tmp_path / 'whole', *args)
     n_operator = len(column(tmp_path / 'whole', 'loss', 'operator'))
-    n_decoder = g['run'].iteration
-    assert 2 < n_operator < n_decoder < 2.5 * n_operator < 100
-    for stage, peak in (('operator', 1e-3), ('decoder', 3e-4)):
+    n_second = g['run'].iteration
+    assert 2 < n_operator < n_second < 2.5 * n_operator < 100
+    for stage, peak in (('operator', 1e-3), ('second', 3e-4)):
         rates = column(tmp_path / 'whole', 'learning_rate', stage)
         assert rates == sorted(rates, reverse=True)
         assert rates[0] > .9 * peak and rates[-1] < .25 * peak
-    cut(n_operator + n_decoder - 1, tmp_path / 'cut', *args)
-    assert state_of(tmp_path / 'cut')['stage'] == 'decoder'
+    cut(n_operator + n_second - 1, tmp_path / 'cut', *args)
+    assert state_of(tmp_path / 'cut')['stage'] == 'second'
     g = train(tmp_path / 'cut', *args)
-    assert n_decoder - 2 <= g['run'].iteration < 1.3 * n_decoder
+    assert n_second - 2 <= g['run'].iteration < 1.3 * n_second
     train_seconds = column(tmp_path / 'cut', 'train_seconds')
     assert train_seconds == sorted(train_seconds)
 
@@ -298,11 +345,9 @@ def test_minutes_of_each_stage(tmp_path, train, cut, monkeypatch):
 # several processes
 
 @pytest.mark.parametrize('arg, says', [
-    ('--max_minutes=1', 'max_minutes needs one process'),
-    ('--decoder_stage.max_minutes=1', 'max_minutes needs one process'),
-    ('--batch_size=9', 'batch_size=9 must be a multiple of 2 processes x accumulation=1'),
-    ('--accumulation=8', 'batch_size=8 must be a multiple of 2 processes x accumulation=8'),
-    ('--decoder_stage.batch_size=9', 'batch_size=9 must be a multiple of 2 processes x accumulation=1')])
+    ('--max_minutes=1', 'max_minutes'), ('--second_stage.max_minutes=1', 'max_minutes'),
+    ('--batch_size=9', '2 processes'), ('--accumulation=8', '2 processes'),
+    ('--second_stage.batch_size=9', '2 processes')])
 def test_what_two_processes_cannot_do(arg, says, tmp_path, train, monkeypatch):
     for name, value in (('RANK', '0'), ('WORLD_SIZE', '2'), ('LOCAL_RANK', '0')):
         monkeypatch.setenv(name, value)
@@ -311,8 +356,8 @@ def test_what_two_processes_cannot_do(arg, says, tmp_path, train, monkeypatch):
     assert not os.path.exists(tmp_path / 'o' / 'log.csv')
 
 
-PAIR = ['--lambda_inverse_decoding=0', '--optimizer=adamw', '--noise=0', '--eval_interval=4',
-        *TWO_STAGES, '--max_iters=4', '--decoder_stage.max_iters=4', '--log_interval=2']
+PAIR = ['--optimizer=adamw', '--eval_interval=4', '--max_iters=4', '--second_stage.max_iters=4',
+        '--log_interval=2', '--time_stride=20']
 
 
 def with_children(folder, args):
@@ -327,15 +372,16 @@ def with_torchrun(folder, args):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize('start', [with_children, pytest.param(with_torchrun, marks=pytest.mark.slow)])
-def test_two_processes_train_as_one(start, tmp_path, burgers_file, train):
+@pytest.mark.parametrize('start, args', [
+    (with_children, [*PAIR, '--accumulation=2']), pytest.param(with_torchrun, PAIR, marks=pytest.mark.slow)])
+def test_two_processes_train_as_one(start, args, tmp_path, burgers_file, train):
     """Same global batches, so the same weights up to the order of sums in float32: what differs is small
-    against what was learnt, in both stages. AdamW and few iterations, since the Newton-Schulz iteration
-    amplifies rounding; no inverse decoding, whose variance is of the local batch."""
-    train(tmp_path / 'one', *PAIR)
-    train(tmp_path / 'other', *PAIR, '--seed=1')
-    train(tmp_path / 'none', *PAIR, '--max_iters=0', '--decoder_stage.max_iters=0')
-    start(tmp_path, [*smoke_args(burgers_file, tmp_path / 'two'), *PAIR])
+    against what was learnt. AdamW and few iterations, since the Newton-Schulz iteration amplifies
+    rounding."""
+    train(tmp_path / 'one', *args)
+    train(tmp_path / 'other', *args, '--seed=1')
+    train(tmp_path / 'none', *args, '--max_iters=0')
+    start(tmp_path, [*smoke_args(burgers_file, tmp_path / 'two'), *args])
     none = weights(tmp_path / 'none')
     one = weights(tmp_path / 'one')
 
@@ -348,8 +394,7 @@ def test_two_processes_train_as_one(start, tmp_path, burgers_file, train):
     for parts in (('model.encoder', 'model.operator'), ('model.decoder',), ('ema',)):
         assert differ('two', *parts) < .05
         assert differ('other', *parts) > .5
-    iters = [int(row['iter']) for row in rows_of(tmp_path / 'two')]
-    assert iters == [2, 4, 6, 8]
+    assert [int(row['iter']) for row in rows_of(tmp_path / 'two')] == [2, 4]
     errors = column(tmp_path / 'one', 'val_nrmse')               # (the losses are those of the first process)
     assert column(tmp_path / 'two', 'val_nrmse') == pytest.approx(errors, rel=.01)
 
@@ -357,70 +402,57 @@ def test_two_processes_train_as_one(start, tmp_path, burgers_file, train):
 # ---------------------------------------------------------------------------------------------
 # configs
 
-CONFIGS = sorted(os.path.basename(p) for p in glob.glob(os.path.join(ROOT, 'config', '*.py')))
-SMALL = [name for name in CONFIGS if name.startswith('burgers') or name.endswith('_cpu.py')]
-LARGE = [name for name in CONFIGS if '256' in name or name not in SMALL]         # many seconds each
-LARGE += ['burgers_128_pure_channel.py', 'burgers_128_u.py', 'burgers_128_u_standard.py']
+CONFIGS = sorted(os.path.basename(p) for p in glob.glob(os.path.join(ROOT, 'config', '[!_]*.py')))
 
 
 def keys_of(name):
-    """What a config file assigns, without its out_dir."""
-    found = {}
+    """The keys of train.py with a config file, without its out_dir."""
+    found = {key: value for key, (value, _) in configurator.read_keys(os.path.join(ROOT, 'train.py')).items()}
     with open(os.path.join(ROOT, 'config', name)) as file:
         exec(file.read(), found)
     return {k: v for k, v in found.items() if not k.startswith('_') and k != 'out_dir'}
 
 
-@pytest.mark.parametrize('name', [
-    pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in CONFIGS])
-def test_every_config_trains(name, tmp_path, burgers_file, advection_file, monkeypatch):
+class Checked(Exception):
+    """Everything that is checked before there are data."""
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_every_config_is_accepted(name, tmp_path, monkeypatch):
+    """Keys, stages, shapes and strides fit together; nothing was made until then."""
+    def stop(sources, device):
+        raise Checked
+    monkeypatch.setattr('files.write.make', stop)
     path = os.path.join(ROOT, 'config', name)
-    there = {'burgers': burgers_file, 'advection': advection_file}
-    dataset = keys_of(name).get('dataset', 'burgers')
-    if dataset in there:
-        data_args = [f'--data_path={there[dataset]}', '--time_stride=50']
-    else:
-        data_args = [f'--data_dir={tmp_path}']                       # they are made there
-    later = keys_of(name).get('stages', ('operator',))[1:]
-    for stage in later:
-        for change in ('max_iters=1', 'unroll=2', 'unroll_start=0'):
-            data_args.append(f'--{stage}_stage.{change}')
-    g = train_here(monkeypatch, path, *data_args, '--device=cpu', '--max_iters=3', '--batch_size=1',
-                   '--compile=false', f'--out_dir={tmp_path}/o', '--n_trajectories=3', '--unroll_start=0')
-    assert g['run'].total == 3 + len(later) and all(torch.isfinite(p).all() for p in g['model'].parameters())
-    with torch.no_grad():
-        [batch] = g['windows'].batches(torch.arange(min(20, g['windows'].n_windows)), 0)
-        tokens = g['stage'].encode(g['stage'].placed(batch), [0, 1])
-    assert (tokens.flatten(0, 2).std(0) > 0).all()                   # no feature says nothing
+    with pytest.raises(Checked):
+        train_here(monkeypatch, path, f'--data_dir={tmp_path}/d', '--device=cpu', f'--out_dir={tmp_path}/o')
+    assert os.listdir(tmp_path) == ['o'] and os.listdir(tmp_path / 'o') == ['lock']
     with open(path) as file:
         assert 5 <= len(file.readlines()) <= 40
-    if dataset == 'burgers' and g['encoder_dim']:
-        inverse_losses_train_all(g)
 
 
-def inverse_losses_train_all(g):
-    """Each of both inverse losses alone has a gradient in every learned parameter of encoder and decoder."""
-    model = g['model']
+@pytest.mark.slow
+@pytest.mark.parametrize('name', CONFIGS)
+def test_every_config_trains(name, tmp_path, burgers_file, advection_file, monkeypatch):
+    there = {'burgers': burgers_file, 'advection': advection_file}
+    dataset = keys_of(name)['dataset']
+    args = ['--device=cpu', '--max_iters=2', '--batch_size=1', '--n_trajectories=3', '--unroll_start=0']
+    if dataset in there:
+        args += [f'--data_path={there[dataset]}', '--time_stride=50']
+    else:
+        args += [f'--data_dir={tmp_path}']                           # they are made there
+    later = keys_of(name)['stages'][1:]
+    for stage in later:
+        args += [f'--{stage}_stage.{change}' for change in ('max_iters=1', 'unroll=2', 'unroll_start=0')]
+    g = train_here(monkeypatch, os.path.join(ROOT, 'config', name), *args, f'--out_dir={tmp_path}/o')
+    assert g['run'].total == 2 + len(later) and all(torch.isfinite(p).all() for p in g['model'].parameters())
     with torch.no_grad():
-        for p in model.parameters():                              # nothing is left of the zeros at the start
-            p += .02 * torch.randn_like(p)
-    [batch] = g['windows'].batches(torch.arange(2), 0)
-    for name in ('inverse_encoding', 'inverse_decoding'):
-        settings = g['settings_of']('operator')
-        weights = {'lambda_inverse_encoding': 0., 'lambda_inverse_decoding': 0., f'lambda_{name}': 1.}
-        vars(settings).update(weights, inverse_decoding_ramp=0.)
-        stage = OperatorStage(model, settings)
-        stage.weights = {name: 1.}
-        model.zero_grad()
-        loss, parts = stage(batch, 1.)
-        loss.backward()
-        assert list(parts) == [name]
-        for part in (model.encoder, model.decoder):
-            without = [key for key, p in part.named_parameters() if p.grad is None or not p.grad.any()]
-            assert not without, (name, without)
+        [batch] = g['windows'].batches(torch.arange(min(20, g['windows'].n_windows)), 0)
+        tokens = g['stage'].encode(batch.u[:, :2], batch)
+    assert (tokens.flatten(0, 2).std(0) > 0).all()                   # no feature says nothing
 
 
-def test_two_by_two_differs_in_arch_and_attention_alone():
+def test_configs_that_are_compared_differ_in_what_is_compared():
     ignored = {'attention', 'n_head', 'group_size', 'arch', 'depth', 'depths'}
     files = ['burgers_128_pure.py', 'burgers_128_pure_channel.py', 'burgers_128_u.py',
              'burgers_128_u_standard.py']
@@ -431,9 +463,6 @@ def test_two_by_two_differs_in_arch_and_attention_alone():
         ('pure', 'standard'), ('pure', 'channel'), ('u', 'channel'), ('u', 'standard')}
     depths = [config['depth'] if config['arch'] == 'pure' else sum(config['depths']) for config in configs]
     assert len(set(depths)) == 1
-
-
-def test_inverse_pair_differs_in_the_inverse_losses_alone():
     plain = keys_of('burgers_32_u.py')
     inverse = keys_of('burgers_32_u_inverse.py')
     differ = {k for k in plain.keys() | inverse.keys() if plain.get(k) != inverse.get(k)}

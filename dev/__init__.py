@@ -1,0 +1,1 @@
+"""Scripts of single studies, and the log of experiments (LOG.md)."""

@@ -1,0 +1,61 @@
+"""
+Studies of many trainings. Each training is a cell, whose result is a JSON file in a folder. A cell that is
+there is not trained again, so a study that was stopped goes on.
+"""
+import glob
+import itertools
+import json
+import os
+import re
+
+from peers.compare import compete, write_json
+from runtime.configurator import UserError, say
+
+
+def experiment(config):
+    """The name of a config: 'config/ns_cpu.py' -> 'ns_cpu'."""
+    return os.path.splitext(os.path.basename(config))[0]
+
+
+def spent(budget):
+    """A budget as a part of a folder's name: {'minutes': 5} -> '5minutes'."""
+    return ''.join(f'{value:g}{unit}' for unit, value in budget.items())
+
+
+def part_of(cells, part):
+    """Every n-th of the cells from the i-th on, for the part 'i/n'. Raises UserError for another text."""
+    numbers = re.fullmatch(r'(\d+)/(\d+)', part)
+    if not numbers or int(numbers[1]) >= int(numbers[2]):
+        raise UserError(f'--part={part} is not i/n with i below n')
+    return itertools.islice(cells, int(numbers[1]), None, int(numbers[2]))
+
+
+PLACES = ('out_dir', 'data_dir', 'data_path', 'device')      # keys in which cells of one folder may differ
+
+
+def run_cell(name, method, changes, task, budget, seed, folder):
+    """Train and score one cell, unless its result is there. Raises UserError for a result of other keys."""
+    keys = {key: value for key, value in task.keys.items() if key not in PLACES}
+    what = json.loads(json.dumps({'keys': keys, 'budget': budget}))
+    values = ', '.join(f'{key.lower()} {value:g}' for key, value in task.source.params.items())
+    parts = [text.replace(', ', '-').replace(' ', '_') for text in (name, values, f'seed {seed}') if text]
+    path = os.path.join(folder, '-'.join(parts))
+    if os.path.exists(path + '.json'):
+        with open(path + '.json') as file:
+            if json.load(file)['what'] != what:
+                raise UserError(f"'{path}.json' was made with other keys: choose another --out")
+        return
+    say(f'{name}, {values}')
+    found = compete(method, task, budget, seed, path, changes)
+    write_json(path + '.json', {'what': what, 'name': name, 'data': values, **found})
+
+
+def results_in(folder):
+    """The results of all finished cells of a folder, which may hold other files."""
+    results = []
+    for path in sorted(glob.glob(os.path.join(folder, '*.json'))):
+        with open(path) as file:
+            result = json.load(file)
+        if 'what' in result:
+            results.append(result)
+    return results
