@@ -1,10 +1,9 @@
 # Works on a bare machine with Python >= 3.10 and make: everything is installed into .venv
 PYTHON ?= python3
 PY := .venv/bin/python
-
 PY_GPU ?= python
 
-.PHONY: setup demo gpu peers pretrained stages test test-slow
+.PHONY: setup data demo pretrained gpu stages peers test test-core test-slow
 
 setup: .venv/.installed
 
@@ -14,24 +13,28 @@ setup: .venv/.installed
 	$(PY) -m pip install -q --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-# data, training, evaluation, pictures: out/burgers_cpu/
+# the data of the quick start; training makes them too, where they are absent
+data: setup
+	$(PY) data.py make burgers --n 1000 --nu .01
+
+# the quick start, into out/burgers_cpu: data, training, evaluation, pictures
 demo: setup
 	$(PY) train.py config/burgers_cpu.py
 	$(PY) eval.py --ckpt out/burgers_cpu --json out/burgers_cpu/eval.json
 	$(PY) sample.py --ckpt out/burgers_cpu
 
-# the weights in pretrained/: train again, from scratch
+# the weights in pretrained/: train them again, from scratch
 PRETRAINED := burgers_cpu ns_cpu
 
 pretrained: setup
 	for name in $(PRETRAINED); do \
 	  $(PY) train.py config/$$name.py --out_dir=out/pretrained/$$name || exit 1; \
-	  $(PY) -c "from runtime.checkpoint import ship; ship('out/pretrained/$$name', 'pretrained/$$name.pt')" || exit 1; \
+	  $(PY) -m runtime.checkpoint out/pretrained/$$name pretrained/$$name.pt || exit 1; \
 	done
 
-# Every figure that takes a GPU in one command, in the environment of `python` (which needs
-# requirements-peers.txt), the most important first: each experiment trained for TRAIN_MINUTES and evaluated, then
-# peers of the headline, all speeds, the study. Finished parts are not run again: what was stopped goes on.
+# Every figure that takes a GPU, in the environment of `python`, which needs requirements-peers.txt. The most
+# important come first: each experiment is trained for TRAIN_MINUTES and evaluated; then peers, speeds, the study.
+# Finished parts are not run again, so the same command goes on after a stop.
 GPU_CONFIGS := burgers_128_pure ns_64 ns_64_learned diffusion_reaction_128 compressible_1d_1024 ks_256 shallow_water_128 darcy_128
 TRAIN_MINUTES ?= 60
 PEER_MINUTES ?= 20
@@ -42,9 +45,9 @@ gpu:
 	$(PY_GPU) eval.py --ckpt out/burgers_128_pure --device cuda --initial_step 10 --json out/burgers_128_pure/eval10.json
 	$(PY_GPU) bench.py speed --device=cuda --batch_size=256 --json out/speed.json
 	$(PY_GPU) bench.py peers config/burgers_128_pure.py --device=cuda --minutes $(PEER_MINUTES) --seeds 2 --json out/peers.json
-	$(PY_GPU) bench.py study config/burgers_128_pure.py --device=cuda --minutes $(PEER_MINUTES) --seeds 2 --nu .001 .01
+	$(PY_GPU) -m dev.study study config/burgers_128_pure.py --device=cuda --minutes $(PEER_MINUTES) --seeds 2 --nu .001 .01
 
-# A piece of one experiment, for machines that are lent for minutes: make gpu-ns_64 MINUTES=9, as often as it takes.
+# A piece of one experiment, for machines that are lent for minutes: make gpu-ns_64 MINUTES=9, repeated until done
 MINUTES ?= 9
 gpu-%:
 	timeout -s TERM $(MINUTES)m $(PY_GPU) train.py config/$*.py --device=cuda --max_minutes=$(TRAIN_MINUTES); \
@@ -53,8 +56,8 @@ gpu-%:
 	if [ $$code != 0 ]; then exit $$code; fi; \
 	$(PY_GPU) eval.py --ckpt out/$* --device cuda --json out/$*/eval.json
 
-# Every later stage on Kuramoto-Sivashinsky; the operator alone, trained for as long as the ensemble was;
-# two seeds side by side, a table of each: 19 minutes on two cores
+# Every later stage on Kuramoto-Sivashinsky, and the operator alone trained for as long as the ensemble; two seeds
+# side by side, a table of each: 19 minutes on two cores
 SEEDS := 0 1
 PLAIN := OMP_NUM_THREADS=1 $(PY)
 
@@ -64,18 +67,23 @@ stages: setup
 	  $(PLAIN) train.py config/ks_full.py --seed=$$seed --out_dir=out/ks_finetuned_$$seed --init_from=out/ks_full_$$seed \
 	    --stages=operator --max_iters=2500 --unroll=4 --unroll_start=1 --unroll_switch=.5 \
 	    --learning_rate=3e-4 --muon_lr=3e-3 && \
-	  $(PLAIN) eval.py --ckpt out/ks_full_$$seed --by operator residual distill ensemble --members 8 \
-	    --ttc by=ensemble candidates=4 beam_width=1 --json out/ks_full_$$seed/eval.json && \
-	  $(PLAIN) eval.py --ckpt out/ks_finetuned_$$seed --by operator --json out/ks_finetuned_$$seed/eval.json \
+	  $(PLAIN) eval.py --ckpt out/ks_full_$$seed --n_members 8 \
+	    --stepper operator diff_residual consistency_distill ensemble \
+	    --ttc stepper=ensemble candidates=4 beam_width=1 --json out/ks_full_$$seed/eval.json && \
+	  $(PLAIN) eval.py --ckpt out/ks_finetuned_$$seed --stepper operator --json out/ks_finetuned_$$seed/eval.json \
 	  ) & pids="$$pids $$!"; done; for pid in $$pids; do wait $$pid || exit 1; done
 
-# what bench.py peers needs, into the same .venv
+# what the FNO of bench.py peers and dev/study.py needs, into the same .venv
 peers: setup
 	$(PY) -m pip install -q --disable-pip-version-check -r requirements-peers.txt
 
 test: setup
 	$(PY) -m pytest
 
-# what takes minutes: 50 kills, 20 signals, processes
+# the core alone, which is what a fork of the project runs first
+test-core: setup
+	$(PY) -m pytest tests/core
+
+# what takes minutes: kills, signals, several processes
 test-slow: setup
 	$(PY) -m pytest -m slow

@@ -1,241 +1,113 @@
 """
-Speed, and accuracy for the same minutes, measured.
+Speed, and accuracy beside peers for the same minutes.
 
     python bench.py peers --minutes 5                             # this model and its peers side by side
     python bench.py peers --minutes 5 --nu .001 --seeds 2 --methods ours fno --json peers.json
-    python bench.py study --minutes 2 --seeds 2 --nu .001 .01     # architecture x attention, number of tokens
-    python bench.py zoo --minutes 5 --seeds 2                     # every config/*_cpu.py, beside the FNO
     python bench.py speed                                         # every config
     python bench.py speed config/burgers_cpu.py --modes eager compiled bf16 --json speed.json
     python bench.py speed config/burgers_cpu.py --against ../old  # the code of another worktree, in turns
+    python -m dev.study zoo --minutes 5 --seeds 2                 # every config/*_cpu.py beside the FNO
 
 peers: train.py trains every method for --minutes (or --iters) on the same data and device, one after another,
-seed by seed; the best of about eight validations is scored on the test split: whole rollouts from one frame,
-field space. The clock of a training counts compilation and validations, and not the making of data or the few
-iterations that measure, before it, how far apart validations are to be. METHODS, in study.py, says how they
-differ. fno comes from the package neuraloperator (pip install -r requirements-peers.txt). Prints a table;
---json and --plot write files. This project's models train by Muon, in bfloat16 and compiled where train.py
-does that (on CUDA); the peers by AdamW, eager, in TF32 where there is any. A parameter of an equation may be
-given as --nu .001.
-
-study: pure or U-shaped x standard or channel-separated attention at the config's number of tokens, then other
-numbers of tokens in latents of as many numbers, then the FNO, for every value of the parameters and every
-seed. Every finished cell is a JSON file in --out and is not run again; a stopped one goes on. Ends with the
-table of what is there.
-
-zoo: this model and the FNO (in the moving frame where the equation has one) on several configs, by default
-all of config/*_cpu.py but for point clouds, kept and gone on with like the cells of study; --json writes the
-table's numbers.
+seed by seed. The best of about eight validations is scored on the test split: whole rollouts from one frame,
+field space. The clock of a training counts compilation and validations. It does not count the making of data
+and the 25 iterations before it, from which the interval of validations follows. METHODS in peers/compare.py
+says how the methods differ. This project's models train by Muon, in bfloat16 and compiled where train.py
+does that (on CUDA); the peers by AdamW, eager, in TF32 where there is any. The FNO needs pip install -r
+requirements-peers.txt.
 
 speed: for each config and mode (eager, compiled, bf16, bf16_compiled; by default all on CUDA, eager
-elsewhere), each in a process of its own: milliseconds an iteration and samples a second of what train.py does
-in one (no accumulation), model FLOPs utilisation, the share of encoder, operator, decoder, losses and
-optimiser in it (each timed alone, forward and backward, on the shapes it sees), peak memory, and milliseconds
-of a decoded rollout per trajectory at batch 1 and at a large batch. With --against, iterations of train.py as
-it is run, here and in another worktree, in turns. Times are medians; compare ratios within one run, since
-machines drift. --key=value overrides config keys as in train.py.
+elsewhere), in a process of its own: milliseconds an iteration of a short training by train.py; the share of
+encoder, operator, decoder and optimiser in it (each timed alone, forward and backward, on the shapes of the
+training); utilisation (model FLOPs / those of a large matrix product in the same time); peak memory; and
+milliseconds a trajectory of a decoded rollout at batch 1 and at a large batch. With --against, iterations of
+train.py here and in another worktree, in turns. Compare ratios within one call, since machines drift.
+
+--key=value sets a key of train.py; a parameter of an equation may be given as --nu .001.
 """
 import argparse
 import glob
 import itertools
 import json
-import math
 import os
 import resource
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-import pdes
-import study
-from model import UPT
-from optim import set_rate
+from evaluation.speed import Training, count_flops, matmul_rate, time_parts, time_rollouts
+from peers import report
+from peers.compare import (HERE, RARELY, environment_line, ms_per_iteration, parse, print_row, run_training,
+                           stop_on_sigterm, write_json)
 from runtime.configurator import UserError, one_line_errors, say
-from stages import OperatorStage
-from study import (HERE, METHODS, PATIENCE, RARELY, machine, median_ms, ms_per_iteration, print_row,
-                   run_training, start_training, write_json)
-
-
-# ---------------------------------------------------------------------------------------------
-# speed
 
 # name: dtype, compile
 MODES = {'eager': ('float32', 'false'), 'compiled': ('float32', 'true'),
          'bf16': ('bfloat16', 'false'), 'bf16_compiled': ('bfloat16', 'true')}
+MOVED = ('study', 'zoo')               # commands that are now those of dev/study.py
 
 
-def matmul_rate(device, dtype):
-    """FLOP/s of a product of two large square matrices: what this device reaches at best in practice. The
-    matrices double in size while a product is expected to stay below half a second."""
-    largest = 8192 if device.type == 'cuda' else 2048
-    n = 256
-    while True:
-        a = torch.randn(n, n, device=device).to(dtype)
-        ms = median_ms(lambda a=a: a @ a, device, 3)
-        if n == largest or 8 * ms > 500:
-            return 2 * n ** 3 / (ms / 1e3)
-        n *= 2
+# ---------------------------------------------------------------------------------------------
+# one config in one mode
+
+def limits(mode, args, has_cuda):
+    """How long a timed training is: as many iterations as asked for, and --seconds at most where nothing is
+    compiled (compilation counts as training)."""
+    minutes = 0 if MODES[mode][1] == 'true' else args.seconds / 60
+    log_interval = 10 if has_cuda else 1                             # a log line waits for the device
+    return [f'--operator_stage.max_iters={args.iters or 400}', f'--operator_stage.max_minutes={minutes}',
+            f'--operator_stage.log_interval={log_interval}', '--unroll_start=0', '--stages=operator', *RARELY]
 
 
-def first_batch(t, size):
-    """A batch of the first windows; in iteration 1 there is no inverse decoding."""
-    index = torch.arange(size) % t.windows.n_windows
-    return next(t.windows.batches(index, 1))
-
-
-def count_flops(t):
-    """Of an iteration: forward and backward of the stage, of a small batch times what it is smaller.
-    Recomputation is not the model's work. A fresh copy is counted, since compiled parts hide what they do."""
-    model = UPT(replace(t.model.cfg, checkpointing=False)).to(t.machine.device)
-    stage = OperatorStage(model, t.s).train()
-    size = math.gcd(t.s.batch_size, 4)
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        loss, _ = stage(first_batch(t, size), 1.)
-        loss.backward()
-    return counter.get_total_flops() * t.s.batch_size // size
-
-
-def time_iteration(t, repeats):
-    """Milliseconds of all that train.py does in an iteration."""
-    def iteration():
-        batch = first_batch(t, t.s.batch_size)
-        with t.machine.autocast():
-            loss, _ = t.wrapped(batch, 1.)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(t.stage.parameters(), t.s.grad_clip or math.inf)
-        for optimizer in t.optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        t.ema.update(1)
-
-    return median_ms(iteration, t.machine.device, repeats)
-
-
-def time_parts(t, repeats):
-    """{part: milliseconds an iteration}, each part alone, forward and backward, on the shapes that it
-    sees."""
-    device = t.machine.device
-    cfg = t.model.cfg
-    batch = first_batch(t, t.s.batch_size)
-    steps = t.s.unroll
-    condition = t.model.condition(batch.dt, batch.params).detach()
-    n_decoded = steps + t.stage.wants('reconstruction', 'start')
-    shape = (math.prod(cfg.token_grid), cfg.latent_dim)
-    z = torch.randn(t.s.batch_size, *shape, device=device, requires_grad=True)
-    latents = torch.randn(t.s.batch_size, n_decoded, *shape, device=device, requires_grad=True)
-
-    def encode():
-        with t.machine.autocast():
-            tokens = t.stage.encode(batch, 0)
-            if tokens.requires_grad:
-                tokens.sum().backward()
-            if t.stage.wants('target', 'before'):
-                t.stage.encodings(batch, steps)
-
-    def advance():
-        with t.machine.autocast():
-            v = z
-            for _ in range(steps):
-                v = t.model.operator(v, condition)
-        v.square().sum().backward()
-
-    def decode():
-        with t.machine.autocast():
-            fields = t.stage.decode(latents, batch)
-        fields.sum().backward()
-
-    def optimise():
-        for optimizer in t.optimizers:
-            optimizer.step()
-
-    parts = {'encoder': median_ms(encode, device, repeats),
-             'operator': median_ms(advance, device, repeats),
-             'decoder': median_ms(decode, device, repeats)}
-    for p in t.model.parameters():
-        p.grad = torch.zeros_like(p)
-    parts['optimiser'] = median_ms(optimise, device, repeats)
-    return parts
-
-
-def time_rollouts(t, repeats):
-    """{batch size: milliseconds a trajectory of a decoded rollout of 40 steps}, for 1 and for as large a
-    batch as is done in seconds."""
-    cfg = t.model.cfg
-    device = t.machine.device
-    frames = (cfg.input_frames,) if cfg.input_frames > 1 else ()
-    t.model.eval()
-
-    def ms_of(size):
-        u0 = torch.randn(size, *frames, *cfg.grid, cfg.n_field, device=device)
-        with t.machine.autocast():
-            return median_ms(lambda: t.model.rollout(u0, 40), device, max(1, repeats // 5)) / size
-
-    one = ms_of(1)
-    size = 256 if device.type == 'cuda' else 32
-    while size > 2 and device.type == 'cpu' and one * size > 1e3 * PATIENCE:
-        size //= 2
-    return {'1': one, str(size): ms_of(size)}
-
-
-def time_config(config, mode, overrides, repeats):
-    """Time one config in one mode. Runs train.py for two iterations on 40 trajectories, then times the pieces
-    it leaves behind."""
+def time_config(config, mode, overrides, args, has_cuda):
+    """Time one config in one mode, on 40 trajectories: a short training, then its parts."""
     dtype, compiled = MODES[mode]
-    short = '--stages=operator --max_iters=2 --epochs=0 --unroll_start=0 --eval_batches=1'.split()
     with tempfile.TemporaryDirectory() as folder:
-        t = start_training(config, [
-            '--n_trajectories=40', f'--data_dir={folder}', *overrides, *short, f'--dtype={dtype}',
-            f'--compile={compiled}'], folder)
-    device = t.machine.device
-    t.stage.train()
-    set_rate(t.optimizers, 0.)                                       # weights stay as they are
-    flops = count_flops(t)
-    if device.type == 'cuda':
-        torch.cuda.reset_peak_memory_stats(device)
-    total = time_iteration(t, repeats)
-    memory = t.machine.peak_memory_gb()
-    if memory is None:
+        given = ['--n_trajectories=40', f'--data_dir={folder}', *overrides, *limits(mode, args, has_cuda)]
+        rows = run_training(config, f'{folder}/run', *given, f'--dtype={dtype}', f'--compile={compiled}')
         unit = 1e9 if sys.platform == 'darwin' else 1e6              # bytes there, kilobytes elsewhere
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    parts = time_parts(t, repeats)
+        memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit
+        t = Training(f'{folder}/run')
+        total = ms_per_iteration(rows)
+        flops = count_flops(t)
+        parts = time_parts(t, args.repeats)
     parts['losses and the rest'] = max(0., total - sum(parts.values()))
-    rate = matmul_rate(device, torch.bfloat16 if t.machine.bf16 else torch.float32)
+    rate = matmul_rate(t.device, torch.bfloat16 if t.machine.bf16 else torch.float32)
     return {'config': config,
             'mode': mode,
             'device': t.machine.name(),
             'threads': torch.get_num_threads(),
             'n_params': t.model.n_params(),
-            'batch_size': t.s.batch_size,
-            'unroll': t.s.unroll,
+            'batch_size': t.settings.batch_size,
+            'unroll': t.settings.unroll,
             'ms_per_iteration': total,
-            'samples_per_second': 1e3 * t.s.batch_size / total,
+            'samples_per_second': 1e3 * t.settings.batch_size / total,
             'flops_per_iteration': flops,
             'matmul_flops_per_second': rate,
             'utilisation': flops / (total / 1e3) / rate,
-            'memory_gb': memory,
+            'memory_gb': t.memory_gb or memory,                      # of the device, or of the process
             'share': {name: ms / total for name, ms in parts.items()},
-            'rollout_ms_per_trajectory': time_rollouts(t, repeats)}
+            'rollout_ms_per_trajectory': time_rollouts(t, args.repeats)}
 
 
-def time_all(configs, modes, overrides, repeats):
-    """Every config in every mode, in a process each, since the memory is that of a process. One that fails is
-    said, and the others go on."""
+# ---------------------------------------------------------------------------------------------
+# every config in every mode
+
+def time_all(configs, modes, overrides, args):
+    """Each config and mode in a process of its own, as its memory is measured. After one that fails, the
+    others go on."""
     found = []
     for config, mode in itertools.product(configs, modes):
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, 'one.json')
-            options = [f'--repeats={repeats}', f'--modes={mode}', f'--json={path}', *overrides]
+            options = [f'--repeats={args.repeats}', f'--seconds={args.seconds}', f'--modes={mode}',
+                       f'--iters={args.iters or 400}', f'--json={path}', *overrides]
             command = [sys.executable, os.path.join(HERE, 'bench.py'), 'speed', config, *options]
-            done = subprocess.run(command, stdout=subprocess.DEVNULL)
-            if done.returncode:
-                say(f'{config}, {mode}: stopped with exit code {done.returncode}; the others go on')
+            if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
+                say(f'{config}, {mode}: failed; the others go on')
                 continue
             with open(path) as file:
                 found += json.load(file)
@@ -245,8 +117,8 @@ def time_all(configs, modes, overrides, repeats):
 
 
 def speed_table(results, repeats):
-    print(f'{machine(results[0]["device"])}, medians of {repeats}; use: model FLOPs / those of a large '
-          'matrix product in the same time')
+    print(f'{environment_line(results[0]["device"])}, medians of {repeats}; use: model FLOPs / those of a '
+          'large matrix product in the same time')
     *parts, _ = results[0]['share']
     widths = (-27, -14, 10, 6, 7, 9, 10, 6, 7, *[11] * (len(parts) + 1), 40)
     head = 'config,mode,params,batch,unroll,ms/iter,samples/s,use,GB'.split(',')
@@ -259,40 +131,22 @@ def speed_table(results, repeats):
         print_row([os.path.basename(r['config']), r['mode'], *numbers, *shares, rollouts], widths)
 
 
-def speed(args, overrides, settings):
-    """Time configs, and print and write what was found: see the top of the file."""
-    configs = args.configs or sorted(glob.glob(os.path.join(HERE, 'config', '*.py')))
-    overrides = [*overrides, *settings[0]]
-    if args.against:
-        found = {config: against(config, args.against, overrides, args.rounds) for config in configs}
-        against_table(found)
-    else:
-        has_cuda = torch.cuda.is_available() and '--device=cpu' not in overrides
-        modes = args.modes or (list(MODES) if has_cuda else ['eager'])
-        if len(configs) * len(modes) == 1:
-            found = [time_config(configs[0], modes[0], overrides, args.repeats)]
-        else:
-            found = time_all(configs, modes, overrides, args.repeats)
-        speed_table(found, args.repeats)
-    write_json(args.json, found)
-
-
-def against(config, other, overrides, rounds, iters=40):
-    """Milliseconds a training iteration of this code and of the code in the folder `other`, in turns (here,
-    there, there, here ...) on the same data: {'here': [...], 'there': [...]}. Each has its own config of that
-    name and runs through the whole of its schedule; the first tenth of the iterations and the last are not
-    counted."""
+def against(config, other, overrides, args):
+    """Milliseconds an iteration of this code and of the code in the folder `other`, in turns (here, there,
+    there, here ...) on the same data: {'here': [...], 'there': [...]}. Each has its own config of that name
+    and runs through its whole schedule."""
     if not os.path.exists(os.path.join(other, 'train.py')):
         raise UserError(f"no train.py in '{other}'")
     turns = [('here', HERE), ('there', other)]
+    iters = args.iters or 40
+    short = ['--n_trajectories=100', '--stages=operator', '--max_minutes=0', f'--max_iters={iters}',
+             f'--log_interval={max(1, iters // 10)}', *RARELY]
     found = {'here': [], 'there': []}
     with tempfile.TemporaryDirectory() as folder:
-        for i in range(2 * rounds):
+        for i in range(2 * args.rounds):
             name, code = turns[(i + i // 2) % 2]
             own = os.path.join(code, 'config', os.path.basename(config))
-            rows = run_training(code, own, f'{folder}/{i}', f'--data_dir={folder}', '--n_trajectories=100',
-                                '--stages=operator', '--epochs=0', '--max_minutes=0', f'--max_iters={iters}',
-                                f'--log_interval={iters // 10}', *RARELY, *overrides)
+            rows = run_training(own, f'{folder}/{i}', f'--data_dir={folder}', *short, *overrides, code=code)
             found[name].append(ms_per_iteration(rows))
     return found
 
@@ -307,63 +161,47 @@ def against_table(found):
         print(f'{os.path.basename(config):<28} {", ".join(shown)}, ratio {ratio:.2f}')
 
 
-# ---------------------------------------------------------------------------------------------
-# command line
-
-def parse(argv):
-    """-> arguments, overrides of config keys"""
-    what = 'Measure speed, or accuracy beside peers.'
-    parser = argparse.ArgumentParser(description=what, allow_abbrev=False)
-    add = parser.add_argument
-    add('command', choices=['speed', 'peers', 'study', 'zoo'])
-    add('configs', nargs='*', default=[],
-        help='config files (default: peers config/burgers_cpu.py, speed every one)')
-    add('--repeats', type=int, default=20, help='timed calls of each piece')
-    add('--modes', nargs='+', choices=MODES, help='speed: how to run')
-    add('--against', help='speed: folder with other code of this project to compare with')
-    add('--rounds', type=int, default=3, help='speed --against: runs of each')
-    add('--json', help='file to write')
-    add('--minutes', type=float, default=5., help='peers, study, zoo: training time of each method and seed')
-    add('--iters', type=int, help='peers, study, zoo: iterations of each method and seed, not minutes')
-    add('--seeds', type=int, default=1, help='peers, study, zoo: number of seeds')
-    add('--methods', nargs='+', choices=METHODS, default=[], help='peers, study, zoo: what to train (all)')
-    add('--plot', help='peers: picture to write')
-    add('--out', help='study, zoo: folder of the results (default: out/study_CONFIG_BUDGET, out/zoo_BUDGET)')
-    add('--tokens', type=int, nargs='+', default=[32, 64, 128, 256], help='study: numbers of tokens')
-    add('--part', default='0/1',
-        help='study, zoo: i/n, every n-th cell from the i-th on: one process a part, on a device of its own')
-    for key in pdes.parameter_keys():
-        add(f'--{key}', type=float, nargs='+', help='parameter of an equation; study takes several values')
-    args, overrides = parser.parse_known_intermixed_args(argv)
-    for text in overrides:
-        if not (text.startswith('--') and '=' in text):
-            raise UserError(f"'{text}' is neither a config file nor --key=value")
-    return args, overrides
+def speed(args, overrides):
+    """Time configs, print the table, and write --json."""
+    names = sorted(glob.glob(os.path.join(HERE, 'config', '[!_]*.py')))
+    configs = args.configs or names
+    overrides = [*overrides, *args.settings[0]]
+    has_cuda = torch.cuda.is_available() and '--device=cpu' not in overrides
+    modes = args.modes or (list(MODES) if has_cuda else ['eager'])
+    if args.against:
+        found = {config: against(config, args.against, overrides, args) for config in configs}
+        against_table(found)
+    else:
+        if len(configs) * len(modes) == 1:
+            found = [time_config(configs[0], modes[0], overrides, args, has_cuda)]
+        else:
+            found = time_all(configs, modes, overrides, args)
+        speed_table(found, args.repeats)
+    write_json(args.json, found)
 
 
 def main(argv):
-    args, overrides = parse(argv)
-    asked = []                                                       # a list a parameter: its values
-    for key in pdes.parameter_keys():
-        if getattr(args, key):
-            asked.append([f'--{key}={value}' for value in getattr(args, key)])
-    settings = list(itertools.product(*asked))
-    if args.command != 'study' and len(settings) > 1:
-        raise UserError(f'{args.command} takes one value of a parameter; study takes several')
-    commands = {'peers': study.peers, 'study': study.architectures, 'zoo': study.zoo, 'speed': speed}
-    study.part_of([], args.part)                                     # before minutes of work
-    if args.command != 'speed':
-        several = args.command != 'zoo' and len(args.configs) > 1
-        if args.minutes <= 0 or args.seeds < 1 or several or args.iters is not None and args.iters < 1:
-            raise UserError(f'{args.command} needs a positive --minutes or --iters, --seeds of at least 1 '
-                            'and one config at most')
-        if not args.configs and args.command != 'zoo':
-            args.configs = [os.path.join(HERE, 'config', 'burgers_cpu.py')]
-        args.budget = {'iters': args.iters} if args.iters else {'minutes': args.minutes}
-    commands[args.command](args, overrides, settings)
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout, allow_abbrev=False)
+    add = parser.add_argument
+    add('command', choices=['speed', 'peers', *MOVED])
+    add('configs', nargs='*', help='config files (default: peers config/burgers_cpu.py, speed all)')
+    add('--plot', help='peers: picture to write')
+    add('--modes', nargs='+', choices=MODES, help='speed: how to run')
+    add('--repeats', type=int, default=20, help='speed: timed calls of each part')
+    add('--seconds', type=float, default=10., help='speed: longest timed training')
+    add('--against', help='speed: folder with other code of this project to compare with')
+    add('--rounds', type=int, default=3, help='speed --against: runs of each')
+    args, overrides = parse(parser, argv)
+    if args.command in MOVED:
+        raise UserError(f'this command has moved: python -m dev.study {args.command}')
+    if args.command == 'peers':
+        report.peers(args, overrides)
+    else:
+        speed(args, overrides)
 
 
 if __name__ == '__main__':
     one_line_errors()
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))      # takes its train.py along
+    stop_on_sigterm()
     main(sys.argv[1:])

@@ -40,7 +40,9 @@ class Batch(NamedTuple):
 # trajectories
 
 def check_strides(source, keys, unroll):
-    """Raise UserError where the strides do not fit the file, or a window the trajectory."""
+    """Raise UserError where the strides do not fit the file, a window the trajectory, or where there are too
+    few rows."""
+    split_rows(min(keys.n_trajectories, source.n), 'train')
     for name in ('time_stride', 'space_stride'):
         if getattr(keys, name) < 1:
             raise UserError(f'{name}={getattr(keys, name)} must be at least 1')
@@ -79,7 +81,7 @@ class Trajectories:
                 raise UserError(f"'{s.path}' and '{first.path}' differ in equation, frames, grid or time "
                                 'step: train on files that agree')
             for doubt in spacing_doubts(s.x, s.entry):
-                if not s.periodic:
+                if not s.entry.periodic:
                     raise UserError(f"'{s.path}': {doubt} Between walls, points must be cell centres")
                 say(f"data: '{s.path}': {doubt} Shifts by a point are then not quite a symmetry")
         self.dt = first.dt * keys.time_stride

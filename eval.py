@@ -45,8 +45,8 @@ from runtime.device import pick
 # one checkpoint
 
 def evaluate_checkpoint(file, args, device='cpu'):
-    """The results for one checkpoint file, a dict of JSON types (None where a number is not finite). args: see
-    `arguments`. Raises UserError."""
+    """The results for one checkpoint file, a dict of JSON types (None where a number is not finite). args: as
+    `arguments` returns them. Raises UserError."""
     state = load_checkpoint(file)
     model = load_state(state, file, device)
     point_model = model
@@ -163,7 +163,7 @@ def save_predictions(path, task, p):
 
 def arguments(argv):
     """The checked command line, a namespace. Raises UserError."""
-    parser = argparse.ArgumentParser(description='Evaluate checkpoints on whole rollouts.', allow_abbrev=False)
+    parser = argparse.ArgumentParser(description='Evaluate checkpoints on rollouts.', allow_abbrev=False)
     add = parser.add_argument
     add('--ckpt', nargs='+', required=True, help='run folders, folders of runs, or files')
     add('--split', choices=['test', 'val', 'train', 'all'], help='default: test')
@@ -183,7 +183,7 @@ def arguments(argv):
     add('--flow_steps', type=int, default=0, help="sampling steps of a flow (default: the model's own)")
     add('--ttc', nargs='*', metavar='KEY=VALUE', help='also test-time search; keys: probabilistic/search.py')
     add('--physics', action='store_true', help='also conservation, energy, walls, divergence and residual')
-    add('--plot', action='store_true', help='spectra.png in the run folder')
+    add('--plot', action='store_true', help='with --physics: spectra.png in the run folder')
     add('--device', default='auto', help='auto, cpu, cuda, cuda:N or mps')
     add('--batch_size', type=int, default=64, help='trajectories rolled out at a time')
     add('--json', help='file to write; a list for several checkpoints')
@@ -214,6 +214,8 @@ def check_arguments(args):
             raise UserError(f'--{name} {value} must be at least {limit}')
     if args.horizon and args.steps:
         raise UserError('--steps makes rollouts shorter and --horizon longer: leave one out')
+    if args.plot and not args.physics:
+        raise UserError('--plot draws spectra for the report of --physics: add --physics')
     if args.data and args.split not in (None, 'all'):
         raise UserError(f'--data evaluates all trajectories of a file: leave --split {args.split} out')
     if args.below is not None and args.compare is None:

@@ -232,7 +232,7 @@ class OperatorStage(Stage):
         z = torch.stack(z, 1)                                        # (B, 1 + K, S, D)
         truth = batch.u[:, :1 + steps] + batch.background            # (B, 1 + K, *grid, C)
         outputs = {'latent': z[:, 1:], 'truth': truth[:, 1:]}
-        if 'reconstruction' in needed:
+        if needed & {'reconstruction', 'start'}:
             u = self.decode(z, batch)                                # (B, 1 + K, *grid, C)
             outputs.update(field=u[:, 1:], reconstruction=u[:, :1], start=truth[:, :1])
         else:
@@ -240,7 +240,7 @@ class OperatorStage(Stage):
         if 'target' in needed:                                       # encodings of the true frames
             with torch.no_grad():
                 outputs['target'] = self.encode(batch.u[:, 1:1 + steps], batch)
-        if 'cycle' in needed:
+        if needed & {'cycle', 'advanced'}:
             outputs.update(cycle=m.cycle(z[:, 1], batch.where)[:, None], advanced=z[:, 1:2])
         for extend in self.extensions:
             extend(outputs, batch)

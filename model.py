@@ -554,7 +554,7 @@ class AnyPointDecoder(nn.Module):
         if not cfg.translation_invariant:
             self.position = nn.Parameter(torch.zeros(len(centres), dim))
         self.blocks = coder_blocks(cfg, dim, centres)
-        self.norm = nn.LayerNorm(dim, bias=False)
+        self.norm = nn.LayerNorm(dim, bias=False) if cfg.coder_depth else nn.GELU()
         self.margin = [-(-cfg.halo // p) for p in cfg.points_per_token]        # tokens that the halo reaches
         kernel = [p + 2 * cfg.halo for p in cfg.points_per_token]
         transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d)[d - 1]
@@ -581,7 +581,7 @@ class AnyPointDecoder(nn.Module):
         x = self.stem(z) + self.position
         for block in self.blocks:
             x = block(x)
-        x = self.norm(x) if len(self.blocks) else F.gelu(x)
+        x = self.norm(x)
         x = x.float().transpose(1, 2).unflatten(2, cfg.token_grid)   # (B, dim, *tokens)
         around = [n for n in reversed(self.margin) for _ in range(2)]
         x = F.pad(x, around, mode='circular' if cfg.periodic else 'replicate')
@@ -841,7 +841,7 @@ class UPT(nn.Module):
     def stepper(self, name):
         """The module that performs a step. Raises UserError for one that this model does not have."""
         if name not in self.cfg.steppers:
-            hint = f"train it with the stage '{name}'" if name in STEPPERS else 'these can be chosen'
+            hint = f"train it with the stage '{name}'" if name in extensions.STAGES else 'these can be chosen'
             raise UserError(f"stepper={name}: this model has {', '.join(self.cfg.steppers)}; {hint}")
         return getattr(self, name)
 

@@ -25,19 +25,17 @@ has one. rollout.npz (or .hdf5) holds, with *X for X or X, Y:
 """
 import argparse
 import os
-import unicodedata
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import h5py
 import numpy as np
 import torch
 
 import equations
-from evaluation.load import open_data
-from evaluation.off_grid import POINTS, at_points, grid_axes, on_solver_axes, resampled, solver_axes
+from evaluation.off_grid import POINTS, at_points, grid_axes, resampled
 from evaluation.pictures import draw, draw_members, draw_tokens
-from evaluation.scores import batches, check_initial_step, predicted_fields
-from files.open import read_initial, read_rows, split_rows
+from evaluation.scores import batches, predicted_fields
+from evaluation.starts import initial_fields, make_start, truth_of
 from grids import shape_text
 from metrics import field_nrmse, mean_nrmse
 from model import load_state
@@ -47,116 +45,12 @@ from runtime.configurator import UserError, one_line_errors, parse_flags, say
 from runtime.device import pick
 from runtime.inputs import unseen
 
-SEED = 10 ** 6                         # added to --random, so that no training data have the same seed
 BATCH = 64                             # trajectories rolled out at a time, at most
 MEMBERS = 8                            # default of --n_members for a stochastic stepper
 
 
-@dataclass
-class Start:
-    """Where a rollout starts: the model encodes frame initial_step - 1."""
-    frames: torch.Tensor               # those that are known, from frame 0 on, (B, T, *X, C)
-    axes: list                         # coordinates of their cells, one tensor an axis
-    params: dict                       # {'Nu': .01}
-    what: str                          # for the title and the log
-    initial_step: int
-    steps: int
-
-
 # ---------------------------------------------------------------------------------------------
-# initial conditions
-
-def make_start(state, model, file, args):
-    """The Start that the command line asks for. Raises UserError."""
-    cfg = model.cfg
-    entry = equations.entry(cfg.pde)
-    keys = {key: getattr(args, key) for key in equations.parameter_keys()}
-    params = equations.parameters(cfg.pde, keys)                     # checks them
-    given = {name: value for name, value in params.items() if keys[name.lower()] is not None}
-    if args.initial is None and args.random is None:
-        return from_trajectory(state, model, file, args, given)
-    n = 1
-    if args.initial is not None:
-        u0 = torch.from_numpy(read_initial(args.initial, cfg.n_field, len(cfg.grid), entry.steady))
-        axes = grid_axes(cfg, u0.shape[1:-1])
-        what = os.path.basename(args.initial)
-    else:
-        if entry.initial is None:
-            raise UserError(f'--random: {cfg.pde} has no random initial conditions: use --index or --initial')
-        n = state['config']['initial_step']
-        cells = [state['config']['space_stride'] * points for points in cfg.grid]
-        axes = solver_axes(cfg, entry, cells)
-        u0 = entry.start(1, cells, args.random + SEED).float()
-        what = f'random initial condition {args.random}'
-    trained = {name: values[0] for name, values in zip(cfg.params, cfg.seen_params)}
-    end = (entry.frames - 1) * entry.dt                              # of the data that the solver makes
-    steps = args.steps or max(1, round(end / cfg.dt) - n + 1)
-    return Start(u0[:, None], axes, {**trained, **given}, what, n, steps)
-
-
-def from_trajectory(state, model, file, args, given):
-    """Trajectory --index of the test split, or of all rows of --data. Several files take turns. Parameters
-    that are given choose the files that have them. If no file has them, only frame 0 is taken."""
-    cfg = model.cfg
-    sources = open_data(state, cfg, file, args.data)
-    fitting = [source for source in sources if has_params(source, given)]
-    turns = fitting or sources
-    source = turns[args.index % len(turns)]
-    rows = range(source.n)
-    split = 'trajectory'
-    if not args.data:
-        rows = split_rows(state['data']['n_trajectories'], 'test', source.entry.test)
-        split = 'test trajectory'
-    number = args.index // len(turns)
-    if not 0 <= number < len(rows):
-        raise UserError(f'--index {args.index}: there are {len(rows) * len(turns)} {split} numbers, from 0 on')
-    row = rows[number]
-    u = torch.from_numpy(read_rows(source, range(row, row + 1), source.time_stride(cfg.dt)))
-    n = state['config']['initial_step']
-    check_initial_step(n, u.shape[1])
-    steps = args.steps or u.shape[1] - n
-    own = {name: source.params[name] for name in cfg.params}
-    frames = u if fitting else u[:, :1]
-    what = f'{split} {row}' + (f' of {os.path.basename(args.data)}' if args.data else '')
-    return Start(frames, grid_axes(cfg, source.shape), {**own, **given}, what, n, steps)
-
-
-def has_params(source, params):
-    """Does a file have these parameters?"""
-    return all(abs(source.params[name] - value) <= 1e-4 * value for name, value in params.items())
-
-
-# ---------------------------------------------------------------------------------------------
-# truth and rollout
-
-def truth_of(cfg, start):
-    """The true frames of the first trajectory from frame initial_step - 1 on, (1, steps + 1, *X, C), and their
-    coordinates: from a file, or by the solver, which starts from frame 0. (None, None) if there are none."""
-    n = start.initial_step
-    last = n + start.steps
-    if start.frames.shape[1] >= last:
-        return start.frames[:1, n - 1:last], start.axes
-    entry = equations.entry(cfg.pde)
-    cells = [max(len(x), n_cells) for x, n_cells in zip(start.axes, entry.cells)]          # fine at shocks
-    fine, axes = on_solver_axes(cfg, entry, start.frames[:1, 0], start.axes, cells)
-    t = np.arange(last) * cfg.dt
-    try:
-        u = entry.solution(fine, start.params, t).float()
-    except UserError as error:
-        say(f'note: there is no truth: {error}')
-        return None, None
-    return u[:, n - 1:], axes
-
-
-def initial_fields(cfg, start, truth, truth_axes):
-    """What the model encodes, on the trained grid, (B, *grid, C)."""
-    axes = grid_axes(cfg, cfg.grid)
-    if start.frames.shape[1] >= start.initial_step:
-        return resampled(cfg, start.frames[:, start.initial_step - 1], start.axes, axes)
-    if truth is None:
-        raise UserError(f'frame {start.initial_step - 1}, from which this model starts, is not known')
-    return resampled(cfg, truth[:, 0], truth_axes, axes)
-
+# rollouts
 
 def roll_out(model, start, u0, points, args):
     """Predictions at points (Q, d): (B, M, steps, Q, C), where M is 1 without members."""
@@ -183,7 +77,7 @@ def searched(model, start, u0, settings):
     for first, fields, params in batches_of(model, start, u0, n_rollouts * len(model.points)):
         own = replace(settings, seed=settings.seed + first)
         rewards = Rewards(model, own, params)
-        search = Search(model, fields.to(model.device), start.steps, params, own, rewards)
+        search = Search(model, fields, start.steps, params, own, rewards)
         parts.append(search.best().flatten(2, -2).cpu())
         spent += int(search.spent.sum())
     say(f'search with {settings.stepper}: {spent / len(u0):.6g} evaluations of networks for a rollout, '
@@ -202,10 +96,11 @@ def batches_of(model, start, u0, n_points):
 
 def tokens_of(model, start, u0):
     """The tokens of the first trajectory in a latent rollout by the operator, (steps + 1, S, D)."""
-    z = model.encode(u0[:1])
+    [(_, fields, params)] = batches_of(model, start, u0[:1], 1)
+    z = model.encode(fields)
     tokens = [z.tokens]
     for _ in range(start.steps):
-        z = model.step(z, start.params)
+        z = model.step(z, params)
         tokens.append(z.tokens)
     return torch.cat(tokens).cpu()
 
@@ -213,18 +108,17 @@ def tokens_of(model, start, u0):
 # ---------------------------------------------------------------------------------------------
 # output
 
-def where_to_decode(cfg, args, truth):
-    """Points (Q, d) at which to decode (None: on a grid), the shape of the grid or (Q,), and the coordinates
-    {name: array}."""
+def where_to_decode(model, args, truth):
+    """Points (Q, d) at which to decode, the shape of their grid or (Q,), and coordinates {name: array}."""
+    cfg = model.cfg
+    d = len(cfg.grid)
     if args.points:
-        points = torch.tensor(args.points).view(-1, len(cfg.grid))
-        name = 'x' if len(cfg.grid) == 1 else 'points'
-        return points, points.shape[:1], {name: points.squeeze(1).numpy()}
+        points = torch.tensor(args.points).view(-1, d)
+        return points, points.shape[:1], {'x' if d == 1 else 'points': points.squeeze(1)}
     shape = cfg.grid if truth is None or args.ttc else truth.shape[2:-1]
     if args.resolution:
-        shape = [args.resolution] * len(cfg.grid)
-    axes = grid_axes(cfg, shape)
-    return None, tuple(shape), {name: x.numpy() for name, x in zip('xy', axes)}
+        shape = [args.resolution] * d
+    return model.grid(*shape), shape, dict(zip('xy', grid_axes(cfg, shape)))
 
 
 def save(path, arrays):
@@ -234,15 +128,21 @@ def save(path, arrays):
         return
     with h5py.File(path, 'w') as file:
         for name, array in arrays.items():
-            file[name] = array
+            file[name] = np.asarray(array)
 
 
-def symbol(name):
-    """The Greek letter that a parameter is named after: 'Nu' -> 'ν'."""
-    try:
-        return unicodedata.lookup(f'GREEK SMALL LETTER {name}')
-    except KeyError:
-        return name
+def title_of(cfg, start, args):
+    """What is shown: equation, parameters, start, latent and stepper."""
+    params = [f'{name} {value:g}' for name, value in start.params.items()]
+    latent = f'latent {shape_text(cfg.token_grid)} x {cfg.latent_dim}'
+    words = [' '.join([cfg.pde, *params]), start.what, latent]
+    if args.ttc:
+        words.append(f'search with {args.ttc.stepper}')
+    elif args.n_members:
+        words.append(f'mean of {args.n_members} members by {args.stepper}')
+    elif args.stepper != 'operator':
+        words.append(f'by {args.stepper}')
+    return ', '.join(words)
 
 
 def say_scores(model, members, truth):
@@ -261,3 +161,145 @@ def say_scores(model, members, truth):
         values = field_nrmse(mean, truth)
         text += ' (' + ', '.join(f'{name} {value:.4f}' for name, value in zip(names, values)) + ')'
     say(f'{text} of the first trajectory')
+
+
+# ---------------------------------------------------------------------------------------------
+# command line
+
+def arguments(argv):
+    """The checked command line. Raises UserError."""
+    parser = argparse.ArgumentParser(description='Roll a trained model out.', allow_abbrev=False)
+    add = parser.add_argument
+    add('--ckpt', required=True, help='run folder, checkpoint file, or folder of runs')
+    add('--index', type=int, default=0, help='start from this trajectory of the test split')
+    add('--data', help='--index counts all trajectories of this file instead')
+    add('--initial', metavar='FILE', help='start from the fields of a .npy or HDF5 file, on m.grid()')
+    add('--random', type=int, metavar='SEED', help='start from a random initial condition')
+    add('--steps', type=int, help='default: to the end of the data')
+    add('--resolution', type=int, help='points along each axis (default: of the truth)')
+    add('--points', type=float, nargs='+', metavar='X', help='decode at these coordinates: x, or x y pairs')
+    add('--rollout', choices=['latent', 'reencode'], default='latent')
+    add('--stepper', choices=['operator', *extensions.STAGES], default='operator')
+    add('--n_members', type=int, metavar='M', help=f'rollouts by a stochastic stepper (default: {MEMBERS})')
+    add('--flow_steps', type=int, default=0, help="sampling steps of a flow (default: the model's own)")
+    add('--seed', type=int, default=0, help='of the noise of a stochastic stepper')
+    add('--ttc', nargs='*', metavar='KEY=VALUE', help='test-time search; keys: probabilistic/search.py')
+    for key in equations.parameter_keys():
+        add(f'--{key}', type=float, help='parameter of the equation (default: of the data)')
+    add('--out', help='folder for the output (default: that of the checkpoint)')
+    add('--format', choices=['npz', 'hdf5'], default='npz')
+    add('--tokens', action='store_true', help='also draw principal components of the tokens')
+    add('--no_gif', action='store_true')
+    add('--device', default='auto', help='auto, cpu, cuda, cuda:N or mps')
+    args = parse_flags(parser, argv)
+    least = {'steps': 1, 'resolution': 1, 'random': 0, 'n_members': 0, 'flow_steps': 0, 'seed': 0}
+    for name, limit in least.items():
+        value = getattr(args, name)
+        if value is not None and value < limit:
+            raise UserError(f'--{name} {value} must be at least {limit}')
+    starts = [name for name in ('data', 'initial', 'random') if getattr(args, name) is not None]
+    if len(starts) > 1:
+        raise UserError(f"--{' and --'.join(starts)} are different starts: leave one out")
+    if args.ttc is not None:
+        from probabilistic.search import Settings
+        args.ttc = Settings.of(args.ttc)
+    return args
+
+
+def check(model, args):
+    """Raise UserError for what this model cannot do. Sets the default of n_members."""
+    cfg = model.cfg
+    d = len(cfg.grid)
+    module = model.stepper(args.stepper)
+    noise = {'--n_members': args.n_members, '--flow_steps': args.flow_steps, '--seed': args.seed}
+    given = [name for name, value in noise.items() if value]
+    if given and not module.stochastic:
+        raise UserError(f"{', '.join(given)}: the stepper {args.stepper} draws no noise: choose another with "
+                        '--stepper')
+    if args.flow_steps and not hasattr(module, 'n_steps'):
+        raise UserError(f'--flow_steps {args.flow_steps}: the stepper {args.stepper} has no flow')
+    if args.n_members == 1:
+        raise UserError('--n_members 1 must be 2 or more, or 0 for a single rollout')
+    if args.ttc:
+        if module.stochastic or args.points or args.resolution or args.rollout == 'reencode':
+            raise UserError('--ttc makes a latent rollout on the trained grid by its own stepper: leave '
+                            '--stepper, --points, --resolution and --rollout out')
+        args.ttc.check(model, args.steps or 1)
+    if args.tokens and (module.stochastic or args.ttc or args.rollout == 'reencode'):
+        raise UserError('--tokens shows a latent rollout by the operator: leave --stepper, --ttc and '
+                        '--rollout out')
+    if args.points and len(args.points) % d:
+        raise UserError(f'--points: {len(args.points)} numbers are no pairs x y: two for each point')
+    if equations.entry(cfg.pde).steady and args.steps not in (None, 1):
+        raise UserError(f'--steps {args.steps}: {cfg.pde} has no time, so it has one step')
+    if args.n_members is None:
+        args.n_members = MEMBERS if module.stochastic else 0
+
+
+def open_folder(args, file):
+    """The folder for the output. Raises UserError where it cannot be made."""
+    folder = args.out or os.path.dirname(file) or '.'
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make '{folder}': {error.strerror}: choose another --out") from error
+    return folder
+
+
+def main(argv=None):
+    """Roll out, save, draw. Raises UserError."""
+    args = arguments(argv)
+    file = find_checkpoint(args.ckpt)
+    state = load_checkpoint(file)
+    model = load_state(state, file, pick(args.device, 'sample'))
+    cfg = model.cfg
+    check(model, args)
+    start = make_start(state, cfg, file, args)
+    note = unseen(cfg, {name: [value] for name, value in start.params.items()})
+    if note:
+        say(f'note: {note}')
+    truth, truth_axes = truth_of(cfg, start)
+    u0 = initial_fields(cfg, start, truth, truth_axes)
+    points, shape, coordinates = where_to_decode(model, args, truth)
+    if args.ttc:
+        p = searched(model, start, u0, args.ttc)
+    else:
+        p = roll_out(model, start, u0, points, args)
+    p = p.unflatten(3, shape)                                        # (B, M, T, *X, C)
+    t = (np.arange(start.steps + 1) + start.initial_step - 1) * cfg.dt
+    arrays = {'u': p.mean(1), **coordinates, 't': t[1:], 'u0': u0}
+    if args.n_members:
+        arrays['members'] = p
+    if truth is not None:
+        if args.points:
+            truth = at_points(cfg, truth, truth_axes, points)
+        else:
+            truth = resampled(cfg, truth, truth_axes, grid_axes(cfg, shape))
+        arrays['truth'] = truth[:, 1:]
+    if args.tokens:
+        arrays['tokens'] = tokens_of(model, start, u0)
+    folder = open_folder(args, file)
+    path = os.path.join(folder, f'rollout.{args.format}')
+    save(path, arrays)
+
+    title = title_of(cfg, start, args)
+    say(f'{title}: {start.steps} steps of {cfg.dt:g} s at {shape_text(shape)} points -> {path}')
+    if truth is not None:
+        say_scores(model, p[0], truth[:, 1:])
+    if args.tokens:
+        tokens = arrays['tokens'].unflatten(1, cfg.token_grid)
+        draw_tokens(folder, t, tokens.numpy(), title)
+    if not args.points:
+        frame0 = model.decode(model.encode(u0[:1]), points).cpu().unflatten(1, shape)
+        members = torch.cat([frame0.expand_as(p[0, :, 0])[:, None], p[0]], 1).numpy()
+        x = [axis.numpy() for axis in coordinates.values()]
+        true = None if truth is None else truth[0].numpy()
+        steady = equations.entry(cfg.pde).steady
+        draw(folder, x, t, members.mean(0), true, cfg.fields, title, not args.no_gif, steady)
+        if args.n_members:
+            draw_members(folder, x, t, members, true, cfg.fields, title)
+
+
+if __name__ == '__main__':
+    one_line_errors()
+    main()

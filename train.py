@@ -137,6 +137,8 @@ minutes = max(settings_of(name).max_minutes for name in stages)
 machine = devices.start(device, dtype, compile, deterministic, minutes)
 run = Run(out_dir, config, _defaults, machine, configurator.resumable(__file__))   # locks the folder
 sources = files.find(dataset, data_dir, data_path, params, n_trajectories, resolution)     # there, or planned
+for name in stages:
+    data.check_strides(sources[0], keys, settings_of(name).unroll)
 cfg = run.with_steppers_there(ModelConfig.of(keys, _model_keys, sources))
 empty_model = on_meta(cfg)
 for name in stages:
@@ -147,7 +149,6 @@ for name in stages:
             raise UserError(f'{key}={getattr(s, key)} must be positive')
     optim.make(losses.STAGES[name](empty_model, s), s)
     optim.EMA(empty_model, s.ema_decay)
-    data.check_strides(sources[0], keys, s.unroll)
     if s.batch_size % (machine.world * s.accumulation):
         raise UserError(f'batch_size={s.batch_size} must be a multiple of {machine.world} processes x '
                         f'accumulation={s.accumulation}')

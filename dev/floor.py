@@ -1,25 +1,28 @@
 """
-What a latent of fewer numbers can hold at best if it is linear: reconstruction errors, without training.
+The reconstruction error of the best linear latents of fewer numbers, without training.
 
     python -m dev.floor config/ns_cpu.py config/burgers_cpu.py
     python -m dev.floor config/burgers_cpu.py --nu=.001 --plot docs/floor.png --json floor.json
 
-nRMSE of single frames of the test split, from the frame on that a rollout starts from. Columns: the lowest
-cosine modes of the patch of a token (basis='cosine'); the principal components of such patches of the
-training frames (basis='components' has them after the means of the fields); the principal components of whole
-fields. A learned encoder has something to do only where these are large beside the rollout error that is
-aimed at. --key=value overrides config keys as in train.py.
+The numbers are nRMSE of single frames of the test split, from the frame on that a rollout starts from. The
+columns are the lowest cosine modes of the patch of a token (basis='cosine'), the principal components of such
+patches in the training frames (basis='components' puts the means of the fields before them), and the
+principal components of whole fields. A learned encoder can help only where these errors exceed the rollout
+error that is aimed at.
+--key=value sets a key of train.py.
 """
 import argparse
 import math
 
 import torch
 
-from files import read_rows, split_rows
+from dev.cells import experiment
+from evaluation.load import read
+from files.open import split_rows
 from grids import dct_basis, merge_tokens, split_tokens
 from metrics import mean_nrmse
+from peers.compare import prepare, write_json
 from runtime.configurator import one_line_errors
-from study import experiment, prepare, write_json
 
 FEWER = (2, 4, 8, 16, 32, 64)
 KINDS = {'cosine': 'cosine modes of a patch', 'patches': 'components of a patch',
@@ -28,19 +31,19 @@ AT_MOST = 2000                         # frames that principal components are co
 
 
 def train_frames(task):
-    """Frames of the train split from the last given one on, (n, *grid, C), evenly thinned."""
+    """Frames of the train split, (n, *grid, C), evenly thinned. They begin where a rollout begins."""
     n = min(task.source.n, task.keys['n_trajectories'])
     rows = split_rows(n, 'train', task.source.entry.test)
-    u = torch.from_numpy(read_rows(task.source, rows, task.keys['time_stride'], task.keys['space_stride']))
+    u = read([task.source], rows, task.cfg, task.cfg.grid)
     u = frames_of(u[:, -task.y.shape[1]:], task)
     return u[::math.ceil(len(u) / AT_MOST)]
 
 
 def frames_of(u, task):
-    """What is predicted of trajectories u (N, T, *grid, C), (n, *grid, C), and without the start of a steady
-    equation, which is 0."""
+    """The predicted fields of all frames of u (N, T, *grid, C), (n, *grid, C). The first frame of a steady
+    equation is 0 and is left out."""
     first = 1 if task.source.entry.steady else 0
-    return u[:, first:, ..., task.scored].flatten(0, 1)
+    return u[:, first:, ..., list(task.cfg.predicted)].flatten(0, 1)
 
 
 def principal(rows):
@@ -52,8 +55,8 @@ def principal(rows):
 
 
 def floor(task):
-    """[{'tokens', 'fewer', 'cosine', 'patches', 'fields'}]: nRMSE with so many times fewer numbers; None
-    where a token would have none, or there are not as many training frames."""
+    """[{'tokens', 'fewer', 'cosine', 'patches', 'fields'}]: nRMSE with so many times fewer numbers, None
+    where a token would have no number, or there are too few training frames."""
     train = train_frames(task)
     y = frames_of(task.y, task)
     space = tuple(range(y.ndim - 1))

@@ -1,39 +1,33 @@
 """
-From which compression on do the inverse losses pay, and which of them? Latents of fewer and fewer numbers,
-learned with more and more losses, on one config.
+Which inverse losses pay at which compression? Latents of fewer and fewer numbers, learned with different
+losses, on one config.
 
     python -m dev.latents config/ns_cpu.py --minutes 3 --seeds 2
     python -m dev.latents config/burgers_cpu.py --nu=.001 --minutes 3 --seeds 2 --part 0/2    # 1/2 beside it
 
-Every finished cell is a JSON file in --out (default: out/latents_CONFIG_BUDGET) and is not run again; a
-stopped one goes on. Ends with the table of what is there; --plot draws it. --key=value overrides config keys
-as in train.py.
+Every finished training is a JSON file in --out (default: out/latents_CONFIG_BUDGET) and is not run again; one
+that was stopped goes on. The script ends with the table of all results; --plot draws it. --key=value sets a
+key of train.py.
 """
 import argparse
 import itertools
 import os
 import statistics
 
+from dev.cells import experiment, part_of, results_in, run_cell, spent
+from peers.compare import prepare, stop_on_sigterm
 from runtime.configurator import UserError, one_line_errors
-from study import experiment, part_of, prepare, results_in, spent, study_cell
 
 LEAST = 4                              # features of a token; fewer numbers than that are fewer tokens
-# Rows of the table, each with the losses of the one above it from 'field loss' on.
+# Rows of the table. Each learned row has the losses of the one above it.
 FIXED = {'cosine modes, not learned': ['--basis=cosine'],
          'components, not learned': ['--basis=components']}
 LEARNED = {'field loss': [],
-           '+ inverse encoding': ['--lambda_inverse_encoding=10'],
-           '+ agreement': ['--lambda_agreement=1'],
-           '+ latent noise': ['--latent_noise=.01'],
-           '+ inverse decoding': ['--lambda_inverse_decoding=1', '--inverse_loss_frequency=1']}
-# And one at a time, with inverse encoding.
-ALONE = {'with latent loss': ['--lambda_latent=10'],
-         'with a tenth of agreement': ['--lambda_agreement=.1'],
-         'with direction': ['--lambda_direction=1'],
-         'with latent noise': ['--latent_noise=.01'],
-         'with coloured noise': ['--latent_noise=.01', '--coloured_noise=true'],
-         'with inverse decoding': ['--lambda_inverse_decoding=1', '--inverse_loss_frequency=1']}
-ROWS = [*FIXED, *LEARNED, *ALONE]
+           '+ inverse encoding': ['--lambda_inverse_encoding=10']}
+# One further loss at a time, beside inverse encoding.
+FURTHER = {'with latent loss': ['--lambda_latent=10'],
+           'with inverse decoding': ['--lambda_inverse_decoding=1', '--inverse_loss_frequency=1']}
+ROWS = [*FIXED, *LEARNED, *FURTHER]
 SHARED = '--token_shift=0 --unroll=2 --unroll_start=1 --unroll_switch=.5'.split()
 COLUMNS = {'nrmse': 'latent rollout', 'reencode': 're-encoding', 'recon_nrmse': 'reconstruction',
            'latent_gap': '|E(D(z)) - z| / |z|', 'spectral_energy_error': 'spectrum',
@@ -50,12 +44,12 @@ def size(task, fewer):
         tokens //= 2
     dim = n_values // tokens ** len(grid)
     if dim < 1:
-        raise UserError(f'{task.y[0, 0].numel()} values cannot be held in {fewer} times fewer numbers')
+        raise UserError(f'--factors {fewer}: a frame of {task.y[0, 0].numel()} values leaves no number')
     return tokens, dim
 
 
 def cells(task, factors):
-    """{name: changes of keys}"""
+    """{name: changes of keys} of all rows, for each of the factors."""
     found = {}
     for fewer in factors:
         tokens, dim = size(task, fewer)
@@ -65,7 +59,7 @@ def cells(task, factors):
             found[f'{fewer} times, {name}'] = [*latent, *changes]
         changes = [*latent, '--basis=components', '--encoder_dim=64', '--decoder_dim=64',
                    f'--patch_size={patch}', f'--halo={patch // 2}']
-        for name, more in ALONE.items():
+        for name, more in FURTHER.items():
             found[f'{fewer} times, {name}'] = [*changes, *LEARNED['+ inverse encoding'], *more]
         for name, more in LEARNED.items():
             changes = [*changes, *more]
@@ -134,7 +128,7 @@ def main(argv=None):
               if name.split(' times, ')[1] in args.rows}
     every = itertools.product(range(args.seeds), chosen.items())
     for seed, (name, changes) in part_of(every, args.part):
-        study_cell(name, 'ours', changes, task, budget, seed, folder)
+        run_cell(name, 'ours', changes, task, budget, seed, folder)
     runs = table(folder)
     if args.plot:
         picture(runs, args.plot)
@@ -142,4 +136,5 @@ def main(argv=None):
 
 if __name__ == '__main__':
     one_line_errors()
+    stop_on_sigterm()
     main()

@@ -36,7 +36,8 @@ def is_centred(axes, entry):
     centred = []
     for x, low, length in zip(axes, entry.low, entry.length):
         half = length / len(x) / 2
-        centred.append(abs(float(x[0]) - low - half) < .02 * half)
+        gap = float(x[0]) - low
+        centred.append(abs(gap - half) < .02 * half)
     return all(centred)
 
 
@@ -53,7 +54,8 @@ def multiplied(u, x, axis, factor):
     wave numbers k >= 0, (K,). Negative wave numbers are multiplied by the conjugate. Returns (N, *X)."""
     n = len(x)
     modes = torch.fft.rfft(u, dim=1 + axis)
-    k = 2 * math.pi * torch.arange(n // 2 + 1, device=u.device, dtype=u.dtype) / (n * spacing(x))
+    number = torch.arange(n // 2 + 1, device=u.device, dtype=u.dtype)
+    k = 2 * math.pi * number / (n * spacing(x))
     modes = modes.movedim(1 + axis, -1) * factor(k)
     return torch.fft.irfft(modes.movedim(-1, 1 + axis), n=n, dim=1 + axis)
 
@@ -65,7 +67,8 @@ def derivative(u, x, axis, order=1):
         k = k ** order
         if order % 2 and len(x) % 2 == 0:
             k = torch.cat([k[:-1], torch.zeros_like(k[:1])])
-        return k * (1, 1j, -1, -1j)[order % 4]
+        power_of_i = (1, 1j, -1, -1j)[order % 4]
+        return k * power_of_i
 
     return multiplied(u, x, axis, factor)
 
@@ -78,7 +81,8 @@ def shifted(u, x, distance):
         turn = torch.complex(angle.cos(), angle.sin())
         if len(x) % 2 == 0:                                          # the shortest wave has no sine
             top = turn[:, -1:].real
-            turn = torch.cat([turn[:, :-1], torch.complex(top, torch.zeros_like(top))], 1)
+            top = torch.complex(top, torch.zeros_like(top))
+            turn = torch.cat([turn[:, :-1], top], 1)
         return turn
 
     return multiplied(u, x, 0, factor)
@@ -107,7 +111,8 @@ def velocity_from_vorticity(w, axes):
     for x in axes:
         n = len(x)
         number = torch.fft.fftfreq(n, 1 / n, device=w.device, dtype=w.dtype)
-        waves.append(2 * math.pi * number / (n * spacing(x)))
+        length = n * spacing(x)
+        waves.append(2 * math.pi * number / length)
         known.append(2 * number != -n)                               # the shortest wave has no derivative
     k_x = waves[0][:, None]
     k_y = waves[1]
@@ -124,7 +129,9 @@ def velocity_from_vorticity(w, axes):
 def central(u, x, axis):
     """Central differences of u (N, *X) along an axis with the points x: two points fewer along that axis."""
     n = len(x) - 2
-    return (u.narrow(1 + axis, 2, n) - u.narrow(1 + axis, 0, n)) / (2 * spacing(x))
+    behind = u.narrow(1 + axis, 0, n)
+    ahead = u.narrow(1 + axis, 2, n)
+    return (ahead - behind) / (2 * spacing(x))
 
 
 def interior(u, but):

@@ -35,7 +35,7 @@ def find_data(state, ckpt):
         there = [path for path in places if os.path.exists(path)]
         if not there:
             missing = ', '.join(f"'{path}'" for path in dict.fromkeys(places))
-            raise UserError(f"'{ckpt}' was trained on '{typed}', which does not exist (looked for {missing}): "
+            raise UserError(f"'{ckpt}' was trained on '{typed}', which is missing (looked for {missing}): "
                             'put it back, or name another file with --data FILE')
         paths.append(there[0])
     return paths
@@ -190,8 +190,8 @@ def open_task(state, model, ckpt, args):
     if args.steps is not None:
         most = u.shape[1] - n
         if not 1 <= args.steps <= most:
-            raise UserError(f'--steps {args.steps} must be from 1 to {most}, the number of frames that can be '
-                            'predicted')
+            raise UserError(f'--steps {args.steps} must be from 1 to {most}, the number of frames after the '
+                            'first initial_step ones')
         u = u[:, :n + args.steps]
     return Task(model, sources, split, rows, u, params, n, args.rollout == 'reencode', args.batch_size)
 

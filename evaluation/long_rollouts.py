@@ -56,8 +56,8 @@ def long_rollouts(task, factor):
 
 
 def scores(model, entry, p, u, initial_step, truth):
-    """{name: value of each trajectory} of rollouts p (N, steps, *grid, C) from the frame initial_step - 1 of u
-    (N, T, *grid, C). truth: the solution at all times, (N, initial_step + steps, *grid, C), or None."""
+    """{name: value of each trajectory} of rollouts p (N, steps, *grid, C) from the frame initial_step - 1 of
+    u (N, T, *grid, C). truth: the solution at all times, (N, initial_step + steps, *grid, C), or None."""
     start = u[:, initial_step - 1:initial_step]
     result = {}
     conserved = [entry.fields.index(name) for name in entry.conserved]

@@ -6,8 +6,8 @@ file, interpolated where it has no values. On a periodic domain the interpolatio
 exact for a field that the grid resolves. On grids that are finer than the file, the truth is the solution of
 the built-in solver. Rollouts that start from random points are compared on the grid.
 
-`where` is the shape of a grid like the trained one (grid_axes) or points (Q, d). `axes` are the coordinates of
-a grid's points, one tensor an axis. `cfg` is a model.ModelConfig, `task` an evaluation.load.Task.
+`where` is the shape of a grid like the trained one (grid_axes) or points (Q, d). `axes` are the coordinates
+of a grid's points, one tensor an axis. `cfg` is a model.ModelConfig, `task` an evaluation.load.Task.
 """
 import math
 import time
@@ -194,8 +194,8 @@ def on_solver_axes(cfg, entry, u, axes, cells):
 
 
 def solver_axes(cfg, entry, cells):
-    """Coordinates along each axis of the solver's cells: their centres. Where translations are symmetries, the
-    points of the model's grid serve as centres, and nothing has to be interpolated."""
+    """Coordinates along each axis of the solver's cells: their centres. Where translations are symmetries,
+    the points of the model's grid serve as centres, and nothing has to be interpolated."""
     if entry.translation_invariant:
         return grid_axes(cfg, cells)
     return [torch.from_numpy(centres(n, *ends)) for n, ends in zip(cells, entry.space)]

@@ -4,8 +4,7 @@ tokens.png of a latent rollout, spectra.png of many trajectories, and the errors
 
 In all functions x is a list of coordinates, one array for each of one or two space axes; t (T,) are the times
 of the frames in seconds; prediction and truth are arrays (T, *X, C) that begin with the initial frame; truth
-may be None; fields are the names of the C fields. Each field has panels and a colour scale of its own. Where
-matplotlib is not installed, the functions that write a file print a note and write none.
+may be None; fields are the names of the C fields. Without matplotlib, nothing is drawn and a note is printed.
 """
 import importlib.util
 import os
@@ -51,8 +50,7 @@ def draw_members(folder, x, t, members, truth, fields, title):
 
 
 def draw_tokens(folder, t, tokens, title):
-    """Write tokens.png: principal components of tokens (T, *token grid, D) and their shares of the variance,
-    over token and time with one axis, as maps at a few times with two."""
+    """Write tokens.png: principal components of tokens (T, *token grid, D), with their shares of variance."""
     if not can_draw():
         return
     values, shares = principal_components(tokens, COMPONENTS)
@@ -80,7 +78,7 @@ def draw_spectra(folder, waves, t, prediction, truth, fields, title):
         curves = {'truth': truth[:, 1:, i], 'prediction': prediction[:, 1:, i]}
         draw_snapshots(axis, waves[1:], t, curves)
         top = max(truth[:, 1:, i].max(), 1e-30)
-        axis.set(xscale='log', yscale='log', ylim=(1e-14 * top, 3 * top))
+        axis.set(ylim=(1e-14 * top, 3 * top), xscale='log', yscale='log')
         axis.set(xlabel='wave number [waves a domain]', ylabel=f'energy of {fields[i]}')
         axis.grid(alpha=.3)
     save(figure, os.path.join(folder, 'spectra.png'), title)

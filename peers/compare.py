@@ -5,18 +5,17 @@ Trainings of the same length, compared on the test split: this model, variants o
     found = compete('ours', task, {'minutes': 5}, seed=0, folder='out/one')
 
 Every training is a process of train.py. Its run folder (config.json, log.csv, the checkpoint) is all that is
-read from it. bench.py peers compares all METHODS on one config (report.py); dev/ has studies of many trainings.
+read from it. bench.py peers compares all METHODS on one config (report.py), dev/ has larger studies.
 """
 import csv
 import itertools
 import json
 import math
 import os
-import statistics
+import signal
 import subprocess
 import sys
 import tempfile
-import time
 from typing import NamedTuple
 
 import torch
@@ -24,7 +23,8 @@ import torch
 import equations
 import losses
 from evaluation.load import choose_rows, open_data, params_of, read
-from evaluation.scores import evaluate, wait_for
+from evaluation.scores import evaluate
+from evaluation.speed import median_ms
 from files.open import Source
 from grids import resample_axes
 from metrics import mean_nrmse
@@ -33,11 +33,10 @@ from peers.networks import package_fno
 from runtime import extensions
 from runtime.checkpoint import find_checkpoint, load_checkpoint, whole_file
 from runtime.configurator import UserError, say
-from runtime.device import Machine, pick
+from runtime.device import pick
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VALIDATIONS = 8                        # validations in a training, about
-PATIENCE = 5.                          # seconds after which a measurement is no longer repeated
 
 
 # ---------------------------------------------------------------------------------------------
@@ -66,6 +65,14 @@ def read_log(folder):
         return list(csv.DictReader(file))
 
 
+def stop_on_sigterm():
+    """Let SIGTERM end this script as an exception does, so that a training which it runs is stopped too."""
+    def leave(number, _):
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+
+
 # keys of a short training that is only timed
 RARELY = ['--eval_interval=1000000', '--save_interval=1000000']
 
@@ -79,19 +86,6 @@ def ms_per_iteration(rows):
     last = rows[-2]
     seconds = float(last['train_seconds']) - float(first['train_seconds'])
     return 1e3 * seconds / (int(last['iter']) - int(first['iter']))
-
-
-def median_ms(run, device, repeats):
-    """Median wall-clock of run() in milliseconds over `repeats` calls, after three that are not counted.
-    Calls that take seconds are repeated less, down to a single one."""
-    times = []
-    begin = time.perf_counter()
-    while len(times) < 3 + repeats and time.perf_counter() - begin < PATIENCE:
-        start = time.perf_counter()
-        run()
-        wait_for(device)
-        times.append(1e3 * (time.perf_counter() - start))
-    return statistics.median(times[3:] or times[-1:])
 
 
 def print_row(cells, widths):
@@ -130,7 +124,7 @@ _weights = [name for group in (losses.key_group(), extensions.key_groups()) for 
             for name in keys if name.startswith('lambda_')]
 FIELD_LOSS = [f'--{name}=0' for name in _weights if name not in ('lambda_field', 'lambda_spectral')]
 REENCODER = [*FIELD_LOSS, '--unroll=1', '--unroll_start=1']
-# What peers share. Data, symmetries, early_bias, spectral loss, averaging and warm-up are those of the config.
+# What peers share. Data, symmetries, early_bias, spectral loss, averaging and warm-up are the config's.
 PEER = [*FIELD_LOSS, *'--encoder=grid --basis=cosine --encoder_dim=0 --decoder_dim=0 --token_shift=0'.split(),
         *'--unroll=2 --unroll_start=1 --unroll_switch=.7 --optimizer=adamw --weight_decay=0'.split(),
         '--compile=false', '--dtype=float32']

@@ -71,8 +71,9 @@ def peers_table(summary, budget, device):
         numbers = [f'{r["n_params"]:,.0f}', f'{r["iters"]:.0f}', f'{r["seconds"]:.0f}', f'{r["nrmse"]:.4f}']
         print_row([name, *numbers, '', seeds, steps, f'{r["ms_per_trajectory"]:.2f}'], widths)
     if 'classical' in summary:
-        print(f'classical: the built-in solver on {summary["classical"]["cells"]} cells, batch 1; the others: '
-              'all test trajectories in one batch')
+        cells = summary['classical']['cells']
+        print(f'classical: the built-in solver on {cells} cells, batch 1; the others: all test trajectories '
+              'in one batch')
     for own, peer in itertools.product(('ours', 'ours_plain'), METHODS):
         if own in summary and peer in summary and METHODS[peer].peer:
             print(f'nRMSE of {own} / {peer}: {summary[own]["nrmse"] / summary[peer]["nrmse"]:.2f}')

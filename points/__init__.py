@@ -1,6 +1,6 @@
 """Values at any points in (encoder='points'), and losses at some points of the grid (num_queries)."""
-from model import ENCODERS
 from losses import EXTENSIONS
+from model import ENCODERS
 
 from points.encoder import PointEncoder
 from points.queries import at_query_points

@@ -86,8 +86,9 @@ class CachedWindows:
                  self.machine.bf16]
         digest = hashlib.sha256(repr(about).encode())
         digest.update(t.prints.tobytes())
-        encoder = self.stage.model.encoder
-        for name, value in chain(encoder.named_parameters(), encoder.named_buffers()):
+        model = self.stage.model
+        scales = (('mean', model.mean), ('std', model.std))
+        for name, value in chain(model.encoder.named_parameters(), model.encoder.named_buffers(), scales):
             digest.update(repr((name, value.dtype, value.shape)).encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()[:32]

@@ -3,16 +3,19 @@ Checkpoints: written complete or not at all, read with every byte checked, and n
 
     save_checkpoint(path, {'model': ..., ...})    # tensors and JSON types; atomic
     state = load_checkpoint(find_checkpoint('out/burgers_cpu'))
+
+    $ python -m runtime.checkpoint out/burgers_cpu pretrained/burgers_cpu.pt    # to give away: see ship
 """
 import contextlib
 import io
 import os
 import platform
+import sys
 import zipfile
 
 import torch
 
-from runtime.configurator import UserError, say
+from runtime.configurator import UserError, one_line_errors, say
 
 FORMAT = 'nanoupt'
 FORMAT_VERSION = 5
@@ -198,3 +201,10 @@ def check_shapes(path, weights, expected, new_modules=()):
     wrong = [name for name in old | there.keys() if shapes.get(name) != there.get(name)]
     if wrong:
         raise UserError(f"'{path}': weights and model arguments disagree at {', '.join(sorted(wrong)[:4])}")
+
+
+if __name__ == '__main__':
+    one_line_errors()
+    if len(sys.argv) != 3:
+        raise UserError('usage: python -m runtime.checkpoint RUN FILE')
+    ship(*sys.argv[1:])

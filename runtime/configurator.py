@@ -25,6 +25,7 @@ import ast
 import copy
 import difflib
 import errno
+import functools
 import glob
 import io
 import json
@@ -313,6 +314,7 @@ def _lines_of_names(tree, path):
 
 # --- --help ------------------------------------------------------------------
 
+@functools.cache
 def _comments(source):
     """What a script says of its keys: {name: (headings above it, trailing comment)}."""
     with open(source, encoding='utf-8') as f:
@@ -462,6 +464,10 @@ def configure(defaults, argv, source, groups={}, stages={}, more=None):
             strangers[name] = 'command line'
             raw[name] = text
     known = more(config['dataset']) if more else {}
+    for name in known:
+        if name in plain:
+            raise UserError(f"the equation {config['dataset']} has a parameter '{name}', which is a key of "
+                            f'{os.path.basename(source)}: rename the parameter')
     for name, where in strangers.items():
         if name not in known:
             dotted = [f'{stage}.{key}' for stage in stages for key in plain]

@@ -85,6 +85,8 @@ def to_trained_grid(cfg, u, x, device):
     third of the domain.
     """
     d = len(cfg.grid)
+    if x is not None and d != 1:
+        raise UserError('in 2D, values at points need a model with encoder=points; this one takes grids')
     u = torch.as_tensor(u).float()
     if u.ndim != d + 2 or u.shape[-1] != cfg.n_field:
         space = ', '.join('XY'[:d])
@@ -95,8 +97,6 @@ def to_trained_grid(cfg, u, x, device):
     space = tuple(u.shape[1:-1])
     if x is None and space == tuple(cfg.grid):
         return u
-    if x is not None and d != 1:
-        raise UserError('in 2D, values at points need a model with encoder=points; this one takes grids')
     wide = torch.float32 if device.type == 'mps' else torch.float64
     known = []
     wanted = []

@@ -77,10 +77,10 @@ def test_the_core_imports_no_extension(tmp_path, burgers_file):
 def test_windows_move_on_with_the_tokens(tmp_path, monkeypatch):
     """An untrained model is persistence. On fields that stand still, all its latents are right and stay so."""
     x = (np.arange(1024) + .5) / 1024
-    u = np.sin(2 * np.pi * (x + np.arange(20)[:, None] / 20))[:, None] * np.ones((201, 1))
-    path = write(tmp_path / 'still.hdf5', u, .01)
+    u = np.sin(2 * np.pi * (x + np.arange(10)[:, None] / 10))[:, None] * np.ones((5, 1))
+    path = write(tmp_path / 'still.hdf5', u)
     train_here(monkeypatch, *smoke_args(path, tmp_path / 'o'), '--max_iters=1', '--log_interval=1',
-               '--unroll_start=2')
+               '--unroll_start=2', '--time_stride=1')
     row = rows_of(tmp_path / 'o')[0]
     assert float(row['latent']) < 1e-10 and float(row['field']) < 1e-3
 
@@ -115,7 +115,7 @@ def test_components_of_the_data_stay_with_the_weights(tmp_path, train):
 
 def test_validation_does_not_depend_on_the_batch_size(tmp_path, train):
     """It takes the first n_validated trajectories."""
-    g = train(tmp_path / 'o', '--max_iters=0', '--n_validated=1', '--n_trajectories=20', '--batch_size=2')
+    g = train(tmp_path / 'o', '--max_iters=0', '--n_validated=1', '--time_stride=20')
     assert len(g['trajectories'].val) == 2
     errors = []
     for n_validated, batch_size in ((1, 1), (1, 8), (2, 1), (2, 8)):
@@ -196,12 +196,11 @@ def test_the_log_counts_through_the_stages(staged):
     assert g['run'].total == 11 and state_of(folder)['stage_iter'] == 5
 
 
-@pytest.mark.parametrize('at', [7, 9])
-def test_numbers_of_a_stage_of_ones_own_after_a_resume(at, staged, tmp_path, train, cut):
-    """Cut before the stage has a row in the log, and after."""
-    cut(at, tmp_path / 'o', *STAGED, '--save_interval=1')
-    assert ('step_error' in rows_of(tmp_path / 'o')[-1]) == (at == 9)
-    train(tmp_path / 'o', *STAGED, '--save_interval=1')
+def test_numbers_of_a_stage_of_ones_own_after_a_resume(staged, tmp_path, train, cut):
+    """Cut before the stage has a row in the log. (test_faults.py cuts it later.)"""
+    cut(7, tmp_path / 'o', *STAGED)
+    assert 'step_error' not in rows_of(tmp_path / 'o')[-1]
+    train(tmp_path / 'o', *STAGED)
     assert rows_of(tmp_path / 'o') == rows_of(staged[0])
 
 
@@ -245,10 +244,10 @@ def test_what_is_loaded_is_the_best_of_the_last_stage(staged):
 
 
 def test_a_later_stage_is_never_worse_than_it_begins(tmp_path, train, capsys):
-    """The second stage gets worse from its first iteration on. What it began with, the best of the first
+    """The second stage gets worse in its one iteration. What it began with, the best of the first
     stage, is kept, and the user is told."""
-    train(tmp_path / 'o', *TWO_STAGES, '--max_iters=2', '--second_stage.max_iters=4', '--eval_interval=1',
-          '--second_stage.learning_rate=.03', '--second_stage.muon_lr=.3', '--warmup_iters=0',
+    train(tmp_path / 'o', *TWO_STAGES, '--max_iters=2', '--second_stage.max_iters=1', '--eval_interval=1',
+          '--second_stage.learning_rate=.1', '--second_stage.muon_lr=.6', '--warmup_iters=0',
           '--second_stage.ema_decay=0', '--time_stride=20')
     best = state_of(tmp_path / 'o', 'best.pt')
     assert best['stage'] == 'second' and best['stage_iter'] == 0
@@ -308,13 +307,13 @@ def test_a_run_stands_in_a_stage_of_its_own(staged, stages, train):
 # by the clock
 
 class Clock:
-    """Every look at it is a tenth of a second after the one before."""
+    """Every look at it is a fifth of a second after the one before."""
 
     def __init__(self):
         self.now = 0.
 
     def perf_counter(self):
-        self.now += .1
+        self.now += .2
         return self.now
 
 
@@ -403,6 +402,9 @@ def test_two_processes_train_as_one(start, args, tmp_path, burgers_file, train):
 # configs
 
 CONFIGS = sorted(os.path.basename(p) for p in glob.glob(os.path.join(ROOT, 'config', '[!_]*.py')))
+# one of each kind
+SOME = ['burgers_cpu.py', 'burgers_128_pure_channel.py', 'burgers_32_u_inverse.py', 'ks_full.py', 'darcy_cpu.py',
+        'ns_64_learned.py', 'ns_points_cpu.py', 'compressible_1d_cpu.py', 'diffusion_sorption_cpu.py']
 
 
 def keys_of(name):
@@ -417,7 +419,8 @@ class Checked(Exception):
     """Everything that is checked before there are data."""
 
 
-@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=() if name in SOME else pytest.mark.slow) for name in CONFIGS])
 def test_every_config_is_accepted(name, tmp_path, monkeypatch):
     """Keys, stages, shapes and strides fit together; nothing was made until then."""
     def stop(sources, device):

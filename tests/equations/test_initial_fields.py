@@ -8,7 +8,7 @@ from equations.compressible_1d import gas_waves
 from equations.darcy import permeability
 from equations.diffusion_reaction import white_noise
 from equations.diffusion_sorption import constants
-from equations.kuramoto_sivashinsky import kuramoto_sivashinsky_64, ks_waves
+from equations.kuramoto_sivashinsky import ks_attractor, ks_waves, kuramoto_sivashinsky_64
 from equations.navier_stokes import random_vorticity
 from equations.reaction_diffusion import unit_waves
 from equations.shallow_water import BASIN, dams, shallow_water
@@ -81,6 +81,13 @@ def test_volume_of_the_dams():
     radius = np.array([np.random.default_rng([1, row]).uniform(.3, .7) for row in range(6)])
     assert np.abs((h - 1).mean((1, 2)) * BASIN ** 2 - np.pi * radius ** 2).max() < 2e-3
     assert torch.equal(shallow_water(radius, [0.])[:, 0, ..., 0], torch.from_numpy(h))
+
+
+@pytest.mark.slow
+def test_the_attractor_of_kuramoto_sivashinsky():
+    u = ks_attractor(6, (256,))
+    assert np.abs(u.mean(1)).max() < 1e-12 and 1 < u.std() < 1.7
+    assert np.abs(ks_attractor(2, (256,), first=4) - u[4:]).max() < 1e-3        # rounding grows
 
 
 def test_burn_in():

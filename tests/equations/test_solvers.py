@@ -23,7 +23,7 @@ from equations.diffusion_sorption import constants, diffusion_sorption
 from equations.kuramoto_sivashinsky import kuramoto_sivashinsky, kuramoto_sivashinsky_64, ks_waves
 from equations.navier_stokes import navier_stokes, random_vorticity
 from equations.reaction_diffusion import reaction_diffusion, unit_waves
-from equations.shallow_water import BASIN, dams, shallow_water, still_water
+from equations.shallow_water import BASIN, shallow_water, still_water
 from references import (cole_hopf, radial, retardation, riemann, runge_kutta, similarity, simpson, stoker,
                         torsion, travelling_shock, viscous_shock, vorticity_rate)
 
@@ -170,7 +170,7 @@ def sorption_similarity():
 
 def sorption_steady_state():
     """u = 1 - x / (1 + D), whatever the start."""
-    u = diffusion_sorption(np.stack([constants(1, (32,))[0], np.zeros(32)]), [0., 1e5])
+    u = diffusion_sorption(np.stack([constants(1, (32,))[0], np.zeros(32)]), [0., 3e4])
     exact = u.clone()
     exact[:, 1] = tensor(1 - centres(32) / (1 + 5e-4))
     return u, exact
@@ -384,8 +384,8 @@ def burgers_cells(nu, X):
 
 def sorption_cells(X):
     u0 = constants(2, (X,))
-    u = diffusion_sorption(u0, [0., 5., 50.])[:, 1:]
-    finer = diffusion_sorption(np.repeat(u0, 2, 1), [0., 5., 50.])[:, 1:]
+    u = diffusion_sorption(u0, [0., 5., 20.])[:, 1:]
+    finer = diffusion_sorption(np.repeat(u0, 2, 1), [0., 5., 20.])[:, 1:]
     return nrmse(u, finer.unflatten(2, (X, 2)).mean(3))
 
 
@@ -457,13 +457,12 @@ def reacting_cells(size):
     return nrmse(reacting_cosines(size), coarse(reacting_cosines(128), 128 // size))
 
 
-def plane_dam(axis, size):
+def plane_dam(size):
     x = centres(size, -BASIN / 2, BASIN / 2)
     h0 = tensor(np.where(x < 0, 2., 1.))
-    plane = h0[:, None].expand(size, 4) if axis == 0 else h0.expand(4, size)
-    h = still_water(plane[None], [0., .3, 1.], full=True)[0, -1]
-    assert h[..., 2 - axis].abs().max() == 0 and h[..., 0].std(1 - axis).max() < 1e-14
-    return (h[..., 0].mean(1 - axis) - tensor(stoker(x, 1.))).abs().mean()
+    h, _, v = still_water(h0[None, :, None].expand(1, size, 4), [0., .3, 1.], full=True)[0, -1].unbind(-1)
+    assert v.abs().max() == 0 and h.std(1).max() < 1e-14
+    return (h.mean(1) - tensor(stoker(x, 1.))).abs().mean()
 
 
 @functools.cache
@@ -503,11 +502,10 @@ SHOCKS = ((6., 50., 3.), (6., 5., -6.), .1)
 CONVERGENCE = [
     (burgers_cells, (.01,), (512, 1024), 1e-4, 3.),
     (burgers_cells, (.001,), (512, 1024), 2e-3, 2.5),
-    (sorption_cells, (), (16, 32), 2.5e-2, 3.),
+    (sorption_cells, (), (16, 32), 4e-2, 3.),
     (gas_jumps, SOD, (50, 100), (.006, .005, .008), (1.4, 1.4, 1.2)),
     (gas_jumps, RAREFACTIONS, (50, 100), (.01, .003, .01), (1.4, 1.4, 1.2)),
     (gas_jumps, SHOCKS, (50, 100), (.2, 1.5, .04), (1.4, 1.4, 1.2)),
-    (gas_viscous_shock, (0.,), (32, 64), .005, 3.),
     (gas_viscous_shock, (-.5,), (64, 128), .002, 3.),
     (gas_transport, (), (32, 64), 2e-3, 3.),
     (gas_moving_frame, (), (32, 64), .01, 1.5),
@@ -515,8 +513,7 @@ CONVERGENCE = [
     (flow_cells, (), (1, 2), 1e-5, 10.),                            # 2 is what is taken for this nu
     (noise_steps, (), (.025, .0125), 5e-8, 8.),                     # order 4
     (reacting_cells, (), (16, 32), 2e-2, 3.3),
-    (plane_dam, (0,), (128, 256), 3.5e-3, 1.7),                     # a bore allows order 1
-    (plane_dam, (1,), (64, 128), 7e-3, 1.7),
+    (plane_dam, (), (128, 256), 3.5e-3, 1.7),                       # a bore allows order 1
     (round_dam_cells, (), (32, 64), 4e-3, 1.7),
     (round_dam_in_polar_coordinates, (), (64, 128), 5e-3, 1.4),
     (darcy_series, (0.,), (32, 64), 1e-3, 3.9),
@@ -536,7 +533,7 @@ def test_convergence(error, arguments, sizes, bounds, factor):
      lambda u, nu=nu, rho=rho: reaction_diffusion(u, nu, rho, [0., .003, .05, .3]), unit_waves(4, (512,)),
      1e-5) for nu, rho in ((.5, 1.), (5., 10.), (.01, 10.))] + [
     (sorption, {'SORPTION_GROWTH': .05},
-     lambda u: diffusion_sorption(u, [0., 5., 50.]), constants(2, (64,)), 5e-5),
+     lambda u: diffusion_sorption(u, [0., 5., 20.]), constants(2, (64,)), 5e-5),
     (ks, {'KS_STEP': .0125}, lambda u: kuramoto_sivashinsky_64(u, [0., 1., 10.]), ks_waves(3, (128,)), 1e-4)])
 def test_shorter_steps_change_little(module, finer, solve, u0, tolerance, monkeypatch):
     u = solve(u0)
@@ -567,7 +564,7 @@ def reacting_mean():
 def stored_solute():
     """The mean of m(u) changes by the flux through the walls, by one-sided differences of fourth order."""
     h = 1 / 128
-    u = diffusion_sorption(constants(2, (128,)), [0., *100 + 5. * np.arange(21)])[:, 1:].numpy()
+    u = diffusion_sorption(constants(2, (128,)), [0., *100 + 5. * np.arange(13)])[:, 1:].numpy()
     stored = (u + (1 - .29) / .29 * 2880 * 3.5e-4 * u ** .874).mean(2)
     weights = np.array([35 / 8, -35 / 24, 21 / 40, -5 / 56])        # at 1/2, 3/2, 5/2, 7/2 cells from a wall
     left = (u[..., :4] @ weights - 352 / 105) / h                   # u = 1 at the wall
@@ -618,7 +615,7 @@ def darcy_outflow():
 
 
 @pytest.mark.parametrize('budget, least, tolerance', [
-    (reacting_mean, .1, 1e-5), (stored_solute, .05, 5e-6), (ks_energy, .01, 1e-6), (enstrophy, 1e-3, 1e-7),
+    (reacting_mean, .1, 1e-5), (stored_solute, .03, 3e-6), (ks_energy, .01, 1e-6), (enstrophy, 1e-3, 1e-7),
     (reacting_v, 1e-4, 1e-8), (darcy_outflow, .05, 1e-9)], ids=name_of)
 def test_budgets(budget, least, tolerance):
     change, expected = budget()
@@ -660,9 +657,19 @@ def test_budgets_of_water():
 def test_values_stay_between_their_bounds(solve, u0, t):
     """The maximum principle; the walls of diffusion-sorption are at 1 and near 0, and reaction leads to 1."""
     u = solve(u0, t)
-    low, high = (0., 1.) if u0.min() >= 0 else (u0.min(1), u0.max(1))
-    assert (u.amin(2).T - tensor(low)).min() > -1e-12
-    assert (u.amax(2).T - tensor(high)).max() < 1e-12
+    low = 0.
+    high = 1.
+    if u0.min() < 0:                                                # Burgers
+        low = tensor(u0.min(1))
+        high = tensor(u0.max(1))
+        assert u.square().mean(2).diff(dim=1).max() < 1e-12
+    assert (u.amin(2).T - low).min() > -1e-12
+    assert (u.amax(2).T - high).max() < 1e-12
+
+
+def test_nothing_moves_in_constant_fields():
+    assert torch.equal(burgers(0 * LINE, .01, [0., 1.]), torch.zeros(2, 2, 8, dtype=torch.float64))
+    assert (burgers(1.5 * np.ones((1, 64)), .01, [0., .3, 1.]) - 1.5).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize('solve, X, tolerance', [
@@ -712,16 +719,6 @@ def test_tridiagonal(n, scale, wraps):
     diagonal = -1.2 * (lower.abs() + upper.abs()) - .1
     right = lower * x.roll(1, 1) + diagonal * x + upper * x.roll(-1, 1)
     assert (tridiagonal(lower, diagonal, upper, right) - x).abs().max() < 1e-13
-
-
-def test_exact_riemann_solution_satisfies_the_jump_conditions():
-    """The tests' own: the integral of the conserved quantities over (-1, 1) changes by the fluxes."""
-    left, right, time = SOD
-    u = riemann(left, right, centres(400000, -1, 1) / time)
-    end = gas._conserved(tensor(u.T)).mean(1).numpy()
-    flux = np.array([0, 1 - .1, 0]) / 2
-    start = gas._conserved(tensor([left, right]).T).mean(1).numpy()
-    assert np.abs(end - start - time * flux).max() < 1e-5
 
 
 def test_flux_of_hllc():
@@ -792,13 +789,21 @@ def test_far_times_need_no_frames_between():
 
 def test_water_leaves_through_the_edges(monkeypatch):
     """As if it went on beyond the edges, where a basin four times as large has the same cells."""
-    h = shallow_water([.7], [0., 1., 2.5], cells=32)[0, ..., 0]
+    h = shallow_water([.7], [0., 1., 2.], cells=32)[0, ..., 0]
     monkeypatch.setattr(water, 'BASIN', 4 * BASIN)
-    beyond = shallow_water([.7], [0., 1., 2.5], cells=128)[0, :, 48:80, 48:80, 0]
+    beyond = shallow_water([.7], [0., 1., 2.], cells=128)[0, :, 48:80, 48:80, 0]
     difference = (h - beyond).abs().amax((1, 2))
     assert (h[1] - 1).abs().max() > .4
     assert difference[1] < 1e-10                                    # nothing has reached the edges
     assert difference.max() < .05
+
+
+def test_the_symmetries_of_water():
+    """Of the square, for water without a symmetry of its own."""
+    h0 = tensor(1 + np.random.default_rng(0).uniform(size=(1, 24, 24)))
+    h = still_water(h0, [0., .3])
+    assert (still_water(h0.flip(-2), [0., .3]) - h.flip(-2)).abs().max() < 1e-12
+    assert (still_water(h0.mT, [0., .3]) - h.mT).abs().max() < 1e-12
 
 
 def test_shallow_water_stays_positive():
@@ -894,11 +899,3 @@ def test_wrong_arguments_are_refused(solve, u0, params):
     ('positive', darcy, (0 * PLANE, 1.))])
 def test_what_a_solver_cannot_solve_is_refused(word, solve, arguments):
     assert word in refused(solve, *arguments)
-
-
-def test_trivial_cases():
-    assert torch.equal(burgers(torch.zeros(2, 8), .01, [0., 1.]), torch.zeros(2, 2, 8, dtype=torch.float64))
-    assert (burgers(torch.full((1, 64), 1.5), .01, [0., .3, 1.]) - 1.5).abs().max() < 1e-12
-    radius = np.array([.4, .6])
-    assert torch.equal(shallow_water(radius, [0.])[:, 0, 0, 0, 0], torch.ones(2).double())
-    assert shallow_water(radius, [0.]).shape == (2, 1, 128, 128, 1) and dams(1, (8, 8)).max() > 1

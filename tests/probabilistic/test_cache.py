@@ -2,44 +2,49 @@
 file."""
 import errno
 import os
-from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
-import cache
-from cache import CachedWindows
-from conftest import close, drawn, noise, refused, same_run
+from batches import settings
+from conftest import close, config, drawn, noise, refused, same_run, write
 from data import Trajectories, Windows
-from files import open_source
-from model import PARTS, UPT
+from files.open import open_source
+from losses import STAGES
+from model import UPT
+from probabilistic import cache
+from probabilistic.cache import CachedWindows, mapped
+from probabilistic.stages import DiffResidualStage
 from runtime import checkpoint
+from runtime.configurator import UserError
 from runtime.device import Machine
-from stages import STAGES, ResidualStage
-from test_data import CPU, config_of, keys_of, write
-from test_later_stages import KEYS
-from test_stages import settings
+from steppers import ALL
 
-TINY = {'latent_dim': 8, 'encoder_dim': 16, 'decoder_dim': 0, 'hidden_dim': 16, 'depth': 1, 'n_head': 2,
-        'cond_dim': 8, 'parts': ('corrector',), 'flow_dim': 16, 'flow_depth': 1}
+CPU = torch.device('cpu')
+TINY = {'decoder_dim': 0, 'depth': 1, 'seen_params': ((.01, .02),), 'first': (.5 / 32,), 'flow_dim': 16,
+        'flow_depth': 1, 'steppers': ('operator', 'diff_residual')}
 FIELDS = noise(10, 12, 32)
-LATER = ['--stages=residual', '--residual_stage.max_iters=3', '--residual_stage.unroll=2', '--members=2',
-         '--residual_stage.cache_copies=2', '--save_interval=2', '--log_interval=1', '--hidden_dim=16',
-         '--encoder_dim=16', '--decoder_dim=16', '--depth=1', '--flow_dim=16', '--flow_depth=1',
-         '--flow_steps=1', '--group_size=8', '--eval_interval=100']
+LATER = ['--stages=diff_residual', '--diff_residual_stage.max_iters=3', '--diff_residual_stage.unroll=2',
+         '--diff_residual_stage.cache_copies=2', '--n_members=2', '--save_interval=2', '--log_interval=1',
+         '--hidden_dim=16', '--encoder_dim=16', '--decoder_dim=16', '--depth=1', '--flow_dim=16',
+         '--flow_depth=1', '--flow_steps=1', '--eval_interval=100']
 
 
 class Case:
-    """Windows of two files, a model that sees them and its cache. changes: of the keys."""
+    """Windows of two files, a model that sees them, and a stage with a cache in `folder`. changes: of the
+    keys; model: of the configuration; weight: the parameter or buffer that differs a little."""
 
-    def __init__(self, folder, u=FIELDS, config=(), weight=None, bf16=False, **changes):
-        more = {'unroll': 2, 'shift': True, 'flip': True, 'cache_copies': 2, 'input_points': 24, **changes}
-        self.s = SimpleNamespace(**{**vars(settings(**KEYS)), **vars(keys_of()), **more})
+    def __init__(self, folder, u=FIELDS, model={}, std=2., weight=None, bf16=False, **changes):
+        keys = {'unroll': 2, 'cache_copies': 2, 'input_points': 24, 'time_stride': 1, 'space_stride': 1,
+                'early_bias': 3., 'data_dir': str(folder), **changes}
+        self.s = settings(**keys)
         names = [write(folder / f'{nu}.hdf5', u, Nu=nu) for nu in (.01, .02)]
         sources = [open_source(name, quiet=True) for name in names]
-        t = Trajectories(sources, self.s, CPU)
+        trajectories = Trajectories(sources, self.s, CPU)
         torch.manual_seed(0)
-        self.model = UPT(config_of(t, **{**TINY, **dict(config)}))
+        self.model = UPT(config(**{**TINY, 'dt': trajectories.dt, **model}))
+        self.model.normalise([0.], [std])
         torch.manual_seed(0)
         with torch.no_grad():
             for p in self.model.encoder.parameters():                # else its learned part is 0
@@ -47,13 +52,13 @@ class Case:
             if weight:
                 tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
                 tensors[weight][0] += 1e-6
-        self.stage = ResidualStage(self.model, self.s)
-        self.windows = Windows(t, self.model.cfg, self.s)
+        self.stage = DiffResidualStage(self.model, self.s)
+        self.windows = Windows(trajectories, self.model, self.s)
         self.folder = folder
         self.machine = Machine(CPU, bf16=bf16)
 
     def cached(self):
-        return CachedWindows(self.windows, self.stage, self.machine, str(self.folder))
+        return CachedWindows(self.windows, self.stage, self.machine)
 
     def plain(self):
         """Both copies of all windows as the stage encodes them, one frame at a time."""
@@ -62,9 +67,8 @@ class Case:
         for number in range(2 * -(-n // 64)):
             first = 64 * (number % -(-n // 64))
             [batch] = self.windows.batches(torch.arange(n)[first:first + 64], number)
-            batch = self.stage.placed(batch)
             with torch.no_grad():
-                tokens.append(torch.stack([self.stage.encode(batch, k) for k in range(3)], 1))
+                tokens.append(torch.stack([self.stage.tokens(batch, k) for k in range(3)], 1))
         return torch.cat(tokens).unflatten(0, (2, n))
 
 
@@ -80,10 +84,9 @@ def files_of(folder):
 # ---------------------------------------------------------------------------------------------
 # the tokens
 
-@pytest.mark.parametrize('encoder, input_frames', [('grid', 1), ('grid', 2), ('points', 1)])
-def test_tokens_are_what_the_stage_would_have_encoded(tmp_path, encoder, input_frames):
-    more = {'encoder': encoder, 'input_frames': input_frames}
-    case = Case(tmp_path, config=more, input_frames=input_frames)
+@pytest.mark.parametrize('encoder', ['grid', 'points'])
+def test_tokens_are_what_the_stage_would_have_encoded(tmp_path, encoder):
+    case = Case(tmp_path, model={'encoder': encoder})
     plain = case.plain()
     assert plain.shape[1] > 2 * cache.PART                           # several parts, the last one shorter
     assert torch.isclose(plain[0], plain[1]).flatten(1).all(1).sum() < 10      # few have the same symmetries
@@ -97,11 +100,10 @@ def test_tokens_are_what_the_stage_would_have_encoded(tmp_path, encoder, input_f
         [whole] = case.windows.batches(index, 5)
         assert torch.equal(batch.params, whole.params) and torch.equal(batch.dt, whole.dt)
         assert len(batch.params.unique()) == 2 and batch.iteration == 5 and batch.u is None
-        z = torch.stack([case.stage.encode(batch, k) for k in range(3)], 1)
+        z = torch.stack([case.stage.tokens(batch, k) for k in range(3)], 1)
         error = (plain[:, index] - z).abs().amax((2, 3, 4))          # (copy, window)
         assert error.amin(0).max() < 1e-5                            # each is one of both copies,
         assert 5 < error.argmin(0).sum() < 35                        # now the one, now the other
-        assert torch.equal(case.stage.encode(batch, [1, 2]), z[:, 1:])
 
 
 def test_processes_and_micro_batches_share_a_batch(case):
@@ -112,15 +114,15 @@ def test_processes_and_micro_batches_share_a_batch(case):
     [later] = windows.batches(index, 4)
     assert torch.equal(whole.z, again.z) and not torch.equal(whole.z, later.z)
     for rank in (0, 1):
-        parts = list(windows.batches(index, 3, rank, 2, parts=3))
-        assert [len(part.z) for part in parts] == [2, 2, 2]
+        micro_batches = list(windows.batches(index, 3, rank, 2, n_micro=3))
+        assert [len(batch.z) for batch in micro_batches] == [2, 2, 2]
         for name in ('z', 'params', 'dt'):
-            both = torch.cat([getattr(part, name) for part in parts])
-            assert torch.equal(both, getattr(whole, name)[rank::2])
+            together = torch.cat([getattr(batch, name) for batch in micro_batches])
+            assert torch.equal(together, getattr(whole, name)[rank::2])
 
 
 # ---------------------------------------------------------------------------------------------
-# the key
+# the name of the file
 
 def in_one_row(row, frame):
     u = FIELDS.copy()
@@ -132,38 +134,36 @@ def key_of(folder, **changes):
     return os.path.basename(Case(folder, **changes).cached().path)
 
 
-def test_the_key_is_of_all_that_tokens_follow_from_and_of_no_more(tmp_path):
-    """Stages share a file; so do trainings that differ in what comes after the encoder."""
-    key = key_of(tmp_path)
-    for changes in ({}, {'weight': 'operator.network.head.weight'}, {'config': {'flow_dim': 32}},
-                    {'config': {'parts': ('corrector', 'student')}}, {'memory_gb': 0.},
-                    {'condition_noise': .1}, {'flow_steps': 3}):
-        assert key_of(tmp_path, **changes) == key, changes
-    kept = {'config': {'mean': (0.,), 'std': (2.,)}}                 # as of a training that goes on
+@pytest.mark.parametrize('changes', [
+    {}, {'weight': 'operator.network.head.weight'}, {'model': {'flow_dim': 32}},
+    {'model': {'steppers': ('operator', 'diff_residual', 'consistency_distill')}}, {'memory_gb': 1.},
+    {'flow_steps': 3, 'learning_rate': 1e-4, 'max_iters': 7}, {'diff_residual_stage': {'max_iters': 7}}])
+def test_stages_and_runs_that_see_the_same_tokens_share_a_file(tmp_path, case, changes):
+    assert key_of(tmp_path, **changes) == os.path.basename(case.cached().path)
+
+
+def test_whatever_changes_the_tokens_changes_the_name(tmp_path):
     others = [
-        {'weight': 'encoder.stem.bias'}, {'weight': 'encoder.proj.weight'},
-        {'weight': 'encoder.patches.modes'},
-        {**kept}, {**kept, 'u': in_one_row(2, 0)}, {**kept, 'u': in_one_row(9, 11)},
-        {'seed': 1}, {'unroll': 3}, {'early': 2.}, {'shift': False}, {'flip': False}, {'boost': 1},
-        {'initial_step': 2}, {'cache_copies': 3}, {'time_stride': 2}, {'n_trajectories': 9},
-        {'config': {'std': (3.,)}}, {'config': {'mean': (.5,)}}, {'config': {'dt': .02}}, {'bf16': True}]
-    keys = {key_of(tmp_path, **changes): changes for changes in others}
-    assert len(keys) == len(others) and key not in keys
+        {}, {'weight': 'encoder.stem.bias'}, {'weight': 'encoder.proj.weight'},
+        {'weight': 'encoder.patches.modes'}, {'std': 3.}, {'bf16': True}, {'model': {'dt': .02}},
+        {'u': in_one_row(2, 0)}, {'u': in_one_row(9, 11)}, {'n_trajectories': 9}, {'time_stride': 2},
+        {'initial_step': 2}, {'unroll': 3}, {'seed': 1}, {'early_bias': 2.}, {'symmetries': False},
+        {'cache_copies': 3}]
+    keys = {key_of(tmp_path, **changes) for changes in others}
+    assert len(keys) == len(others)
 
 
-def test_every_key_that_windows_read_is_hashed(case):
+def test_every_key_that_windows_read_is_part_of_the_name(case):
     read = set()
 
     class Watched:
         def __getattr__(self, name):
             read.add(name)
             return getattr(case.s, name)
-    case.windows.cfg.encoder = 'points'
-    windows = Windows(case.windows.trajectories, case.windows.cfg, Watched())
-    list(windows.batches(torch.arange(4), 0))
-    case.stage.settings = Watched()
-    list(case.windows.batches(torch.arange(4), 0))
-    assert {'seed', 'early', 'input_points'} <= read <= set(cache.KEYS)
+
+    list(Windows(case.windows.trajectories, case.windows.model, Watched()).batches(torch.arange(4), 0))
+    assert {'seed', 'early_bias', 'symmetries', 'unroll'} <= read
+    assert not read & cache.NOT_IN_NAME
 
 
 # ---------------------------------------------------------------------------------------------
@@ -175,9 +175,9 @@ def truncate(path):
 
 def values(change):
     def to(path):
-        z = change(cache.mapped(path).clone())
+        z = change(mapped(path).clone())
         with open(path, 'wb') as file:
-            cache.np.save(file, z.numpy())
+            np.save(file, z.numpy())
     return to
 
 
@@ -220,7 +220,7 @@ def test_a_good_file_is_read_and_not_made(case, monkeypatch):
 
 
 def test_two_writers_both_end_with_a_whole_file(case, capsys, monkeypatch):
-    """One begins; another one, of another process number, begins and ends; the first one goes on."""
+    """One begins; another one, with another process number, begins and ends; the first one goes on."""
     part = CachedWindows.part
     others = []
 
@@ -252,7 +252,7 @@ def test_without_a_file_tokens_stay_in_memory(tmp_path, capsys, monkeypatch, how
     if how == 'no folder':
         (folder / 'latents').write_text('a file')
     elif how == 'full':
-        monkeypatch.setattr(cache, 'check_space', lambda path, n: refuse(f'{path} needs {n / 1e9} GB'))
+        monkeypatch.setattr(cache, 'check_space', refuse)
     else:
         monkeypatch.setattr(checkpoint.os, 'fsync', full)
     case = Case(folder)
@@ -265,8 +265,8 @@ def test_without_a_file_tokens_stay_in_memory(tmp_path, capsys, monkeypatch, how
     assert 'lower cache_copies' in refused(Case(folder, memory_gb=0.).cached)
 
 
-def refuse(text):
-    raise cache.UserError(text)
+def refuse(path, n_bytes):
+    raise UserError(f'{path} needs {n_bytes / 1e9} GB')
 
 
 # ---------------------------------------------------------------------------------------------
@@ -286,11 +286,9 @@ def test_resume_is_bit_equal(train, cut, tmp_path):
 
 
 def test_stages_that_need_fields_refuse():
-    m = drawn(parts=PARTS, flow_dim=16, flow_depth=1, noise_dim=4, decoder_dim=16)
-    keys = {**KEYS, 'lambda_field': 1., 'cache_copies': 3}
+    m = drawn(**ALL)
     for name, make in STAGES.items():
-        if name in ('residual', 'distill', 'steady'):
-            make(m, settings(**keys))
+        if name in ('diff_residual', 'consistency_distill', 'steady_prior'):
+            make(m, settings(cache_copies=3))
         else:
-            assert 'cache_copies=3' in refused(make, m, settings(**keys))
-            make(m, settings(**{**keys, 'cache_copies': 0}))
+            assert 'cache_copies=3' in refused(make, m, settings(cache_copies=3))

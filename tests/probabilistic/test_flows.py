@@ -1,122 +1,170 @@
-"""flows.py and what a model does with it: flows against laws that are known, their students, ensembles."""
-import math
+"""flows.py: flows against distributions that are known, and the steppers of a model in its rollouts."""
+import copy
 
 import pytest
 import torch
 
+import model
 from conftest import close, config, drawn, refused
-from flows import FLOWS, REFINER_STEPS, Flow, Student, refiner_noise
-from metrics import coverage, crps, ensemble_metrics, fair_crps, spread_skill
-from model import BY, PARTS, UPT, model_args, rebuild
+from probabilistic.flows import LEAST_LEFT, ConsistencyModel, Flow, evaluations, sampling_steps
+from steppers import ALL, STOCHASTIC, field, gaussian
 
-ALL = {'parts': PARTS, 'flow_dim': 16, 'flow_depth': 1, 'noise_dim': 4}
-LATE = [by for by in BY if by != 'operator']
+TINY = {'latent_dim': 2, 'flow_dim': 16, 'flow_depth': 1}
 
 
-def draws(seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return lambda *shape: torch.randn(*shape, generator=generator)
-
-
-def field(m, n=2):
-    return torch.randn(n, *m.cfg.grid, m.cfg.n_field, generator=torch.Generator().manual_seed(1))
+def cond_of(n):
+    return torch.zeros(n, 64)
 
 
 # ---------------------------------------------------------------------------------------------
-# a flow learns what it is shown
+# closed forms: x is Gaussian, of mean MU and deviation SIGMA
 
-def taught(kind, n_iters, law, seed=0):
-    """A flow of `kind` trained on x, given = law(n)."""
-    torch.manual_seed(seed)
-    flow = FLOWS[kind](config(latent_dim=2, flow_dim=16, flow_depth=1), 1)
-    x, given = law(1024)
-    flow.fit(x, given)
-    optimizer = torch.optim.AdamW(flow.parameters(), lr=5e-3)
+MU = .7
+SIGMA = .4
+
+
+def knowing(kind, end_of):
+    """A flow whose network predicts x_1 = end_of(x, tau)."""
+    flow = kind(config(**TINY), 1)
+    flow.predict = lambda x, tau, context, cond: end_of(x, tau[:, None, None])
+    return flow
+
+
+def size_at(tau):
+    """Deviation of x_tau = tau x_1 + (1 - tau) x_0"""
+    return (tau ** 2 * SIGMA ** 2 + (1 - tau) ** 2) ** .5
+
+
+def velocity_at(x, tau):
+    """Mean of x_1 - x_0 over all straight lines through x_tau = x."""
+    pull = (tau * SIGMA ** 2 - (1 - tau)) / size_at(tau) ** 2
+    return MU + pull * (x - tau * MU)
+
+
+def teaching(x, tau):
+    return x + (1 - tau).clamp_min(LEAST_LEFT) * velocity_at(x, tau)
+
+
+def jumping(x, tau):
+    """The end of the trajectory through x, as a consistency model predicts it."""
+    end = MU + SIGMA * (x - tau * MU) / size_at(tau)
+    return x + (1 - tau).clamp_min(LEAST_LEFT) / (1 - tau) * (end - x)
+
+
+def deviation_of(flow, steps, n=20_000):
+    """Mean and deviation of samples."""
+    x = flow.sample(torch.zeros(n, 8, 2), cond_of(n), steps, gaussian())
+    return x.mean(), x.std()
+
+
+def test_the_steps_of_a_flow_integrate_its_velocity():
+    """One step gives the mean, many give the distribution, with an error of first order."""
+    flow = knowing(Flow, teaching)
+    errors = []
+    for steps in (1, 16, 32):
+        mean, deviation = deviation_of(flow, steps)
+        assert float(mean) == pytest.approx(MU, abs=.01)
+        errors.append(abs(float(deviation) - SIGMA))
+    assert errors[0] == pytest.approx(SIGMA, abs=1e-4)
+    assert errors[1] < .05
+    assert errors[2] < .6 * errors[1]
+
+
+@pytest.mark.parametrize('steps', [1, 2, 4])
+def test_a_consistency_model_samples_in_any_number_of_steps(steps):
+    mean, deviation = deviation_of(knowing(ConsistencyModel, jumping), steps)
+    assert float(mean) == pytest.approx(MU, abs=.01)
+    assert float(deviation) == pytest.approx(SIGMA, abs=.01)
+
+
+def test_the_target_is_the_velocity_in_the_mean():
+    """The difference from the true velocity is orthogonal to functions of x_tau."""
+    flow = knowing(Flow, teaching)
+    x = MU + SIGMA * torch.randn(50_000, 8, 2)
+    flow.scale.fill_(2.)                                             # x is in units of it
+    tau = torch.rand(50_000)
+    noise = torch.randn_like(x)
+    velocity, target = flow.prediction_and_target(2 * x, tau, noise, torch.zeros_like(x), cond_of(50_000))
+    t = tau[:, None, None]
+    x_tau = t * x + (1 - t) * noise
+    for test_function in (1., x_tau, t * x_tau ** 2):
+        assert abs(float(((velocity - target) * test_function).mean())) < .01
+
+
+# ---------------------------------------------------------------------------------------------
+# a flow learns a distribution
+
+def gaussian_law(n):
+    """x is Gaussian, of a mean that follows from the context and deviations .2 and .05."""
+    context = torch.rand(n, 8, 2) * 2 - 1
+    return .3 * context.flip(-1) + torch.tensor([.2, .05]) * torch.randn(n, 8, 2), context
+
+
+def fitted(module, loss_of, n_iters):
+    """The module after a training; loss_of() is the loss of a batch."""
+    optimizer = torch.optim.AdamW(module.parameters(), lr=5e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_iters)
     for _ in range(n_iters):
-        x, given = law(64)
-        tau = flow.draw_tau(64, 1.2)
-        noise = torch.randn_like(x)
-        prediction, target = flow.prediction_and_target(x, tau, noise, given, torch.zeros(64, 8))
         optimizer.zero_grad()
-        (prediction - target).square().mean().backward()
+        loss_of().backward()
         optimizer.step()
         schedule.step()
-    return flow.requires_grad_(False)
-
-
-def gaussian(n):
-    """x is Gaussian; its mean follows what is given, its deviation is that of the feature: .2 and .05."""
-    given = torch.rand(n, 8, 2) * 2 - 1
-    return .3 * given.flip(-1) + torch.tensor([.2, .05]) * torch.randn(n, 8, 2), given
+    return module.requires_grad_(False)
 
 
 @pytest.fixture(scope='module')
 def teacher():
-    return taught('flow', 800, gaussian)
+    torch.manual_seed(0)
+    flow = Flow(config(**TINY), 1)
+    flow.fit(*gaussian_law(1024))
+
+    def loss():
+        x, context = gaussian_law(64)
+        tau = torch.distributions.Beta(1.2, 1.2).sample((64,))
+        velocity, target = flow.prediction_and_target(x, tau, torch.randn_like(x), context, cond_of(64))
+        return (velocity - target).square().mean()
+
+    return fitted(flow, loss, 700)
 
 
-def moments(sample, n=2000):
-    """Mean and deviation of samples for one condition, each (8, 2)."""
-    given = torch.linspace(-.8, .8, 16).view(1, 8, 2).expand(n, -1, -1)
-    x = sample(given, torch.zeros(n, 8))
-    return x.mean(0), x.std(0), .3 * given[0].flip(-1)
+def moments(flow, steps, n=2000):
+    """Mean and deviation of samples for one context, and the true mean, each (8, 2)."""
+    context = torch.linspace(-.8, .8, 16).view(1, 8, 2).expand(n, -1, -1)
+    x = flow.sample(context, cond_of(n), steps, gaussian())
+    return x.mean(0), x.std(0), .3 * context[0].flip(-1)
 
 
-def test_a_flow_learns_mean_and_deviation(teacher):
-    mean, deviation, true_mean = moments(lambda given, cond: teacher.sample(given, cond, 16, draws()))
+@pytest.mark.slow
+def test_many_steps_give_mean_and_deviation_and_one_step_the_mean(teacher):
+    mean, deviation, true_mean = moments(teacher, 16)
     assert (mean - true_mean).abs().max() < .06
     assert (deviation / torch.tensor([.2, .05]) - 1).abs().mean() < .15
-
-
-def test_a_single_step_of_a_flow_is_the_mean(teacher):
-    mean, deviation, true_mean = moments(lambda given, cond: teacher.sample(given, cond, 1, draws()))
+    mean, deviation, true_mean = moments(teacher, 1)
     assert (mean - true_mean).abs().max() < .06
     assert (deviation < torch.tensor([.1, .025])).all()
 
 
-def test_a_student_ends_where_its_teacher_does(teacher):
+@pytest.mark.slow
+def test_a_consistency_model_learns_the_end_of_its_teachers_trajectory(teacher):
     torch.manual_seed(0)
-    student = Student(config(latent_dim=2, flow_dim=16, flow_depth=1), 1)
+    student = ConsistencyModel(config(**TINY), 1)
     student.load_state_dict(teacher.state_dict())
-    optimizer = torch.optim.AdamW(student.parameters(), lr=5e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
-    cond = torch.zeros(64, 8)
-    for _ in range(400):
-        _, given = gaussian(64)
+
+    def loss():
+        _, context = gaussian_law(64)
         noise = torch.randn(64, 8, 2)
-        end = teacher.sample(given, cond, 8, lambda *shape: noise) / teacher.scale
-        optimizer.zero_grad()
-        (student.end(noise, torch.zeros(64), given, cond) - end).square().mean().backward()
-        optimizer.step()
-        schedule.step()
-    student.requires_grad_(False)
-    _, given = gaussian(256)
-    cond = torch.zeros(256, 8)
-    end = teacher.sample(given, cond, 8, draws())
-    apart = (student.sample(given, cond, 1, draws()) - end).square().mean((0, 1)).sqrt()
-    once = (teacher.sample(given, cond, 1, draws()) - end).square().mean((0, 1)).sqrt()
-    assert (apart < .35 * once).all(), (apart, once)
+        _, end = teacher.path(noise, context, cond_of(64), 8)
+        return (student.end(noise, torch.zeros(64), context, cond_of(64)) - end).square().mean()
 
+    fitted(student, loss, 300)
+    _, context = gaussian_law(256)
+    end = teacher.sample(context, cond_of(256), 8, gaussian())
 
-def test_a_step_that_draws_noise_is_given_its_source():
-    """Or a rollout step by step would have the same noise in every step."""
-    m = drawn(parts=PARTS, flow_dim=16, flow_depth=1, noise_dim=4).eval()
-    u = torch.randn(2, 32, 1)
-    assert 'draw=m.draws(seed)' in refused(m.step, m.encode(u), by='ensemble')
-    draw = m.draws(0)
-    z = m.encode(u)
-    for expected in m.rollout(u, 3, by='ensemble', seed=0).unbind(1):
-        z = m.step(z, by='ensemble', draw=draw)
-        close(m.decode(z), expected)
+    def distance(flow):
+        one_step = flow.sample(context, cond_of(256), 1, gaussian())
+        return (one_step - end).square().mean((0, 1)).sqrt()
 
-
-def test_a_refiner_learns_the_mean():
-    refiner = taught('refiner', 500, gaussian)
-    mean, _, true_mean = moments(lambda given, cond: refiner.sample(given, cond, 1, draws()))
-    assert (mean - true_mean).abs().max() < .08
-    levels = refiner_noise(torch.arange(REFINER_STEPS + 1) / REFINER_STEPS)
-    close(levels, torch.tensor([1., 4e-7 ** (1 / 6), 4e-7 ** (1 / 3), 4e-7 ** .5]))
+    assert (distance(student) < .35 * distance(teacher)).all()
 
 
 def test_what_is_always_zero_is_not_drawn():
@@ -127,120 +175,143 @@ def test_what_is_always_zero_is_not_drawn():
     flow.fit(x, x)
     with torch.no_grad():
         flow.network.head.weight.normal_()
-    drawn_ = flow.sample(x, torch.randn(50, 8), 3, draws())
-    assert not drawn_[..., 1].any() and drawn_[..., 0].std() > .1
-    assert drawn_[..., 0].mean(1).abs().max() < 1e-6
+    sample = flow.sample(x, torch.randn(50, 64), 3, gaussian())
+    assert not sample[..., 1].any() and sample[..., 0].std() > .1
+    assert sample[..., 0].mean(1).abs().max() < 1e-6
     assert flow.to_unit(x).isfinite().all()
 
 
-# ---------------------------------------------------------------------------------------------
-# rollouts
+def test_a_path_may_begin_and_turn_straight_anywhere():
+    """Steps at .5 and .7: half of the noise at the beginning, and from .7 on straight to the end."""
+    flow = Flow(config(**TINY), 1).requires_grad_(False)
+    flow.network.head.weight.normal_()
+    noise = torch.randn(3, 8, 2)
+    context = torch.randn(3, 8, 2)
+    cond = torch.randn(3, 64)
+    begins, end = flow.path(noise, context, cond, [.5, .7])
+    assert [float(tau[0]) for _, tau in begins] == pytest.approx([.5, .7])
+    close(begins[0][0], .5 * noise)
+    last, tau = begins[1]
+    close(end, last + .3 * flow(last, tau, context, cond))
 
-def test_without_noise_the_ensemble_is_the_operator_bit_for_bit():
-    m = drawn(scramble=False, **ALL).eval()
+
+@pytest.mark.parametrize('key', ['flow_dim', 'flow_depth', 'noise_dim'])
+def test_sizes_that_no_stepper_has_are_refused(key):
+    assert key in refused(drawn, **{**ALL, key: 0})
+
+
+# ---------------------------------------------------------------------------------------------
+# steppers in rollouts
+
+@pytest.mark.parametrize('stepper', STOCHASTIC)
+def test_members_differ_and_a_seed_repeats_them(stepper):
+    m = drawn(**ALL).eval()
+    u = field(m, 2)
+    how = {'stepper': stepper, 'n_members': 3}
+    p = m.rollout(u, 2, **how, seed=5)
+    assert p.shape == (2, 3, 2, 32, 1)
+    assert torch.equal(p, m.rollout(u, 2, **how, seed=5))
+    assert not torch.equal(p, m.rollout(u, 2, **how, seed=6))
+    assert (p[:, 0] - p[:, 1]).abs().amax((1, 2, 3)).min() > 1e-4
+    q = torch.tensor([[.2], [.7]])
+    assert m.rollout(u, 2, q, **how, seed=5).shape == (2, 3, 2, 2, 1)
+    close(m.rollout(u, 2, **how, seed=5, params={'Nu': torch.tensor([.01, .01])}), p)
+
+
+def test_a_stochastic_step_is_given_its_noise():
+    """Otherwise a rollout step by step would have the same noise in every step."""
+    m = drawn(**ALL).eval()
+    z = m.encode(field(m))
+    assert 'noise=m.noise(seed)' in refused(m.step, z, stepper='ensemble')
+    noise = m.noise(0)
+    for expected in m.rollout(field(m), 3, stepper='ensemble', seed=0).unbind(1):
+        z = m.step(z, stepper='ensemble', noise=noise)
+        close(m.decode(z), expected)
+
+
+@pytest.mark.parametrize('arch', ['pure', 'u'])
+def test_an_ensemble_without_trained_noise_is_the_operator_bit_for_bit(arch):
+    m = drawn(scramble=False, **ALL, arch=arch).eval()
     with torch.no_grad():
         for p in m.operator.parameters():
             p.add_(torch.randn_like(p), alpha=.2)
-    m.ensemble.load_state_dict(m.operator.state_dict(), strict=False)
+    m.ensemble.begin_as(m.operator)
+    assert not m.ensemble.is_trained()
     u = field(m)
-    z = m.encode(u).tokens
-    cond = m.condition(torch.full((2,), .05), torch.full((2, 1), .01))
-    assert torch.equal(m.ensemble(z, cond), m.operator(z, cond))
-    assert torch.equal(m.rollout(u, 3, by='ensemble'), m.rollout(u, 3))          # noise does nothing yet
+    assert torch.equal(m.rollout(u, 3, stepper='ensemble'), m.rollout(u, 3))
 
 
-@pytest.mark.parametrize('by, part', [('residual', 'corrector'), ('distill', 'student')])
-def test_where_nothing_is_left_the_rollout_is_the_operators(by, part):
+@pytest.mark.parametrize('stepper', ['diff_residual', 'consistency_distill'])
+def test_a_corrector_without_residual_is_the_operator(stepper):
     m = drawn(**ALL).eval()
-    flow = getattr(m, part)
-    flow.fit(torch.zeros(5, 8, 8), torch.randn(5, 8, 16))
+    m.stepper(stepper).flow.fit(torch.zeros(5, 8, 8), torch.randn(5, 8, 16))
     u = field(m)
-    assert torch.equal(m.rollout(u, 3, by=by), m.rollout(u, 3))
+    assert torch.equal(m.rollout(u, 3, stepper=stepper), m.rollout(u, 3))
 
 
-@pytest.mark.parametrize('kind', ['flow', 'refiner'])
-@pytest.mark.parametrize('by', LATE)
-def test_members_differ_and_a_seed_repeats_them(by, kind):
-    m = drawn(**ALL, flow_kind=kind).eval()
-    u = field(m)
-    p = m.rollout(u, 2, by=by, members=3, seed=5)
-    assert p.shape == (2, 3, 2, 32, 1)
-    assert torch.equal(p, m.rollout(u, 2, by=by, members=3, seed=5))
-    assert not torch.equal(p, m.rollout(u, 2, by=by, members=3, seed=6))
-    assert (p[:, 0] - p[:, 1]).abs().amax((1, 2, 3)).min() > 1e-4
-    q = torch.tensor([[.2], [.7]])
-    assert m.rollout(u, 2, q, by=by, members=3, seed=5).shape == (2, 3, 2, 2, 1)
-    u2 = m.rollout(u, 2, by=by, members=3, seed=5, params={'Nu': torch.tensor([.01, .01])})
-    close(u2, p)
-
-
-@pytest.mark.parametrize('by', LATE)
+@pytest.mark.parametrize('stepper', STOCHASTIC)
 @pytest.mark.parametrize('d', [1, 2])
-def test_conserved_and_static_fields(by, d):
+def test_conserved_and_static_fields(stepper, d):
     m = drawn(d, **ALL, fields=('a', 'u'), static=(0,), conserved=(1,), encoder_dim=0, decoder_dim=0).eval()
     u = field(m)
-    p = m.rollout(u, 3, by=by)
-    space = tuple(range(2, 2 + d))
-    close(p[..., 1].mean(space), u[..., 1].mean(tuple(range(1, 1 + d)))[:, None].expand(-1, 3), 1e-4)
-    if by != 'ensemble':                                             # a flow knows it from its samples
-        getattr(m, BY[by]).scale[::2] = 0.
-        p = m.rollout(u, 3, by=by)
+    p = m.rollout(u, 3, stepper=stepper)
+    before = u[..., 1].flatten(1).mean(1, keepdim=True)
+    close(p[..., 1].flatten(2).mean(2), before.expand(-1, 3), 1e-4)
+    if stepper != 'ensemble':                                        # a flow takes it from its samples
+        m.stepper(stepper).flow.scale[::2] = 0.
+        p = m.rollout(u, 3, stepper=stepper)
     close(p[:, -1, ..., 0], m.decode(m.encode(u))[..., 0])
 
 
-def test_a_part_that_is_not_there():
-    m = drawn(**{**ALL, 'parts': ('ensemble',)}).eval()
-    assert 'residual' in refused(m.rollout, field(m), 2, by='residual')
-    assert 'not one of' in refused(m.rollout, field(m), 2, by='magic')
-    assert 'parts' in refused(config(parts=('wheel',)).check)
-    assert 'no ensemble' in refused(config(arch='fno', parts=('ensemble',)).check)
+def test_tokens_that_move_are_at_rest_in_a_steady_prior_without_change():
+    m = drawn(**ALL, token_shift=3, encoder_dim=0, decoder_dim=0).eval()
+    m.steady_prior.flow.scale.zero_()
+    u = field(m)
+    close(m.rollout(u, 2, stepper='steady_prior')[:, 1], u, 1e-4)
 
 
-def test_a_model_gets_further_parts():
-    """Fine-tuning with a later stage keeps the weights that are there, and the parts of other stages."""
-    m = drawn(**{**ALL, 'parts': ('corrector',)})
-    state = {'model_args': model_args(m.cfg), 'ema': m.state_dict(), 'model': m.state_dict()}
-    more = rebuild(config(**{**ALL, 'parts': ('student',)}), state, 'a', averaged=True)
-    assert more.cfg.parts == ('corrector', 'student')
-    for name, value in m.state_dict().items():
-        assert torch.equal(more.state_dict()[name], value)
-    said = refused(rebuild, config(**{**ALL, 'flow_dim': 32}), state, 'a', True)
-    assert 'flow_dim: 16 there, 32 now' in said
-    state = {'model_args': model_args(config()), 'ema': UPT(config()).state_dict()}
-    assert rebuild(config(**{**ALL, 'flow_dim': 32}), state, 'a', True).cfg.parts == PARTS
+def test_sampling_steps_hold_within_their_context():
+    m = drawn(**ALL).eval()
+    u = field(m)
+    for stepper, n, calls in (('diff_residual', 4, 5), ('consistency_distill', 1, 2), ('steady_prior', 4, 4)):
+        module = m.stepper(stepper)
+        plain = m.rollout(u, 1, stepper=stepper)
+        assert module.n_steps == n and evaluations(module) == calls
+        with pytest.raises(ValueError), sampling_steps(module, n + 1):
+            assert evaluations(module) == calls + 1
+            assert not torch.equal(m.rollout(u, 1, stepper=stepper), plain)
+            raise ValueError
+        with sampling_steps(module, 0):
+            assert module.n_steps == n
+        assert torch.equal(m.rollout(u, 1, stepper=stepper), plain)
+    with sampling_steps(m.ensemble, 3):
+        assert evaluations(m.ensemble) == 1
 
 
-# ---------------------------------------------------------------------------------------------
-# scores of ensembles
-
-@pytest.mark.parametrize('n', [2, 3, 4, 16])
-def test_fair_crps_of_a_known_law(n):
-    """Members and truth N(0, 1): E|x - y| - E|x - x'| / 2 = 1 / sqrt(pi), whatever the number of members."""
-    generator = torch.Generator().manual_seed(n)
-    members = torch.randn(4000, n, 1, 16, 1, generator=generator, dtype=torch.float64)
-    truth = torch.randn(4000, 1, 16, 1, generator=generator, dtype=torch.float64)
-    assert float(fair_crps(members, truth).mean()) == pytest.approx(1 / math.sqrt(math.pi), rel=.01)
-    wide = float(fair_crps(1.5 * members, truth).mean())
-    narrow = float(fair_crps(.6 * members, truth).mean())
-    assert min(wide, narrow) > 1.02 / math.sqrt(math.pi)             # proper: other laws score worse
-    assert float(spread_skill(members, truth).mean()) == pytest.approx(1, rel=.02)
-    assert float(coverage(members, truth).double().mean()) == pytest.approx((n - 1) / (n + 1), abs=.01)
+def test_a_copy_of_a_model_steps_by_its_own_operator():
+    """The averaged weights are such a copy."""
+    m = drawn(**ALL).eval()
+    twin = copy.deepcopy(m)
+    for p in m.operator.parameters():
+        p.data.zero_()
+    for stepper in STOCHASTIC:
+        [operator] = getattr(twin.stepper(stepper), 'operator', [None])
+        assert operator in (twin.operator, None)
+    assert not any('operator' in name for name in m.diff_residual.state_dict())
 
 
-def test_crps_by_hand():
-    members = torch.tensor([0., 2., 5.]).view(1, 3, 1, 1, 1)
-    truth = torch.tensor([1.]).view(1, 1, 1, 1)
-    # mean |x - 1| = (1 + 1 + 4) / 3; pairs |0-2|, |0-5|, |2-5|: mean 10 / 3
-    assert float(fair_crps(members, truth)) == pytest.approx(2 - 5 / 3)
-    assert crps(members, 2 * truth) == pytest.approx((2 + 0 + 3) / 3 / 2 - 5 / 3 / 2)
+def test_a_stepper_that_is_not_there_is_refused():
+    m = drawn(**{**ALL, 'steppers': ('operator', 'ensemble')}).eval()
+    assert "the stage 'diff_residual'" in refused(m.rollout, field(m), 2, stepper='diff_residual')
+    assert 'stepper=magic' in refused(m.rollout, field(m), 2, stepper='magic')
+    assert 'wheel' in refused(config(steppers=('operator', 'wheel')).check)
 
 
-def test_an_ensemble_of_one_state_scores_as_that_state():
-    y = torch.randn(3, 4, 10, 1)
-    p = y + .1
-    scores = ensemble_metrics(p[:, None].expand(-1, 5, -1, -1, -1), y)
-    norm = y.double().square().mean(2).sqrt()
-    assert scores['crps'] == pytest.approx(float((.1 / norm).mean()), rel=1e-4)
-    assert scores['nrmse_member'] == pytest.approx(scores['nrmse_mean'])
-    assert scores['spread_skill'] == pytest.approx(0, abs=1e-9) and scores['coverage'] == 0
-    assert scores['coverage_if_calibrated'] == pytest.approx(4 / 6)
+def test_an_operator_without_blocks_makes_no_ensemble(monkeypatch):
+    class Convolution(torch.nn.Conv1d):
+        def __init__(self, cfg):
+            super().__init__(1, 1, 1)
+
+    monkeypatch.setitem(model.NETWORKS, 'convolution', Convolution)
+    words = refused(drawn, arch='convolution', steppers=('operator', 'ensemble'))
+    assert 'arch=convolution' in words

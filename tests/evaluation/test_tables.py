@@ -1,9 +1,10 @@
-"""reports.py: several runs side by side, as a table and in files."""
+"""evaluation/tables.py: several runs side by side, as a table and in files; tables of steppers."""
 import csv
 
 import pytest
 
 from conftest import evaluate, save, tiny, user_error
+from runtime.checkpoint import load_checkpoint, save_checkpoint
 
 
 def logged(folder, *validations):
@@ -50,17 +51,32 @@ def test_comparison(three_runs, tmp_path, capsys):
 def test_iterations_down_to_a_given_error(three_runs, capsys):
     evaluate('--ckpt', *three_runs[:2], '--steps', 1, '--compare', '--below', .03)
     lines = capsys.readouterr().out.splitlines()
-    assert next(line for line in lines if line.startswith('run ')).endswith('iterations to validation 0.03')
     assert [line.split()[-1] for line in lines if line.startswith(tuple(three_runs))] == ['-', '30']
 
 
 def test_runs_on_other_data_are_not_compared(three_runs, burgers_file, tmp_path):
     other = save(tiny(), tmp_path / 'other.pt', burgers_file, n=20)
-    message = user_error('--ckpt', three_runs[0], other, '--compare', '--data', burgers_file, '--steps', 1)
-    assert f"'{other}' was trained on other data than '{three_runs[0]}" in message
-    two = save(tiny(input_frames=2), tmp_path / 'two_frames.pt', burgers_file)
-    assert 'with initial_step 2, ' in user_error('--ckpt', three_runs[0], two, '--compare', '--steps', 1)
-    assert 'two checkpoints or more' in user_error('--ckpt', two, '--compare')
-    assert 'is for --compare' in user_error('--ckpt', two, '--below', .1)
-    assert '.md or .csv' in user_error('--ckpt', *three_runs, '--compare', tmp_path / 'runs.txt')
-    assert 'cannot be written' in user_error('--ckpt', *three_runs, '--compare', tmp_path / 'no' / 'runs.md')
+    options = '--compare', '--data', burgers_file, '--steps', 1
+    assert 'trained on other data' in user_error('--ckpt', three_runs[0], other, *options)
+    state = load_checkpoint(save(tiny(), tmp_path / 'later.pt', burgers_file))
+    state['config']['initial_step'] = 2
+    later = str(tmp_path / 'later.pt')
+    save_checkpoint(later, state)
+    assert 'initial_step 2' in user_error('--ckpt', three_runs[0], later, '--compare', '--steps', 1)
+    assert '.png' in user_error('--ckpt', *three_runs, '--compare', tmp_path / 'runs.txt')
+    assert '--compare' in user_error('--ckpt', *three_runs, '--compare', tmp_path / 'no' / 'runs.md')
+
+
+def test_tables_of_steppers_and_of_a_search(burgers_file, tmp_path, capsys):
+    """--stepper and --ttc, end to end: what is in the JSON is in the tables."""
+    model = tiny(steppers=('operator', 'ensemble'), noise_dim=4)
+    file = save(model, tmp_path / 'best.pt', burgers_file)
+    [r] = evaluate('--ckpt', file, '--steps', 2, '--stepper', 'operator', 'ensemble', '--n_members', 3,
+                   '--ttc', 'candidates=2', 'beam_width=1')
+    assert [scores['n_members'] for scores in r['stepper'].values()] == [1, 3]
+    assert r['stepper']['operator']['nrmse_member'] == pytest.approx(r['metrics']['nrmse'], rel=1e-4)
+    out = capsys.readouterr().out
+    for scores in r['stepper'].values():
+        assert f"{scores['relative_crps']:.4g}" in out and f"{scores['nrmse_mean']:.4g}" in out
+    for row in r['ttc']['rows'].values():
+        assert f"{row['nrmse']:.4g}" in out

@@ -1,0 +1,256 @@
+"""
+Many trainings of the same length: architectures on one config, or all configs beside the FNO.
+
+    python -m dev.study study config/burgers_cpu.py --minutes 2 --seeds 2 --nu .001 .01
+    python -m dev.study zoo --minutes 5 --seeds 2                 # every config/*_cpu.py, beside the FNO
+
+study: pure or U-shaped x standard or channel-separated attention at the config's number of tokens, then other
+numbers of tokens (--tokens) in latents of as many numbers, then the FNO, for every value of the parameters
+and every seed.
+
+zoo: this model and the FNO (in the moving frame where the equation has one) on several configs, by default
+all of config/*_cpu.py but for point clouds. --json writes the numbers of its table.
+
+Both end with a table in Markdown. Every finished training is a JSON file in --out and is not run again, so a
+study that was stopped goes on. --part i/n takes every n-th of them, for several processes. --key=value sets a
+key of train.py. The FNO needs pip install -r requirements-peers.txt.
+"""
+import argparse
+import glob
+import itertools
+import json
+import math
+import os
+import statistics
+import sys
+
+from dev.cells import experiment, part_of, results_in, run_cell, spent
+from grids import shape_text
+from peers.compare import (HERE, METHODS, cells_for, classical, parse, persistence, possible, prepare,
+                           stop_on_sigterm, write_json)
+from peers.networks import package_fno
+from runtime.configurator import UserError, one_line_errors
+
+
+# ---------------------------------------------------------------------------------------------
+# study: architecture x attention, number of tokens
+
+def study_cells(keys, shape, tokens):
+    """{name: (method, changes)} of one data set and seed, the most important first. keys: of train.py; shape
+    (*grid, C): of the fields. Other numbers of tokens make a latent of as many numbers. Tokens of fewer
+    points than token_shift move on by all but one of them."""
+    points = shape[0]
+    d = len(shape) - 1
+    heads = f'--n_head={keys["n_head"]}'
+    kinds = {'standard': [heads], 'channel': [heads, f'--group_size={keys["hidden_dim"] // 4}']}
+    depth = keys['depth']
+    ends = max(1, depth // 4)
+    depths = f'{ends},{max(1, depth - 2 * ends)},{ends}'
+    cells = {}
+    for arch in ('pure', 'u'):
+        for attention, changes in kinds.items():
+            cells[f'{arch}, {attention}'] = 'ours', [f'--arch={arch}', f'--attention={attention}',
+                                                     f'--depth={depth}', f'--depths={depths}', *changes]
+    n_numbers = keys['latent_dim'] * keys['latent_tokens'] ** d
+    for n in tokens:
+        if n < 1 or points % n:
+            raise UserError(f'--tokens: {n} does not divide the {points} points of the grid')
+        if n == keys['latent_tokens']:
+            continue
+        if n_numbers % n ** d:
+            raise UserError(f'--tokens: {n} tokens an axis do not divide a latent of {n_numbers} numbers')
+        each = points // n
+        changes = [f'--latent_tokens={n}', f'--latent_dim={n_numbers // n ** d}',
+                   f'--patch_size={min(keys["patch_size"], each)}', f'--halo={min(keys["halo"], each)}',
+                   f'--token_shift={min(keys["token_shift"], each - 1)}']
+        for arch in ('pure', 'u'):
+            cells[f'{arch}, standard, {n} tokens'] = 'ours', [*cells[f'{arch}, standard'][1], *changes]
+    return {**cells, 'fno': ('fno', [])}
+
+
+def study(args, overrides):
+    """Train and score the cells of the study that have no result in the folder yet, and print the table."""
+    if len(args.configs) > 1:
+        raise UserError('study takes one config')
+    config = args.configs[0] if args.configs else os.path.join(HERE, 'config', 'burgers_cpu.py')
+    folder = args.out or f'out/study_{experiment(config)}_{spent(args.budget)}'
+    os.makedirs(folder, exist_ok=True)
+    tasks = [prepare(config, [*overrides, *setting]) for setting in args.settings]
+    methods = possible(args.methods or ['ours', 'fno'], tasks[0])
+    for seed, task in itertools.product(range(args.seeds), tasks):
+        cells = study_cells(task.keys, task.y.shape[2:], args.tokens)
+        for cell, (method, changes) in part_of(cells.items(), args.part):
+            if method in methods:
+                run_cell(cell, method, changes, task, args.budget, seed, folder)
+    study_table(folder)
+
+
+def study_table(folder):
+    """Markdown: a row a cell, mean nRMSE and those of its seeds. A range that meets the best row's is a
+    tie."""
+    tables = {}
+    for run in results_in(folder):
+        tables.setdefault(run['data'], {}).setdefault(run['name'], []).append(run)
+    for data, table in tables.items():
+        rows = []
+        for name, runs in table.items():
+            errors = [run['nrmse'] for run in runs]
+            mean = statistics.mean(errors)
+            rows.append((not math.isfinite(mean), mean, name, errors, runs))
+        rows.sort(key=rank_of)                                       # what diverged comes last
+        limit = max(rows[0][3])                                      # the worst seed of the best row
+        print(f'| {data} | parameters | iterations | ms an iteration | nRMSE | of seeds | |')
+        print('|---' * 7 + '|')
+        for rank, (_, error, name, errors, runs) in enumerate(rows):
+            iters = statistics.mean(run['iters'] for run in runs)
+            ms = statistics.mean(1e3 * run['seconds'] / run['iters'] for run in runs)
+            note = ('tie' if min(errors) <= limit else '') if rank else 'best'
+            seeds = ' '.join(f'{error:.4f}' for error in errors)
+            print(f'| {name} | {runs[0]["n_params"]:,} | {iters:.0f} | {ms:.0f} | {error:.4f} | {seeds} | '
+                  f'{note} |')
+        print()
+
+
+def rank_of(row):
+    return row[:3]
+
+
+# ---------------------------------------------------------------------------------------------
+# zoo: this model and the FNO on many equations
+
+def zoo(args, overrides):
+    """Train and score this model and the FNO on every config, as far as there are no results in the folder,
+    print the table and write --json."""
+    if len(args.settings) > 1:
+        raise UserError('zoo takes one value of a parameter')
+    folder = args.out or f'out/zoo_{spent(args.budget)}'
+    os.makedirs(os.path.join(folder, 'baselines'), exist_ok=True)
+    methods = args.methods or ('ours', 'fno')
+    if 'fno' in methods:
+        package_fno()
+    every = sorted(glob.glob(os.path.join(HERE, 'config', '*_cpu.py')))
+    configs = args.configs or [path for path in every if not path.endswith('_points_cpu.py')]
+    overrides = [*overrides, *args.settings[0]]
+    tasks = {}
+    cells = itertools.product(range(args.seeds), configs, methods)
+    for seed, config, method in part_of(cells, args.part):
+        if config not in tasks:
+            tasks[config] = prepare(config, overrides)
+            baselines = os.path.join(folder, 'baselines', f'{experiment(config)}.json')
+            if not os.path.exists(baselines):
+                write_json(baselines, baselines_of(tasks[config]))
+        task = tasks[config]
+        if method == 'fno' and task.has_moving_frame:
+            method = 'fno_frame'
+        run_cell(f'{experiment(config)}, {method}', method, [], task, args.budget, seed, folder)
+    summary = zoo_summary(folder)
+    write_json(args.json, summary)
+    zoo_table(summary)
+
+
+def baselines_of(task):
+    """What needs no training: sizes, the error of persistence and those of the built-in solver."""
+    y = task.truth
+    tokens = [task.keys['latent_tokens']] * (y.ndim - 3)
+    return {'points': list(y.shape[2:-1]), 'fields': y.shape[-1], 'tokens': tokens,
+            'latent_dim': task.keys['latent_dim'], 'steps': y.shape[1] - 1,
+            'persistence': persistence(task), 'classical': classical(task)}
+
+
+def zoo_summary(folder):
+    """{experiment: its baselines, and of each method the results of all seeds}"""
+    summary = {}
+    for path in sorted(glob.glob(os.path.join(folder, 'baselines', '*.json'))):
+        with open(path) as file:
+            summary[experiment(path)] = json.load(file)
+    for run in results_in(folder):
+        name, method = run['name'].split(', ')
+        peer = 'fno' if METHODS[method].peer else method
+        kept = ('seed', 'nrmse', 'reencode', 'correlation_time', 'iters', 'seconds', 'n_params',
+                'ms_per_trajectory')
+        found = summary[name].setdefault(peer, [])
+        found.append({'method': method, **{key: run[key] for key in kept if key in run}})
+    return summary
+
+
+def mean_of(runs, key):
+    return statistics.mean(run[key] for run in runs)
+
+
+def zoo_table(summary):
+    """Markdown: a row an experiment. The solver's column is its coarsest grid that errs no more than this
+    model, or its finest one, batch 1."""
+    columns = ['config', 'points x fields', 'tokens x features', 'persistence', 'latent rollout',
+               're-encoding', 'FNO', 'ratio', 'correlation time, s (FNO)', 'ms a trajectory',
+               'solver at that error, ms']
+    print(f'| {" | ".join(columns)} |')
+    print('|---' * len(columns) + '|')
+    for name, row in summary.items():
+        if 'ours' not in row or 'fno' not in row:
+            continue
+        own = mean_of(row['ours'], 'nrmse')
+        fno = mean_of(row['fno'], 'nrmse')
+        times = [mean_of(row[who], 'correlation_time') for who in ('ours', 'fno')]
+        cells = [name,
+                 shape_text([*row['points'], row['fields']]),
+                 shape_text([*row['tokens'], row['latent_dim']]),
+                 f'{row["persistence"]:.3g}',
+                 with_seeds(own, row['ours']),
+                 small(mean_of(row['ours'], 'reencode')),
+                 with_seeds(fno, row['fno']),
+                 f'{own / fno:.2f}',
+                 f'{times[0]:.3g} ({times[1]:.3g})',
+                 f'{mean_of(row["ours"], "ms_per_trajectory"):.1f}',
+                 solver_at(own, row['classical'])]
+        print(f'| {" | ".join(cells)} |')
+
+
+def with_seeds(mean, runs):
+    """A mean and the errors of its seeds: '0.0018 (0.0017 0.0019)'."""
+    errors = [small(run['nrmse']) for run in runs]
+    return f'{small(mean)} ({" ".join(errors)})'
+
+
+def small(error):
+    """Two figures at least: '0.0018', '0.00018', '0.000018'."""
+    if not math.isfinite(error):
+        return f'{error}'
+    for decimals in (4, 5):
+        if error >= 10 ** (1 - decimals):
+            return f'{error:.{decimals}f}'
+    return f'{error:.6f}' if error >= 5e-7 else '<0.000001'
+
+
+def solver_at(error, found):
+    """The built-in solver at the error of a model: '2.0 (32 cells: 0.0131)', 'none' where there is none."""
+    if not found:
+        return 'none'
+    cells = cells_for(error, found)
+    at = found[cells]
+    return f'{at["ms_per_trajectory"]:.1f} ({cells} cells: {small(at["nrmse"])})'
+
+
+# ---------------------------------------------------------------------------------------------
+# command line
+
+def main(argv):
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout, allow_abbrev=False)
+    add = parser.add_argument
+    add('command', choices=['study', 'zoo'])
+    add('configs', nargs='*', help='config files (default: study config/burgers_cpu.py, zoo config/*_cpu.py)')
+    add('--out', help='folder of the results (default: out/study_CONFIG_BUDGET, out/zoo_BUDGET)')
+    add('--tokens', type=int, nargs='+', default=[32, 64, 128, 256], help='study: numbers of tokens')
+    add('--part', default='0/1', help='i/n: every n-th training from the i-th on')
+    args, overrides = parse(parser, argv)
+    part_of([], args.part)                                           # before minutes of work
+    others = [name for name in args.methods if name not in ('ours', 'fno')]
+    if others:
+        raise UserError(f'--methods: the table has ours and fno, not {", ".join(others)}')
+    {'study': study, 'zoo': zoo}[args.command](args, overrides)
+
+
+if __name__ == '__main__':
+    one_line_errors()
+    stop_on_sigterm()
+    main(sys.argv[1:])

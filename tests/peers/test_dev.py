@@ -1,0 +1,163 @@
+"""dev/: studies of many trainings, linear latents, the measures of the house."""
+import json
+import math
+import os
+
+import pytest
+
+import test_bench
+from conftest import ROOT, SMOKE, refused
+from dev import cells, floor, house, latents, study
+from files.write import write_file
+from runtime.configurator import UserError
+
+here = test_bench.here                 # a fixture
+
+
+# ---------------------------------------------------------------------------------------------
+# study
+
+def test_other_numbers_of_tokens_make_a_latent_of_as_many_numbers():
+    keys = {'depth': 4, 'hidden_dim': 96, 'n_head': 4, 'latent_tokens': 32, 'latent_dim': 16,
+            'patch_size': 8, 'halo': 4, 'token_shift': 20}
+    found = study.study_cells(keys, (512, 1), [16, 32, 64])
+    assert len(found) == 9 and 'pure, standard, 32 tokens' not in found
+    for n, dim, shift in ((16, 32, 20), (64, 8, 7)):
+        for arch in ('pure', 'u'):
+            method, changes = found[f'{arch}, standard, {n} tokens']
+            wanted = {'arch': arch, 'latent_tokens': n, 'latent_dim': dim, 'token_shift': shift}
+            assert method == 'ours' and {f'--{key}={value}' for key, value in wanted.items()} <= set(changes)
+    plane = {**keys, 'latent_tokens': 16, 'latent_dim': 32}
+    assert '--latent_dim=8' in study.study_cells(plane, (64, 64, 2), [32])['pure, standard, 32 tokens'][1]
+    assert '128 does not divide' in refused(study.study_cells, plane, (64, 64, 2), [128])
+    assert '768 numbers' in refused(study.study_cells, {**plane, 'latent_dim': 3}, (64, 64, 2), [64])
+
+
+def test_study_runs_what_is_missing_and_tables_what_is_there(here, tmp_path, burgers_file, capsys):
+    args = ['study', SMOKE, '--iters=1', '--nu', '.01', '--tokens', '8', '--methods', 'ours', '--out=s',
+            '--time_stride=25', f'--data_path={burgers_file}']
+    study.main([*args, '--part=0/3'])
+    files = sorted(name for name in os.listdir(tmp_path / 's') if name.endswith('.json'))
+    found = {json.loads((tmp_path / 's' / name).read_text())['name'] for name in files}
+    assert found == {'pure, standard', 'u, channel'} and len(here) == 3
+    capsys.readouterr()
+    study.main([*args, '--part=0/3'])
+    assert len(here) == 4                                            # keys and data are read again
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith('| ')]
+    assert len(table) == 3 and table[1].endswith('best |')
+    assert 'other keys' in refused(study.main, [*args, '--hidden_dim=16'])
+    assert 'not i/n' in refused(study.main, [*args, '--part=2/2'])
+    assert 'unet' in refused(study.main, [*args, '--methods', 'ours', 'unet'])
+
+
+def test_what_diverged_is_never_the_best(tmp_path, capsys):
+    for name, error in (('a', math.nan), ('b', .2), ('c', math.inf)):
+        run = {'what': {}, 'name': name, 'data': 'x', 'nrmse': error, 'iters': 1, 'seconds': 1.,
+               'n_params': 1}
+        (tmp_path / f'{name}.json').write_text(json.dumps(run))
+    (tmp_path / 'summary.json').write_text('{}')                     # a file of another kind
+    study.study_table(tmp_path)
+    rows = [line.split(' | ') for line in capsys.readouterr().out.splitlines()[2:5]]
+    assert rows[0][0] == '| b' and rows[0][-1] == 'best |' and {row[0] for row in rows[1:]} == {'| a', '| c'}
+
+
+def test_zoo(here, tmp_path, burgers_file, capsys):
+    args = ['zoo', SMOKE, '--iters=2', '--methods=ours', '--out=z', '--json=z.json', '--time_stride=25',
+            f'--data_path={burgers_file}']
+    study.main(args)
+    [own] = cells.results_in(tmp_path / 'z')
+    peer = {**own, 'name': 'burgers_smoke, fno_frame', 'nrmse': 2 * own['nrmse']}
+    (tmp_path / 'z' / 'peer.json').write_text(json.dumps(peer))
+    n = len(here)
+    capsys.readouterr()
+    study.main(args)
+    assert len(here) == n + 1                                        # nothing is trained again
+    row = capsys.readouterr().out.splitlines()[-1].split(' | ')
+    assert row[:3] == ['| burgers_smoke', '64 x 1', '16 x 16'] and row[7] == '0.50'
+    summary = json.loads((tmp_path / 'z.json').read_text())['burgers_smoke']
+    assert summary['ours'][0]['reencode'] > 0 and summary['fno'][0]['method'] == 'fno_frame'
+    assert 0 < summary['persistence'] < 10 and summary['steps'] == 8 and summary['classical']
+
+
+def test_the_cheapest_grid_that_is_good_enough():
+    found = {'64': {'nrmse': .01, 'ms_per_trajectory': 4.}, '32': {'nrmse': .02, 'ms_per_trajectory': 2.},
+             '16': {'nrmse': .08, 'ms_per_trajectory': 1.}}
+    assert study.solver_at(.03, found).startswith('2.0 (32 cells')
+    assert study.solver_at(.001, found).startswith('4.0 (64 cells')
+    assert study.solver_at(.001, {}) == 'none'
+
+
+@pytest.mark.parametrize('error, text', [
+    (.52, '0.5200'), (.00018, '0.00018'), (.0000789, '0.000079'), (1e-9, '<0.000001'), (math.nan, 'nan')])
+def test_small_errors_keep_two_figures(error, text):
+    assert study.small(error) == text
+
+
+# ---------------------------------------------------------------------------------------------
+# linear latents, learned latents
+
+def test_floor_of_linear_latents(here, burgers_file, tmp_path, capsys):
+    floor.main([SMOKE, f'--data_path={burgers_file}', '--json=floor.json', '--plot=floor.png'])
+    rows = json.loads((tmp_path / 'floor.json').read_text())['burgers_smoke']
+    assert (tmp_path / 'floor.png').stat().st_size > 0
+    by_tokens = {}
+    for row in rows:
+        by_tokens.setdefault(row['tokens'], []).append(row)
+    assert len(by_tokens) == 3
+    for rows in by_tokens.values():
+        for kind in ('cosine', 'patches', 'fields'):
+            errors = [row[kind] for row in rows if row[kind] is not None]
+            assert errors == sorted(errors) and errors[0] < .2       # fewer numbers, larger errors
+        for row in rows[:2]:
+            assert row['fields'] < 1.1 * row['patches'] < 1.3 * row['cosine']
+    assert '| times fewer numbers |' in capsys.readouterr().out
+
+
+def test_floor_of_a_steady_equation(here, tmp_path):
+    """The start of its solution is 0, which no relative error is defined for."""
+    path = write_file(str(tmp_path / 'd.hdf5'), 'darcy', {'beta': 1.}, 20, device='cpu', resolution=16)
+    config = os.path.join(ROOT, 'config', 'darcy_cpu.py')
+    floor.main([config, f'--data_path={path}', '--latent_tokens=4', '--latent_dim=8', '--json=floor.json'])
+    rows = json.loads((tmp_path / 'floor.json').read_text())['darcy_cpu']
+    errors = [row[kind] for row in rows for kind in ('cosine', 'patches') if row[kind] is not None]
+    assert errors and all(math.isfinite(error) for error in errors)
+
+
+def test_keys_of_a_config_are_not_options_of_a_study(monkeypatch, tmp_path):
+    """--seed is not short for --seeds."""
+    def prepare(config, overrides):
+        raise UserError(' '.join(overrides))
+
+    monkeypatch.setattr(latents, 'prepare', prepare)
+    assert refused(latents.main, [SMOKE, '--seed=3', f'--out={tmp_path}']) == '--seed=3'
+
+
+@pytest.mark.slow
+def test_latents_of_fewer_numbers(here, burgers_file, tmp_path, capsys):
+    latents.main([SMOKE, '--iters=2', '--factors', '8', '--out=l', '--plot=l.png', '--time_stride=25',
+                  f'--data_path={burgers_file}'])
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith('| 8 ')]
+    assert len(table) == len(latents.ROWS)
+    assert (tmp_path / 'l.png').stat().st_size > 0
+
+
+# ---------------------------------------------------------------------------------------------
+# house
+
+def test_tokens_a_line():
+    text = '"""Two\nlines."""\n# a comment\nx = f(1,\n      y)\n\ndef f():\n    """One."""\n    return x\n'
+    n_tokens = len('x = f ( 1 , y )'.split() + 'def f ( ) :'.split() + 'return x'.split())
+    assert house.tokens_a_line(text) == n_tokens / 4
+
+
+def test_imports_and_circles():
+    modules = {'a', 'b', 'p', 'p.c'}
+    text = 'import b\nfrom p import c, d\nimport torch\ndef f():\n    import a\n'
+    assert house.imports(text, modules) == ({'b', 'p.c', 'p'}, {'a'})
+    assert house.in_circles({'a': {'b'}, 'b': {'c'}, 'c': {'b'}, 'd': {'a'}}) == ['b', 'c']
+
+
+def test_imports_go_down_only():
+    """There is no circle of imports, and no script that imports a script."""
+    circles, _, pairs = house.arrows(*house.sources())
+    assert not circles and not pairs
