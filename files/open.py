@@ -19,12 +19,9 @@ import numpy as np
 
 import equations
 from equations.common import centres
-from files.foreign import READ_ONLY
-from files.layouts import LAYOUTS as WRITTEN
-from files.layouts import spacing
+from files.layouts import LAYOUTS, spacing
 from runtime.configurator import UserError, say
 
-LAYOUTS = {**WRITTEN, **READ_ONLY}    # the first that fits is taken
 CHUNK_ROWS = 16                       # rows read at a time, at most: 13 MB of a released file on one axis
 CHUNK_VALUES = 2 ** 23                # values read at a time, at most (or one row): 34 MB
 # what h5py raises for damaged metadata
@@ -189,6 +186,10 @@ def _tell_once(path, note):
 def _check(path, file, dataset):
     """The Source of an open file."""
     fitting = [name for name, layout in LAYOUTS.items() if layout.fits(file)]
+    if not fitting:
+        from files.foreign import READ_ONLY                             # layouts of others, which are only read
+        LAYOUTS.update(READ_ONLY)
+        fitting = [name for name, layout in READ_ONLY.items() if layout.fits(file)]
     layout = fitting[0] if fitting else 'tensor'                        # its check says what the file lacks
     if not np.all(file.attrs.get('complete', 1)):
         raise UserError(f"'{path}' is marked incomplete: delete it and make it again")

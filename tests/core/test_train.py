@@ -16,7 +16,7 @@ import torch
 import losses
 import optim
 import runtime.run
-from conftest import (ENV, ROOT, TIMEOUT, TWO_STAGES, Child, close, equal, refused, rows_of, smoke_args,
+from conftest import (ENV, FAST, ROOT, TIMEOUT, TWO_STAGES, Child, close, equal, refused, rows_of, smoke_args,
                       state_of, stop_at, train_here, two_processes, weights, write)
 from evaluation.scores import rollout_error
 from grids import Patches
@@ -94,7 +94,7 @@ def test_one_batch_over_fits(tmp_path, train):
 
 
 def test_fine_tuning_starts_from_the_best_weights(smoke, tmp_path, train):
-    g = train(tmp_path / 'o', f'--init_from={smoke}/o', '--max_iters=1', *STILL)
+    g = train(tmp_path / 'o', f'--init_from={smoke}/o', '--max_iters=1', *STILL, *FAST)
     old = state_of(smoke / 'o', 'best.pt')['ema']
     assert all(torch.allclose(v, old[k], atol=1e-6) for k, v in g['model'].state_dict().items())
 
@@ -115,7 +115,7 @@ def test_components_of_the_data_stay_with_the_weights(tmp_path, train):
 
 def test_validation_does_not_depend_on_the_batch_size(tmp_path, train):
     """It takes the first n_validated trajectories."""
-    g = train(tmp_path / 'o', '--max_iters=0', '--n_validated=1', '--time_stride=20')
+    g = train(tmp_path / 'o', '--max_iters=0', '--n_validated=1', *FAST)
     assert len(g['trajectories'].val) == 2
     errors = []
     for n_validated, batch_size in ((1, 1), (1, 8), (2, 1), (2, 8)):
@@ -167,7 +167,7 @@ def test_a_model_key_is_a_line(tmp_path, copy, burgers_file, monkeypatch):
 # two stages
 
 STAGED = [*TWO_STAGES, '--max_iters=6', '--second_stage.max_iters=5', '--log_interval=1', '--eval_interval=2',
-          '--warmup_iters=2', '--time_stride=20']
+          '--warmup_iters=2']
 
 
 @pytest.fixture(scope='module')
@@ -217,7 +217,7 @@ def test_each_stage_has_its_own_learning_rates_and_schedule(staged, stage, n, pe
 def test_the_second_stage_starts_from_the_best_of_the_first(staged, tmp_path, train):
     """What it does not train stays as it is, and a run that ended after the first goes on with it."""
     folder, _ = staged
-    args = [arg for arg in STAGED if arg not in TWO_STAGES]
+    args = [*FAST, *(arg for arg in STAGED if arg not in TWO_STAGES)]
     train(tmp_path / 'o', *args)
     first = state_of(tmp_path / 'o', 'best.pt')
     frozen = part_of(first['ema'], 'encoder', 'decoder')
@@ -248,7 +248,7 @@ def test_a_later_stage_is_never_worse_than_it_begins(tmp_path, train, capsys):
     stage, is kept, and the user is told."""
     train(tmp_path / 'o', *TWO_STAGES, '--max_iters=2', '--second_stage.max_iters=1', '--eval_interval=1',
           '--second_stage.learning_rate=.1', '--second_stage.muon_lr=.6', '--warmup_iters=0',
-          '--second_stage.ema_decay=0', '--time_stride=20')
+          '--second_stage.ema_decay=0')
     best = state_of(tmp_path / 'o', 'best.pt')
     assert best['stage'] == 'second' and best['stage_iter'] == 0
     assert best['best'] == min(column(tmp_path / 'o', 'val_nrmse', 'operator'))
@@ -259,7 +259,7 @@ def test_a_later_stage_is_never_worse_than_it_begins(tmp_path, train, capsys):
 
 def test_neither_is_a_fine_tuning(smoke, tmp_path, train, cut):
     """Not even one that was cut off before its first iteration."""
-    worse = [f'--init_from={smoke}/o', '--max_iters=2', '--eval_interval=2', '--learning_rate=.01',
+    worse = [f'--init_from={smoke}/o', *FAST, '--max_iters=2', '--eval_interval=2', '--learning_rate=.01',
              '--muon_lr=.1', '--warmup_iters=0', '--ema_decay=0']
     cut(1, tmp_path / 'b', *worse)
     train(tmp_path / 'b', *worse)
@@ -271,7 +271,7 @@ def test_neither_is_a_fine_tuning(smoke, tmp_path, train, cut):
 def test_patience_of_a_stage_is_its_own(tmp_path, train):
     """The first stage ends with validations without progress that do not count in the next one."""
     g = train(tmp_path / 'o', *TWO_STAGES, *STILL, '--max_iters=30', '--eval_interval=1', '--patience=2',
-              '--ema_decay=0', '--second_stage.patience=3', '--time_stride=20')
+              '--ema_decay=0', '--second_stage.patience=3')
     n_operator = len(column(tmp_path / 'o', 'val_nrmse', 'operator'))
     assert n_operator < 30 and g['run'].total == n_operator + g['run'].iteration
     best = state_of(tmp_path / 'o', 'best.pt')
@@ -280,12 +280,12 @@ def test_patience_of_a_stage_is_its_own(tmp_path, train):
 
 def test_no_iterations_skip_a_stage(tmp_path, train):
     train(tmp_path / 'a', *TWO_STAGES, '--max_iters=3', '--second_stage.max_iters=0',
-          '--log_interval=1', '--time_stride=20')
+          '--log_interval=1')
     assert {row['stage'] for row in rows_of(tmp_path / 'a')} == {'operator'}
     # the last validation was the best
     assert equal(weights(tmp_path / 'a', 'best.pt'), weights(tmp_path / 'a'))
     g = train(tmp_path / 'b', *TWO_STAGES, '--max_iters=0', '--second_stage.max_iters=3', '--log_interval=1',
-              f'--init_from={tmp_path}/a', '--time_stride=20')
+              f'--init_from={tmp_path}/a')
     assert [(row['iter'], row['stage']) for row in rows_of(tmp_path / 'b')] == [
         ('1', 'second'), ('2', 'second'), ('3', 'second')]
     before = state_of(tmp_path / 'a', 'best.pt')['ema']
@@ -322,7 +322,7 @@ def test_minutes_of_each_stage(tmp_path, train, cut, monkeypatch):
     spent."""
     args = [*TWO_STAGES, '--max_iters=100000', '--max_minutes=.04', '--second_stage.max_minutes=.08',
             '--second_stage.max_iters=100000', '--eval_interval=1000', '--log_interval=1',
-            '--save_interval=1', '--warmup_iters=0', '--memory_gb=1', '--time_stride=20']
+            '--save_interval=1', '--warmup_iters=0', '--memory_gb=1']
     monkeypatch.setattr(runtime.run, 'time', Clock())
     g = train(tmp_path / 'whole', *args)
     n_operator = len(column(tmp_path / 'whole', 'loss', 'operator'))
@@ -356,7 +356,7 @@ def test_what_two_processes_cannot_do(arg, says, tmp_path, train, monkeypatch):
 
 
 PAIR = ['--optimizer=adamw', '--eval_interval=4', '--max_iters=4', '--second_stage.max_iters=4',
-        '--log_interval=2', '--time_stride=20']
+        '--log_interval=2', *FAST]
 
 
 def with_children(folder, args):
