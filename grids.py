@@ -10,8 +10,6 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from runtime.inputs import axis_points, resample, resample_axes  # TEMP
-
 
 # ---------------------------------------------------------------------------------------------
 # points of a grid

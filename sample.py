@@ -225,6 +225,8 @@ def check(model, args):
             raise UserError('--ttc makes a latent rollout on the trained grid by its own stepper: leave '
                             '--stepper, --points, --resolution and --rollout out')
         args.ttc.check(model, args.steps or 1)
+        from probabilistic.rewards import Rewards
+        Rewards(model, args.ttc, {})                                 # raises UserError where no reward applies
     if args.tokens and (module.stochastic or args.ttc or args.rollout == 'reencode'):
         raise UserError('--tokens shows a latent rollout by the operator: leave --stepper, --ttc and '
                         '--rollout out')

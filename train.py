@@ -26,9 +26,8 @@ from grids import shape_text
 from model import UPT, ModelConfig, build, model_args, on_meta
 from runtime import configurator, extensions
 from runtime import device as devices
-from runtime.configurator import UserError
 from runtime.device import seed_of
-from runtime.run import Run
+from runtime.run import Run, check_settings
 
 configurator.one_line_errors()
 # -----------------------------------------------------------------------------
@@ -107,18 +106,8 @@ compile = 'auto'                   # auto, true or false *
 deterministic = False              # torch.use_deterministic_algorithms *
 # -----------------------------------------------------------------------------
 # Also keys: the weights of the losses, those of extensions (points/keys.py ...), parameters of the equation.
-_groups = {**losses.key_group(), **extensions.key_groups()}
-_model_keys = configurator.section(__file__, 'model') + extensions.model_keys()
-_defaults = configurator.with_groups(globals(), _groups)
-_stage_keys = ['eval_interval', 'log_interval', 'save_interval', 'seed', 'early_bias', 'symmetries',
-               *configurator.section(__file__, 'latent steps'), *configurator.section(__file__, 'optimisation'),
-               *(name for group in _groups.values() for name in group if name not in _model_keys)]
-_stages = {f'{name}_stage': _stage_keys for name in (*losses.STAGES, *extensions.STAGES)}
-config = configurator.configure(_defaults, sys.argv[1:], __file__, _groups, _stages, equations.parameter_keys)
+config, _defaults, _model_keys = extensions.resolve(globals(), sys.argv[1:], __file__, losses, equations)
 globals().update(config)
-extensions.load(config)
-params = equations.parameters(dataset, {key: config[key] for key in equations.parameter_keys(dataset)})
-config.update({name.lower(): value for name, value in params.items()})
 keys = SimpleNamespace(**config)
 
 
@@ -128,30 +117,20 @@ def settings_of(stage):
 
 
 # ---- checks, before any work
-for name in stages:
-    if name not in losses.STAGES:
-        raise UserError(f"stages: '{name}' is not one of {', '.join([*losses.STAGES, *extensions.STAGES])}")
-if not stages or len(set(stages)) < len(stages):
-    raise UserError(f'stages={",".join(stages)} must name at least one stage, and none twice')
 minutes = max(settings_of(name).max_minutes for name in stages)
 machine = devices.start(device, dtype, compile, deterministic, minutes)
 run = Run(out_dir, config, _defaults, machine, configurator.resumable(__file__))   # locks the folder
+params = equations.parameters(dataset, {key: config[key] for key in equations.parameter_keys(dataset)})
 sources = files.find(dataset, data_dir, data_path, params, n_trajectories, resolution)     # there, or planned
 for name in stages:
     data.check_strides(sources[0], keys, settings_of(name).unroll)
 cfg = run.with_steppers_there(ModelConfig.of(keys, _model_keys, sources))
-empty_model = on_meta(cfg)
+empty_model = on_meta(cfg)                                       # without memory for its weights
 for name in stages:
     s = settings_of(name)
-    for key in ('batch_size', 'accumulation', 'eval_interval', 'log_interval', 'save_interval', 'n_validated',
-                'early_bias'):
-        if getattr(s, key) <= 0:
-            raise UserError(f'{key}={getattr(s, key)} must be positive')
+    check_settings(s, machine)
     optim.make(losses.STAGES[name](empty_model, s), s)
     optim.EMA(empty_model, s.ema_decay)
-    if s.batch_size % (machine.world * s.accumulation):
-        raise UserError(f'batch_size={s.batch_size} must be a multiple of {machine.world} processes x '
-                        f'accumulation={s.accumulation}')
 
 # ---- data
 with machine.master_first():                                     # one process makes the file, the others wait

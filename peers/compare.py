@@ -26,7 +26,6 @@ from evaluation.load import choose_rows, open_data, params_of, read
 from evaluation.scores import evaluate
 from evaluation.speed import median_ms
 from files.open import Source
-from grids import resample_axes
 from metrics import mean_nrmse
 from model import ModelConfig, load, load_state
 from peers.networks import package_fno
@@ -34,6 +33,7 @@ from runtime import extensions
 from runtime.checkpoint import find_checkpoint, load_checkpoint, whole_file
 from runtime.configurator import UserError, say
 from runtime.device import pick
+from runtime.inputs import resample_axes
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VALIDATIONS = 8                        # validations in a training, about

@@ -9,7 +9,8 @@ FOLDER/keys.py, in the form of train.py.
 import importlib
 import os
 
-from runtime.configurator import read_keys, section
+from runtime import configurator
+from runtime.configurator import UserError
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FOLDERS = ('points', 'probabilistic', 'physics', 'peers')
@@ -39,19 +40,45 @@ def load(config):
 
 def key_groups():
     """The keys of all extensions, {heading: {name: (default, comment)}}."""
-    groups = {}
-    for folder in FOLDERS:
-        path = os.path.join(HERE, folder, 'keys.py')
-        if os.path.exists(path):
-            groups[f'{folder}/'] = read_keys(path)
-    return groups
+    return {f'{folder}/': configurator.read_keys(path) for folder, path in key_files().items()}
 
 
 def model_keys():
     """The keys of extensions that shape the network: those of the section `model` of a keys.py."""
-    names = []
-    for folder in FOLDERS:
-        path = os.path.join(HERE, folder, 'keys.py')
-        if os.path.exists(path):
-            names += section(path, 'model')
-    return names
+    return [name for path in key_files().values() for name in configurator.section(path, 'model')]
+
+
+def key_files():
+    """{folder: its keys.py}, for the extensions that have one."""
+    paths = {folder: os.path.join(HERE, folder, 'keys.py') for folder in FOLDERS}
+    return {folder: path for folder, path in paths.items() if os.path.exists(path)}
+
+
+# Keys of the section `run` and `data` of train.py of which a stage may have its own value
+OF_STAGES = ['eval_interval', 'log_interval', 'save_interval', 'seed', 'early_bias', 'symmetries']
+
+
+def resolve(defaults, argv, source, losses, equations):
+    """
+    All keys of train.py (`source`, whose globals are `defaults`): its own, the weights of losses.LOSSES, those
+    of extensions and the parameters of the equation. Imports the extensions that they ask for.
+
+    Returns the resolved keys, their defaults, and the names of those that shape the network. Raises UserError.
+    """
+    groups = {**losses.key_group(), **key_groups()}
+    of_model = configurator.section(source, 'model') + model_keys()
+    of_stages = [*OF_STAGES, *configurator.section(source, 'latent steps'),
+                 *configurator.section(source, 'optimisation'),
+                 *(name for group in groups.values() for name in group if name not in of_model)]
+    known = list(dict.fromkeys([*losses.STAGES, *STAGES]))
+    stages = {f'{name}_stage': of_stages for name in known}
+    config = configurator.configure(defaults, argv, source, groups, stages, equations.parameter_keys)
+    load(config)
+    for name in config['stages']:
+        configurator.among('stages', name, known)
+    if not config['stages'] or len(set(config['stages'])) < len(config['stages']):
+        raise UserError(f'stages={",".join(config["stages"])} must name at least one stage, and none twice')
+    dataset = config['dataset']
+    given = {key: config[key] for key in equations.parameter_keys(dataset)}
+    config.update({key.lower(): value for key, value in equations.parameters(dataset, given).items()})
+    return config, configurator.with_groups(defaults, groups), of_model

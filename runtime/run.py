@@ -49,6 +49,17 @@ def plain(value):
     return json.loads(json.dumps(value))
 
 
+def check_settings(settings, machine):
+    """Raise UserError for keys of a stage that cannot be 0, and a batch that cannot be divided."""
+    for key in ('batch_size', 'accumulation', 'eval_interval', 'log_interval', 'save_interval', 'n_validated',
+                'early_bias'):
+        if getattr(settings, key) <= 0:
+            raise UserError(f'{key}={getattr(settings, key)} must be positive')
+    if settings.batch_size % (machine.world * settings.accumulation):
+        raise UserError(f'batch_size={settings.batch_size} must be a multiple of {machine.world} processes x '
+                        f'accumulation={settings.accumulation}')
+
+
 class Run:
     """The folder of a training, and where in its stages it stands."""
 
@@ -58,9 +69,6 @@ class Run:
         writing to, or that holds another run."""
         if not out_dir:
             raise UserError('out_dir is empty: name a folder')
-        for name in ('eval_interval', 'log_interval', 'save_interval'):
-            if config[name] < 1:
-                raise UserError(f'{name}={config[name]} must be at least 1')
         self.folder = out_dir
         self.may_change = may_change
         self.config = plain(config)

@@ -94,7 +94,7 @@ def test_one_batch_over_fits(tmp_path, train):
 
 
 def test_fine_tuning_starts_from_the_best_weights(smoke, tmp_path, train):
-    g = train(tmp_path / 'o', f'--init_from={smoke}/o', '--max_iters=1', *STILL, *FAST)
+    g = train(tmp_path / 'o', f'--init_from={smoke}/o', '--max_iters=1', *STILL)
     old = state_of(smoke / 'o', 'best.pt')['ema']
     assert all(torch.allclose(v, old[k], atol=1e-6) for k, v in g['model'].state_dict().items())
 
@@ -259,7 +259,7 @@ def test_a_later_stage_is_never_worse_than_it_begins(tmp_path, train, capsys):
 
 def test_neither_is_a_fine_tuning(smoke, tmp_path, train, cut):
     """Not even one that was cut off before its first iteration."""
-    worse = [f'--init_from={smoke}/o', *FAST, '--max_iters=2', '--eval_interval=2', '--learning_rate=.01',
+    worse = [f'--init_from={smoke}/o', '--max_iters=2', '--eval_interval=2', '--learning_rate=.01',
              '--muon_lr=.1', '--warmup_iters=0', '--ema_decay=0']
     cut(1, tmp_path / 'b', *worse)
     train(tmp_path / 'b', *worse)

@@ -62,9 +62,10 @@ def test_maps_are_not_transposed():
     u = np.arange(6.).reshape(1, 3, 2, 1)                            # (T, X, Y, C)
     x = [np.array([.5, 1.5, 2.5]), np.array([10., 11.])]
     figure, show = moving_maps(x, np.zeros_like(u), u, ['u'])
-    show(0)
     image = figure.subfigs[0].axes[0].images[0]                      # of the truth
     assert np.array_equal(image.get_array()[1], u[0, :, 1, 0]) and image.origin == 'lower'
+    show(0)
+    assert np.array_equal(image.get_array()[1], u[0, :, 1, 0])
     assert list(image.get_extent()) == [0, 3, 9.5, 11.5]
 
 

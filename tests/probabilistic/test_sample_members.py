@@ -107,12 +107,9 @@ def test_a_search(ckpt, no_pictures, tmp_path, capsys):
     ('--ttc', ('--ttc', '--points', .1)), ('--ttc', ('--ttc', '--stepper', 'ensemble')),
     ('--tokens', ('--tokens', '--ttc')), ('--tokens', ('--tokens', '--stepper', 'ensemble')),
     ('not a value', ('--ttc', 'candidates=x')), ('candidates', ('--ttc', 'candidates=0')),
-    ('max_evaluations', ('--ttc', 'max_evaluations=8', '--steps', 9))])
+    ('max_evaluations', ('--ttc', 'max_evaluations=8', '--steps', 9)),
+    ('no reward', ('--ttc', 'mass=0', 'energy=0', 'residual=0'))])
 def test_what_is_refused(ckpt, monkeypatch, word, argv):
     """Before any work."""
     monkeypatch.setattr(sample, 'make_start', None)
     assert word in user_error(ckpt, *argv)
-
-
-def test_a_search_needs_a_reward(ckpt):
-    assert 'no reward' in user_error(ckpt, '--ttc', 'mass=0', 'energy=0', 'residual=0')
