@@ -226,7 +226,7 @@ def check(model, args):
                             '--stepper, --points, --resolution and --rollout out')
         args.ttc.check(model, args.steps or 1)
         from probabilistic.rewards import Rewards
-        Rewards(model, args.ttc, {})                                 # raises UserError where no reward applies
+        Rewards(model, args.ttc, {})                                 # raises UserError if no reward applies
     if args.tokens and (module.stochastic or args.ttc or args.rollout == 'reencode'):
         raise UserError('--tokens shows a latent rollout by the operator: leave --stepper, --ttc and '
                         '--rollout out')

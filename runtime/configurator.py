@@ -48,8 +48,8 @@ RENAMED = {
     'residual_stage': 'set diff_residual_stage', 'distill_stage': 'set consistency_distill_stage',
     'steady_stage': 'set steady_prior_stage', 'placements': 'set input_points', 'random': 'set random_points',
     **dict.fromkeys(('boost', 'noise', 'latent_noise', 'coloured_noise', 'lambda_agreement',
-                     'lambda_direction', 'gradient_through_time', 'detach_target', 'layer_norm', 'flow_kind', 'condition_noise',
-                     'tau_shape', 'lambda_flow', 'lambda_distill', 'lambda_crps', 'inverse_decoding_ramp',
+                     'lambda_direction', 'gradient_through_time', 'detach_target', 'layer_norm', 'flow_kind',
+                     'condition_noise', 'tau_shape', 'lambda_flow', 'lambda_distill', 'lambda_crps', 'inverse_decoding_ramp',
                      'beta2', 'min_lr_ratio', 'decoder_stage'), '')}
 # the disk is full, or not ours to write
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -377,8 +377,9 @@ def _help_row(name, value, note):
     return f'{option:<36}  {note.strip()}'.rstrip()
 
 
-def _help(plain, stages, source, groups):
-    """Every key, its default and its comment, under the headings of the script and of the groups."""
+def _help(plain, stages, source, groups, parameters):
+    """Every key, its default and its comment, under the headings of the script and of the groups; then the
+    names of the parameters of the equations, and of the stages."""
     comments = _comments(source)
     rows = []
     for name, value in plain.items():
@@ -389,15 +390,18 @@ def _help(plain, stages, source, groups):
     for heading, keys in groups.items():
         rows.append(f'\n{heading}')
         rows += [_help_row(name, value, note) for name, (value, note) in keys.items()]
+    if parameters:
+        rows.append('\nparameters of the equations (each has the default of its equation)')
+        rows += [f'  --{name}=VALUE' for name in parameters]
     if stages:
-        rows.append('\nkeys of one stage alone, such as --operator_stage.learning_rate=3e-4')
+        rows.append('\na value for one stage alone, such as --operator_stage.learning_rate=3e-4')
         rows += [f'  --{name}.KEY=VALUE' for name in stages]
     return '\n'.join(rows)
 
 
 # --- the one call ------------------------------------------------------------
 
-def _option(arg, plain, stages):
+def _option(arg, plain, stages, parameters):
     """The name, key or stage.key, the text and the key of one --name=value."""
     name, equals, text = arg[2:].partition('=')
     name = name.replace('-', '_')
@@ -410,12 +414,12 @@ def _option(arg, plain, stages):
         raise _unknown(stage, stages, 'command line')
     if stage and key not in plain:
         raise _unknown(key, plain, 'command line', f'{stage}.')
-    if not equals:
-        if key not in plain:
-            raise _unknown(name, plain, 'command line')
-        example = 'true' if isinstance(plain[key], bool) else 'value'
-        raise UserError(f'--{name} has no value (command line): write --{name}={example}')
-    return name, text
+    if equals:
+        return name, text
+    if key not in plain and key not in parameters:
+        raise _unknown(name, [*plain, *parameters], 'command line')
+    example = 'true' if isinstance(plain.get(key), bool) else 'value'
+    raise UserError(f'--{name} has no value (command line): write --{name}={example}')
 
 
 def with_groups(defaults, groups):
@@ -440,13 +444,13 @@ def configure(defaults, argv, source, groups={}, stages={}, more=None):
              if not name.startswith('_') and type(value) in _PLAIN_TYPES}
     if '--help' in argv or '-h' in argv:
         doc = (defaults.get('__doc__') or '').strip()
-        if more:
-            parameters = {name: (default, '') for name, default in more(None).items()}
-            groups = {**groups, 'parameters of the equations (None: the default of the equation)': parameters}
-        print(f'{doc}\n\nKeys, defaults:\n{_help(plain, stages, source, groups)}', flush=True)
+        rows = _help(plain, stages, source, groups, more(None) if more else {})
+        print(f'{doc}\n\nKeys and defaults (*: a resumed run may change it):\n{rows}', flush=True)
         sys.exit(0)
     plain = with_groups(plain, groups)
-    options = [_option(arg, plain, stages) for arg in argv if arg.startswith('-')]
+    flags = [arg for arg in argv if arg.startswith('-')]
+    parameters = more(None) if more and any('=' not in flag for flag in flags) else {}
+    options = [_option(flag, plain, stages, parameters) for flag in flags]
     config = {**plain, **{name: {} for name in stages}}
     strangers = {}  # names that are no key: where they were assigned
     for arg in argv:

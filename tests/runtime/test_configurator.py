@@ -17,7 +17,7 @@ DEFAULTS = dict(
     compile='auto', depths=(1, 1, 1), betas=(.9, .999), stages=('operator',), sizes=(), lam=None,
     latent_dim=16, hidden_dim=32, dataset='burgers', _private=1, math=os, helper=len, __doc__='text')
 GROUPS = {'losses': {'lambda_field': (1., 'error of fields')}, 'points/': {'num_queries': (0, 'points')}}
-STAGES = {'decoder_stage': ['learning_rate', 'batch_size', 'depths', 'lambda_field'], 'steady_stage': ['compile']}
+STAGES = {'early_stage': ['learning_rate', 'batch_size', 'depths', 'lambda_field'], 'late_stage': ['compile']}
 
 
 def parameters(dataset):
@@ -41,7 +41,7 @@ def write(tmp_path, monkeypatch):
 
 def test_keys_are_the_public_plain_globals_and_those_of_groups_stages_and_the_equation():
     plain = {k: v for k, v in DEFAULTS.items() if k not in ('_private', 'math', 'helper', '__doc__')}
-    assert resolve() == {**plain, 'lambda_field': 1., 'num_queries': 0, 'decoder_stage': {}, 'steady_stage': {},
+    assert resolve() == {**plain, 'lambda_field': 1., 'num_queries': 0, 'early_stage': {}, 'late_stage': {},
                          'nu': None}
 
 
@@ -98,12 +98,12 @@ def test_command_line(arg, key, expected):
     ('--wandb_log=yes', 'true or false'), ('--depths=2,,2', 'whole'), ('--depths=2,1.5', 'whole'),
     ('--batch_size', '--batch_size=value'), ('--wandb-log', '--wandb_log=true'), ('-x', '--key=value'),
     ('--', '--key=value'), ('batch_size=3', '--batch_size=3'),
-    ('--decoder_stage=3', '--decoder_stage.max_iters=value'),
-    ('--decoder_stage.batch_siz=3', "did you mean 'decoder_stage.batch_size'?"),
-    ('--decoder_stag.batch_size=3', "did you mean 'decoder_stage"),
-    ('--decoder_stage.hidden_dim=3', '--hidden_dim'),  # not a key that the stage may have
-    ('--decoder_stage.batch_size', '--decoder_stage.batch_size=value'), ('--decoder_stage.batch_size=1.5', 'whole'),
-    ('--batch_size.depths=3', "'batch_size.depths'"),
+    ('--early_stage=3', '--early_stage.max_iters=value'),
+    ('--early_stage.batch_siz=3', "did you mean 'early_stage.batch_size'?"),
+    ('--decoder_stag.batch_size=3', "did you mean 'early_stage"),
+    ('--early_stage.hidden_dim=3', '--hidden_dim'),  # not a key that the stage may have
+    ('--early_stage.batch_size', '--early_stage.batch_size=value'), ('--early_stage.batch_size=1.5', 'whole'),
+    ('--batch_size.depths=3', "'batch_size'"),
 ])
 def test_command_line_refused(arg, part):
     assert part in refused(resolve, arg)
@@ -138,8 +138,8 @@ def test_what_replaced_a_key_is_said():
     ("lam = '123'", 'lam', '123'),
     ('lam = (1, 2)', 'lam', (1, 2)),
     ('del batch_size', 'batch_size', 12),
-    ('decoder_stage = dict(batch_size=1e1, depths=[3])', 'decoder_stage', {'batch_size': 10, 'depths': (3,)}),
-    ("decoder_stage['batch_size'] = 10", 'decoder_stage', {'batch_size': 10}),
+    ('early_stage = dict(batch_size=1e1, depths=[3])', 'early_stage', {'batch_size': 10, 'depths': (3,)}),
+    ("early_stage['batch_size'] = 10", 'early_stage', {'batch_size': 10}),
 ])
 def test_config_file(write, text, key, expected):
     value = resolve(write(text))[key]
@@ -155,8 +155,8 @@ def test_config_file(write, text, key, expected):
     ('wandb_log = 2', 'c.py:1', 'true or false'), ('out_dir = []', 'c.py:1', 'text, in quotes'),
     ('depths = 2', 'c.py:1', 'tuple'), ("learning_rate = float('nan')", 'c.py:1', 'finite'),
     ('lam = object()', 'c.py:1', 'number, text'),
-    ('\ndecoder_stage = dict(batch_siz=3)', 'c.py:2', "did you mean 'decoder_stage.batch_size'?"),
-    ('decoder_stage = {1: 2}', 'c.py:1', "'decoder_stage.1'"), ('decoder_stage = 3', 'c.py:1', 'dict'),
+    ('\nearly_stage = dict(batch_siz=3)', 'c.py:2', "did you mean 'early_stage.batch_size'?"),
+    ('early_stage = {1: 2}', 'c.py:1', "'early_stage.1'"), ('early_stage = 3', 'c.py:1', 'dict'),
     ('batch_size = 3\nlearning_rate = = 1', 'c.py:2', 'SyntaxError: invalid syntax'),
     ('return', 'c.py:1', 'SyntaxError'), ('\n1 / 0', 'c.py:2', 'ZeroDivisionError: division by zero'),
     ('def f():\n    raise KeyError\nf()', 'c.py:2', 'KeyError'),
@@ -169,12 +169,12 @@ def test_config_file_refused(write, text, place, part):
 
 
 def test_files_in_order_then_the_command_line(write):
-    a = write('batch_size = 1\nlatent_dim = 8\ndecoder_stage = dict(batch_size=7, depths=[3])', 'a.py')
-    b = write('batch_size = 2 * batch_size\nhidden_dim = 4 * latent_dim\ndecoder_stage = dict(depths=(4, 4))',
+    a = write('batch_size = 1\nlatent_dim = 8\nearly_stage = dict(batch_size=7, depths=[3])', 'a.py')
+    b = write('batch_size = 2 * batch_size\nhidden_dim = 4 * latent_dim\nearly_stage = dict(depths=(4, 4))',
               'b.py')
-    config = resolve('--latent_dim=9', a, b, '--hidden_dim=1', '--hidden_dim=7', '--decoder-stage.learning-rate=1')
+    config = resolve('--latent_dim=9', a, b, '--hidden_dim=1', '--hidden_dim=7', '--early-stage.learning-rate=1')
     assert (config['batch_size'], config['latent_dim'], config['hidden_dim']) == (2, 9, 7)
-    assert config['decoder_stage'] == {'batch_size': 7, 'depths': (4, 4), 'learning_rate': 1.}
+    assert config['early_stage'] == {'batch_size': 7, 'depths': (4, 4), 'learning_rate': 1.}
     assert config['learning_rate'] == 1e-3                           # of the stage alone
 
 
@@ -228,7 +228,7 @@ def test_help(tmp_path, capsys):
                          ('losses', '--lambda_field=1.0 error of fields'), ('points/', '--num_queries=0 points')):
         assert lines[lines.index(heading) + 1] == row
     assert "--url='a#b' not a comment in the text" in lines and '--batch_size=12' in lines
-    assert '--nu=None' in lines and lines[-2:] == ['--decoder_stage.KEY=VALUE', '--steady_stage.KEY=VALUE']
+    assert '--nu=None' in lines and lines[-2:] == ['--early_stage.KEY=VALUE', '--late_stage.KEY=VALUE']
 
 
 # -----------------------------------------------------------------------------
