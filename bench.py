@@ -17,10 +17,10 @@ does that (on CUDA); the peers by AdamW, eager, in TF32 where there is any. The 
 requirements-peers.txt.
 
 speed: for each config and mode (eager, compiled, bf16, bf16_compiled; by default all on CUDA, eager
-elsewhere), in a process of its own: milliseconds an iteration of a short training by train.py; the share of
+elsewhere), in a process of its own: milliseconds per iteration of a short training by train.py; the share of
 encoder, operator, decoder and optimiser in it (each timed alone, forward and backward, on the shapes of the
 training); utilisation (model FLOPs / those of a large matrix product in the same time); peak memory; and
-milliseconds a trajectory of a decoded rollout at batch 1 and at a large batch. With --against, iterations of
+milliseconds per trajectory of a decoded rollout at batch 1 and at a large one. With --against, iterations of
 train.py here and in another worktree, in turns. Compare ratios within one call, since machines drift.
 
 --key=value sets a key of train.py; a parameter of an equation may be given as --nu .001.
@@ -156,7 +156,7 @@ def against_table(found):
         shown = []
         for name in ('here', 'there'):
             median = statistics.median(ms[name])
-            shown.append(f'{median:.1f} ms an iteration {name} ({min(ms[name]):.1f} to {max(ms[name]):.1f})')
+            shown.append(f'{median:.1f} ms per iteration {name} ({min(ms[name]):.1f} to {max(ms[name]):.1f})')
         ratio = statistics.median(ms['here']) / statistics.median(ms['there'])
         print(f'{os.path.basename(config):<28} {", ".join(shown)}, ratio {ratio:.2f}')
 

@@ -4,10 +4,11 @@ Data: trajectories in, batches of windows out.
     python data.py make burgers --n 1000 --nu .01    # solve, and write a file to datasets/
     python data.py inspect FILE [--json]             # what a file holds; checks every row, exit 1 if broken
 
-files/ opens and checks the files. Here the rows are split, normalised by the statistics of the train rows
-(one mean and one scale a field), kept in memory or read when they are needed, cut into windows of consecutive
-frames, and transformed by the exact symmetries of the equation. Everything random follows from (seed,
-iteration) and is drawn for the whole batch, so a resumed run and several processes see the same batches.
+files/ opens and checks the files. Here the rows (trajectories) are split, normalised by mean and standard
+deviation of each field over the train rows, kept in memory or read when they are needed, cut into windows of
+consecutive frames, and transformed by the exact symmetries of the equation. Everything random follows from
+(seed, iteration) and is drawn for the whole batch, so a resumed run and several processes see the same
+batches.
 """
 import hashlib
 import os
@@ -25,15 +26,17 @@ from runtime.device import DATA, seed_of
 
 
 class Batch(NamedTuple):
-    """A batch of windows, normalised, on the device. In the moving frame, and with token_shift, the grid
-    moves: frame k is seen on points that have moved on k times."""
+    """A batch of windows, normalised, on the device. With a moving frame or token_shift, frame k is sampled
+    on a grid that has moved k times by the displacement per step, so it matches the latent after k steps."""
     u: torch.Tensor                       # (B, window, *grid, C): fields, without the background
-    background: torch.Tensor              # (B, 1, *1, C): mean and mean flow, taken off u
+    background: torch.Tensor              # (B, 1, *1, C): mean and mean flow in units of std; u + background
+                                          # is the whole field
     params: torch.Tensor                  # (B, P): parameters of the equation
-    dt: torch.Tensor                      # (B,) seconds a step
+    dt: torch.Tensor                      # (B,) seconds per step
     iteration: int = 0
-    where: tuple | None = None            # where an encoder of points sees u (points/)
-    z: torch.Tensor | None = None         # (B, window, S, D): encodings, in place of u, from a cache
+    # for extensions
+    where: tuple | None = None            # points at which an encoder of points sees u (points/)
+    z: torch.Tensor | None = None         # (B, window, S, D): cached encodings, in place of u
 
 
 # ---------------------------------------------------------------------------------------------
@@ -167,11 +170,11 @@ class Trajectories:
         self.row_means = np.concatenate(means)                       # (N, C): of the first frames
         self.mean = total / count
         self.mean_square = squares / count
-        self.moving_square = moving_squares / count                  # about the mean of each row's first frame
+        self.moving_square = moving_squares / count                  # about each row's initial mean
 
     def statistics(self, moving):
-        """Mean and standard deviation of each field, (C,) float32 tensors. moving: numbers of the fields whose
-        mean the moving frame takes off: their deviation is that about the mean of each row."""
+        """Mean and standard deviation of each field, (C,) float32 tensors. moving: numbers of the fields
+        whose mean the moving frame takes off: their deviation is that about the mean of each row."""
         mean = self.mean.copy()
         variance = self.mean_square - mean ** 2
         for field in moving:
@@ -187,9 +190,9 @@ class Trajectories:
     # ---- what checkpoints know of the data
 
     def describe(self, run):
-        """What a checkpoint stores of the data: the paths (as typed, absolute, and relative to the run folder,
-        so that both may move together), the identity of the train rows, and fingerprints of all initial
-        conditions seen so far, also by the run that this one fine-tunes."""
+        """What a checkpoint stores of the data: the paths (as typed, absolute, and relative to the run
+        folder, so that both may move together), the identity of the train rows, and fingerprints of all
+        initial conditions seen so far, also by the run that this one fine-tunes."""
         seen = [self.prints, self.val_prints]
         for earlier in (run.parent, run.state):
             if earlier:
@@ -265,15 +268,25 @@ def free_memory():
 # ---------------------------------------------------------------------------------------------
 # windows
 
+class Draw(NamedTuple):
+    """What is drawn for each window of a batch; (B,), or (B, d) with a value for each axis."""
+    row: torch.Tensor                     # row of the train part
+    start: torch.Tensor                   # frame at which the window begins
+    element: torch.Tensor                 # element and shift of the equation's own group
+    own_shift: torch.Tensor
+    shift: torch.Tensor                   # circular shift, grid points
+    flip: torch.Tensor                    # 1 reflects the axis
+
+
 class Windows:
     """
     Windows of consecutive frames, transformed by exact symmetries of the equation (its entry in equations/).
 
-    A window begins at the fraction U^early_bias of the possible starts, with U uniform and stratified; 1
-    visits each start once an epoch. Symmetries are translations of a periodic domain, reflections (a
-    velocity along the axis and a pseudo-scalar change sign), and the equation's own group. In the moving
-    frame, fields are boosted to rest, to half a cell a step. With token_shift, the points move on every
-    frame, as the tokens will.
+    The start frame is n_starts U^early_bias with U ~ Uniform(0, 1), stratified over an epoch; early_bias = 1
+    visits every start once per epoch. Symmetries are circular shifts of a periodic domain, reflections (a
+    velocity along the axis and a pseudo-scalar change sign), and the equation's own group. With a moving
+    frame, each trajectory is Galilean-boosted so that its mean velocity is 0, to half a grid point per step.
+    With token_shift, the grid moves on every frame, as the tokens will.
     """
 
     def __init__(self, trajectories, model, keys):
@@ -296,7 +309,7 @@ class Windows:
             raise UserError(f'early_bias={keys.early_bias} must be positive; 1 is uniform')
         self.n_windows = trajectories.n_rows * self.n_starts
         cell_a_step = torch.tensor(cfg.length) / torch.tensor(self.grid) / cfg.dt
-        self.velocity = torch.zeros(self.d, cfg.n_field)             # of a boost by one cell a step
+        self.velocity = torch.zeros(self.d, cfg.n_field)             # of a boost by one cell per step
         self.parity = torch.ones(self.d, cfg.n_field)                # sign under a reflection of each axis
         for axis, name in enumerate(entry.velocity):
             field = entry.fields.index(name)
@@ -310,7 +323,7 @@ class Windows:
         self.can_flip = entry.translation_invariant or is_centred(points, entry)
         self.is_square = len(set(self.grid)) == 1
         self.can_turn = self.can_flip and self.is_square and self.grid[0] % entry.turns_on == 0
-        # Boosts that bring the mean flow of each row to rest, in whole cells a step.
+        # Boosts that bring the mean flow of each row to rest, in whole cells per step.
         self.boost = torch.zeros(trajectories.n_rows, self.d, dtype=torch.long)
         if cfg.galilean:
             for axis, field in enumerate(cfg.velocity):
@@ -347,9 +360,10 @@ class Windows:
         element = torch.randint(4, (n,), generator=random)           # of the equation's own group
         own_shift = torch.randint(max(self.grid), (n,), generator=random)
         where = self.model.encoder.draw_points(self.keys, random)
-        drawn = torch.stack([self.trajectory(index), start, element, own_shift, *shift.T, *flip.T])
-        for part in drawn[:, rank::world].chunk(n_micro, 1):         # (4 + 2 d, B of this process)
-            yield self.batch(part, iteration)._replace(where=where)
+        drawn = (self.trajectory(index), start, element, own_shift, shift, flip)
+        of_process = [values[rank::world].chunk(n_micro) for values in drawn]
+        for micro_batch in zip(*of_process):
+            yield self.batch(Draw(*micro_batch), iteration)._replace(where=where)
 
     def draw_start(self, index, random):
         """Frame at which each window begins, (B,)."""
@@ -366,24 +380,24 @@ class Windows:
         [batch] = self.batches(index, 0)
         return batch.u.flatten(0, 1)
 
-    def batch(self, drawn, iteration):
-        """drawn (4 + 2 d, B) on the CPU: trajectory, start, element and shift of the equation's own group,
-        then shift and flip along each axis. -> Batch"""
+    def batch(self, draw, iteration):
+        """The Batch of a Draw, which is on the CPU."""
         data = self.trajectories
-        u = data.gather(drawn[0], drawn[1], self.window).to(data.device, non_blocking=True)
+        u = data.gather(draw.row, draw.start, self.window).to(data.device, non_blocking=True)
         if data.entry.symmetry:
-            u = self.of_own_group(u, drawn[2].tolist(), drawn[3].tolist())
-        drawn = drawn.to(data.device, non_blocking=True)
-        shift, flip = drawn[4:].view(2, self.d, -1)
+            u = self.of_own_group(u, draw.element.tolist(), draw.own_shift.tolist())
+        numbers = torch.cat([draw.row[:, None], draw.shift, draw.flip], 1).to(data.device, non_blocking=True)
+        row, shift, flip = numbers.T.split([1, self.d, self.d])      # in one transfer
+        row = row[0]
         sign = 1 - 2 * flip                                          # (d, B)
-        boost = sign * self.boost[drawn[0]].T                        # to rest, after the reflection
+        boost = sign * self.boost[row].T                             # to rest, after the reflection
         u = self.transform(u, shift, sign, boost)
         mean_flow = -(boost.T.float() @ self.velocity)               # (B, C): what the boost has taken off
         u = (u - self.model.mean) / self.model.std
         background = (mean_flow + self.model.mean) / self.model.std
         background = background.view(len(u), *[1] * (self.d + 1), -1)
         dt = torch.full((len(u),), self.model.cfg.dt, device=data.device)
-        return Batch(u, background, data.params[drawn[0]], dt, iteration)
+        return Batch(u, background, data.params[row], dt, iteration)
 
     def of_own_group(self, u, elements, shifts):
         """Windows u (B, window, *grid, C), each transformed by an element of the group that the equation's
@@ -399,9 +413,10 @@ class Windows:
 
     def transform(self, u, shift, sign, boost):
         """
-        u (B, window, *grid, C) in physical units, transformed; shift, sign, boost (d, B) along each axis:
-        cells of a rotation of the domain, -1 for a reflection, cells a frame of a boost u(x, t) ->
-        u(x - ct, t) + c. Point i of frame k comes from point sign (i - shift - boost k + token_shift k).
+        u (B, window, *grid, C) in physical units, transformed. For each axis, (d, B): shift, a circular shift
+        in grid points; sign, -1 for a reflection; boost, a Galilean boost u(x, t) -> u(x - ct, t) + c in grid
+        points per frame. Point i of the transformed frame k is point
+        sign (i - shift - k (boost - token_shift)) mod n of frame k.
         """
         cfg = self.model.cfg
         frame = torch.arange(self.window, device=u.device)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 # points of a grid
 
 def positions(grid, first, spacing):
-    """Points of a row-major grid (one number an axis in each argument). -> (S, d) float32"""
+    """Points of a row-major grid (one number per axis in each argument). -> (S, d) float32"""
     axes = []
     for axis, n in enumerate(grid):
         step = torch.arange(n, dtype=torch.float64)
@@ -160,7 +160,7 @@ class Patches(nn.Module):
             return split_tokens(patches, self.grid, self.points).unflatten(1, self.grid)
 
     def shift(self, z, n):
-        """The same field on tokens n grid points further along (one number an axis of a periodic domain).
+        """The same field on tokens n grid points further along (one number per axis of a periodic domain).
         Features beyond the grid values stay with their token."""
         u = self.to_grid(z)
         axes = tuple(range(1, 1 + len(self.grid)))
@@ -186,7 +186,7 @@ def interpolate(u, q, shape, first, length, periodic):
     Cubic convolution of grid values at any points; the cost of a point does not grow with the grid.
 
     u (B, N, C) on the grid `shape` that starts at `first`; q (Q, d) or (B, Q, d). Returns (B, Q, C). A point
-    uses four grid points an axis; next to a wall, those that the domain has.
+    uses four grid points per axis; next to a wall, those that the domain has.
     """
     d = q.shape[-1]
     steps = torch.arange(-1, 3, device=q.device)

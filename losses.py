@@ -36,8 +36,8 @@ def relative_l2(p, y):
 
 
 def relative_square(p, y):
-    """Mean over samples and steps of |p - y|^2 / |y|^2, norms over points and fields. Inverse encoding is
-    this loss of p = D(E(u)) and y = u: what was encoded can be decoded."""
+    """Mean over samples and steps of |p - y|^2 / |y|^2, norms over points and fields. It is the loss of
+    inverse encoding, a reconstruction: p = D(E(u)) against y = u."""
     dims = tuple(range(2, y.ndim))
     error = (p - y).square().mean(dims)
     return (error / y.square().mean(dims).clamp_min(SMALLEST)).mean()
@@ -49,7 +49,7 @@ def mean_square(z, target):
 
 
 def inverse_decoding(cycle, z):
-    """Mean of |E(D(z)) - z|^2 / var(z) for an advanced latent z: what was decoded can be encoded again. The
+    """Mean of |E(D(z)) - z|^2 / var(z) for an advanced latent z: cycle consistency in latent space. The
     variance of each feature is over batch, steps and tokens. It is detached, so larger latents do not lower
     the loss."""
     variance = z.detach().var((0, 1, 2), correction=0).clamp_min(SMALLEST)
@@ -63,8 +63,8 @@ def spectral(p, y):
 
         sqrt(sum_k (1 + |k|^2) |P_k - Y_k|^2 / sum_k (1 + |k|^2) |Y_k|^2),
 
-    where P and Y are the Fourier coefficients of fields on a uniform periodic grid. (Of conjugate pairs along
-    the last axis, one counts.)
+    where P and Y are the Fourier coefficients of fields on a uniform grid, over all k of both signs. Between
+    walls they are those of the periodic continuation.
     """
     axes = space_of(y)
     difference = torch.fft.rfftn((p - y).float(), dim=axes)
@@ -76,7 +76,11 @@ def spectral(p, y):
         if axis != axes[-1]:                                         # a full axis holds both signs
             k = torch.minimum(k, n - k)
         k_squared = k_squared[..., None] + k ** 2
-    weight = (1 + k_squared)[..., None].sqrt()                       # (*space, 1)
+    pairs = torch.full((spectrum.shape[axes[-1]],), 2., device=y.device)         # k and -k of the last axis
+    pairs[0] = 1.
+    if y.shape[axes[-1]] % 2 == 0:
+        pairs[-1] = 1.
+    weight = ((1 + k_squared) * pairs)[..., None].sqrt()             # (*space, 1)
     error = norm_of(weight * difference)
     least = SMALLEST ** .5 * math.prod(y.shape[axis] for axis in axes)
     return (error / norm_of(weight * spectrum).clamp_min(least)).mean()
@@ -105,8 +109,8 @@ LOSSES = {
     'spectral': Loss(spectral, ('field', 'truth'), .05, 'relative H1 error: weight 1 + k^2 at wave number k'),
     'latent': Loss(mean_square, ('latent', 'target'), 0., 'advanced latents against encodings of the truth'),
     'inverse_encoding': Loss(relative_square, ('reconstruction', 'start'), 0.,
-                             'D(E(u)) = u; 10 with a learned encoder or decoder'),
-    'inverse_decoding': Loss(inverse_decoding, ('cycle', 'advanced'), 0., 'E(D(z)) = z'),
+                             'reconstruction D(E(u)) = u; 10 with a learned encoder'),
+    'inverse_decoding': Loss(inverse_decoding, ('cycle', 'advanced'), 0., 'latent cycle E(D(z)) = z'),
     'latent_norm': Loss(unit_size, ('latent',), 0., 'latents of unit size'),
 }
 
@@ -139,20 +143,21 @@ def weighted_sum(outputs, weights):
 # ---------------------------------------------------------------------------------------------
 # stages
 
-# Functions of extensions. Each takes a stage when that is built, and returns None or a function
-# (outputs, batch) that adds to the outputs of every step. It raises UserError where it does not apply.
+# Hooks of extensions. hook(stage) is called when a stage is built; it may return a function (outputs, batch),
+# which is called in every iteration and adds to the outputs. It raises UserError where it does not apply.
 EXTENSIONS = []
 
 
 class Stage(nn.Module):
     """What the stages of a training share. A stage is a module: (batch, progress) -> loss, {name: value}."""
     trains = ()                        # sub-modules of the model that are trained; the rest is frozen
-    stepper = 'operator'               # performs the steps of the rollouts that are validated
+    # the rest is for later stages (probabilistic/)
+    stepper = 'operator'               # module of the latent steps in validation
     n_members = 0                      # of each of these rollouts, if the stepper is stochastic
     score = 'nRMSE'                    # name of the validation error
     defaults = {}                      # keys that have another default in this stage
     has_losses = False                 # does it minimise LOSSES, by their weights?
-    latent_only = False                # does it need no more of a batch than tokens of a frozen encoder?
+    latent_only = False                # True: it can train on cached latents, batch.z, without fields
 
     def __init__(self, model, settings):
         """settings: the keys of train.py as this stage sees them. Raises UserError where they do not fit."""
@@ -187,8 +192,8 @@ class Stage(nn.Module):
     def encode(self, u, batch):
         """Normalised fields (B, [K,] *grid, C) of a batch -> tokens (B, [K,] S, D)"""
         if u.ndim == batch.u.ndim - 1:
-            return self.model.encoder.of_grid(u, batch.where)
-        tokens = self.model.encoder.of_grid(u.flatten(0, 1), batch.where)
+            return self.model.encoder.encode_grid(u, batch.where)
+        tokens = self.model.encoder.encode_grid(u.flatten(0, 1), batch.where)
         return tokens.unflatten(0, u.shape[:2])
 
     def decode(self, z, batch):
@@ -251,7 +256,7 @@ class OperatorStage(Stage):
         inverse_loss_frequency-th one, and its weight grows over the first part of the stage."""
         weights = {name: weight for name, weight in self.weights.items() if weight}
         if 'inverse_decoding' in weights:
-            is_due = iteration % self.settings.inverse_loss_frequency == 0
+            is_due = (iteration + 1) % self.settings.inverse_loss_frequency == 0
             weights['inverse_decoding'] *= min(1., progress / RAMP) if is_due else 0.
         return {name: weight for name, weight in weights.items() if weight}
 

@@ -59,7 +59,7 @@ def energy(u):
     modes = torch.fft.fftn(u, dim=space_of(u), norm='forward')
     power = modes.abs().square()
     axes = [torch.fft.fftfreq(n, 1 / n).round() for n in u.shape[2:-1]]
-    numbers = torch.meshgrid(*axes, indexing='ij')                  # of each mode, one array an axis
+    numbers = torch.meshgrid(*axes, indexing='ij')                  # of each mode, one array per axis
     square = sum(k.square() for k in numbers)
     shell = square.sqrt().long().flatten()
     n_rows, n_frames, *_, n_fields = u.shape

@@ -27,8 +27,8 @@ from grids import Patches, interpolate, merge_tokens, positions, split_tokens
 from runtime import extensions
 from runtime.checkpoint import check_shapes, find_checkpoint, load_checkpoint, tuples
 from runtime.configurator import UserError
-from runtime.inputs import (check_sizes, check_token_shift, divides, grid_points, parameter_values, per_member,
-                            per_sample, places_to_decode, query_points, to_trained_grid)
+from runtime.inputs import (check_sizes, check_token_shift, divides, grid_points, parameter_values,
+                            per_member, per_sample, places_to_decode, query_points, to_trained_grid)
 
 CODER_HEADS = 4                        # attention heads of encoder and decoder
 
@@ -37,21 +37,21 @@ CODER_HEADS = 4                        # attention heads of encoder and decoder
 # layers
 
 class Float32Linear(nn.Linear):
-    """A linear layer that computes in float32 under autocast, for fields that enter and leave the network and
-    for the scale of the residual stream: there, bfloat16 rounds by as much as a trained model errs."""
+    """A linear layer that computes in float32 under autocast. It is used where bfloat16 rounding would be of
+    the size of the model's error: where fields enter and leave, and in the modulation."""
 
     def forward(self, x):
         with torch.autocast(x.device.type, enabled=False):
             return super().forward(x.float())
 
 
-def adamw(layer):
+def use_adamw(layer):
     """Mark a layer whose inputs are fields, conditions or scalars: AdamW trains it instead of Muon."""
     layer.adamw = True
     return layer
 
 
-def zero(layer):
+def zero_init(layer):
     """Initialise a linear layer with zeros, so that the branch which it ends adds nothing at first."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
@@ -111,7 +111,8 @@ class RotaryPositions(nn.Module):
 
 class StandardAttention(nn.Module):
     """Multi-head self-attention over the tokens. Queries and keys are layer-normalised per head (QK-norm,
-    arXiv 2302.05442) with one scale for both, since only the product of two scales would act."""
+    arXiv 2302.05442) with one scale for both, since only the product of two scales would act. As every
+    attention layer it ends in a linear map `proj`, which Block initialises with zeros."""
 
     def __init__(self, cfg, dim, n_head, centres):
         super().__init__()
@@ -201,8 +202,8 @@ class Block(nn.Module):
             raise UserError(f'mlp_ratio={mlp_ratio} leaves no features between the two layers of an MLP')
         self.attention = attention
         self.mlp = nn.Sequential(nn.Linear(dim, inner), nn.GELU(), nn.Linear(inner, dim))
-        zero(attention.proj)
-        zero(self.mlp[2])
+        zero_init(attention.proj)
+        zero_init(self.mlp[2])
         self.norm1 = nn.Identity()
         self.norm2 = nn.Identity()
         if layer_norm:                                               # a condition brings its own scale
@@ -210,7 +211,7 @@ class Block(nn.Module):
             self.norm2 = nn.LayerNorm(dim, elementwise_affine=not cond_dim, bias=False)
         self.modulation = None
         if cond_dim:
-            self.modulation = adamw(Float32Linear(cond_dim, 6 * dim))
+            self.modulation = use_adamw(Float32Linear(cond_dim, 6 * dim))
             nn.init.zeros_(self.modulation.weight)
             start = torch.tensor([0., 1., 1., 0., 1., 1.])           # shift, scale and gate of each branch
             self.modulation.bias.data = start.repeat_interleave(dim)
@@ -247,8 +248,8 @@ class Transformer(nn.Module):
 
     Going down, pairs of tokens (per axis) are concatenated and mapped back to the width. Going up, a linear
     map unfolds them and a linear map of the skip connection is added. The pure transformer is a U of a single
-    level. The drop-path rate ramps up linearly with depth. Attention sees the distances of tokens alone; in a
-    domain with walls or a force, a learned vector, which starts at zero, tells each token its position.
+    level. The drop-path rate ramps up linearly with depth. Rotary attention is relative. On a domain
+    without translation invariance, a learned position embedding (zero at first) is added to the tokens.
     """
 
     def __init__(self, cfg, n_in=0, layer_norm=False):
@@ -268,25 +269,25 @@ class Transformer(nn.Module):
         self.position = None
         if not cfg.translation_invariant:
             self.position = nn.Parameter(torch.zeros(math.prod(cfg.token_grid), dim))
-        self.stages = nn.ModuleList()
+        self.levels = nn.ModuleList()
         levels = [*range(n_level), *range(n_level, -1, -1)]          # 0 .. bottom .. 0
         n_block = sum(depths)
         for level, depth in zip(levels, depths):
             grid = self.grids[level]
             centres = cfg.token_centres(grid)
-            stage = nn.ModuleList()
+            blocks = nn.ModuleList()
             for _ in range(depth):
-                done = sum(len(other) for other in self.stages) + len(stage)
+                done = sum(len(other) for other in self.levels) + len(blocks)
                 rate = cfg.drop_path * done / max(1, n_block - 1)
                 attention = ATTENTIONS[cfg.attention](cfg, dim, cfg.n_head, centres)
-                stage.append(Block(dim, attention, cfg.mlp_ratio, cfg.cond_dim, rate, layer_norm,
+                blocks.append(Block(dim, attention, cfg.mlp_ratio, cfg.cond_dim, rate, layer_norm,
                                    cfg.checkpointing))
-            self.stages.append(stage)
+            self.levels.append(blocks)
         self.down = nn.ModuleList(nn.Linear(dim * 2 ** d, dim) for _ in range(n_level))
         self.up = nn.ModuleList(nn.Linear(dim, dim * 2 ** d) for _ in range(n_level))
         self.skip = nn.ModuleList(nn.Linear(dim, dim) for _ in range(n_level))
         self.norm = nn.LayerNorm(dim, bias=False) if layer_norm else nn.Identity()
-        self.head = zero(Float32Linear(dim, cfg.latent_dim))
+        self.head = zero_init(Float32Linear(dim, cfg.latent_dim))
 
     def forward(self, z, cond):
         """z (B, S, n_in), cond (B, cond_dim) -> (B, S, latent_dim), float32"""
@@ -296,16 +297,16 @@ class Transformer(nn.Module):
             x = x + self.position
         skips = []
         for level in range(n_level):
-            for block in self.stages[level]:
+            for block in self.levels[level]:
                 x = block(x, cond)
             skips.append(x)
             x = self.down[level](merge_tokens(x, self.grids[level], self.factors)).float()
-        for block in self.stages[n_level]:
+        for block in self.levels[n_level]:
             x = block(x, cond)
         for i, level in enumerate(reversed(range(n_level))):
             x = split_tokens(self.up[i](x), self.grids[level], self.factors)
             x = (x + self.skip[i](skips[level])).float()
-            for block in self.stages[n_level + 1 + i]:
+            for block in self.levels[n_level + 1 + i]:
                 x = block(x, cond)
         return self.head(self.norm(x))
 
@@ -327,12 +328,12 @@ class ModelConfig(SimpleNamespace):
         pde, fields, params         name of the equation, of its C fields and of its parameters
         seen_params                 values of each parameter in training; the first is the default
         low, length, boundary       corner and extent of the domain along each axis; periodic, wall or open
-        translation, diagonal       periodic domain: is every place alike? If not, a direction such as (1, -1)
-                                    in which places are
+        translation, diagonal       is the equation invariant under translations? If not, a direction of
+                                    invariance such as (1, -1), or ()
         static, positive, conserved numbers of fields: constant, never negative, of constant integral
         velocity, galilean          number of the velocity field along each axis; speed of the moving frame
                                     per unit of mean velocity, 0 for none
-        dt, grid, first             seconds a step; points of the trained grid; coordinates of its first point
+        dt, grid, first             seconds per step; points of the trained grid; its first point
         token_grid, steppers        latent tokens along each axis; names in STEPPERS
     """
     cond_dim = 64                          # width of the condition
@@ -372,7 +373,7 @@ class ModelConfig(SimpleNamespace):
 
     @property
     def shift_direction(self):
-        """Direction in which tokens may move, one number an axis; empty if there is none."""
+        """Direction in which tokens may move, one number per axis; empty if there is none."""
         return (1,) * len(self.grid) if self.translation_invariant else tuple(self.diagonal)
 
     @property
@@ -423,7 +424,8 @@ class ModelConfig(SimpleNamespace):
 # encoder
 
 def coder_blocks(cfg, dim, centres):
-    """The blocks of a learned encoder or decoder."""
+    """The blocks of a learned encoder or decoder, with standard attention."""
+    divides(CODER_HEADS, dim, 'encoder_dim and decoder_dim must be multiples of their attention heads')
     blocks = nn.ModuleList()
     for _ in range(cfg.coder_depth):
         attention = StandardAttention(cfg, dim, CODER_HEADS, centres)
@@ -472,7 +474,7 @@ class GridEncoder(nn.Module):
             self.register_buffer('position', F.pad(table, (0, dim - table.shape[1])), persistent=False)
         self.blocks = coder_blocks(cfg, dim, centres)
         self.norm = nn.LayerNorm(dim, bias=False)
-        self.proj = zero(Float32Linear(dim * math.prod(self.pool), cfg.latent_dim))
+        self.proj = zero_init(Float32Linear(dim * math.prod(self.pool), cfg.latent_dim))
         self.register_buffer('conserved', ones_at(cfg.conserved, cfg.latent_dim), persistent=False)
 
     def make_stem(self, cfg):
@@ -506,15 +508,15 @@ class GridEncoder(nn.Module):
         z = self.proj(x)
         return z - self.conserved * z.mean(1, keepdim=True)
 
-    def of_grid(self, u, where=None):
-        """Tokens (B, S, latent_dim) of normalised fields u on the trained grid, seen at `where`."""
+    def encode_grid(self, u, where=None):
+        """Encode normalised fields u (B, *grid, C) on the trained grid; where: sampled points (points/)."""
         return self(u, where)
 
     def draw_points(self, keys, random):
         """Where this encoder sees a batch of the training. On the grid there is nothing to draw."""
         return None
 
-    def receive(self, u, x, device):
+    def preprocess(self, u, x, device):
         """Fields in physical units as UPT.encode takes them -> what `forward` takes: (u, where)."""
         return to_trained_grid(self.cfg, u, x, device), None
 
@@ -559,7 +561,7 @@ class AnyPointDecoder(nn.Module):
         kernel = [p + 2 * cfg.halo for p in cfg.points_per_token]
         transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d)[d - 1]
         has_bias = len(cfg.conserved) < cfg.n_field                  # conservation takes constants off again
-        self.write = zero(transposed(dim, cfg.n_field, kernel, cfg.points_per_token, bias=has_bias))
+        self.write = zero_init(transposed(dim, cfg.n_field, kernel, cfg.points_per_token, bias=has_bias))
         self.register_buffer('conserved', ones_at(cfg.conserved, cfg.n_field), persistent=False)
 
     def forward(self, z, q=None):
@@ -601,8 +603,8 @@ class Conditioning(nn.Module):
 
     def __init__(self, cfg):
         super().__init__()
-        self.numbers = adamw(Float32Linear(1 + len(cfg.params), cfg.cond_dim))
-        self.mlp = nn.Sequential(nn.SiLU(), adamw(Float32Linear(cfg.cond_dim, cfg.cond_dim)), nn.SiLU())
+        self.numbers = use_adamw(Float32Linear(1 + len(cfg.params), cfg.cond_dim))
+        self.mlp = nn.Sequential(nn.SiLU(), use_adamw(Float32Linear(cfg.cond_dim, cfg.cond_dim)), nn.SiLU())
 
     def forward(self, dt, params):
         """dt (B,) seconds, params (B, P) -> (B, cond_dim). Numbers enter by the signed log(1 + 1e4 |x|)."""
@@ -616,10 +618,10 @@ class Operator(nn.Module):
     One step in latent space: A(z, c) = z + f(z, c), then a shift of the tokens.
 
     f is a network by the key arch. Its last layer starts at zero, so an untrained operator is the identity.
-    The integral of a conserved field stays: the first features of a token are the means of its fields, and f
-    changes none of their means over the tokens. The features of a static field stay as they are. With
-    token_shift the tokens move on by as many grid points after every step; tokens at rest would repeat the
-    same errors at the same places.
+    Feature c < C of a token is the mean of field c over its patch. For a conserved field, f does not change
+    the mean of this feature over the tokens, so the integral stays. The features of a static field stay as
+    they are. With token_shift the patches move by as many grid points after every step, so that errors at
+    patch boundaries do not repeat at the same places.
     """
     stochastic = False
 
@@ -649,8 +651,8 @@ class Operator(nn.Module):
         return self.patches.shift(z, self.token_shift) if any(self.token_shift) else z
 
 
-# What performs a step, by name: modules (tokens, condition, noise) -> tokens, where `noise` is a function
-# (*shape) -> Gaussian numbers. probabilistic/ adds those that its stages train, made with (cfg, model).
+# Modules that perform a step in latent space, (tokens, condition, noise) -> tokens, where noise(*shape) draws
+# Gaussian numbers. probabilistic/ adds those that its stages train, made with (cfg, model).
 STEPPERS = {'operator': Operator}
 
 
@@ -692,15 +694,15 @@ class UPT(nn.Module):
             for axis, field in enumerate(cfg.velocity):
                 galilean[field, axis] = cfg.galilean
         spacing = torch.tensor(cfg.length) / torch.tensor(cfg.grid)
-        least = torch.full((cfg.n_field,), -math.inf)
-        least[list(cfg.positive)] = 0.
+        lower_bound = torch.full((cfg.n_field,), -math.inf)
+        lower_bound[list(cfg.positive)] = 0.
         self.register_buffer('mean', torch.zeros(cfg.n_field))       # of the training data: see normalise
         self.register_buffer('std', torch.ones(cfg.n_field))
         constants = {
             'galilean': galilean,
             'in_frame': galilean.ne(0).any(1).float(),               # (C,): 1 where the mean is taken off
             'token_step': cfg.token_shift * spacing * torch.tensor(cfg.shift_direction or [0] * d),
-            'least': least, 'low': torch.tensor(cfg.low), 'length': torch.tensor(cfg.length)}
+            'lower_bound': lower_bound, 'low': torch.tensor(cfg.low), 'length': torch.tensor(cfg.length)}
         for name, value in constants.items():
             self.register_buffer(name, value.float(), persistent=False)
 
@@ -732,7 +734,7 @@ class UPT(nn.Module):
         grids are resampled to the trained one by cubic interpolation. With encoder='points', u may be values
         (B, P, C) at points `grid` (P, d) or (B, P, d). Raises UserError for a wrong shape, values that are
         not finite, and points that leave a part of the domain out."""
-        return self.encode_received(*self.encoder.receive(u, grid, self.device))
+        return self.encode_preprocessed(*self.encoder.preprocess(u, grid, self.device))
 
     def step(self, z, params=None, dt=None, stepper='operator', noise=None):
         """One step of `dt` seconds (default: that of training), Latent -> Latent. params: {'Nu': .01}, a
@@ -754,15 +756,15 @@ class UPT(nn.Module):
 
         return draw
 
-    def decode(self, z, points=None, cut=True):
+    def decode(self, z, points=None, clip=True):
         """Latent -> the fields at points (Q, d) or (B, Q, d), (B, Q, C); without points, on the trained grid,
-        (B, *grid, C). With cut=False, positive fields may come out negative. Raises UserError for a point
+        (B, *grid, C). With clip=False, positive fields may come out negative. Raises UserError for a point
         outside a domain that is not periodic."""
         if not isinstance(z, Latent):
             raise UserError(f'decode takes a Latent, as encode and step return it, not {type(z).__name__}')
         if points is None:
-            return self.decode_at(z, None, cut).unflatten(1, self.cfg.grid)
-        return self.decode_at(z, query_points(self.cfg, points, len(z.tokens), self.device), cut)
+            return self.decode_at(z, None, clip).unflatten(1, self.cfg.grid)
+        return self.decode_at(z, query_points(self.cfg, points, len(z.tokens), self.device), clip)
 
     @torch.no_grad()
     def rollout(self, u0, steps, points=None, params=None, dt=None, grid=None, reencode=False,
@@ -784,24 +786,24 @@ class UPT(nn.Module):
             return u.unflatten(0, (-1, n_members))
         module = self.stepper(stepper)
         noise = self.noise(seed)
-        u, where = self.encoder.receive(u0, grid, self.device)
+        u, where = self.encoder.preprocess(u0, grid, self.device)
         cond, dt = self.condition_and_dt(len(u), params, dt)
         q, shape = places_to_decode(self.cfg, u0, points, grid, self.device)
         seen_at = None if where is None else where.points
-        z = self.encode_received(u, where)
+        z = self.encode_preprocessed(u, where)
         out = []
         for k in range(steps):
             z = self.advance(z, cond, dt, module, noise)
             out.append(self.decode_at(z, q))
             if reencode and k + 1 < steps:
                 u = self.decode_at(z, seen_at).view_as(u)
-                z = self.encode_received(u, where)
+                z = self.encode_preprocessed(u, where)
         u = torch.stack(out, 1)                                      # (B, steps, Q, C)
         return u.unflatten(2, shape)
 
     # ---- the same without checks; nothing here waits for the device
 
-    def encode_received(self, u, where=None):
+    def encode_preprocessed(self, u, where=None):
         """u (B, *grid, C) on the trained grid, or (B, P, C) at `where`, physical units -> Latent"""
         space = tuple(range(1, u.ndim - 1))
         mean = u.mean(space) if where is None else (where.mean_weight * u).sum(1)
@@ -816,7 +818,7 @@ class UPT(nn.Module):
         tokens = module(z.tokens, cond, noise)
         return Latent(tokens, z.mean, z.offset + travelled + self.token_step)
 
-    def decode_at(self, z, q=None, cut=True):
+    def decode_at(self, z, q=None, clip=True):
         """q (Q, d) or (B, Q, d) on the device, or None for the trained grid -> (B, Q, C), physical units"""
         if q is None and self.cfg.tokens_move:
             q = self.points
@@ -826,17 +828,17 @@ class UPT(nn.Module):
             q = self.low + (q - self.low) % self.length              # x = 1 is x = 0
         u = self.decoder(z.tokens, q if q is None else q.float())
         u = u * self.std + self.mean + z.mean[:, None]
-        return self.cut(u) if cut else u
+        return self.clip_positive(u) if clip else u
 
-    def cut(self, u):
+    def clip_positive(self, u):
         """Fields u (..., C) in physical units, with positive fields cut off at zero."""
-        return torch.maximum(u, self.least) if self.cfg.positive else u
+        return torch.maximum(u, self.lower_bound) if self.cfg.positive else u
 
     def cycle(self, tokens, where=None):
         """E(D(z)) of tokens (B, S, D): decoded where the encoder sees a field, and encoded again."""
         if where is not None:
             return self.encoder(self.decoder(tokens, where.points), where)
-        return self.encoder.of_grid(self.decoder(tokens).unflatten(1, self.cfg.grid), where)
+        return self.encoder.encode_grid(self.decoder(tokens).unflatten(1, self.cfg.grid), where)
 
     def stepper(self, name):
         """The module that performs a step. Raises UserError for one that this model does not have."""
@@ -873,6 +875,7 @@ def on_meta(cfg):
 def build(args, weights, path, new_steppers=()):
     """A UPT from a checkpoint's arguments and weights; all sizes are compared before memory is taken. New
     steppers keep their initial weights. Raises UserError."""
+    args = {**extensions.model_defaults(), **args}                   # keys that are newer than the checkpoint
     extensions.load(args)
     cfg = ModelConfig(**{name: tuples(value) for name, value in args.items()})
     try:

@@ -118,6 +118,8 @@ def make(stage, settings):
         optimizers.append(_adamw(rest, settings))
     if matrices:
         optimizers.append(Muon(matrices, lr=settings.muon_lr, weight_decay=settings.weight_decay))
+    if not optimizers:
+        raise UserError(f'{type(stage).__name__} trains nothing: name sub-modules of the model in `trains`')
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group['base_lr'] = group['lr']

@@ -53,16 +53,16 @@ time_stride = 5                    # stored frames per step: 5 x .01 s = .05 s, 
 space_stride = 2                   # stored cells per grid point: 1024 / 2 = 512 points
 initial_step = 1                   # true frames before a rollout; training begins with the last of them
 memory_gb = -1.                    # keep the training set in memory up to so many GB; -1: half of the free *
-early_bias = 3.                    # bias of window starts to early frames: start ~ U^early_bias, 1: uniform
+early_bias = 3.                    # start frame ~ n U^early_bias, U uniform: 3 favours early frames, 1 is uniform
 symmetries = True                  # augmentation by the symmetries of the equation: shifts, reflections
-# model (these keys shape the network; the architecture is in model.py)
+# model (the keys of this section shape the network: layers read them as cfg.NAME)
 arch = 'pure'                      # operator: pure or u (U-shaped); fno or unet (peers/)
 attention = 'standard'             # standard or channel (channel-separated)
 encoder = 'grid'                   # the encoder sees values on the grid, or at any points (points/)
 basis = 'cosine'                   # modes of the fixed encoder: cosine, or principal components of the data
-patch_size = 4                     # grid points a patch of the learned encoder
-halo = 2                           # grid points beyond its patch that the learned encoder sees on each side
-latent_tokens = 32                 # tokens of the latent along each axis
+patch_size = 4                     # grid points per patch of the convolution of the learned encoder
+halo = 2                           # grid points beyond a patch that the learned parts see on each side
+latent_tokens = 32                 # latent tokens along each axis: each holds a patch of the grid
 latent_dim = 16                    # features of a token
 hidden_dim = 96                    # width of the operator
 encoder_dim = 0                    # width of the learned encoder; 0: none
@@ -77,11 +77,11 @@ drop_path = 0.                     # drop-path rate of the last block; ramps up 
 log_clamp = 0.                     # threshold of the output log-clamp; 0: none
 moving_frame = True                # advance in the frame of the mean flow, if the equation is Galilean
 conserve = True                    # keep the integral of conserved fields exactly
-token_shift = 0                    # grid points by which the tokens move on every step
+token_shift = 0                    # circular shift of the patches after every step, in grid points; 0: none
 checkpointing = False              # recompute the operator's blocks in the backward pass: less memory *
 # latent steps of a window, and inverse decoding (from here to `stages`, a stage may have its own values)
 unroll = 1                         # latent steps per window, through all of which the gradient runs
-unroll_start = 1                   # latent steps per window at the beginning; 0: unroll
+unroll_start = 1                   # latent steps per window at the beginning; 0: the same as unroll
 unroll_switch = .7                 # fraction of the iterations after which unroll_start becomes unroll
 inverse_loss_frequency = 10        # inverse decoding acts on every so many-th batch
 # optimisation
@@ -180,13 +180,14 @@ for name in run.remaining(stages):
     if run.begins_trained:                                       # best.pt must improve on these weights
         run.validate(validation_error)
 
+    # run.iteration counts this stage, run.total all stages; run.progress is the finished fraction of this stage
     while run.goes_on():                                         # max_iters, max_minutes, patience, signals
         # 1. learning rate
         factor = optim.schedule(run.progress, run.iteration, s.warmup_iters)
         optim.set_rate(optimizers, factor)
 
         # 2. gradients of the global batch; everything random follows from the seed and the iteration
-        torch.manual_seed(seed_of(s.seed, run.total, machine.rank))              # of noise and drop-path
+        torch.manual_seed(seed_of(s.seed, run.total, machine.rank))              # for noise and drop path
         index = sampler.next()
         loss_sum = 0.
         sums = {}

@@ -137,7 +137,7 @@ def main():
             '... by imports in functions': ' '.join(late) or 'none',
             'scripts that import a script': ' '.join(pairs) or 'none',
             'lines of README.md': open(f'{HERE}/README.md', encoding='utf-8').read().count('\n'),
-            'tokens a code line of train.py': f'{density["train.py"]:.1f}',
+            'tokens per code line of train.py': f'{density["train.py"]:.1f}',
             '... of the densest file': f'{density[densest]:.1f} ({densest})',
             'lines of all code but tests': sum(lines.values())}
     for name, value in rows.items():

@@ -31,7 +31,7 @@ ROWS = [*FIXED, *LEARNED, *FURTHER]
 SHARED = '--token_shift=0 --unroll=2 --unroll_start=1 --unroll_switch=.5'.split()
 COLUMNS = {'nrmse': 'latent rollout', 'reencode': 're-encoding', 'recon_nrmse': 'reconstruction',
            'latent_gap': '|E(D(z)) - z| / |z|', 'spectral_energy_error': 'spectrum',
-           'ms_per_trajectory': 'ms a trajectory'}
+           'ms_per_trajectory': 'ms per trajectory'}
 
 
 def size(task, fewer):

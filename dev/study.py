@@ -99,7 +99,7 @@ def study_table(folder):
             rows.append((not math.isfinite(mean), mean, name, errors, runs))
         rows.sort(key=rank_of)                                       # what diverged comes last
         limit = max(rows[0][3])                                      # the worst seed of the best row
-        print(f'| {data} | parameters | iterations | ms an iteration | nRMSE | of seeds | |')
+        print(f'| {data} | parameters | iterations | ms per iteration | nRMSE | of seeds | |')
         print('|---' * 7 + '|')
         for rank, (_, error, name, errors, runs) in enumerate(rows):
             iters = statistics.mean(run['iters'] for run in runs)
@@ -181,7 +181,7 @@ def zoo_table(summary):
     """Markdown: a row an experiment. The solver's column is its coarsest grid that errs no more than this
     model, or its finest one, batch 1."""
     columns = ['config', 'points x fields', 'tokens x features', 'persistence', 'latent rollout',
-               're-encoding', 'FNO', 'ratio', 'correlation time, s (FNO)', 'ms a trajectory',
+               're-encoding', 'FNO', 'ratio', 'correlation time, s (FNO)', 'ms per trajectory',
                'solver at that error, ms']
     print(f'| {" | ".join(columns)} |')
     print('|---' * len(columns) + '|')

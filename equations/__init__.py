@@ -40,7 +40,7 @@ class PDE:
     """What the program knows of an equation."""
     fields: tuple                   # names of the channels, in their order: ('density', 'pressure', 'Vx')
     params: dict                    # parameters {'Nu': .01}: their names in data files, and default values
-    space: tuple                    # the domain: ((low, high), ...), one pair an axis
+    space: tuple                    # the domain: ((low, high), ...), one pair per axis
     boundary: str                   # 'periodic', 'wall' or 'open'
     file: str                       # name of the published data file; {Nu} stands for the parameter's value
     layout: str = 'tensor'          # layout of the file, a key of files.layouts.LAYOUTS
@@ -78,12 +78,12 @@ class PDE:
 
     @property
     def low(self):
-        """Lower corner of the domain, one number an axis."""
+        """Lower corner of the domain, one number per axis."""
         return tuple(float(low) for low, high in self.space)
 
     @property
     def length(self):
-        """Extent of the domain, one number an axis."""
+        """Extent of the domain, one number per axis."""
         return tuple(float(high - low) for low, high in self.space)
 
     @property

@@ -38,7 +38,7 @@ def checked(u0, t, axes=1, channels=None, **params):
     fits = fits and channels in (None, u0.shape[-1])
     if not fits:
         raise UserError(f"u0 has shape {tuple(u0.shape)}; expected ({', '.join(expected)}) with 2 or more "
-                        'cells an axis')
+                        'cells per axis')
     for name, value in params.items():
         if not (value > 0 and math.isfinite(value)):
             raise UserError(f'{name}={value} must be positive and finite')

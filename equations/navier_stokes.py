@@ -19,7 +19,7 @@ from equations.common import (centres, checked, empty_frames, etdrk4_step, etdrk
 from equations.derivatives import derivative, velocity_from_vorticity
 from runtime.configurator import UserError
 
-NS_CELLS = 5.5                  # internal cells an axis, times ν^(1/3): 55, 119, 256 at ν 1e-3, 1e-4, 1e-5
+NS_CELLS = 5.5                  # internal cells per axis, times ν^(1/3): 55, 119, 256 at ν 1e-3, 1e-4, 1e-5
 NS_REFINEMENT = 16              # largest number of internal cells in a given cell, along an axis
 NS_CFL = 1.                     # internal cells that the fastest fluid (|u| + |v|) crosses in a step
 FORCE_SPEED = .1 / (2 * math.pi)    # speed that the force alone adds to the flow in a second

@@ -7,7 +7,7 @@ exact for a field that the grid resolves. On grids that are finer than the file,
 the built-in solver. Rollouts that start from random points are compared on the grid.
 
 `where` is the shape of a grid like the trained one (grid_axes) or points (Q, d). `axes` are the coordinates
-of a grid's points, one tensor an axis. `cfg` is a model.ModelConfig, `task` an evaluation.load.Task.
+of a grid's points, one tensor per axis. `cfg` is a model.ModelConfig, `task` an evaluation.load.Task.
 """
 import math
 import time

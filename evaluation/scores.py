@@ -44,7 +44,8 @@ def predict(model, u, params, initial_step, batch_size, reencode=False, points=N
     last = time.perf_counter()
     for rows, own in batches(len(u), batch_size, params):
         u0 = u[rows, initial_step - 1]
-        how = dict(params=own, reencode=reencode, stepper=stepper, n_members=n_members, seed=seed + rows.start)
+        how = dict(params=own, reencode=reencode, stepper=stepper, n_members=n_members)
+        how['seed'] = seed + rows.start
         if seen_at is None:
             p = model.rollout(u0, n_steps, points=points, **how)
         else:
@@ -89,8 +90,8 @@ def evaluate(model, u, params, initial_step=1, rollout='latent', batch_size=64):
     """
     Score a model on true frames u (N, T, *grid, C) at the trained time step, params {name: (N,)}.
 
-    initial_step: true frames before a rollout. rollout: 'latent' or 'reencode'. Returns the scores as the JSON
-    file has them ('metrics', 'per_step', ...), and the predictions
+    initial_step: true frames before a rollout. rollout: 'latent' or 'reencode'. Returns the scores as the
+    JSON file has them ('metrics', 'per_step', ...), and the predictions
     (N, T - initial_step, *grid, C). Changes neither random states nor model.training. Raises UserError for an
     impossible initial_step.
     """
@@ -133,8 +134,8 @@ def evaluate(model, u, params, initial_step=1, rollout='latent', batch_size=64):
 
 def check_initial_step(n, n_frames):
     if not 1 <= n < n_frames:
-        raise UserError(f'initial_step={n} must be from 1 to {n_frames - 1}: there are {n_frames} frames, and '
-                        'at least one is predicted')
+        raise UserError(f'initial_step={n} must be from 1 to {n_frames - 1}: of {n_frames} frames at least one '
+                        'is predicted')
 
 
 def recon_nrmse(model, u, batch_size):

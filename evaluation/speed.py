@@ -82,7 +82,7 @@ def count_flops(t):
 
 
 def time_parts(t, repeats):
-    """{part: milliseconds an iteration}, each part alone, forward and backward."""
+    """{part: milliseconds per iteration}, each part alone, forward and backward."""
     cfg = t.model.cfg
     size = t.settings.batch_size
     steps = t.settings.unroll
@@ -129,7 +129,7 @@ def time_parts(t, repeats):
 
 
 def time_rollouts(t, repeats):
-    """{batch size: milliseconds a trajectory of a decoded rollout of 40 steps}, for 1 and for a large batch
+    """{batch size: milliseconds per trajectory of a decoded rollout of 40 steps}, for 1 and for a large batch
     that takes seconds at most."""
     cfg = t.model.cfg
     t.model.eval()

@@ -22,7 +22,7 @@ SEED = 10 ** 6                         # added to --random, so that no training 
 class Start:
     """Where a rollout starts: the model encodes frame initial_step - 1."""
     frames: torch.Tensor               # those that are known, from frame 0 on, (B, T, *X, C)
-    axes: list                         # coordinates of their cells, one tensor an axis
+    axes: list                         # coordinates of their cells, one tensor per axis
     params: dict                       # {'Nu': .01}
     what: str                          # for the title and the log
     initial_step: int

@@ -172,7 +172,7 @@ def search_table(found):
     """The report of probabilistic/search.py as text."""
     columns = {'nrmse': 'nrmse', 'frmse_high': 'frmse_high', 'spectral_energy_error': 'spectrum',
                'correlation_time': 'correlation_time', 'evaluations': 'evaluations a step',
-               'ms_per_trajectory': 'ms a trajectory'}
+               'ms_per_trajectory': 'ms per trajectory'}
     rows = [['', *columns.values()]]
     for name, row in found['rows'].items():
         rows.append([name, *[as_text(row[key]) for key in columns]])
@@ -256,7 +256,7 @@ def comparison_rows(results, logs, below):
     """[[header, ...], [values of a run, ...], ...]; None where a value is unknown."""
     limit = '-' if below is None else f'{below:.4g}'
     rows = [['run', 'nRMSE latent', 're-encoding', 'recon', 'over first', 'parameters', 'training s',
-             'memory GB', 'ms a trajectory', f'iterations to validation {limit}']]
+             'memory GB', 'ms per trajectory', f'iterations to validation {limit}']]
     reference = results[0]['metrics']['nrmse']
     for r, log in zip(results, logs):
         scores = r['metrics']

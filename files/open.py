@@ -187,7 +187,7 @@ def _check(path, file, dataset):
     """The Source of an open file."""
     fitting = [name for name, layout in LAYOUTS.items() if layout.fits(file)]
     if not fitting:
-        from files.foreign import READ_ONLY                             # layouts of others, which are only read
+        from files.foreign import READ_ONLY                             # layouts that are only read
         LAYOUTS.update(READ_ONLY)
         fitting = [name for name, layout in READ_ONLY.items() if layout.fits(file)]
     layout = fitting[0] if fitting else 'tensor'                        # its check says what the file lacks

@@ -65,8 +65,15 @@ def _write(source, seed, device, batch_size=None):
     def solve(first, size, times):
         """Trajectories first .. first + size, (size, T, *X, C) float32."""
         u0 = entry.start(size, source.shape, seed, first).to(device)
-        u = entry.solution(u0, source.params, times)
-        return u.float().cpu().numpy()
+        u = entry.solution(u0, source.params, times).float().cpu()
+        expected = (size, len(times), *source.shape, len(source.fields))
+        if tuple(u.shape) != expected:
+            raise UserError(f'the solver of {source.pde} returned the shape {tuple(u.shape)}; expected '
+                            f'{expected}')
+        if not u.isfinite().all():
+            raise UserError(f'the solver of {source.pde} returned values that are not finite in trajectories '
+                            f'{first} to {first + size - 1}')
+        return u.numpy()
 
     make_folder(source.path)
     n_bytes = 4 * n * row_values
@@ -88,7 +95,7 @@ def _write(source, seed, device, batch_size=None):
             now = time.perf_counter()
             if now - last_print > 5 or done == n:
                 each = (now - start) / done
-                say(f'data: {done}/{n} {done / n:.0%} | {1e3 * each:.1f} ms a trajectory | '
+                say(f'data: {done}/{n} {done / n:.0%} | {1e3 * each:.1f} ms per trajectory | '
                     f'eta {each * (n - done):.0f}s')
                 last_print = now
     return source.path
@@ -165,7 +172,7 @@ def make_command(argv):
     parser.add_argument('--seed', type=int, default=0, help='of the initial conditions')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--batch_size', type=int, default=None, help='trajectories solved at a time')
-    parser.add_argument('--resolution', type=int, default=0, help="cells an axis (default: PDEBench's)")
+    parser.add_argument('--resolution', type=int, default=0, help="cells per axis (default: PDEBench's)")
     parser.add_argument('--data_dir', default='datasets', help='folder of the file')
     parser.add_argument('--out', default=None, help='file to write (default: a name under --data_dir)')
     args = parser.parse_args(argv)

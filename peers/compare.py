@@ -271,7 +271,7 @@ def compete(name, task, budget, seed, folder, extra=()):
 
 
 def classical(task):
-    """The built-in solver on coarser and coarser grids: {cells along an axis: nRMSE and ms a trajectory at
+    """The built-in solver on coarser and coarser grids: {cells along an axis: nRMSE and ms per trajectory at
     batch 1}. It starts from the first frame, interpolated to its cells, and its result is interpolated back
     to the points of the test split. Grids that the solver refuses are left out."""
     y = task.y

@@ -17,7 +17,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from model import adamw, zero
+from model import use_adamw, zero_init
 from runtime.configurator import UserError
 
 
@@ -38,7 +38,7 @@ class FieldNetwork(nn.Module):
             raise UserError(f'arch={cfg.arch} takes the field itself for its tokens: --encoder_dim=0 '
                             f'--decoder_dim=0 --latent_tokens={cfg.grid[0]} --latent_dim={cfg.n_field}')
         self.grid = tuple(cfg.grid)
-        self.condition = zero(adamw(nn.Linear(cfg.cond_dim, cfg.n_field, bias=False)))
+        self.condition = zero_init(use_adamw(nn.Linear(cfg.cond_dim, cfg.n_field, bias=False)))
         self.n_in = 2 * cfg.n_field
         position = None
         if not cfg.translation_invariant:

@@ -71,7 +71,7 @@ def of_frame(quantity, start, before, u, true_before, true, dt, params, axes, en
 
 
 def lines(found):
-    """The report as text, a line a quantity."""
+    """The report as text, one line per quantity."""
     rows = [['', 'prediction', 'truth']]
     for key, value in found.items():
         quantity, *field = key.split(' ', 1)

@@ -12,7 +12,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from grids import pick, positions, random_points, values_at
-from model import Float32Linear, GridEncoder, adamw
+from model import Float32Linear, GridEncoder, use_adamw
 from points.splines import Scattered, fewest_points, nearest
 from runtime.configurator import UserError
 from runtime.inputs import grid_points, query_points
@@ -69,14 +69,14 @@ class PointEncoder(GridEncoder):
         self.radius = cfg.patch_size / 2 + cfg.halo
         ball = (2 * self.radius, math.pi * self.radius ** 2)[d - 1]
         self.fraction = min(1., ball / math.prod(cfg.grid))          # of all points, seen by a supernode
-        self.stem = adamw(Float32Linear(2 * cfg.n_field + d, cfg.encoder_dim))
+        self.stem = use_adamw(Float32Linear(2 * cfg.n_field + d, cfg.encoder_dim))
         self.pooled = nn.Linear(cfg.encoder_dim, cfg.encoder_dim)
 
     def draw_points(self, keys, random):
         """keys.input_points random points, as a PointStencil."""
         return self.stencil(random_points(keys.input_points, self.cfg, random).to(self.patches.modes.device))
 
-    def of_grid(self, u, where=None):
+    def encode_grid(self, u, where=None):
         """Tokens of normalised fields u (B, *grid, C) on the trained grid, seen at the points `where`, or at
         all points of the grid."""
         cfg = self.cfg
@@ -84,7 +84,7 @@ class PointEncoder(GridEncoder):
             return self(u.flatten(1, -2), self.stencil(self.grid_points))
         return self(values_at(u, where.points, cfg.first, cfg.length, cfg.periodic), where)
 
-    def receive(self, u, x, device):
+    def preprocess(self, u, x, device):
         """Values u (B, P, C) at points x (P, d) or (B, P, d), or fields on a grid like the trained one, in
         physical units -> (B, P, C) and a PointStencil. Raises UserError for a wrong shape, values that are
         not finite, and points that leave a part of the domain out."""

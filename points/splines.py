@@ -84,7 +84,7 @@ class Scattered(nn.Module):
     points.
 
     A block is `block` grid points wide along each axis. Its stencil is the 40 points (16 in 1D) around its
-    centre. They have to surround the block, so with many points a grid point, block must be 1.
+    centre. They have to surround the block, so with many points per grid point, block must be 1.
     """
 
     def __init__(self, shape, block, periodic):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 import torch.nn as nn
 
-from model import Block, Float32Linear, Operator, Transformer, adamw, divides, ones_at, zero
+from model import Block, Float32Linear, Operator, Transformer, use_adamw, divides, ones_at, zero_init
 from runtime.configurator import UserError
 
 TIME_WAVES = [math.pi * 2 ** k for k in range(6)]            # angular frequencies of the embedding of tau
@@ -39,8 +39,8 @@ class Flow(nn.Module):
         shape = cfg.replace(arch='pure', attention='standard', hidden_dim=cfg.flow_dim, depth=cfg.flow_depth,
                             drop_path=0.)
         self.network = Transformer(shape, (1 + n_context) * cfg.latent_dim, layer_norm=True)
-        self.time = nn.Sequential(adamw(Float32Linear(2 * len(TIME_WAVES), cfg.cond_dim)), nn.SiLU(),
-                                  adamw(Float32Linear(cfg.cond_dim, cfg.cond_dim)))
+        self.time = nn.Sequential(use_adamw(Float32Linear(2 * len(TIME_WAVES), cfg.cond_dim)), nn.SiLU(),
+                                  use_adamw(Float32Linear(cfg.cond_dim, cfg.cond_dim)))
         self.register_buffer('waves', torch.tensor(TIME_WAVES), persistent=False)
         self.register_buffer('scale', torch.ones(cfg.latent_dim))
         self.register_buffer('context_scale', torch.ones(n_context * cfg.latent_dim))
@@ -206,7 +206,7 @@ class NoisyModulation(nn.Module):
     def __init__(self, modulation, noise_dim):
         super().__init__()
         self.base = modulation
-        self.noise = zero(adamw(Float32Linear(noise_dim, modulation.out_features, bias=False)))
+        self.noise = zero_init(use_adamw(Float32Linear(noise_dim, modulation.out_features, bias=False)))
         self.sizes = [modulation.in_features, noise_dim]
 
     def forward(self, cond_and_noise):

@@ -115,7 +115,7 @@ class Oracle:
         self.truth = truth.to(model.device)
 
     def __call__(self, u0, u1, rows, step):
-        p = predicted_fields(self.model, self.model.cut(u1))[:, None]
+        p = predicted_fields(self.model, self.model.clip_positive(u1))[:, None]
         y = predicted_fields(self.model, self.truth[rows, step])[:, None]
         error = nrmse(p, y.to(p)).flatten(1).mean(1)
         return torch.where(error.isfinite(), -error, HOPELESS)

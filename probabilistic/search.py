@@ -159,7 +159,7 @@ class Search:
         z = model.encode(u0)
         latent = Latent(*[part[:, None] for part in z])
         score = torch.zeros(self.n, 1, device=model.device)
-        self.beam = Beam(latent, model.decode(z, cut=False)[:, None], score)
+        self.beam = Beam(latent, model.decode(z, clip=False)[:, None], score)
 
     @torch.no_grad()
     def best(self):
@@ -175,7 +175,7 @@ class Search:
         for field, parent in zip(reversed(states), reversed(parents)):
             path.append(chosen(field, index)[:, 0])
             index = parent.gather(1, index)
-        return self.model.cut(torch.stack(path[::-1], 1))
+        return self.model.clip_positive(torch.stack(path[::-1], 1))
 
     def advance(self, step):
         """One step of the beam. Returns the numbers of the rollouts from which its own come, (n, V)."""
@@ -263,7 +263,7 @@ class Search:
         ahead = torch.zeros(m, n_proposal, device=before.device)
         for k in range(horizon):
             latent = self.model.advance(latent, self.cond[own], self.dt[own], self.module, noise_of_proposals)
-            field = self.model.decode(latent, cut=False)
+            field = self.model.decode(latent, clip=False)
             reward = self.rewards(before, field, own, step + k).view(m, n_proposal)
             if k == 0 and self.oracle and n_candidates > 1:
                 accuracy = self.oracle(before, field, own, step)

@@ -49,8 +49,8 @@ RENAMED = {
     'steady_stage': 'set steady_prior_stage', 'placements': 'set input_points', 'random': 'set random_points',
     **dict.fromkeys(('boost', 'noise', 'latent_noise', 'coloured_noise', 'lambda_agreement',
                      'lambda_direction', 'gradient_through_time', 'detach_target', 'layer_norm', 'flow_kind',
-                     'condition_noise', 'tau_shape', 'lambda_flow', 'lambda_distill', 'lambda_crps', 'inverse_decoding_ramp',
-                     'beta2', 'min_lr_ratio', 'decoder_stage'), '')}
+                     'condition_noise', 'tau_shape', 'lambda_flow', 'lambda_distill', 'lambda_crps',
+                     'inverse_decoding_ramp', 'beta2', 'min_lr_ratio', 'decoder_stage'), '')}
 # the disk is full, or not ours to write
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -434,9 +434,9 @@ def configure(defaults, argv, source, groups={}, stages={}, more=None):
 
     defaults: globals() of the script; its public numbers, texts, bools, tuples, lists and Nones are the keys.
     argv: sys.argv[1:]. source: the script's path, for --help, which exits 0. groups: further keys,
-    {heading: {name: (default, comment)}}. stages: {'operator_stage': names of the keys of which this stage may
-    have its own value}. more: a function of the value of the key `dataset` (None: of any) -> {name: default},
-    keys that exist for this value: parameters of the equation.
+    {heading: {name: (default, comment)}}. stages: {'operator_stage': names of the keys of which this stage
+    may have its own value}. more: a function of the value of the key `dataset` (None: of any) -> {name:
+    default}, keys that exist for this value: parameters of the equation.
 
     Raises UserError.
     """

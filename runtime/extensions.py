@@ -40,12 +40,20 @@ def load(config):
 
 def key_groups():
     """The keys of all extensions, {heading: {name: (default, comment)}}."""
-    return {f'{folder}/': configurator.read_keys(path) for folder, path in key_files().items()}
+    return {f'extension {folder}/': configurator.read_keys(path) for folder, path in key_files().items()}
 
 
 def model_keys():
     """The keys of extensions that shape the network: those of the section `model` of a keys.py."""
     return [name for path in key_files().values() for name in configurator.section(path, 'model')]
+
+
+def model_defaults():
+    """Defaults of all keys that shape the network, of train.py and of extensions, {name: default}."""
+    train = os.path.join(HERE, 'train.py')
+    groups = {'train.py': configurator.read_keys(train), **key_groups()}
+    names = {*configurator.section(train, 'model'), *model_keys()}
+    return {name: default for keys in groups.values() for name, (default, _) in keys.items() if name in names}
 
 
 def key_files():
@@ -60,10 +68,11 @@ OF_STAGES = ['eval_interval', 'log_interval', 'save_interval', 'seed', 'early_bi
 
 def resolve(defaults, argv, source, losses, equations):
     """
-    All keys of train.py (`source`, whose globals are `defaults`): its own, the weights of losses.LOSSES, those
-    of extensions and the parameters of the equation. Imports the extensions that they ask for.
+    All keys of train.py (`source`, whose globals are `defaults`): its own, the weights of losses.LOSSES,
+    those of extensions and the parameters of the equation. Imports the extensions that they ask for.
 
-    Returns the resolved keys, their defaults, and the names of those that shape the network. Raises UserError.
+    Returns the resolved keys, their defaults, and the names of those that shape the network. Raises
+    UserError.
     """
     groups = {**losses.key_group(), **key_groups()}
     of_model = configurator.section(source, 'model') + model_keys()

@@ -123,7 +123,7 @@ def check_coverage(cfg, x):
         ends = [x.new_zeros(1), x.sort().values, x.new_full((1,), length)]
     gap = float(torch.cat(ends).diff().max())
     if gap > length / 3:
-        raise UserError(f'the {len(x)} points leave a part of the domain out: a gap of {gap:.3g} of {length:g}')
+        raise UserError(f'the {len(x)} points leave a part of the domain out: {gap:.3g} of {length:g}')
 
 
 # ---------------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ def resample(u, x, to, length=None):
 
 
 def resample_axes(u, axes, to, lengths=None):
-    """u (..., *X, C) at the coordinates `axes`, one tensor an axis, -> the same at the coordinates `to`, by
+    """u (..., *X, C) at the coordinates `axes`, one tensor per axis, -> the same at the coordinates `to`, by
     `resample` along each axis; periodic with `lengths`, if they are given."""
     for i, (x, wanted) in enumerate(zip(axes, to)):
         if not torch.equal(x, wanted):

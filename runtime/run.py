@@ -38,7 +38,7 @@ from runtime.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from runtime.configurator import UserError
 
 DIVERGED = 1e6                         # a loss beyond this stops the run
-COLUMNS = ['iter', 'stage', 'loss', 'grad_norm', 'learning_rate', 'val_nrmse', 'train_seconds']    # of log.csv
+COLUMNS = ['iter', 'stage', 'loss', 'grad_norm', 'learning_rate', 'val_nrmse', 'train_seconds']   # of log.csv
 # Model arguments in which a run that goes on, or is fine-tuned, may differ from its checkpoint
 MAY_DIFFER = {'encoder', 'checkpointing', 'seen_params', 'drop_path', 'token_shift', 'steppers'}
 OF_STEPPERS = {'flow_dim', 'flow_depth', 'noise_dim'}
@@ -50,11 +50,14 @@ def plain(value):
 
 
 def check_settings(settings, machine):
-    """Raise UserError for keys of a stage that cannot be 0, and a batch that cannot be divided."""
+    """Raise UserError for keys of a stage that cannot be 0, a batch that cannot be divided, and a seed from
+    which device.seed_of would make a number of more than 64 bits."""
     for key in ('batch_size', 'accumulation', 'eval_interval', 'log_interval', 'save_interval', 'n_validated',
                 'early_bias'):
         if getattr(settings, key) <= 0:
             raise UserError(f'{key}={getattr(settings, key)} must be positive')
+    if settings.seed >= 2 ** 32:
+        raise UserError(f'seed={settings.seed} must be below {2 ** 32}')
     if settings.batch_size % (machine.world * settings.accumulation):
         raise UserError(f'batch_size={settings.batch_size} must be a multiple of {machine.world} processes x '
                         f'accumulation={settings.accumulation}')

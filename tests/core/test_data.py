@@ -84,7 +84,7 @@ def write_flow(path, n=20, T=6):
     rng = np.random.default_rng(0)
     u = np.zeros((n, T, *FLOW_CELLS, 4))
     for row in range(n):
-        speed = rng.integers(-3, 4, 2)                               # cells a step
+        speed = rng.integers(-3, 4, 2)                               # cells per step
         rho = rng.uniform(1, 2, FLOW_CELLS)
         for k in range(T):
             u[row, k, ..., 0] = np.roll(rho, k * speed, (0, 1))
@@ -750,7 +750,7 @@ def test_2d_flow_is_brought_to_rest(path, several):
     w = windows_of(write_flow(path), moving=True, unroll=4, symmetries=True)
     batch = batch_of(w)
     u = physical(w, batch.u)
-    assert u[..., 1:3].abs().max() < 1e-5                            # it is whole cells a step
+    assert u[..., 1:3].abs().max() < 1e-5                            # it is whole cells per step
     assert (u[:, 1:, ..., 0] - u[:, :1, ..., 0]).abs().max() < 1e-5  # so the density rests, too
     background = (batch.background * w.model.std).flatten(1)
     cells = background[:, 1:3] / torch.from_numpy(FLOW_CELL_A_STEP)

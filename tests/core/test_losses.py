@@ -392,7 +392,7 @@ def test_checkpointing_gives_the_same_gradients(arch):
     again = drawn(arch=arch, drop_path=.5, checkpointing=True)
     again.load_state_dict(m.state_dict())
     calls = []
-    again.operator.network.stages[0][0].attention.register_forward_hook(lambda *_: calls.append(1))
+    again.operator.network.levels[0][0].attention.register_forward_hook(lambda *_: calls.append(1))
     batch = batch_of(m)
     for model in (m, again):
         torch.manual_seed(3)

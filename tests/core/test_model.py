@@ -132,7 +132,7 @@ def test_positive_fields_are_not_negative(d):
         assert a[..., 0].min() < 0 <= b[..., 0].min()
         assert torch.equal(a[..., 1], b[..., 1])
         assert torch.equal(a[..., 0].clamp_min(0), b[..., 0])
-        assert torch.equal(held.decode(held.encode(u), q, cut=False), a)
+        assert torch.equal(held.decode(held.encode(u), q, clip=False), a)
 
 
 @both

@@ -9,7 +9,7 @@ from torch import nn
 
 import optim
 from conftest import refused
-from model import adamw
+from model import use_adamw
 
 
 def settings(**changed):
@@ -26,7 +26,7 @@ class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.stem = nn.Linear(3, 8)
-        adamw(self.stem)
+        use_adamw(self.stem)
         self.first = nn.Linear(8, 8)
         self.second = nn.Linear(8, 8)
         self.tall = nn.Linear(8, 16, bias=False)
@@ -152,34 +152,22 @@ def test_muon_takes_the_inner_matrices_and_adamw_the_rest():
     assert names(model, muon) == {'first.weight', 'second.weight', 'tall.weight'}
     assert names(model, rest) == {'stem.weight', 'stem.bias', 'first.bias', 'second.bias', 'kernel.weight',
                                   'kernel.bias', 'table'}
-
-
-def test_with_adamw_there_is_no_muon():
-    model = net()
     rest, = optim.make(model, settings(optimizer='adamw'))
     assert isinstance(rest, torch.optim.AdamW)
     assert names(model, rest) == {name for name, _ in model.named_parameters()}
 
 
-def test_frozen_parameters_are_left_out():
+def test_a_frozen_parameter_is_left_out_and_a_shared_matrix_is_taken_once():
     model = net().requires_grad_(False)
     model.first.requires_grad_(True)
+    model.second.weight = model.first.weight
     rest, muon = optim.make(model, settings())
     assert names(model, rest) == {'first.bias'}
-    assert names(model, muon) == {'first.weight'}
+    matrix, = muon.param_groups[0]['params']
+    assert matrix is model.first.weight
     model.first.bias.requires_grad_(False)
     muon, = optim.make(model, settings())
     assert names(model, muon) == {'first.weight'}
-
-
-def test_a_shared_matrix_is_taken_once():
-    model = net()
-    model.second.weight = model.first.weight
-    rest, muon = optim.make(model, settings())
-    matrices = muon.param_groups[0]['params']
-    assert [p.shape for p in matrices] == [(8, 8), (16, 8)]
-    assert matrices[0] is model.first.weight
-    assert 'first.weight' not in names(model, rest)
 
 
 def test_vectors_are_not_decayed():
@@ -209,9 +197,6 @@ def test_schedule():
     for (progress, iteration), factor in expected.items():
         assert optim.schedule(progress, iteration, warmup_iters=10) == pytest.approx(factor)
     assert optim.schedule(0., 0, warmup_iters=0) == 1.
-
-
-def test_set_rate_scales_each_peak():
     optimizers = optim.make(net(), settings())
     for factor in (.5, .25):                                         # of the peak, not of the rate before
         optim.set_rate(optimizers, factor)
@@ -220,41 +205,23 @@ def test_set_rate_scales_each_peak():
 
 # --- average of the weights --------------------------------------------------
 
-def test_ema_formula():
-    model = net()
-    ema = optim.EMA(model, .6)
+@pytest.mark.parametrize('ema_decay', [.6, 0.])
+def test_the_average_is_a_copy_by_the_formula_that_is_not_trained(ema_decay):
+    model = net().train()
+    ema = optim.EMA(model, ema_decay)
+    assert model.training and all(p.requires_grad for p in model.parameters())
+    assert not ema.model.training and not any(p.requires_grad for p in ema.model.parameters())
     expected = {name: p.detach().double() for name, p in model.named_parameters()}
     for iteration in range(20):
         with torch.no_grad():
             for p in model.parameters():
                 p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(iteration)))
         ema.update(iteration)
-        decay = min(.6, (1 + iteration) / (10 + iteration))          # .1, .18, ... until .6
+        decay = min(ema_decay, (1 + iteration) / (10 + iteration))   # .1, .18, ... until .6
         for name, p in model.named_parameters():
             expected[name] = decay * expected[name] + (1 - decay) * p.detach().double()
     for name, p in ema.model.named_parameters():
         torch.testing.assert_close(p.double(), expected[name], rtol=1e-5, atol=1e-5)
-
-
-def test_the_average_is_a_copy_that_is_not_trained():
-    model = net().train()
-    ema = optim.EMA(model, .9)
-    assert model.training and not ema.model.training
-    assert all(p.requires_grad for p in model.parameters())
-    assert not any(p.requires_grad for p in ema.model.parameters())
-    before = ema.model.table.clone()
-    with torch.no_grad():
-        model.table.add_(1.)
-    assert torch.equal(ema.model.table, before)
-
-
-def test_without_decay_the_average_follows_the_weights():
-    model = net()
-    ema = optim.EMA(model, 0.)
-    train(model, optim.make(model, settings()), 3)
-    ema.update(2)
-    for p, q in zip(model.parameters(), ema.model.parameters()):
-        assert torch.equal(p, q)
 
 
 # --- states in a file --------------------------------------------------------
@@ -298,4 +265,5 @@ def test_what_cannot_be_is_refused():
         with pytest.raises(ValueError):
             other.load_state_dict(old.state_dict())
     assert 'muon, adamw' in refused(optim.make, net(), settings(optimizer='sgd'))
+    assert 'trains' in refused(optim.make, net().requires_grad_(False), settings())
     assert 'ema_decay=1' in refused(optim.EMA, net(), 1.)

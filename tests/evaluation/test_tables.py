@@ -36,7 +36,7 @@ def test_comparison(three_runs, tmp_path, capsys):
         assert float(row['recon']) == r['metrics']['recon_nrmse']
         assert float(row['over first']) == r['metrics']['nrmse'] / results[0]['metrics']['nrmse']
         assert (int(row['parameters']), row['training s'], row['memory GB']) == (r['n_params'], '90.0', '0.5')
-        assert float(row['ms a trajectory']) == r['metrics']['ms_per_trajectory']
+        assert float(row['ms per trajectory']) == r['metrics']['ms_per_trajectory']
     assert [row['iterations to validation 0.05'] for row in rows] == ['20', '20', '']
     head, line, *body = files[0].read_text().splitlines()
     assert head.count('|') == line.count('|') == body[2].count('|') == 11 and len(body) == 3

@@ -78,7 +78,7 @@ def test_conservation(arch, grid):
 @grids
 @both
 def test_the_moving_frame(arch, grid):
-    """Faster by whole cells a step: the same fields, moved on; without the frame the network sees the mean
+    """Faster by whole cells per step: the same fields, moved on; without the frame the network sees the mean
     flow."""
     cells = (3, 2)[:len(grid)]
     cfg = config(arch, grid, galilean=1.)

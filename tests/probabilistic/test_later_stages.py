@@ -129,7 +129,7 @@ def test_checkpointing_recomputes_the_blocks_of_an_ensemble():
     for checkpointing in (False, True):
         m = drawn(**ALL, checkpointing=checkpointing)
         calls = []
-        block = m.ensemble.network.stages[0][0]
+        block = m.ensemble.network.levels[0][0]
         block.attention.register_forward_hook(lambda *_, calls=calls: calls.append(1))
         stage = EnsembleStage(m, settings(**KEYS, unroll=1))
         torch.manual_seed(0)

@@ -16,13 +16,13 @@ DEFAULTS = dict(
     learning_rate=1e-3, batch_size=12, wandb_log=False, out_dir='out', device='auto', memory_gb=-1.,
     compile='auto', depths=(1, 1, 1), betas=(.9, .999), stages=('operator',), sizes=(), lam=None,
     latent_dim=16, hidden_dim=32, dataset='burgers', _private=1, math=os, helper=len, __doc__='text')
-GROUPS = {'losses': {'lambda_field': (1., 'error of fields')}, 'points/': {'num_queries': (0, 'points')}}
+GROUPS = {'losses': {'lambda_field': (1., 'error of fields')}, 'points': {'num_queries': (0, 'points')}}
 STAGES = {'early_stage': ['learning_rate', 'batch_size', 'depths', 'lambda_field'], 'late_stage': ['compile']}
 
 
 def parameters(dataset):
-    """Keys that exist for an equation."""
-    return {'burgers': {'nu': None}, 'advection': {'beta': None}}[dataset]
+    """Keys that exist for an equation, or for any."""
+    return {'burgers': {'nu': None}, 'advection': {'beta': None}, None: {'nu': None, 'beta': None}}[dataset]
 
 
 def resolve(*argv):
@@ -91,6 +91,7 @@ def test_command_line(arg, key, expected):
     ('--learning_rat=1', "did you mean 'learning_rate'?"), ('--LEARNING_RATE=1', "did you mean 'learning_rate'?"),
     ('--lambda_fiel=1', "did you mean 'lambda_field'?"), ('--zzz=1', '--help'), ('--_private=1', "'_private'"),
     ('--beta=1', "unknown key 'beta'"),  # of another equation
+    ('--nu', '--nu=value'), ('--n', "'n'"),
     ('--batch_size=1.5', 'whole'), ('--batch_size=ten', 'whole'), ('--batch_size=', 'whole'),
     ('--batch_size=-1', 'negative'), ('--lambda_field=-.1', 'negative'), ('--depths=1,-1', 'negative'),
     ('--batch_size=inf', 'finite'), ('--learning_rate=nan', 'finite'), ('--betas=.9,nan', 'finite'),
@@ -225,10 +226,10 @@ def test_help(tmp_path, capsys):
     lines = [' '.join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == 'Toy script.'
     for heading, row in (('data', '--out_dir=out where the run goes'), ('optimiser', '--depths=1,2 blocks'),
-                         ('losses', '--lambda_field=1.0 error of fields'), ('points/', '--num_queries=0 points')):
+                         ('losses', '--lambda_field=1.0 error of fields'), ('points', '--num_queries=0 points')):
         assert lines[lines.index(heading) + 1] == row
     assert "--url='a#b' not a comment in the text" in lines and '--batch_size=12' in lines
-    assert '--nu=None' in lines and lines[-2:] == ['--early_stage.KEY=VALUE', '--late_stage.KEY=VALUE']
+    assert '--nu=VALUE' in lines and lines[-2:] == ['--early_stage.KEY=VALUE', '--late_stage.KEY=VALUE']
 
 
 # -----------------------------------------------------------------------------
