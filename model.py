@@ -7,7 +7,6 @@ the field at any point. After the Universal Physics Transformer (UPT, arXiv 2402
     u = m.rollout(u0, steps=40)              # (B, *space, C) -> (B, 40, *space, C), computed in latent space
     v = m.rollout(u0, steps=40, points=q)    # decoded at points q (Q, d) -> (B, 40, Q, C)
     z = m.encode(u0); z = m.step(z); f = m.decode(z, q)
-    w = m.rollout(values, steps=40, grid=x)  # with encoder='points': values (B, P, C) at points x (P, d)
 
 Shapes: B batch, N grid points, S tokens, D features of a token, C fields, Q query points, d = 1 or 2 space
 dimensions. The dicts ATTENTIONS, NETWORKS, ENCODERS and STEPPERS name what a configuration may choose.
@@ -101,8 +100,7 @@ class RotaryPositions(nn.Module):
         self.register_buffer('sin', sin, persistent=False)
 
     def forward(self, x):
-        """x (..., S, head_dim) -> the same shape; features i and i + head_dim/2 are rotated by their token's
-        angle."""
+        """x (..., S, head_dim); features i and i + head_dim/2 are rotated by the angle of their token."""
         return torch.addcmul(x * self.cos.to(x.dtype), x.roll(self.half, -1), self.sin.to(x.dtype))
 
 
@@ -321,9 +319,8 @@ class ModelConfig(SimpleNamespace):
     """
     Everything that shapes the network, as plain values; a checkpoint stores it as JSON types.
 
-    It holds every key of the section `model` of train.py (and of an extension's keys.py) under its own name,
-    so a new key needs no line here. The other values are facts of the equation and the data
-    (files.Source.facts):
+    It holds every key of the section `model` of train.py and of an extension's keys.py, so a new key needs no
+    line here, and these facts of the equation and the data (files.Source.facts):
 
         pde, fields, params         name of the equation, of its C fields and of its parameters
         seen_params                 values of each parameter in training; the first is the default
@@ -439,9 +436,8 @@ class GridEncoder(nn.Module):
 
     M holds fixed modes of the points of a token (grids.Patches), so the decoder inverts it from the first
     iteration on. The learned part g (none with encoder_dim=0) starts at zero. In it, one convolution makes a
-    token of each patch of patch_size points and a halo around it, `coder_depth` blocks mix these tokens, and
-    neighbours are merged where there are more patches than latent tokens. g does not change the integral of a
-    conserved field.
+    token of each patch of patch_size points and its halo, `coder_depth` blocks mix them, and neighbours are
+    merged to latent tokens. g does not change the integral of a conserved field.
 
     Other encoders (points/) have the methods of this one. `where` tells them at which points the field is
     known; on the trained grid it is None.
@@ -513,8 +509,7 @@ class GridEncoder(nn.Module):
         return self(u, where)
 
     def draw_points(self, keys, random):
-        """Where this encoder sees a batch of the training. On the grid there is nothing to draw."""
-        return None
+        return None                                                  # it sees the whole grid
 
     def preprocess(self, u, x, device):
         """Fields in physical units as UPT.encode takes them -> what `forward` takes: (u, where)."""
@@ -670,10 +665,9 @@ class UPT(nn.Module):
     """
     Encoder E, operator A and decoder D, with the normalisation of the data inside.
 
-    With a moving frame (cfg.galilean), the mean of a velocity is taken off the field and the rest is advanced
-    in the frame that moves along. This is exact at any speed, because the decoder reads at any point. E, A
-    and D see normalised fields and tokens. losses.py calls them in training; the methods below take and
-    return physical units.
+    With a moving frame (cfg.galilean), the mean velocity is subtracted and the rest is advanced in the frame
+    that moves with it, exactly, because the decoder reads at any point. E, A and D see normalised fields and
+    tokens (losses.py calls them in training). The methods below take and return physical units.
     """
 
     def __init__(self, cfg):
@@ -720,8 +714,7 @@ class UPT(nn.Module):
 
     @property
     def points(self):
-        """Coordinates of the trained grid's points, (N, d)."""
-        return self.decoder.points
+        return self.decoder.points                                   # of the trained grid, (N, d)
 
     def grid(self, *shape):
         """Points (N, d) of a grid like the trained one, with `shape` points along the axes; row-major."""
@@ -757,9 +750,8 @@ class UPT(nn.Module):
         return draw
 
     def decode(self, z, points=None, clip=True):
-        """Latent -> the fields at points (Q, d) or (B, Q, d), (B, Q, C); without points, on the trained grid,
-        (B, *grid, C). With clip=False, positive fields may come out negative. Raises UserError for a point
-        outside a domain that is not periodic."""
+        """Latent -> fields (B, Q, C) at points (Q, d) or (B, Q, d), or (B, *grid, C) on the trained grid. With
+        clip=False, positive fields may come out negative. Raises UserError for points outside the domain."""
         if not isinstance(z, Latent):
             raise UserError(f'decode takes a Latent, as encode and step return it, not {type(z).__name__}')
         if points is None:
@@ -841,7 +833,7 @@ class UPT(nn.Module):
         return self.encoder.encode_grid(self.decoder(tokens).unflatten(1, self.cfg.grid), where)
 
     def stepper(self, name):
-        """The module that performs a step. Raises UserError for one that this model does not have."""
+        """The module that performs a step. Raises UserError where this model has none of that name."""
         if name not in self.cfg.steppers:
             hint = f"train it with the stage '{name}'" if name in extensions.STAGES else 'these can be chosen'
             raise UserError(f"stepper={name}: this model has {', '.join(self.cfg.steppers)}; {hint}")
@@ -865,8 +857,7 @@ def model_args(cfg):
 
 
 def on_meta(cfg):
-    """The model of a configuration without memory for its weights. Raises UserError where it cannot be
-    built."""
+    """The model of a configuration without memory for its weights. Raises UserError where it has none."""
     cfg.check()
     with torch.device('meta'):
         return UPT(cfg)

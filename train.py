@@ -53,7 +53,7 @@ time_stride = 5                    # stored frames per step: 5 x .01 s = .05 s, 
 space_stride = 2                   # stored cells per grid point: 1024 / 2 = 512 points
 initial_step = 1                   # true frames before a rollout; training begins with the last of them
 memory_gb = -1.                    # keep the training set in memory up to so many GB; -1: half of the free *
-early_bias = 3.                    # start frame ~ n U^early_bias, U uniform: 3 favours early frames, 1 is uniform
+early_bias = 3.                    # start frame = n U^early_bias, U uniform: 3 favours early frames, 1: none
 symmetries = True                  # augmentation by the symmetries of the equation: shifts, reflections
 # model (the keys of this section shape the network: layers read them as cfg.NAME)
 arch = 'pure'                      # operator: pure or u (U-shaped); fno or unet (peers/)
@@ -180,7 +180,7 @@ for name in run.remaining(stages):
     if run.begins_trained:                                       # best.pt must improve on these weights
         run.validate(validation_error)
 
-    # run.iteration counts this stage, run.total all stages; run.progress is the finished fraction of this stage
+    # run.iteration counts in this stage, run.total in all; run.progress is the finished fraction of this one
     while run.goes_on():                                         # max_iters, max_minutes, patience, signals
         # 1. learning rate
         factor = optim.schedule(run.progress, run.iteration, s.warmup_iters)

@@ -29,7 +29,7 @@ def shallow_water(radius, t, cells=128, full=False):
     the domain.
 
     Finite volumes: MUSCL with the monotonised central limiter on h, u and v, HLLC fluxes, Heun's method, at
-    most SW_CFL cells per step. Boundaries are outgoing: ghost cells repeat the last one, which reflects 7 % of
+    most SW_CFL cells per step. Boundaries are outgoing: ghost cells repeat the last, which reflects 7 % of
     a wave's height. Mass is conserved to rounding until the waves reach the boundary, after t = 1. The eight
     symmetries of the square hold. h stays positive (tested with 5 next to .001). The mean absolute error of h
     on 128² cells, against 256², is 6e-4 to 2.4e-3 (nrmse 4e-3 to 6e-3). For a plane dam, against Stoker's

@@ -134,8 +134,8 @@ def evaluate(model, u, params, initial_step=1, rollout='latent', batch_size=64):
 
 def check_initial_step(n, n_frames):
     if not 1 <= n < n_frames:
-        raise UserError(f'initial_step={n} must be from 1 to {n_frames - 1}: of {n_frames} frames at least one '
-                        'is predicted')
+        raise UserError(f'initial_step={n} must be from 1 to {n_frames - 1}, as at least one of {n_frames} '
+                        'frames is predicted')
 
 
 def recon_nrmse(model, u, batch_size):

@@ -124,5 +124,7 @@ def test_every_file_is_named_in_the_readme():
     with open(os.path.join(ROOT, 'README.md'), encoding='utf-8') as file:
         readme = file.read()
     files = [name for name in os.listdir(ROOT) if name.endswith('.py')]
-    folders = [f'{name}/' for name in os.listdir(ROOT) if os.path.exists(os.path.join(ROOT, name, '__init__.py'))]
-    assert [name for name in files + folders if f'`{name}`' not in readme and f'`{name[:-3]}`' not in readme] == []
+    folders = [f'{name}/' for name in os.listdir(ROOT)
+               if os.path.exists(os.path.join(ROOT, name, '__init__.py'))]
+    for name in files + folders:
+        assert f'`{name}`' in readme or f'`{name[:-3]}`' in readme, name

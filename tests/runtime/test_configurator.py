@@ -88,8 +88,10 @@ def test_command_line(arg, key, expected):
 
 
 @pytest.mark.parametrize('arg, part', [
-    ('--learning_rat=1', "did you mean 'learning_rate'?"), ('--LEARNING_RATE=1', "did you mean 'learning_rate'?"),
-    ('--lambda_fiel=1', "did you mean 'lambda_field'?"), ('--zzz=1', '--help'), ('--_private=1', "'_private'"),
+    ('--learning_rat=1', "did you mean 'learning_rate'?"),
+    ('--LEARNING_RATE=1', "did you mean 'learning_rate'?"),
+    ('--lambda_fiel=1', "did you mean 'lambda_field'?"), ('--zzz=1', '--help'),
+    ('--_private=1', "'_private'"),
     ('--beta=1', "unknown key 'beta'"),  # of another equation
     ('--nu', '--nu=value'), ('--n', "'n'"),
     ('--batch_size=1.5', 'whole'), ('--batch_size=ten', 'whole'), ('--batch_size=', 'whole'),
@@ -161,7 +163,8 @@ def test_config_file(write, text, key, expected):
     ('batch_size = 3\nlearning_rate = = 1', 'c.py:2', 'SyntaxError: invalid syntax'),
     ('return', 'c.py:1', 'SyntaxError'), ('\n1 / 0', 'c.py:2', 'ZeroDivisionError: division by zero'),
     ('def f():\n    raise KeyError\nf()', 'c.py:2', 'KeyError'),
-    ("raise ValueError('two\\nlines')", 'c.py:1', 'ValueError: two lines'), ('exit()', 'c.py:1', 'SystemExit'),
+    ("raise ValueError('two\\nlines')", 'c.py:1', 'ValueError: two lines'),
+    ('exit()', 'c.py:1', 'SystemExit'),
     ('import no_such_module', 'c.py:1', 'ModuleNotFoundError'), ('\0', 'c.py:1', ''),
 ])
 def test_config_file_refused(write, text, place, part):
@@ -173,7 +176,8 @@ def test_files_in_order_then_the_command_line(write):
     a = write('batch_size = 1\nlatent_dim = 8\nearly_stage = dict(batch_size=7, depths=[3])', 'a.py')
     b = write('batch_size = 2 * batch_size\nhidden_dim = 4 * latent_dim\nearly_stage = dict(depths=(4, 4))',
               'b.py')
-    config = resolve('--latent_dim=9', a, b, '--hidden_dim=1', '--hidden_dim=7', '--early-stage.learning-rate=1')
+    config = resolve('--latent_dim=9', a, b, '--hidden_dim=1', '--hidden_dim=7',
+                     '--early-stage.learning-rate=1')
     assert (config['batch_size'], config['latent_dim'], config['hidden_dim']) == (2, 9, 7)
     assert config['early_stage'] == {'batch_size': 7, 'depths': (4, 4), 'learning_rate': 1.}
     assert config['learning_rate'] == 1e-3                           # of the stage alone
@@ -209,7 +213,8 @@ def test_keys_sections_and_stars(tmp_path):
     with open(path, 'w') as file:
         file.write('"""Text."""\nimport os\n# run (a note)\na = 1  # one *\nb = (2., 3.)\n# model\n'
                    "c = 'x'  # text\nd = os.sep  # no plain value\n# another\ne = -1.  # minus *\n")
-    assert read_keys(path) == {'a': (1, 'one *'), 'b': ((2., 3.), ''), 'c': ('x', 'text'), 'e': (-1., 'minus *')}
+    assert read_keys(path) == {'a': (1, 'one *'), 'b': ((2., 3.), ''), 'c': ('x', 'text'),
+                               'e': (-1., 'minus *')}
     assert section(path, 'run') == ['a', 'b'] and section(path, 'model') == ['c', 'd']
     assert resumable(path) == {'a', 'e'}
 
