@@ -28,14 +28,14 @@ resume in a stage that stages= does not have there, test_train.py::test_a_run_st
 a later stage that only gets worse                  test_train.py::test_a_later_stage_is_never_worse_...
 data that changed between run and resume            test_changed_data_are_refused
 two trainings in one folder                         test_second_training_in_one_folder_is_refused
-log.csv after a resume                              test_resume_is_bit_equal, test_a_torn_log_is_mended
+log.csv after a resume                              test_resume_is_bit_equal, test_a_finished_run_goes_on
 HDF5 truncated, rotten, incomplete, wrong layout,   tests/files
   NaN, constant, few, other types, links, sizes     tests/files, test_data.py
 data file that breaks while it is trained on        test_data_that_break_during_the_training
 solver killed, two at once, reader meanwhile        test_write.py
 tokens that are kept: broken file, two writers,     test_cache.py
   no space, resume
-larger than memory                                  test_lazy_data_train_the_same_weights, test_data.py
+larger than memory                                  test_test_rows_..., test_data.py
 train, validation and test overlap                  test_data.py, test_load.py
 test rows read or leaking into statistics           test_test_rows_are_never_read_and_change_nothing
 NaN in the loss, in a gradient alone, in the data   test_not_finite_stops_before_the_weights, test_data.py
@@ -302,11 +302,11 @@ SECOND_STAGE = ' '.join([*TWO_STAGES, '--second_stage.max_iters=9', '--max_iters
 
 
 @pytest.mark.parametrize('extra', [
-    '--optimizer=adamw --dtype=bfloat16 --accumulation=2',
-    '--arch=u --attention=channel --checkpointing=true --memory_gb=0 --moving_frame=false --token_shift=0',
-    '--batch_size=60 --ema_decay=0',
+    '--arch=u --attention=channel --checkpointing=true --dtype=bfloat16 --accumulation=2 --moving_frame=false '
+    '--token_shift=0 --memory_gb=0',
     SECOND_STAGE,
-    slow('--dtype=bfloat16 --ema_decay=0'),
+    slow('--batch_size=60 --ema_decay=0'),
+    slow('--optimizer=adamw --dtype=bfloat16 --ema_decay=0'),
     slow('--optimizer=adamw --memory_gb=0 --accumulation=4'),
     slow('--lambda_inverse_decoding=1 --weight_decay=.1'),
     slow(SECOND_STAGE + ' --dtype=bfloat16 --memory_gb=0')])
@@ -348,17 +348,6 @@ def test_patience_survives_a_resume(train, cut, tmp_path):
     same_run(tmp_path / 'whole', tmp_path / 'cut')
 
 
-def test_cut_before_the_first_checkpoint(train, cut, tmp_path):
-    """When best.pt is there already, and last.pt is that of the start."""
-    args = [*STOCHASTIC, '--max_iters=6', '--save_interval=1000', '--eval_interval=2', '--log_interval=1']
-    train(tmp_path / 'whole', *args)
-    cut(4, tmp_path / 'cut', *args)
-    assert {'best.pt', 'last.pt'} <= set(os.listdir(tmp_path / 'cut'))
-    assert load_checkpoint(str(tmp_path / 'cut' / 'last.pt'))['iter'] == 0
-    train(tmp_path / 'cut', *args)
-    same_run(tmp_path / 'whole', tmp_path / 'cut')
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize('call', [3, 7, 9])
 def test_two_processes_resume_bit_equal(call, tmp_path, burgers_file):
@@ -394,9 +383,14 @@ def test_finished_run_is_left_alone(copy, train, capsys):
     assert before == {name: os.stat(copy / name).st_mtime_ns for name in names}
 
 
-def test_more_iterations_go_on_with_a_finished_run(copy, train):
-    g = train(copy, '--max_iters=23', '--log_interval=1')
+def test_a_finished_run_goes_on(copy, train, capsys):
+    """With more iterations, another learning rate, of which a line is printed, and a torn log, which is
+    mended."""
+    with open(copy / 'log.csv', 'a') as file:
+        file.write('1')                                             # the beginning of row 15, or 10, or 1 ...
+    g = train(copy, '--max_iters=23', '--log_interval=1', '--learning_rate=1e-4')
     assert g['run'].total == 23 and [int(row['iter']) for row in rows_of(copy)] == [5, 10, 15, 20, 21, 22, 23]
+    assert 'learning_rate changes from 0.001 to 0.0001' in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------------------------------------
@@ -431,11 +425,6 @@ def test_a_program_with_a_new_key_goes_on(copy, train):
     assert state_of(copy)['config']['symmetries'] is True
 
 
-def test_another_learning_rate_is_noted(copy, train, capsys):
-    train(copy, '--max_iters=21', '--learning_rate=1e-4')
-    assert 'learning_rate changes from 0.001 to 0.0001' in capsys.readouterr().out
-
-
 def test_changed_data_are_refused(copy, tmp_path, train):
     other = write_file(str(tmp_path / 'other.hdf5'), 'burgers', {'Nu': .01}, 20, seed=1, device='cpu')
     before = content(copy)
@@ -467,13 +456,6 @@ def test_damaged_last_names_the_way_on(copy, train):
     assert 'last.pt' in message and found, message
     g = train(copy, '--max_iters=1', *found.groups())                # the later out_dir counts
     assert g['out_dir'] == f'{copy}_2' and (copy / 'last.pt').read_bytes() == before
-
-
-def test_a_torn_log_is_mended(copy, train):
-    with open(copy / 'log.csv', 'a') as file:
-        file.write('1')                                             # the beginning of row 15, or 10, or 1 ...
-    train(copy, '--max_iters=25')
-    assert [int(row['iter']) for row in rows_of(copy)] == [5, 10, 15, 20, 25]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -745,29 +727,23 @@ def test_bfloat16_stays_close_to_float32(tmp_path, train):
 # ---------------------------------------------------------------------------------------------
 # data
 
-@pytest.mark.parametrize('memory_gb', [0, 1])
-def test_test_rows_are_never_read_and_change_nothing(memory_gb, tmp_path, train, burgers_file, monkeypatch):
+def test_test_rows_are_never_read_and_change_nothing(tmp_path, train, burgers_file, monkeypatch):
+    """Nor does it matter whether the train rows are in memory or read when they are needed."""
     shutil.copy(burgers_file, tmp_path / 'b.hdf5')
     with h5py.File(tmp_path / 'b.hdf5', 'a') as file:
         file['tensor'][:2] *= 1000
-    seen = set()
     layout = files.LAYOUTS['tensor']
+    seen = set()
 
     def watch(file, rows, frames):
         seen.update(range(*rows.indices(20)))
         return layout.read(file, rows, frames)
     monkeypatch.setitem(files.LAYOUTS, 'tensor', replace(layout, read=watch))
-    args = ['--max_iters=3', *FAST, f'--memory_gb={memory_gb}']
-    train(tmp_path / 'a', *args)
-    assert seen == set(range(2, 20))                                 # of 20 rows the first 2 are the test part
-    train(tmp_path / 'b', *args, f'--data_path={tmp_path}/b.hdf5')
-    same_run(tmp_path / 'a', tmp_path / 'b')
-
-
-def test_lazy_data_train_the_same_weights(tmp_path, train):
-    for gb in (0, 1):
-        g = train(tmp_path / str(gb), '--max_iters=3', f'--memory_gb={gb}', *STOCHASTIC)
+    for path, gb in ((burgers_file, 1), (tmp_path / 'b.hdf5', 0)):
+        seen.clear()
+        g = train(tmp_path / str(gb), '--max_iters=3', *STOCHASTIC, f'--data_path={path}', f'--memory_gb={gb}')
         assert g['trajectories'].in_memory == bool(gb)
+        assert seen == set(range(2, 20))                             # of 20 rows the first 2 are the test part
     same_run(tmp_path / '0', tmp_path / '1')
 
 
@@ -902,8 +878,8 @@ class Wandb:
 
 def test_wandb_changes_nothing(tmp_path, train, monkeypatch, capsys):
     """Nor does it stop a run, whatever fails. It has every number of log.csv."""
-    args = [*TWO_STAGES, *STOCHASTIC, '--max_iters=2', '--second_stage.max_iters=2', '--log_interval=1',
-            '--eval_interval=2']
+    args = [*TWO_STAGES, *STOCHASTIC, '--max_iters=1', '--second_stage.max_iters=2', '--log_interval=1',
+            '--eval_interval=1']
     train(tmp_path / 'without', *args)
     for fails in ('import', 'init', 'log', 'finish', 'nothing'):
         wandb = None if fails == 'import' else Wandb(fails)
@@ -915,7 +891,7 @@ def test_wandb_changes_nothing(tmp_path, train, monkeypatch, capsys):
     with open(tmp_path / 'nothing' / 'log.csv') as file:
         logged = [{name: text for name, text in row.items() if text} for row in csv.DictReader(file)]
     assert [{name: str(value) for name, value in row.items()} for row in wandb.rows] == logged
-    assert len(logged) == 4 and 'val_nrmse' in logged[1] and 'step_error' in logged[2]
+    assert len(logged) == 3 and 'val_nrmse' in logged[0] and 'step_error' in logged[1]
 
 
 def with_wandb(folder, *args, before=''):

@@ -222,18 +222,19 @@ def test_keys_sections_and_stars(tmp_path):
 def test_help(tmp_path, capsys):
     """Keys under their headings, then those of the groups, of the equations and of the stages."""
     path = tmp_path / 'toy.py'
-    path.write_text("# data\nout_dir = 'out' # where the run goes\nurl = 'a#b'   # not a comment in the text\n"
+    path.write_text("# data\nout_dir = 'out' # where the run goes\nurl = 'a#b' # no comment in the text\n"
                     '# a stale comment\n\nbatch_size = 12\n# optimiser\ndepths = (1, 2) # blocks\n')
     defaults = {'__doc__': 'Toy script.', 'out_dir': 'out', 'url': 'a#b', 'batch_size': 12, 'depths': (1, 2)}
     with pytest.raises(SystemExit) as caught:
-        configure(defaults, ['nonsense.py', '--help'], str(path), GROUPS, STAGES, lambda dataset: {'nu': None})
+        configure(defaults, ['nonsense.py', '--help'], str(path), GROUPS, STAGES, parameters)
     assert caught.value.code == 0
     lines = [' '.join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == 'Toy script.'
     for heading, row in (('data', '--out_dir=out where the run goes'), ('optimiser', '--depths=1,2 blocks'),
-                         ('losses', '--lambda_field=1.0 error of fields'), ('points', '--num_queries=0 points')):
+                         ('losses', '--lambda_field=1.0 error of fields'),
+                         ('points', '--num_queries=0 points')):
         assert lines[lines.index(heading) + 1] == row
-    assert "--url='a#b' not a comment in the text" in lines and '--batch_size=12' in lines
+    assert "--url='a#b' no comment in the text" in lines and '--batch_size=12' in lines
     assert '--nu=VALUE' in lines and lines[-2:] == ['--early_stage.KEY=VALUE', '--late_stage.KEY=VALUE']
 
 
