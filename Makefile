@@ -47,7 +47,7 @@ gpu:
 	$(PY_GPU) bench.py peers config/burgers_128_pure.py --device=cuda --minutes $(PEER_MINUTES) --seeds 2 --json out/peers.json
 	$(PY_GPU) -m dev.study study config/burgers_128_pure.py --device=cuda --minutes $(PEER_MINUTES) --seeds 2 --nu .001 .01
 
-# A piece of one experiment, for machines that are lent for minutes: make gpu-ns_64 MINUTES=9, repeated until done
+# A piece of one experiment: make gpu-ns_64 MINUTES=9, repeated until it is done
 MINUTES ?= 9
 gpu-%:
 	timeout -s TERM $(MINUTES)m $(PY_GPU) train.py config/$*.py --device=cuda --max_minutes=$(TRAIN_MINUTES); \

@@ -57,12 +57,16 @@ def save_checkpoint(path, state):
 
 
 def ship(run, path):
-    """Write the checkpoint of a run to `path` as it is given away: its averaged weights alone, and no place
-    of this machine."""
+    """Write the checkpoint of a run to `path` as it is given away: its averaged weights alone, without the
+    places of this machine."""
     state = load_checkpoint(find_checkpoint(run))
-    typed = state['data']['paths']
-    state['data'].update(absolute=typed, relative=[os.path.join('..', name) for name in typed])
-    state['environment'].pop('platform', None)
+    names = [os.path.basename(name) for name in state['data']['paths']]
+    typed = [os.path.join('datasets', name) for name in names]
+    state['data'].update(paths=typed, absolute=typed, relative=[os.path.join('..', name) for name in typed])
+    for key in ('out_dir', 'data_dir', 'data_path', 'init_from'):
+        state['config'][key] = os.path.basename(state['config'][key])
+    for key in ('platform', 'command'):
+        state['environment'].pop(key, None)
     state['model'] = state['ema']                # the same tensors are stored once
     os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
     save_checkpoint(path, state)

@@ -355,8 +355,7 @@ def test_what_two_processes_cannot_do(arg, says, tmp_path, train, monkeypatch):
     assert not os.path.exists(tmp_path / 'o' / 'log.csv')
 
 
-PAIR = ['--optimizer=adamw', '--eval_interval=4', '--max_iters=4', '--second_stage.max_iters=4',
-        '--log_interval=2', *FAST]
+PAIR = ['--optimizer=adamw', '--eval_interval=4', '--max_iters=4', '--log_interval=2', *FAST]
 
 
 def with_children(folder, args):
@@ -435,8 +434,8 @@ def test_every_config_is_accepted(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', CONFIGS)
-def test_every_config_trains(name, tmp_path, burgers_file, advection_file, monkeypatch):
+@pytest.mark.parametrize('name', [name for name in CONFIGS if name.startswith('burgers') or '_cpu' in name])
+def test_small_configs_train(name, tmp_path, burgers_file, advection_file, monkeypatch):
     there = {'burgers': burgers_file, 'advection': advection_file}
     dataset = keys_of(name)['dataset']
     args = ['--device=cpu', '--max_iters=2', '--batch_size=1', '--n_trajectories=3', '--unroll_start=0']
