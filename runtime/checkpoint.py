@@ -64,9 +64,8 @@ def ship(run, path):
     typed = [os.path.join('datasets', name) for name in names]
     state['data'].update(paths=typed, absolute=typed, relative=[os.path.join('..', name) for name in typed])
     for key in ('out_dir', 'data_dir', 'data_path', 'init_from'):
-        state['config'][key] = os.path.basename(state['config'][key])
-    for key in ('platform', 'command'):
-        state['environment'].pop(key, None)
+        state['config'][key] = os.path.basename(state['config'].get(key, ''))
+    state['environment'].pop('platform', None)
     state['model'] = state['ema']                # the same tensors are stored once
     os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
     save_checkpoint(path, state)

@@ -80,7 +80,9 @@ def test_what_is_given_away_is_half_as_large_and_names_no_place(run_folder, tmp_
     ship(str(tmp_path / 'run'), path)
     assert os.path.getsize(path) < .6 * os.path.getsize(tmp_path / 'run' / 'best.pt')
     state = load_checkpoint(path)
-    assert state['data']['absolute'] == state['data']['paths'] == before['data']['paths']
+    names = [os.path.basename(name) for name in before['data']['paths']]
+    assert state['data']['absolute'] == state['data']['paths'] == [f'datasets/{name}' for name in names]
+    assert str(tmp_path) not in str(state['config'])
     assert all(torch.equal(state[kind][name], value)
                for kind in ('model', 'ema') for name, value in before['ema'].items())
 
