@@ -176,7 +176,7 @@ class SecondStage(losses.Stage):
         return loss, {'step_error': loss.detach(), 'size': z.detach().square().mean()}
 
 
-losses.STAGES['second'] = SecondStage                                # in children, too, which import this file
+losses.STAGES['second'] = SecondStage                                # in children, too: they import this
 
 
 def run(*args, script='train.py', cwd, check=True, env=None):
@@ -326,7 +326,8 @@ def save(model, path, *files, n=10, **changes):
     about = describe(folder, [str(file) for file in files], n)
     save_checkpoint(path, {
         'model': model.state_dict(), 'ema': model.state_dict(), 'model_args': model_args(model.cfg),
-        'config': {'dataset': model.cfg.pde, 'seed': 0, 'initial_step': 1, 'input_points': 512}, 'environment': {}, 'stage': 'operator', 'iter': 7,
+        'config': {'dataset': model.cfg.pde, 'seed': 0, 'initial_step': 1, 'input_points': 512},
+        'environment': {}, 'stage': 'operator', 'iter': 7,
         'train_seconds': 90., 'peak_memory_gb': .5, 'data': {**about, **changes}})
     return path
 

@@ -291,15 +291,11 @@ def test_values_that_are_not_finite_are_refused(path, row):
     assert 'not finite' in message and f'trajectory {row}, frame 3' in message
 
 
-@pytest.mark.parametrize('other', [{}, {'u': noise(10, 6)}, {'u': noise(10, 5, 8)}, {'dt': .02}, {'beta': .4}],
-                         ids=['same', 'frames', 'grid', 'dt', 'equation'])
-def test_files_that_differ_are_refused(path, tmp_path, other):
-    u = other.pop('u', noise(seed=1))
-    paths = [write(path, noise()), write(tmp_path / 'b.hdf5', u, **other)]
-    if u.shape == (10, 5, 16) and not other:
-        open_all(paths)
-    else:
-        assert 'differ in equation' in refused(open_all, paths)
+@pytest.mark.parametrize('shape, other', [((10, 6), {}), ((10, 5, 8), {}), ((10, 5), {'dt': .02}),
+                                          ((10, 5), {'beta': .4})], ids=str)
+def test_files_that_differ_are_refused(path, tmp_path, shape, other):
+    paths = [write(path, noise()), write(tmp_path / 'b.hdf5', noise(*shape, seed=1), **other)]
+    assert 'differ in equation' in refused(open_all, paths)
 
 
 @pytest.mark.parametrize('changes, words', [
@@ -362,7 +358,8 @@ def test_a_parent_that_has_seen_test_rows_is_refused(path, tmp_path, nu):
     open_all(now, n_trajectories=32).check_history(run)
     large = open_all(now)
     message = refused(large.check_history, run)
-    assert message.startswith(f"3 of 6 test trajectories of '{now}' (first: 3)") and 'out/b/best.pt' in message
+    assert message.startswith(f"3 of 6 test trajectories of '{now}' (first: 3)")
+    assert 'out/b/best.pt' in message
     other_seed = open_all(write(tmp_path / 'seed.hdf5', noise(64, seed=5)))
     other_seed.check_history(run)
 
@@ -737,7 +734,7 @@ def test_the_background_gives_the_whole_field_back(path):
     w = windows_of(path, moving=True, unroll=3)
     batch = batch_of(w)
     whole = (batch.u + batch.background) * w.model.std
-    cells = (batch.background * w.model.std * w.model.cfg.dt * 32).flatten()           # by which the frame moves a step
+    cells = (batch.background * w.model.std * w.model.cfg.dt * 32).flatten()         # a step of the frame
     assert torch.allclose(cells, cells.round(), atol=1e-3)
     assert cells.abs().max() > 1
     plain = physical(still, batch_of(still).u)
@@ -789,7 +786,8 @@ def test_points_move_along_both_axes(path, several):
     (write_pair, False, 0), (write_pair, True, 0), (write_flow, False, 0), (write_flow, True, 1)])
 def test_several_fields_end_to_end(path, several, make, moving, frame_ahead):
     """An untrained model is persistence; in the frame of the flow, that solves what the flow carries."""
-    w = windows_of(make(path), moving, model={'encoder_dim': 16, 'decoder_dim': 16}, symmetries=True, unroll=2)
+    learned = {'encoder_dim': 16, 'decoder_dim': 16}
+    w = windows_of(make(path), moving, model=learned, symmetries=True, unroll=2)
     m = w.model
     names = ('latent', 'spectral', 'inverse_encoding', 'inverse_decoding')
     stage = OperatorStage(m, settings(**{f'lambda_{name}': 1. for name in names}))

@@ -8,7 +8,7 @@ kill -9 at any moment, save included; rerun         test_killed_at_random_moment
 kill -9 before and after each write, and between    test_cut_at_every_write
   two stages
 exception while a checkpoint is written             test_failed_save_keeps_the_old_file, test_the_old_file_...
-disk full: checkpoint, log.csv, config.json, data   test_full_disk, test_full_disk_under_the_log, test_write.py
+disk full: checkpoint, log.csv, config.json, data   test_full_disk, ..._under_the_log, test_write.py
 folder or data folder that may not be written       test_read_only_folders
 checkpoint truncated, one bit flipped               test_truncated_checkpoint, test_a_flipped_bit_...
 another file, missing, other version, not finite    test_foreign_files_..., test_missing_...,
@@ -84,7 +84,8 @@ import data
 import files.open as files
 import losses
 from conftest import (ENV, FAST, ROOT, SMOKE, TIMEOUT, TWO_STAGES, Child, drawn, equal, error_line, refused,
-                      rows_of, run, same_run, smoke_args, state_of, stop_at, train_here, two_processes, weights)
+                      rows_of, run, same_run, smoke_args, state_of, stop_at, train_here, two_processes,
+                      weights)
 from files.write import write_file
 from model import UPT, load, model_args
 from runtime import configurator
@@ -241,7 +242,8 @@ def test_killed_at_random_moments(n, random_run, train, child, tmp_path):
 
 
 @pytest.mark.parametrize('n, number, code', [
-    (1, signal.SIGTERM, 143), (1, signal.SIGINT, 130), slow(10, signal.SIGTERM, 143), slow(10, signal.SIGINT, 130)])
+    (1, signal.SIGTERM, 143), (1, signal.SIGINT, 130),
+    slow(10, signal.SIGTERM, 143), slow(10, signal.SIGINT, 130)])
 def test_signals_at_random_moments(n, number, code, random_run, train, child, tmp_path):
     args, whole = random_run
     args = [*args, '--save_interval=1000']                           # so that it is the signal that saves
@@ -262,8 +264,8 @@ def test_signals_at_random_moments(n, number, code, random_run, train, child, tm
 def test_cut_at_every_write(when, n, train, tmp_path, monkeypatch):
     """Of last.pt and best.pt, through both stages, so also between them: what is in the folder at that moment
     is what a power cut leaves."""
-    args = [*STOCHASTIC, *TWO_STAGES, f'--max_iters={n}', f'--second_stage.max_iters={n}', '--save_interval=2',
-            '--eval_interval=1', '--log_interval=1', '--n_trajectories=5']
+    args = [*STOCHASTIC, *TWO_STAGES, f'--max_iters={n}', f'--second_stage.max_iters={n}',
+            '--save_interval=2', '--eval_interval=1', '--log_interval=1', '--n_trajectories=5']
     whole = tmp_path / 'whole'
     write = Run.write
     written = []
@@ -279,7 +281,8 @@ def test_cut_at_every_write(when, n, train, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Run, 'write', write_and_copy)
         train(whole, *args)
-    assert written[:2] == ['last.pt', 'best.pt'] and written[-1] == 'last.pt' and 3 + 2 * n <= len(written) <= 10
+    assert written[:2] == ['last.pt', 'best.pt'] and written[-1] == 'last.pt'
+    assert 3 + 2 * n <= len(written) <= 10
     for at in range(1, len(written) + 1):
         folder = tmp_path / f'cut{at}'
         is_finished = (folder / 'last.pt').exists() and state_of(folder)['iter'] == 2 * n
@@ -302,8 +305,8 @@ SECOND_STAGE = ' '.join([*TWO_STAGES, '--second_stage.max_iters=9', '--max_iters
 
 
 @pytest.mark.parametrize('extra', [
-    '--arch=u --attention=channel --checkpointing=true --dtype=bfloat16 --accumulation=2 --moving_frame=false '
-    '--token_shift=0 --memory_gb=0',
+    '--arch=u --attention=channel --checkpointing=true --dtype=bfloat16 --accumulation=2 '
+    '--moving_frame=false --token_shift=0 --memory_gb=0',
     SECOND_STAGE,
     slow('--batch_size=60 --ema_decay=0'),
     slow('--optimizer=adamw --dtype=bfloat16 --ema_decay=0'),
@@ -318,7 +321,7 @@ def test_resume_is_bit_equal(extra, train, cut, tmp_path, capsys):
     saved = 5
     if extra.startswith(SECOND_STAGE):
         args += ['--save_interval=2']
-        at = 9                                                       # the 6th of the second stage, 2 after last.pt
+        at = 9                                                       # the 6th of the stage, 2 after last.pt
         saved = 7
     if extra.startswith('--batch_size=60'):                         # an epoch and a half of windows
         args += ['--max_iters=3', '--save_interval=2', '--eval_interval=1', '--latent_dim=6']
@@ -409,7 +412,8 @@ def test_settings_of_a_stage_that_has_begun(train, cut, tmp_path):
     """They are compared as the stage sees them: its own value, or else that of the plain key."""
     args = [*TWO_STAGES, *STOCHASTIC, '--max_iters=1', '--second_stage.max_iters=2', '--save_interval=1']
     cut(3, tmp_path / 'a', *args)
-    assert 'second_stage.seed: 0 there, 1 now' in refused(train, tmp_path / 'a', *args, '--second_stage.seed=1')
+    message = refused(train, tmp_path / 'a', *args, '--second_stage.seed=1')
+    assert 'second_stage.seed: 0 there, 1 now' in message
     more = ['--second_stage.seed=0', '--second_stage.learning_rate=.1']
     assert train(tmp_path / 'a', *args, *more)['run'].total == 3
     cut(3, tmp_path / 'b', *args, '--second_stage.seed=1')
@@ -741,9 +745,10 @@ def test_test_rows_are_never_read_and_change_nothing(tmp_path, train, burgers_fi
     monkeypatch.setitem(files.LAYOUTS, 'tensor', replace(layout, read=watch))
     for path, gb in ((burgers_file, 1), (tmp_path / 'b.hdf5', 0)):
         seen.clear()
-        g = train(tmp_path / str(gb), '--max_iters=3', *STOCHASTIC, f'--data_path={path}', f'--memory_gb={gb}')
+        args = [*STOCHASTIC, '--max_iters=3', f'--data_path={path}', f'--memory_gb={gb}']
+        g = train(tmp_path / str(gb), *args)
         assert g['trajectories'].in_memory == bool(gb)
-        assert seen == set(range(2, 20))                             # of 20 rows the first 2 are the test part
+        assert seen == set(range(2, 20))                             # the first 2 are the test part
     same_run(tmp_path / '0', tmp_path / '1')
 
 
@@ -781,7 +786,8 @@ TWO = ' '.join(TWO_STAGES)
     # keys and values
     ('--learning_rat=1', "'learning_rate'"), ('nofile.py', 'nofile.py'), ('--query_stride=2', 'removed'),
     ('--batch_size=1.5', 'whole'), ('--learning_rate=nan', 'finite'), ('--lambda_latent=-1', 'negative'),
-    ('--batch_size=-1', 'negative'), ('--batch_size=0', 'batch_size=0'), ('--accumulation=0', 'accumulation=0'),
+    ('--batch_size=-1', 'negative'), ('--batch_size=0', 'batch_size=0'),
+    ('--accumulation=0', 'accumulation=0'),
     ('--eval_interval=0', 'eval_interval=0'), ('--n_validated=0', 'n_validated=0'),
     ('--early_bias=0', 'early_bias=0'), ('--seed=1e10', 'seed=1'),
     ('--ema_decay=1', 'ema_decay=1'), ('--optimizer=sgd', 'muon, adamw'),
@@ -793,15 +799,19 @@ TWO = ' '.join(TWO_STAGES)
     ('--lambda_field=0 --lambda_spectral=0 --lambda_latent=0', 'train the operator'),
     ('--lambda_field=0 --lambda_spectral=0 --lambda_inverse_encoding=0', 'train the decoder'),
     (f'{TWO} --second_stage.unroll=60', 'unroll=60'), (f'{TWO} --second_stage.hidden_dim=64', 'hidden_dim'),
-    (f'{TWO} --second_stage.time_stride=1', 'time_stride'), (f'{TWO} --second_stage.accumulation=3', 'accumulation=3'),
-    (f'{TWO} --second_stage.batch_size=0', 'batch_size=0'), (f'{TWO} --second_stage.ema_decay=1', 'ema_decay=1'),
+    (f'{TWO} --second_stage.time_stride=1', 'time_stride'),
+    (f'{TWO} --second_stage.accumulation=3', 'accumulation=3'),
+    (f'{TWO} --second_stage.batch_size=0', 'batch_size=0'),
+    (f'{TWO} --second_stage.ema_decay=1', 'ema_decay=1'),
     ('--stages=operator,consistency_distill', 'diff_residual'), ('--num_queries=8', 'spectral'),
-    ('--num_queries=4096 --lambda_spectral=0', 'num_queries=4096'), ('--lambda_divergence=1', 'lambda_divergence'),
+    ('--num_queries=4096 --lambda_spectral=0', 'num_queries=4096'),
+    ('--lambda_divergence=1', 'lambda_divergence'),
     ('--cache_copies=2', 'cache_copies'),
     # shapes
     ('--arch=u --depths=1,1', 'depths'), ('--n_head=3', '3 does not divide 32'), ('--encoder_dim=12', 'even'),
     ('--attention=channel --group_size=7', '7 does not divide 32'), ('--patch_size=3', '3 does not divide'),
-    ('--latent_tokens=5', '5 does not divide'), ('--halo=1000', 'halo=1000'), ('--drop_path=1', 'drop_path=1'),
+    ('--latent_tokens=5', '5 does not divide'), ('--halo=1000', 'halo=1000'),
+    ('--drop_path=1', 'drop_path=1'),
     ('--space_stride=3', 'space_stride=3'), ('--space_stride=0', 'space_stride=0'),
      ('--time_stride=200', 'time_stride=200'), ('--token_shift=4', 'token_shift=4'),
     ('--initial_step=40', 'initial_step=40'), ('--n_trajectories=2', '2 trajectories'),

@@ -145,7 +145,8 @@ def rough(grid, n_field, n=400):
     return split_tokens(tokens, grid, points).unflatten(1, grid)
 
 
-@pytest.mark.parametrize('grid, n_field, share', [((32,), 1, .5), ((16,), 2, 1), ((16, 8), 1, .5), ((32,), 1, 2)])
+@pytest.mark.parametrize('grid, n_field, share', [
+    ((32,), 1, .5), ((16,), 2, 1), ((16, 8), 1, .5), ((32,), 1, 2)])
 def test_components_hold_what_cosines_cannot(grid, n_field, share):
     n_value = math.prod(n // 4 for n in grid) * n_field
     p = patches(grid, (4,) * len(grid), n_field, int(share * n_value))

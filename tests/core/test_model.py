@@ -63,7 +63,8 @@ def test_shapes(arch, attention, d):
 @pytest.mark.parametrize('changes', [
     {'token_grid': (1,)}, {'coder_depth': 0}, {'coder_depth': 2}, {'halo': 0}, {'halo': 4},
     {'patch_size': 1, 'token_grid': (16,)}, {'encoder_dim': 0}, {'encoder_dim': 0, 'decoder_dim': 0},
-    {'galilean': 1., 'velocity': (0,)}, {'arch': 'u', 'depths': (2, 1, 1, 1, 3)}, {'arch': 'u', 'depths': (2,)},
+    {'galilean': 1., 'velocity': (0,)}, {'arch': 'u', 'depths': (2, 1, 1, 1, 3)},
+    {'arch': 'u', 'depths': (2,)},
     {'fields': ('a', 'b', 'c'), 'latent_dim': 2}, {'params': ('a', 'b'), 'seen_params': ((1.,), (2., 3.))},
     {'params': (), 'seen_params': ()}, {'boundary': 'wall'}, {'d': 2, 'boundary': 'open'},
     {'d': 2, **EULER, 'galilean': 1., 'conserved': (0,)}, {'d': 2, 'token_grid': (4, 2)},

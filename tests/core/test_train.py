@@ -75,7 +75,7 @@ def test_the_core_imports_no_extension(tmp_path, burgers_file):
 
 
 def test_windows_move_on_with_the_tokens(tmp_path, monkeypatch):
-    """An untrained model is persistence. On fields that stand still, all its latents are right and stay so."""
+    """An untrained model is persistence. Where fields stand still, its latents are right and stay so."""
     x = (np.arange(1024) + .5) / 1024
     u = np.sin(2 * np.pi * (x + np.arange(10)[:, None] / 10))[:, None] * np.ones((5, 1))
     path = write(tmp_path / 'still.hdf5', u)
@@ -153,7 +153,7 @@ def test_a_model_key_is_a_line(tmp_path, copy, burgers_file, monkeypatch):
     before = "halo = 2 "
     assert text.count(before) == 1
     script = tmp_path / 'train.py'
-    script.write_text(text.replace(before, f'wiggle = 3                         # a number of mine\n{before}'))
+    script.write_text(text.replace(before, f'wiggle = 3  # a number of mine\n{before}'))
     args = smoke_args(burgers_file, tmp_path / 'o')
     g = train_here(monkeypatch, *args, '--max_iters=1', '--wiggle=5', script=str(script))
     assert g['model'].cfg.wiggle == 5 and load(str(tmp_path / 'o')).cfg.wiggle == 5
@@ -402,8 +402,9 @@ def test_two_processes_train_as_one(start, args, tmp_path, burgers_file, train):
 
 CONFIGS = sorted(os.path.basename(p) for p in glob.glob(os.path.join(ROOT, 'config', '[!_]*.py')))
 # one of each kind
-SOME = ['burgers_cpu.py', 'burgers_128_pure_channel.py', 'burgers_32_u_inverse.py', 'ks_full.py', 'darcy_cpu.py',
-        'ns_64_learned.py', 'ns_points_cpu.py', 'compressible_1d_cpu.py', 'diffusion_sorption_cpu.py']
+SOME = ['burgers_cpu.py', 'burgers_128_pure_channel.py', 'burgers_32_u_inverse.py', 'ks_full.py',
+        'darcy_cpu.py', 'ns_64_learned.py', 'ns_points_cpu.py', 'compressible_1d_cpu.py',
+        'diffusion_sorption_cpu.py']
 
 
 def keys_of(name):
