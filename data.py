@@ -309,7 +309,7 @@ class Windows:
             raise UserError(f'early_bias={keys.early_bias} must be positive; 1 is uniform')
         self.n_windows = trajectories.n_rows * self.n_starts
         cell_a_step = torch.tensor(cfg.length) / torch.tensor(self.grid) / cfg.dt
-        self.velocity = torch.zeros(self.d, cfg.n_field)             # of a boost by one cell per step
+        self.velocity = torch.zeros(self.d, cfg.n_field)             # that a boost by one cell per step adds
         self.parity = torch.ones(self.d, cfg.n_field)                # sign under a reflection of each axis
         for axis, name in enumerate(entry.velocity):
             field = entry.fields.index(name)
@@ -375,8 +375,9 @@ class Windows:
         return self.first_start + (self.n_starts * fraction).long().clamp_max(self.n_starts - 1)
 
     def frames(self, n):
-        """Frames of about n windows, spread evenly over all: (N, *grid, C), normalised."""
-        index = torch.arange(0, self.n_windows, max(1, self.n_windows // n))
+        """Frames of n random windows, (N, *grid, C), normalised."""
+        random = torch.Generator().manual_seed(seed_of(self.keys.seed, 0, DATA))
+        index = torch.randperm(self.n_windows, generator=random)[:n]
         [batch] = self.batches(index, 0)
         return batch.u.flatten(0, 1)
 
@@ -392,7 +393,7 @@ class Windows:
         sign = 1 - 2 * flip                                          # (d, B)
         boost = sign * self.boost[row].T                             # to rest, after the reflection
         u = self.transform(u, shift, sign, boost)
-        mean_flow = -(boost.T.float() @ self.velocity)               # (B, C): what the boost has taken off
+        mean_flow = -(boost.T.float() @ self.velocity)               # (B, C): the velocity it has taken off
         u = (u - self.model.mean) / self.model.std
         background = (mean_flow + self.model.mean) / self.model.std
         background = background.view(len(u), *[1] * (self.d + 1), -1)

@@ -114,8 +114,9 @@ class Patches(nn.Module):
 
     The modes of a patch are cosines, lowest frequency first, or after `fit` the principal components of the
     data. A token holds as many modes as it has features. If it has more features than the patch has values,
-    the last features are zero. The modes are orthonormal up to a gain, which gives latents that have room for
-    all modes the mean square of the field. The first C features of a token are the means of its C fields.
+    the last features are zero. The modes are orthonormal. If a token has spare features, they are multiplied
+    by `gain`, so that the mean square of a latent is that of the field. The first C features of a token are
+    the means of its C fields.
     """
 
     def __init__(self, cfg):

@@ -18,7 +18,7 @@ import torch.nn as nn
 from metrics import mean_nrmse, space_of
 from runtime.configurator import UserError
 
-SMALLEST = 1e-6                        # lower limit of mean squares in denominators; those of a field are 1
+SMALLEST = 1e-6                        # lower limit of mean squares in denominators (of a field: about 1)
 RAMP = .2                              # fraction of a stage over which inverse decoding grows to its weight
 
 
@@ -143,8 +143,9 @@ def weighted_sum(outputs, weights):
 # ---------------------------------------------------------------------------------------------
 # stages
 
-# Hooks of extensions. hook(stage) is called when a stage is built; it may return a function (outputs, batch),
-# which is called in every iteration and adds to the outputs. It raises UserError where it does not apply.
+# Hooks of extensions (physics/, points/). hook(stage) is called when a stage is built; it may return a
+# function (outputs, batch), which is called in every iteration and adds to the outputs. It raises UserError
+# where it does not apply.
 EXTENSIONS = []
 
 
@@ -156,7 +157,7 @@ class Stage(nn.Module):
     n_members = 0                      # of each of these rollouts, if the stepper is stochastic
     score = 'nRMSE'                    # name of the validation error
     defaults = {}                      # keys that have another default in this stage
-    has_losses = False                 # does it minimise LOSSES, by their weights?
+    has_losses = False                 # True: forward ends in weighted_sum(outputs, weights)
     latent_only = False                # True: it can train on cached latents, batch.z, without fields
 
     def __init__(self, model, settings):

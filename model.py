@@ -204,7 +204,7 @@ class Block(nn.Module):
         zero_init(self.mlp[2])
         self.norm1 = nn.Identity()
         self.norm2 = nn.Identity()
-        if layer_norm:                                               # a condition brings its own scale
+        if layer_norm:                                               # adaptive layer norm scales already
             self.norm1 = nn.LayerNorm(dim, elementwise_affine=not cond_dim, bias=False)
             self.norm2 = nn.LayerNorm(dim, elementwise_affine=not cond_dim, bias=False)
         self.modulation = None
@@ -750,7 +750,7 @@ class UPT(nn.Module):
         return draw
 
     def decode(self, z, points=None, clip=True):
-        """Latent -> fields (B, Q, C) at points (Q, d) or (B, Q, d), or (B, *grid, C) on the trained grid. With
+        """Latent -> fields (B, Q, C) at points (Q, d) or (B, Q, d); without points, on the trained grid. With
         clip=False, positive fields may come out negative. Raises UserError for points outside the domain."""
         if not isinstance(z, Latent):
             raise UserError(f'decode takes a Latent, as encode and step return it, not {type(z).__name__}')

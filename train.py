@@ -51,7 +51,7 @@ resolution = 0                     # cells along each axis of data that are made
 n_trajectories = 1000              # rows used, at most: 10 % test, 10 % validation, the rest train
 time_stride = 5                    # stored frames per step: 5 x .01 s = .05 s, 41 frames
 space_stride = 2                   # stored cells per grid point: 1024 / 2 = 512 points
-initial_step = 1                   # true frames before a rollout; training begins with the last of them
+initial_step = 1                   # true frames given; rollouts and training windows start at the last one
 memory_gb = -1.                    # keep the training set in memory up to so many GB; -1: half of the free *
 early_bias = 3.                    # start frame = n U^early_bias, U uniform: 3 favours early frames, 1: none
 symmetries = True                  # augmentation by the symmetries of the equation: shifts, reflections
@@ -112,7 +112,7 @@ keys = SimpleNamespace(**config)
 
 
 def settings_of(stage):
-    """The keys as one stage sees them."""
+    """All keys as a stage sees them: with its own defaults and, on top, those of --NAME_stage.KEY=VALUE."""
     return SimpleNamespace(**{**config, **losses.STAGES[stage].defaults, **config[f'{stage}_stage']})
 
 
@@ -124,8 +124,8 @@ params = equations.parameters(dataset, {key: config[key] for key in equations.pa
 sources = files.find(dataset, data_dir, data_path, params, n_trajectories, resolution)     # there, or planned
 for name in stages:
     data.check_strides(sources[0], keys, settings_of(name).unroll)
-cfg = run.with_steppers_there(ModelConfig.of(keys, _model_keys, sources))
-empty_model = on_meta(cfg)                                       # without memory for its weights
+cfg = run.with_trained_steppers(ModelConfig.of(keys, _model_keys, sources))
+empty_model = on_meta(cfg)                                       # what cannot be built fails here
 for name in stages:
     s = settings_of(name)
     check_settings(s, machine)

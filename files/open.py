@@ -107,6 +107,9 @@ def plan(path, dataset, params, n, resolution=0):
     entry = equations.entry(dataset)
     if entry.solve is None or entry.initial is None:
         raise UserError(f'there is no built-in solver for {dataset}: its files have to be downloaded')
+    if len(entry.fields) > 1 and entry.layout == 'tensor':
+        raise UserError(f"{dataset} has {len(entry.fields)} fields, and the layout 'tensor' holds one: set "
+                        "layout='groups' in its entry")
     if LAYOUTS[entry.layout].write is None:
         raise UserError(f"{dataset} has files of the layout '{entry.layout}', which cannot be written")
     if n < 1:

@@ -213,7 +213,7 @@ class Run:
 
     # ---- stages
 
-    def with_steppers_there(self, cfg):
+    def with_trained_steppers(self, cfg):
         """A ModelConfig that also has the steppers of the checkpoint which is resumed or fine-tuned."""
         state = self.state or self.parent
         if not state:

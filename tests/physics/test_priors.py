@@ -258,7 +258,8 @@ def test_the_equation_holds_in_the_windows_of_training(train, tmp_path):
     """With all that data.Windows does to true fields: moving frame, tokens that move on, shifts and
     reflections."""
     g = train(tmp_path / 'o', '--max_iters=1', '--lambda_residual=1', '--time_stride=1', '--initial_step=190',
-              '--space_stride=2', '--latent_dim=64', '--latent_tokens=64', '--token_shift=2', '--early_bias=1',
+              '--space_stride=2', '--latent_dim=64', '--latent_tokens=64', '--token_shift=2',
+              '--early_bias=1',
               '--encoder_dim=0', '--decoder_dim=0', '--n_validated=1', '--compile=false', '--dtype=float32')
     stage = OperatorStage(g['model'], g['settings_of']('operator'))
     [extend] = stage.extensions
