@@ -481,7 +481,9 @@ def cut(train, monkeypatch):
 def smoke(tmp_path_factory, burgers_file):
     """A finished smoke run and its folder."""
     folder = tmp_path_factory.mktemp('a b é')                        # a space and an accent in the path
-    run(*smoke_args(burgers_file, 'o'), cwd=folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        train_here(patch, *smoke_args(burgers_file, 'o'))
     return folder
 
 

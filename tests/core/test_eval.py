@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import eval as ev
-from conftest import ROOT, error_line, evaluate, refused, run, save, tiny, user_error, waves, write
+from conftest import ROOT, evaluate, refused, run, save, tiny, user_error, waves, write
 from evaluation import scores
 from metrics import mean_nrmse
 from model import UPT, load
@@ -45,11 +45,6 @@ def test_as_a_user_runs_it(run_folder, tmp_path):
     assert r['superres']['1']['floor'] < 1e-6 < r['superres']['2']['floor'] < r['superres']['4']['floor'] < .2
     for text in (os.path.join(run_folder, 'best.pt'), 'test rows 0..0', '1.5 min', '0.50 GB', *METRICS):
         assert text in out.stdout
-
-
-def test_user_errors_are_one_line(tmp_path):
-    out = run('--ckpt', 'nothing', '--device', 'cpu', script='eval.py', cwd=tmp_path, check=False)
-    assert out.returncode == 1 and error_line(out.stderr).startswith('error: no checkpoint')
 
 
 def test_nothing_here_imports_an_extension_by_itself():

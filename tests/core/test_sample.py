@@ -215,6 +215,7 @@ def test_what_is_refused(runs, word, argv):
     assert word in user_error(runs['burgers'][0], *argv)
 
 
+@pytest.mark.slow
 def test_no_extension_is_imported(runs, tmp_path):
     """A rollout by the operator needs none of these folders."""
     code = ('import sys, sample; sample.main(sys.argv[1:]); '

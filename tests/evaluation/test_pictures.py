@@ -33,8 +33,7 @@ def size_of(path):
     return imread(path).shape[:2]
 
 
-@pytest.mark.parametrize('shape', [(16,), (8, 4)])
-@pytest.mark.parametrize('has_truth', [True, False])
+@pytest.mark.parametrize('shape, has_truth', [((16,), False), ((8, 4), True)])
 def test_a_trajectory(tmp_path, shape, has_truth):
     """Two fields in one and two dimensions, with a truth and without. Some predictions are not finite."""
     truth = random(2, *shape, 2) * (1, 100)

@@ -169,7 +169,8 @@ def test_importance_is_not_for_a_score_without_squares():
 # ---------------------------------------------------------------------------------------------
 # runs
 
-@pytest.mark.parametrize('at', [pytest.param(6, marks=pytest.mark.slow), 9])         # diff_residual, ensemble
+@pytest.mark.slow
+@pytest.mark.parametrize('at', [6, 9])                               # diff_residual, ensemble
 def test_all_stages_cut_anywhere(at, train, cut, tmp_path):
     """Bit-equal, whichever stage a power cut ends."""
     g = train(tmp_path / 'whole', *EVERY_STAGE)
