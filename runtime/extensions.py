@@ -21,8 +21,13 @@ VALUES = {'encoder': {'points': 'points'},
           'stages': dict.fromkeys(STAGES, 'probabilistic'),
           'steppers': dict.fromkeys(STAGES, 'probabilistic')}
 # {key: the folder that it needs, where it is not 0}
-KEYS = {'num_queries': 'points', 'cache_copies': 'probabilistic', 'lambda_conservation': 'physics',
-        'lambda_boundary': 'physics', 'lambda_divergence': 'physics', 'lambda_residual': 'physics'}
+KEYS = {
+    'num_queries': 'points',
+    'cache_copies': 'probabilistic',
+    'lambda_conservation': 'physics',
+    'lambda_boundary': 'physics',
+    'lambda_divergence': 'physics',
+    'lambda_residual': 'physics'}
 
 
 def load(config):
@@ -33,8 +38,11 @@ def load(config):
             load(value)
         if name in KEYS and value:
             importlib.import_module(KEYS[name])
-        for word in (value,) if isinstance(value, str) else value if name in VALUES else ():
-            if word in VALUES.get(name, ()):
+        if name not in VALUES:
+            continue
+        words = [value] if isinstance(value, str) else value
+        for word in words:
+            if word in VALUES[name]:
                 importlib.import_module(VALUES[name][word])
 
 
