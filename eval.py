@@ -37,7 +37,7 @@ from grids import shape_text
 from model import load_state
 from runtime import extensions
 from runtime.checkpoint import find_runs, load_checkpoint, whole_file
-from runtime.configurator import RENAMED, UserError, one_line_errors, say
+from runtime.configurator import UserError, one_line_errors, parse_flags, say
 from runtime.device import pick
 
 
@@ -190,14 +190,7 @@ def arguments(argv):
     add('--compare', nargs='*', metavar='FILE', help='a row for each run; .md, .csv, .png')
     add('--below', type=float, help='validation error to which --compare counts iterations')
     add('--save', help='.npz file of predictions, truth, t and x, for one checkpoint')
-    args, others = parser.parse_known_args(argv)
-    for word in others:
-        name = word.partition('=')[0]
-        if RENAMED.get(name[2:]):
-            instead = RENAMED[name[2:]].replace('set ', 'use --')
-            raise UserError(f'the flag {name} was removed: {instead}')
-    if others:
-        parser.error(f"unknown arguments: {' '.join(others)}")
+    args = parse_flags(parser, argv)
     check_arguments(args)
     if args.ttc is not None:
         from probabilistic.search import Settings

@@ -106,7 +106,8 @@ compile = 'auto'                   # auto, true or false *
 deterministic = False              # torch.use_deterministic_algorithms *
 # -----------------------------------------------------------------------------
 # Also keys: the weights of the losses, those of extensions (points/keys.py ...), parameters of the equation.
-config, _defaults, _model_keys = extensions.resolve(globals(), sys.argv[1:], __file__, losses, equations)
+config, params, _defaults, _model_keys = extensions.resolve(
+    globals(), sys.argv[1:], __file__, losses, equations)
 globals().update(config)
 keys = SimpleNamespace(**config)
 
@@ -120,7 +121,6 @@ def settings_of(stage):
 minutes = max(settings_of(name).max_minutes for name in stages)
 machine = devices.start(device, dtype, compile, deterministic, minutes)
 run = Run(out_dir, config, _defaults, machine, configurator.resumable(__file__))   # locks the folder
-params = equations.parameters(dataset, {key: config[key] for key in equations.parameter_keys(dataset)})
 sources = files.find(dataset, data_dir, data_path, params, n_trajectories, resolution)     # there, or planned
 for name in stages:
     data.check_strides(sources[0], keys, settings_of(name).unroll)

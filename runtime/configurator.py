@@ -239,7 +239,8 @@ def parse_flags(parser, argv):
     for word in others:
         name = word.partition('=')[0]
         if RENAMED.get(name[2:]):
-            raise UserError(f'the flag {name} was removed: {RENAMED[name[2:]]}')
+            instead = RENAMED[name[2:]].replace('set ', 'use --')
+            raise UserError(f'the flag {name} was removed: {instead}')
     if others:
         parser.error(f"unknown arguments: {' '.join(others)}")
     return args

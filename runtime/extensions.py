@@ -79,8 +79,8 @@ def resolve(defaults, argv, source, losses, equations):
     All keys of train.py (`source`, whose globals are `defaults`): its own, the weights of losses.LOSSES,
     those of extensions and the parameters of the equation. Imports the extensions that they ask for.
 
-    Returns the resolved keys, their defaults, and the names of those that shape the network. Raises
-    UserError.
+    Returns the resolved keys, the parameters of the equation {'Nu': .01}, the defaults of the keys, and the
+    names of those that shape the network. Raises UserError.
     """
     groups = {**losses.key_group(), **key_groups()}
     of_model = configurator.section(source, 'model') + model_keys()
@@ -97,5 +97,6 @@ def resolve(defaults, argv, source, losses, equations):
         raise UserError(f'stages={",".join(config["stages"])} must name at least one stage, and none twice')
     dataset = config['dataset']
     given = {key: config[key] for key in equations.parameter_keys(dataset)}
-    config.update({key.lower(): value for key, value in equations.parameters(dataset, given).items()})
-    return config, configurator.with_groups(defaults, groups), of_model
+    params = equations.parameters(dataset, given)
+    config.update({name.lower(): value for name, value in params.items()})
+    return config, params, configurator.with_groups(defaults, groups), of_model

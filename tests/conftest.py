@@ -368,13 +368,9 @@ def truth(burgers_file):
 
 
 def know(monkeypatch, **new):
-    """Make the package `equations` know these entries, {name: PDE}, for the length of a test."""
-    entry = equations.entry
-    entries = equations.entries
-    names = equations.names
-    monkeypatch.setattr(equations, 'entry', lambda name: new[name] if name in new else entry(name))
-    monkeypatch.setattr(equations, 'entries', lambda: {**entries(), **new})
-    monkeypatch.setattr(equations, 'names', lambda: list(dict.fromkeys([*names(), *new])))
+    """Add or change several equations, {name: PDE}, for one test."""
+    for name, pde in new.items():
+        add_equation(monkeypatch, name, pde)
 
 
 @pytest.fixture
