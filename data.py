@@ -305,8 +305,6 @@ class Windows:
         if self.n_starts < 1:
             raise UserError(f'{trajectories.n_frames} frames, from frame {self.first_start} on, are fewer '
                             f'than the {self.window} of a window of unroll={keys.unroll} steps')
-        if keys.early_bias <= 0:
-            raise UserError(f'early_bias={keys.early_bias} must be positive; 1 is uniform')
         self.n_windows = trajectories.n_rows * self.n_starts
         cell_a_step = torch.tensor(cfg.length) / torch.tensor(self.grid) / cfg.dt
         self.velocity = torch.zeros(self.d, cfg.n_field)             # that a boost by one cell per step adds
@@ -445,8 +443,6 @@ class Sampler:
     the whole global batch, of which each process takes its part."""
 
     def __init__(self, n_windows, batch_size, seed):
-        if batch_size < 1:
-            raise UserError(f'batch_size={batch_size} must be at least 1')
         self.n_windows = n_windows
         self.batch_size = batch_size
         self.seed = seed

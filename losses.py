@@ -255,10 +255,9 @@ class OperatorStage(Stage):
     def weights_now(self, iteration, progress):
         """The losses that act in this iteration, {name: weight}. Inverse decoding acts in every
         inverse_loss_frequency-th one, and its weight grows over the first part of the stage."""
-        weights = {name: weight for name, weight in self.weights.items() if weight}
-        if 'inverse_decoding' in weights:
-            is_due = (iteration + 1) % self.settings.inverse_loss_frequency == 0
-            weights['inverse_decoding'] *= min(1., progress / RAMP) if is_due else 0.
+        weights = dict(self.weights)
+        is_due = (iteration + 1) % self.settings.inverse_loss_frequency == 0
+        weights['inverse_decoding'] *= min(1., progress / RAMP) if is_due else 0.
         return {name: weight for name, weight in weights.items() if weight}
 
 

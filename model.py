@@ -65,14 +65,6 @@ def ones_at(numbers, size):
     return mask
 
 
-def drop_path(x, rate, training):
-    """Drop the whole residual branch of a sample with probability `rate` (arXiv 1603.09382)."""
-    if rate == 0. or not training:
-        return x
-    keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= rate
-    return x * keep.to(x.dtype) / (1 - rate)
-
-
 class RotaryPositions(nn.Module):
     """Rotary position embedding (arXiv 2104.09864) of queries and keys. On a periodic axis the wave numbers
     are integers: attention depends on distances on the circle alone, and the operator commutes with
@@ -234,7 +226,12 @@ class Block(nn.Module):
         return torch.addcmul(x, self.dropped(a), gate2)
 
     def dropped(self, branch):
-        return drop_path(branch.float(), self.drop_path, self.training)
+        """Drop the residual branch (B, S, dim) of a sample with probability drop_path (arXiv 1603.09382)."""
+        branch = branch.float()
+        if self.drop_path == 0. or not self.training:
+            return branch
+        keep = torch.rand(len(branch), 1, 1, device=branch.device) >= self.drop_path
+        return branch * keep.float() / (1 - self.drop_path)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -439,8 +436,7 @@ class GridEncoder(nn.Module):
     token of each patch of patch_size points and its halo, `coder_depth` blocks mix them, and neighbours are
     merged to latent tokens. g does not change the integral of a conserved field.
 
-    Other encoders (points/) have the methods of this one. `where` tells them at which points the field is
-    known; on the trained grid it is None.
+    Other encoders (points/) have the same methods. `where` tells them at which points the field is known.
     """
 
     def __init__(self, cfg, patches):
@@ -684,9 +680,8 @@ class UPT(nn.Module):
             if name != 'operator':
                 self.add_module(name, STEPPERS[name](cfg, self))
         galilean = torch.zeros(cfg.n_field, d)                       # speed of the frame per unit of a mean
-        if cfg.galilean:
-            for axis, field in enumerate(cfg.velocity):
-                galilean[field, axis] = cfg.galilean
+        for axis, field in enumerate(cfg.velocity):
+            galilean[field, axis] = cfg.galilean
         spacing = torch.tensor(cfg.length) / torch.tensor(cfg.grid)
         lower_bound = torch.full((cfg.n_field,), -math.inf)
         lower_bound[list(cfg.positive)] = 0.
@@ -858,19 +853,25 @@ def model_args(cfg):
 
 def on_meta(cfg):
     """The model of a configuration without memory for its weights. Raises UserError where it has none."""
-    with torch.device('meta'):
-        return UPT(cfg)
+    try:
+        with torch.device('meta'):
+            return UPT(cfg)
+    except AttributeError as error:
+        if error.obj is not cfg:
+            raise
+        raise UserError(f'there is no cfg.{error.name}: a key that a layer reads belongs into the section '
+                        '`model` of train.py, or of the keys.py of an extension') from error
 
 
 def build(args, weights, path, new_steppers=()):
     """A UPT from a checkpoint's arguments and weights; all sizes are compared before memory is taken. New
     steppers keep their initial weights. Raises UserError."""
-    args = {**extensions.model_defaults(), **args}                   # keys that are newer than the checkpoint
+    args = extensions.with_model_defaults(args, path)                # keys that are newer than the checkpoint
     extensions.load(args)
     cfg = ModelConfig(**{name: tuples(value) for name, value in args.items()})
     try:
         expected = on_meta(cfg).state_dict()
-    except (AttributeError, TypeError) as error:
+    except TypeError as error:
         raise UserError(f"'{path}' has other model arguments than this code: {error}") from error
     check_shapes(path, weights, expected, new_steppers)
     model = UPT(cfg)

@@ -71,6 +71,11 @@ class PDE:
                                     # the equation between two frames, (B, *X, fields that are not static)
     note: str = ''                  # printed when a file of this equation is opened
 
+    def __post_init__(self):
+        if self.symmetry and self.galilean:
+            raise UserError('an entry with a moving frame (galilean) cannot have a symmetry of its own: boosts '
+                            'are those of untransformed rows')
+
     @property
     def axes(self):
         """Number of space axes."""

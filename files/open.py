@@ -19,7 +19,7 @@ import numpy as np
 
 import equations
 from equations.common import centres
-from files.layouts import LAYOUTS, spacing
+from files.layouts import GAS, LAYOUTS, spacing
 from runtime.configurator import UserError, say
 
 CHUNK_ROWS = 16                       # rows read at a time, at most: 13 MB of a released file on one axis
@@ -110,6 +110,9 @@ def plan(path, dataset, params, n, resolution=0):
     if len(entry.fields) > 1 and entry.layout == 'tensor':
         raise UserError(f"{dataset} has {len(entry.fields)} fields, and the layout 'tensor' holds one: set "
                         "layout='groups' in its entry")
+    if entry.layout == 'arrays' and entry.fields != GAS[:2 + entry.axes]:
+        raise UserError(f"the layout 'arrays' holds {', '.join(GAS[:2 + entry.axes])}, and {dataset} has "
+                        f"{', '.join(entry.fields)}: set layout='groups' in its entry")
     if LAYOUTS[entry.layout].write is None:
         raise UserError(f"{dataset} has files of the layout '{entry.layout}', which cannot be written")
     if n < 1:

@@ -28,6 +28,9 @@ KEYS = {
     'lambda_boundary': 'physics',
     'lambda_divergence': 'physics',
     'lambda_residual': 'physics'}
+# Model arguments that are no keys: see model.ModelConfig
+FACTS = set('pde fields params seen_params low length boundary translation diagonal static positive conserved '
+            'velocity galilean dt grid first token_grid steppers'.split())
 
 
 def load(config):
@@ -56,6 +59,16 @@ def model_keys():
     return [name for path in key_files().values() for name in configurator.section(path, 'model')]
 
 
+def with_model_defaults(args, path):
+    """The model arguments of the checkpoint `path`, with the default of each key that is newer. Raises
+    UserError for an argument that this code does not know."""
+    defaults = model_defaults()
+    unknown = sorted(args.keys() - defaults.keys() - FACTS)
+    if unknown:
+        raise UserError(f"'{path}' has model arguments that this code does not know: {', '.join(unknown)}")
+    return {**defaults, **args}
+
+
 def model_defaults():
     """Defaults of all keys that shape the network, of train.py and of extensions, {name: default}."""
     train = os.path.join(HERE, 'train.py')
@@ -68,6 +81,19 @@ def key_files():
     """{folder: its keys.py}, for the extensions that have one."""
     paths = {folder: os.path.join(HERE, folder, 'keys.py') for folder in FOLDERS}
     return {folder: path for folder, path in paths.items() if os.path.exists(path)}
+
+
+def check_stage_settings(config, argv, stages):
+    """Raise UserError for settings of a stage that would have no effect: given on the command line for a stage
+    that is not trained, or weights of losses for a stage that has none."""
+    for argument in argv:
+        name, dot, _ = argument.lstrip('-').replace('-', '_').partition('_stage.')
+        if dot and name not in config['stages']:
+            raise UserError(f'{argument} has no effect: {name} is not in stages={",".join(config["stages"])}')
+    for name in config['stages']:
+        for key in config[f'{name}_stage']:
+            if key.startswith('lambda_') and not stages[name].has_losses:
+                raise UserError(f'{name}_stage.{key} has no effect: the loss of this stage is its own')
 
 
 # Keys of the section `run` and `data` of train.py of which a stage may have its own value
@@ -95,6 +121,7 @@ def resolve(defaults, argv, source, losses, equations):
         configurator.among('stages', name, known)
     if not config['stages'] or len(set(config['stages'])) < len(config['stages']):
         raise UserError(f'stages={",".join(config["stages"])} must name at least one stage, and none twice')
+    check_stage_settings(config, argv, losses.STAGES)
     dataset = config['dataset']
     given = {key: config[key] for key in equations.parameter_keys(dataset)}
     params = equations.parameters(dataset, given)

@@ -326,7 +326,6 @@ class Run:
                         item.load_state_dict(state)
                 else:
                     part.load_state_dict(self.state[name])
-            self.take_newer_best()
             if self.finished and self.state['limits'] != [n_iters, settings.patience]:
                 self.finished = False                              # more was asked for since patience ran out
                 self.bad_evals = 0
@@ -340,13 +339,6 @@ class Run:
         self.last_iteration = self.iteration
         if self.iteration == 0 and not self.state:             # a run may be killed before its first interval
             self.save()
-
-    def take_newer_best(self):
-        """best.pt is newer than last.pt if the run was killed between the two. (What a stage begins with is
-        validated again, by all processes or by none, whichever of them have seen best.pt.)"""
-        newer = self.best_of_stage()
-        if newer and 0 < newer['stage_iter'] <= self.iteration:
-            self.best = min(self.best, newer['best'])
 
     def already_finished(self):
         """Is this a run of which nothing is left to do?"""

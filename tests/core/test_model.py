@@ -8,7 +8,7 @@ import torch
 
 from conftest import cells, close, config, drawn, refused
 from grids import positions
-from model import (STEPPERS, UPT, Block, ChannelAttention, Latent, StandardAttention, load, model_args,
+from model import (ATTENTIONS, STEPPERS, UPT, Block, ChannelAttention, Latent, StandardAttention, load, model_args,
                    on_meta)
 from runtime.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 
@@ -706,6 +706,24 @@ def test_config_arithmetic(change, words):
     cfg = config(change.pop('d', 1), **change)
     assert words in refused(on_meta, cfg)
     assert words in refused(UPT, cfg)
+
+
+def test_a_layer_that_reads_no_key_is_told_where_keys_belong(monkeypatch):
+    class Lost(StandardAttention):
+        def __init__(self, cfg, *args):
+            super().__init__(cfg, *args)
+            self.window = cfg.window
+
+    class Broken(StandardAttention):
+        def __init__(self, cfg, *args):
+            self.window = self.size
+
+    monkeypatch.setitem(ATTENTIONS, 'lost', Lost)
+    monkeypatch.setitem(ATTENTIONS, 'broken', Broken)
+    message = refused(on_meta, config(1, attention='lost'))
+    assert 'cfg.window' in message and 'section `model` of train.py' in message
+    with pytest.raises(AttributeError, match='size'):                # a fault of the layer stays what it is
+        on_meta(config(1, attention='broken'))
 
 
 def test_a_configuration_is_checked_without_allocating_it():

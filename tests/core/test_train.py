@@ -22,10 +22,9 @@ from evaluation.scores import rollout_error
 from grids import Patches
 from losses import Loss, relative_l2
 from model import load
-from runtime import configurator
+from runtime import configurator, extensions
 
 STILL = ['--learning_rate=1e-12', '--muon_lr=1e-12']               # nothing moves, so no validation is better
-STILL += ['--second_stage.learning_rate=1e-12', '--second_stage.muon_lr=1e-12']
 
 
 def column(folder, name, stage=None):
@@ -156,6 +155,8 @@ def test_a_model_key_is_a_line(tmp_path, copy, burgers_file, monkeypatch):
     script.write_text(text.replace(before, f'wiggle = 3  # a number of mine\n{before}'))
     args = smoke_args(burgers_file, tmp_path / 'o')
     g = train_here(monkeypatch, *args, '--max_iters=1', '--wiggle=5', script=str(script))
+    assert 'does not know: wiggle' in refused(load, str(tmp_path / 'o'))          # by the code without this line
+    monkeypatch.setattr(extensions, 'FACTS', {*extensions.FACTS, 'wiggle'})
     assert g['model'].cfg.wiggle == 5 and load(str(tmp_path / 'o')).cfg.wiggle == 5
     g = train_here(monkeypatch, *smoke_args(burgers_file, copy), '--max_iters=21', script=str(script))
     assert g['run'].total == 21 and g['model'].cfg.wiggle == 3
@@ -218,7 +219,8 @@ def test_the_second_stage_starts_from_the_best_of_the_first(staged, tmp_path, tr
     """What it does not train stays as it is, and a run that ended after the first goes on with it."""
     folder, _ = staged
     args = [*FAST, *(arg for arg in STAGED if arg not in TWO_STAGES)]
-    train(tmp_path / 'o', *args)
+    assert '--second_stage.max_iters=5 has no effect' in refused(train, tmp_path / 'o', *args)
+    train(tmp_path / 'o', *(arg for arg in args if not arg.startswith('--second_stage')))
     first = state_of(tmp_path / 'o', 'best.pt')
     frozen = part_of(first['ema'], 'encoder', 'decoder')
     for name in ('last.pt', 'best.pt'):
@@ -270,7 +272,8 @@ def test_neither_is_a_fine_tuning(smoke, tmp_path, train, cut):
 
 def test_patience_of_a_stage_is_its_own(tmp_path, train):
     """The first stage ends with validations without progress that do not count in the next one."""
-    g = train(tmp_path / 'o', *TWO_STAGES, *STILL, '--max_iters=30', '--eval_interval=1', '--patience=2',
+    still = [*STILL, '--second_stage.learning_rate=1e-12', '--second_stage.muon_lr=1e-12']
+    g = train(tmp_path / 'o', *TWO_STAGES, *still, '--max_iters=30', '--eval_interval=1', '--patience=2',
               '--ema_decay=0', '--second_stage.patience=3')
     n_operator = len(column(tmp_path / 'o', 'val_nrmse', 'operator'))
     assert n_operator < 30 and g['run'].total == n_operator + g['run'].iteration

@@ -71,6 +71,11 @@ def test_one_file_adds_an_equation(tmp_path, monkeypatch):
     assert 'equations/half_done.py' in message and 'ENTRY' in message
 
 
+def test_a_moving_frame_and_a_symmetry_of_ones_own_are_refused():
+    entry = ENTRIES['navier-stokes']
+    assert 'symmetry' in refused(dataclasses.replace, entry, galilean=1.)
+
+
 def test_unknown_name():
     message = refused(entry, 'navier_stoke')
     assert "did you mean 'navier-stokes'" in message and all(name in message for name in names())

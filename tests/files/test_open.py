@@ -18,6 +18,17 @@ X16 = centres(16)
 
 
 # -----------------------------------------------------------------------------
+# plans
+
+@pytest.mark.parametrize('layout, holds', [('tensor', 'holds one'), ('arrays', 'density, pressure, Vx')])
+def test_fields_that_a_layout_does_not_hold_are_told_before_they_are_made(layout, holds, tmp_path, monkeypatch):
+    entry = dataclasses.replace(equations.entry('compressible-1d'), fields=('h', 'v'), layout=layout)
+    know(monkeypatch.setattr, mine=entry)
+    message = refused(find, 'mine', str(tmp_path), '', entry.params, 5)
+    assert holds in message and "layout='groups'" in message
+
+
+# -----------------------------------------------------------------------------
 # one file
 
 def test_what_a_source_says(path, capsys):

@@ -140,6 +140,11 @@ def test_checkpointing_recomputes_the_blocks_of_an_ensemble():
         close(p, q)
 
 
+def test_weights_of_losses_that_a_stage_does_not_have_are_refused(tmp_path, train):
+    message = refused(train, tmp_path / 'o', '--stages=operator,ensemble', '--ensemble_stage.lambda_field=2')
+    assert 'ensemble_stage.lambda_field has no effect' in message
+
+
 @pytest.mark.parametrize('make', LATER)
 def test_settings_without_sense_are_refused(make):
     m = drawn(**ALL)
