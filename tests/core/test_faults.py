@@ -4,7 +4,7 @@ moments, in both stages of a run; the long versions run with pytest -m slow.
 
 fault                                               test (in this file where no other is named)
 --------------------------------------------------  ---------------------------------------------------------
-kill -9 at any moment, save included; rerun         test_killed_at_random_moments (2 here, 50 slow)
+kill -9 at any moment, save included; rerun         test_killed_at_random_moments (50, slow)
 kill -9 before and after each write, and between    test_cut_at_every_write
   two stages
 exception while a checkpoint is written             test_failed_save_keeps_the_old_file, test_the_old_file_...
@@ -44,7 +44,7 @@ bfloat16                                            test_bfloat16_stays_close_to
 rollout that blows up in evaluation                 test_eval.py, test_metrics.py
 config: typos, types, values, files, cross-fields   test_accepted_values, test_refused_before_any_work,
                                                     test_configurator.py, test_model.py
-SIGTERM, SIGINT, twice, with two processes          test_signals_at_random_moments (2 here, 2 x 10 slow),
+SIGTERM, SIGINT, twice, with two processes          test_signals_at_random_moments (20, slow),
                                                     test_second_signal_ends_at_once,
                                                     test_two_processes_resume_bit_equal
 device absent; out of memory                        test_refused_before_any_work, test_out_of_memory_...,
@@ -222,11 +222,12 @@ def strike(child, folder, args, row, number):
         shutil.rmtree(folder)                                        # it had ended: once more
 
 
-@pytest.mark.parametrize('n', [2, slow(50)])
-def test_killed_at_random_moments(n, random_run, train, child, tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize('seed', [1, 2])                             # for two workers
+def test_killed_at_random_moments(seed, random_run, train, child, tmp_path):
     args, whole = random_run
     folder = tmp_path / 'killed'
-    for row in moments(n, n):
+    for row in moments(25, seed):
         victim = strike(child, folder, args, row, signal.SIGKILL)
         assert victim.process.exitcode == -signal.SIGKILL
         n_logged = len(rows_of(folder))
@@ -241,14 +242,13 @@ def test_killed_at_random_moments(n, random_run, train, child, tmp_path):
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize('n, number, code', [
-    (1, signal.SIGTERM, 143), (1, signal.SIGINT, 130),
-    slow(10, signal.SIGTERM, 143), slow(10, signal.SIGINT, 130)])
-def test_signals_at_random_moments(n, number, code, random_run, train, child, tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize('number, code', [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_at_random_moments(number, code, random_run, train, child, tmp_path):
     args, whole = random_run
     args = [*args, '--save_interval=1000']                           # so that it is the signal that saves
     folder = tmp_path / 'stopped'
-    for row in moments(n, n + number):
+    for row in moments(10, 10 + number):
         victim = strike(child, folder, args, max(row, 1), number)    # not before the first iteration
         assert victim.text('err') == '' and victim.process.exitcode == code
         assert 'the same command continues' in victim.text()

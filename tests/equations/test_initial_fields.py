@@ -68,7 +68,7 @@ def test_ranges():
 
 def test_variance_of_the_vorticity():
     """The sum of the covariance's eigenvalues."""
-    w = random_vorticity(400, (32, 32), seed=3)
+    w = random_vorticity(100, (32, 32), seed=3)
     wave = np.arange(-15, 16)
     square = 4 * np.pi ** 2 * (wave[:, None] ** 2 + wave ** 2)
     variance = (2 * 7 ** 3 * (square + 49) ** -2.5)[square > 0].sum()

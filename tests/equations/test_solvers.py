@@ -521,6 +521,7 @@ CONVERGENCE = [
     (darcy_jumps, (), (1, 2), 1.5e-2, 1.3)]                         # jumps of a allow order 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('error, arguments, sizes, bounds, factor', CONVERGENCE, ids=name_of)
 def test_convergence(error, arguments, sizes, bounds, factor):
     large, small = [np.asarray(error(*arguments, size)) for size in sizes]

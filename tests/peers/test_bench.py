@@ -70,6 +70,7 @@ def test_peers(here, burgers_file, tmp_path, capsys):
     assert {'--latent_tokens=64', '--latent_dim=1', '--arch=unet', '--moving_frame=false'} <= set(unet)
 
 
+@pytest.mark.slow
 def test_the_best_weights_are_scored(here, burgers_file, tmp_path):
     """The last weights of a training at an absurd rate are worse than those of its first validations."""
     bench.main(['peers', SMOKE, '--iters=6', '--methods', 'ours', '--json=p.json', '--muon_lr=3',
