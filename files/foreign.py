@@ -7,7 +7,7 @@ HDF5 layouts of other programs, which are only read, one section each.
 |          | `particles` (N, T, X, Y, 1), `force` (N, X, Y, 2), read as two constant fields, `t` (N, T)|
 | 'well'   | The Well (arXiv 2412.00568): `t0_fields`, `t1_fields`, `dimensions`, `boundary_conditions`|
 | 'matlab' | vorticity of arXiv 2010.08895 as MATLAB 7.3 writes it, with reversed axes: `a` (Y, X, N), |
-|          | `u` (T, Y, X, N), `t`; the viscosity is in the name of the file                           |
+|          | `u` (T, Y, X, N), `t`; the viscosity is in the name of the file, or `Nu`                  |
 """
 import os
 import re
@@ -18,6 +18,7 @@ import numpy as np
 from equations.common import centres
 from files.layouts import (Content, Layout, check_datasets, check_own, read_axes, read_frames, spacing,
                            uniform)
+from files.values import as_text, parameter, stored, type_of
 from runtime.configurator import UserError
 
 # -----------------------------------------------------------------------------
@@ -33,17 +34,17 @@ def _is_forced(file):
 def _check_forced(path, file):
     shapes = {'velocity': 'N T X Y 2', 'particles': 'N T X Y 1', 'force': 'N X Y 2', 't': 'N T'}
     sizes = check_datasets(path, file, shapes)
-    t = uniform(path, 't', file['t'][0])
+    t = uniform(path, 't', stored(file['t'], 0))
     x = (centres(sizes['X']), centres(sizes['Y']))
     doubts = ['no coordinates: cells of the unit square are assumed']
-    return Content(sizes['N'], sizes['T'], spacing(t), x, str(file['velocity'].dtype), fields=FORCED,
+    return Content(sizes['N'], sizes['T'], spacing(t), x, type_of(file['velocity']), fields=FORCED,
                    params={}, doubts=doubts)
 
 
 def _read_forced(file, rows, frames):
     velocity = read_frames(file['velocity'], (rows,), frames)
     particles = read_frames(file['particles'], (rows,), frames)
-    force = file['force'][rows].astype(np.float32, copy=False)[:, None]
+    force = stored(file['force'], rows).astype(np.float32, copy=False)[:, None]
     force = np.broadcast_to(force, velocity.shape)
     return np.concatenate([velocity, particles, force], -1)
 
@@ -57,7 +58,7 @@ def _is_well(file):
 
 def _texts(values):
     """The strings of an attribute."""
-    return [value.decode() if isinstance(value, bytes) else str(value) for value in np.atleast_1d(values)]
+    return [as_text(value) for value in np.atleast_1d(values)]
 
 
 def _well_parts(file):
@@ -83,9 +84,9 @@ def _check_well(path, file):
         vector = [str(len(letters))] if len(names) > 1 else []
         shapes[key] = ' '.join(['N T', *letters, *vector])
     sizes = check_datasets(path, file, shapes)
-    t = uniform(path, 'dimensions/time', file['dimensions/time'][:])
+    t = uniform(path, 'dimensions/time', stored(file['dimensions/time']))
     x = read_axes(path, file, axes)
-    dtype = str(file[next(iter(parts))].dtype)
+    dtype = type_of(file[next(iter(parts))])
     doubts = []
     boundary = _well_boundary(file, doubts)
     params = _well_parameters(file, doubts)
@@ -135,16 +136,32 @@ def _check_matlab(path, file):
     sizes = check_datasets(path, file, {'u': 'T Y X N', 'a': 'Y X N', 't': None})
     if file['t'].size != sizes['T']:
         raise UserError(f"'{path}': u has {sizes['T']} frames, but t {file['t'].shape} times")
-    viscosity = re.search(r'_V(\d[\d.]*e-?\d+)', os.path.basename(path))
-    if viscosity is None:
-        raise UserError(f"'{path}' does not hold its viscosity: its name must, as in "
-                        'NavierStokes_V1e-4_N10000_T30.mat')
-    t = uniform(path, 't', np.concatenate([[0.], file['t'][:].ravel()]))
+    t = uniform(path, 't', np.concatenate([[0.], stored(file['t']).ravel()]))
     x = (np.arange(sizes['X']) / sizes['X'], np.arange(sizes['Y']) / sizes['Y'])
-    doubts = ['frame 0 is a, at time 0; points at whole multiples of 1/X of the unit square are assumed',
-              'the values of a trajectory lie far apart in the file: reading takes long']
-    return Content(sizes['N'], 1 + sizes['T'], spacing(t), x, str(file['u'].dtype), n_fields=1,
-                   params={'Nu': float(viscosity[1])}, doubts=doubts)
+    doubts = ['frame 0 is a, at time 0; points at whole multiples of 1/X of the unit square are assumed']
+    notes = ['the values of a trajectory lie far apart in the file: reading takes long']
+    return Content(sizes['N'], 1 + sizes['T'], spacing(t), x, type_of(file['u']), n_fields=1,
+                   params={'Nu': _matlab_viscosity(path, file, sizes['N'])}, doubts=doubts, notes=notes)
+
+
+def _matlab_viscosity(path, file, n):
+    """The viscosity as a parameter of the file or, where there is none, in its name. Raises UserError. 1e4 in a
+    name often stands for 1e-4, so no viscosity above 1 is believed there."""
+    viscosity = parameter(file, 'Nu', n)
+    if isinstance(viscosity, str):
+        raise UserError(f"'{path}': {viscosity}")
+    if viscosity is not None:
+        return viscosity
+    said = re.search(r'_V(\d+\.?\d*[eE][-+]?\d+|\d*\.\d+)', os.path.basename(path))
+    if said is None:
+        raise UserError(f"'{path}' does not hold its viscosity: its name must, as in "
+                        'NavierStokes_V1e-4_N10000_T30.mat, or an attribute Nu')
+    viscosity = float(said[1])
+    if viscosity > 1:
+        likely = re.sub(r'e\+?', 'e-', said[1].lower()) if 'e' in said[1].lower() else '1e-4'
+        raise UserError(f"'{path}': a viscosity of {viscosity:g} in a name is not believed: if {likely} is meant, "
+                        f'write _V{likely} in the name; an attribute Nu is believed as it is')
+    return viscosity
 
 
 def _read_matlab(file, rows, frames):
@@ -153,10 +170,11 @@ def _read_matlab(file, rows, frames):
     later = [frame - 1 for frame in wanted if frame > 0]
     parts = []
     if len(later) < len(wanted):
-        parts.append(file['a'][..., rows][None])
+        parts.append(stored(file['a'], (..., rows))[None])
     if later:
         step = later[1] - later[0] if len(later) > 1 else 1
-        parts.append(file['u'][later[0]:later[-1] + 1:step, :, :, rows])
+        in_u = slice(later[0], later[-1] + 1, step)
+        parts.append(stored(file['u'], (in_u, slice(None), slice(None), rows)))
     values = np.concatenate(parts) if parts else file['u'][:0, :, :, rows]
     return values.transpose(3, 0, 2, 1).astype(np.float32)[..., None]
 

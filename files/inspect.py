@@ -60,6 +60,7 @@ def inspect(path):
         'periodic': source.entry.periodic,
         'params': source.params,
         'dtype': source.dtype,
+        'notes': list(source.notes),
         'doubts': doubts,
         'min': least.tolist(),
         'max': largest.tolist(),
@@ -69,10 +70,14 @@ def inspect(path):
 
 
 def print_found(found):
-    """What `inspect` returns, as text: a line each, then a table of the fields."""
+    """What `inspect` returns, as text: a line each, and one for each note and doubt, then a table of the
+    fields."""
     statistics = ('min', 'max', 'mean', 'std')
     for key, value in found.items():
-        if key not in statistics:
+        if key in ('notes', 'doubts'):
+            for text in value or ['none']:
+                print(f'{key:>13}  {text}')
+        elif key not in statistics:
             print(f'{key:>13}  {value}')
     print(f"{'field':>13}" + ''.join(f'{name:>13}' for name in statistics))
     for index, field in enumerate(found['fields']):

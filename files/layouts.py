@@ -20,6 +20,8 @@ from typing import Callable
 import h5py
 import numpy as np
 
+from files.kinds import check_filters
+from files.values import check_conventions, is_own, stored, type_of
 from runtime.configurator import UserError
 
 CHUNK_VALUES = 2 ** 18                # values in a chunk of a file that is written: 1 MB
@@ -34,12 +36,13 @@ class Content:
     n_frames: int
     dt: float                 # seconds between stored frames
     x: tuple                  # one float64 array of coordinates an axis
-    dtype: str                # type of the stored numbers
+    dtype: str                # type of the stored numbers, see values.type_of
     n_fields: int = None
     fields: tuple = None      # their names
     boundary: str = None      # 'periodic', 'wall' or 'open'
-    params: dict = None       # {name: number} that may be parameters; None: the attributes of the file
+    params: dict = None       # {name: number} that may be parameters; None: see values.parameter
     doubts: tuple = ()        # what is unusual in the file, one sentence each
+    notes: tuple = ()         # what is usual, but not obvious
 
 
 @dataclass(frozen=True)
@@ -70,17 +73,41 @@ def check_datasets(path, file, shapes):
             continue
         shape = file[key].shape
         names = axes.split()
+        if len(names) == 1 and max(shape, default=0) == file[key].size:
+            shape = (file[key].size,)                                    # a row or a column is an axis
         known = {name: sizes[name] for name in names if name in sizes}
         fits = len(shape) == len(names)
-        is_swapped = fits and known and set(known.values()) <= set(shape)
+        hint = _shape_hint(key, shape, names, sizes)
         for name, size in zip(names, shape):
             fits = fits and size == (int(name) if name.isdigit() else sizes.setdefault(name, size))
         if not fits:
             said = ', '.join(f'{name} = {size}' for name, size in known.items())
             raise UserError(f"'{path}': {key} has the shape {shape}, expected ({', '.join(names)})"
-                            + (f' with {said}' if said else '')
-                            + ('; its axes seem to be swapped' if is_swapped else ''))
+                            + (f' with {said}' if said else '') + hint)
     return sizes
+
+
+def _shape_hint(key, shape, names, sizes):
+    """What a shape that does not fit its axes may be: '; ..' or ''. sizes: of the axes known so far."""
+    known = [sizes[name] for name in names if name in sizes]
+    if len(shape) == len(names) and known and set(known) <= set(shape):
+        sizes = dict(sizes)
+        n_times = sizes.get('times')
+        if 'T' in names and 'T' not in sizes and n_times:
+            sizes['T'] = n_times - 1 if n_times - 1 in shape else n_times
+        order = [[name for name in names if sizes.get(name) == size] for size in shape]
+        left = [name for name in names if [name] not in order]
+        order = [found or left for found in order]
+        if all(len(found) == 1 for found in order):
+            return f"; its axes seem to be swapped, as if they were ({', '.join(name for name, in order)})"
+        return '; its axes seem to be swapped'
+    if key == 'tensor' and len(shape) == len(names) + 1:
+        if shape[-1] > 8 and names[-1] == 'X':
+            return '; if its last axis is y, the data set y-coordinate is missing'
+        return (f"; if its last axis is {shape[-1]} fields: this layout holds one field, without such an axis, "
+                "'groups' holds any (0000/data (T, X, C), 0000/grid/x, 0000/grid/t), 'arrays' holds a gas "
+                '(density, pressure, Vx)')
+    return ''
 
 
 def _check_dataset(path, file, key, expected):
@@ -96,6 +123,7 @@ def _check_dataset(path, file, key, expected):
         raise UserError(f"'{path}': the values of '{key}' lie in other files, which are not read")
     if not dataset.size:
         raise UserError(f"'{path}': {key} {dataset.shape} is empty")
+    check_filters(path, key, dataset)
     if dataset.chunks is None:
         is_filled = dataset.id.get_storage_size() >= dataset.size * dataset.dtype.itemsize
     else:
@@ -106,6 +134,7 @@ def _check_dataset(path, file, key, expected):
                         f'{dataset.id.get_storage_size()} bytes: it was never filled')
     if dataset.dtype.kind not in 'fiu':
         raise UserError(f"'{path}': {key} holds {dataset.dtype}, expected numbers")
+    check_conventions(path, key, dataset)
 
 
 def check_own(path, file, key):
@@ -113,14 +142,14 @@ def check_own(path, file, key):
     parts = key.split('/')
     for depth in range(1, len(parts) + 1):
         name = '/'.join(parts[:depth])
-        if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        if not is_own(file, name):
             raise UserError(f"'{path}': '{name}' is a link, and links are not followed")
 
 
 def uniform(path, name, axis):
-    """The coordinates or times `axis` (X,) as float64. Raises UserError unless they increase by equal
-    steps."""
-    axis = axis.astype(np.float64)
+    """The coordinates or times `axis`, (X,), a row or a column, as (X,) float64. Raises UserError unless they
+    increase by equal steps."""
+    axis = axis.astype(np.float64).ravel()
     if len(axis) < 2:
         raise UserError(f"'{path}': {name} has {len(axis)} value, and at least 2 are needed")
     if not np.isfinite(axis).all():
@@ -136,7 +165,7 @@ def uniform(path, name, axis):
 
 def read_axes(path, file, names):
     """The coordinates of these names, a tuple of (X,) float64."""
-    return tuple(uniform(path, name, file[name][:]) for name in names)
+    return tuple(uniform(path, name, stored(file[name])) for name in names)
 
 
 def spacing(axis):
@@ -155,9 +184,9 @@ def read_frames(dataset, before, frames):
     if is_strided and dataset.chunks is not None and dataset.chunks[len(before)] > 1:
         whole = slice(frames.start, frames.stop)
         every = (slice(None),) * len(before)
-        values = dataset[(*before, whole)][(*every, slice(None, None, frames.step))]
+        values = stored(dataset, (*before, whole))[(*every, slice(None, None, frames.step))]
     else:
-        values = dataset[(*before, frames)]
+        values = stored(dataset, (*before, frames))
     return values.astype(np.float32, copy=False)
 
 
@@ -168,17 +197,16 @@ def _axes(file, pattern):
     return {name: letter for name, letter in names.items() if name in file or letter == 'X'}
 
 
-def _read_times(path, file, name, n_frames):
-    """Seconds between the frames, and doubts."""
-    n_times = len(file[name])
+def _read_times(path, file, name, sizes):
+    """Seconds between the frames, and whether there is one time more than there are frames."""
+    n_times = file[name].size
+    n_frames = sizes['T']
     if n_times not in (n_frames, n_frames + 1):
+        is_swapped = sizes.get('N') in (n_times, n_times - 1)
         raise UserError(f"'{path}': {n_frames} frames but {n_times} times in {name}, expected {n_frames + 1} "
-                        f'or {n_frames}')
-    t = uniform(path, name, file[name][:n_frames])
-    doubts = []
-    if n_times > n_frames:
-        doubts.append(f'{n_times} times for {n_frames} frames: the last is left out, as in released files')
-    return spacing(t), doubts
+                        f'or {n_frames}' + ('; the axes N and T seem to be swapped' if is_swapped else ''))
+    t = uniform(path, name, stored(file[name]).ravel()[:n_frames])
+    return spacing(t), n_times > n_frames
 
 
 def _write_axes(file, pattern, axes):
@@ -219,9 +247,12 @@ def _check_arrays(path, file):
     for name in names:
         shapes[name] = ' '.join(['N T', *axes.values()])
     sizes = check_datasets(path, file, shapes)
-    dt, doubts = _read_times(path, file, 't-coordinate', sizes['T'])
-    return Content(sizes['N'], sizes['T'], dt, read_axes(path, file, axes), str(file[names[0]].dtype),
-                   n_fields=len(names), doubts=doubts)
+    dt, has_more = _read_times(path, file, 't-coordinate', sizes)
+    notes = []
+    if has_more:
+        notes.append(f"{sizes['T'] + 1} times for {sizes['T']} frames: the last is left out, as in released files")
+    return Content(sizes['N'], sizes['T'], dt, read_axes(path, file, axes), type_of(file[names[0]]),
+                   n_fields=len(names), notes=notes)
 
 
 def _read_arrays(file, rows, frames):
@@ -246,21 +277,30 @@ def _write_arrays(file, first, u):
 # 'steady'
 
 def _is_steady(file):
-    return 'nu' in file and 'tensor' in file
+    """Is there a `nu` in every cell? One number, or one a trajectory, is a parameter of another layout, and so is
+    any in a file of several times."""
+    if 'nu' not in file or 'tensor' not in file:
+        return False
+    if not (is_own(file, 'nu') and is_own(file, 'tensor')):
+        return True                                                  # the check refuses links
+    coefficient = getattr(file['nu'], 'shape', None) or (1,)
+    solution = getattr(file['tensor'], 'shape', None) or (1,)
+    has_times = 't-coordinate' in file and len(solution) > 1 and solution[1] > 1
+    return not has_times and np.prod(coefficient) not in (1, coefficient[0])
 
 
 def _check_steady(path, file):
     axes = _axes(file, COORDINATE)
     row = ' '.join(axes.values())
     sizes = check_datasets(path, file, {**axes, 'nu': f'N {row}', 'tensor': f'N 1 {row}'})
-    return Content(sizes['N'], 2, 1., read_axes(path, file, axes), str(file['tensor'].dtype), n_fields=2)
+    return Content(sizes['N'], 2, 1., read_axes(path, file, axes), type_of(file['tensor']), n_fields=2)
 
 
 def _read_steady(file, rows, frames):
-    coefficient = file['nu'][rows]
+    coefficient = stored(file['nu'], rows)
     u = np.zeros((len(coefficient), 2, *coefficient.shape[1:], 2), np.float32)
     u[..., 0] = coefficient[:, None]
-    u[:, 1, ..., 1] = file['tensor'][rows, 0]
+    u[:, 1, ..., 1] = stored(file['tensor'], (rows, 0))
     return u[:, frames]
 
 
@@ -287,20 +327,23 @@ def _group(row):
 
 
 def _check_groups(path, file):
-    names = [_group(row) for row in range(len(file))]
-    missing = sorted(set(names) - set(file))
+    found = {name for name in file if name.isdigit()}                # a parameter may stand beside them
+    names = [_group(row) for row in range(len(found))]
+    missing = sorted(set(names) - found)
     if missing:
-        others = sorted(set(file) - set(names))
-        raise UserError(f"'{path}' has {len(file)} groups, expected {names[0]} .. {names[-1]}: {missing[0]} "
+        others = sorted(found - set(names))
+        raise UserError(f"'{path}' has {len(found)} groups, expected {names[0]} .. {names[-1]}: {missing[0]} "
                         f'is missing, {others[0]} is there')
     axes = _axes(file, '0000/grid/{}')
     shapes = {**axes, '0000/grid/t': 'times'}
     for name in names:
         shapes[f'{name}/data'] = ' '.join(['T', *axes.values(), 'C'])
     sizes = check_datasets(path, file, shapes)
-    dt, doubts = _read_times(path, file, '0000/grid/t', sizes['T'])
-    doubts += _config_doubts(file['0000'], sizes['T'])
-    return Content(len(names), sizes['T'], dt, read_axes(path, file, axes), str(file['0000/data'].dtype),
+    dt, has_more = _read_times(path, file, '0000/grid/t', sizes)
+    doubts = _config_doubts(file['0000'], sizes['T'])
+    if has_more:
+        doubts.append(f"{sizes['T'] + 1} times for {sizes['T']} frames: the last is left out")
+    return Content(len(names), sizes['T'], dt, read_axes(path, file, axes), type_of(file['0000/data']),
                    n_fields=sizes['C'], doubts=doubts)
 
 

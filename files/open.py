@@ -1,9 +1,10 @@
 """
 A data file in, checked rows out.
 
-layouts.py and foreign.py say how a file is laid out. The equation of a file is recognised by its layout, its
-attributes, its domain and its fields; the attribute `pde` of a file that write.py has made names it. Where
-several equations fit, the name of the file decides.
+layouts.py and foreign.py say how a file is laid out, values.py what its values mean, kinds.py what a file is that
+is no HDF5 file. The equation of a file is recognised by its layout, its parameters, its domain and its fields;
+the attribute `pde` of a file that write.py has made names it. Where several equations fit, the name of the file
+decides, or else the number of parameters. A guess is told.
 
 Rows are split by their index: a tenth test, a tenth validation, the rest train. Files of several parameter
 values share their initial conditions row by row, so an index belongs to the same split in all of them.
@@ -11,7 +12,8 @@ values share their initial conditions row by row, so an index belongs to the sam
 import hashlib
 import os
 import re
-from dataclasses import dataclass, replace
+import zipfile
+from dataclasses import dataclass
 from fnmatch import fnmatch
 
 import h5py
@@ -19,11 +21,14 @@ import numpy as np
 
 import equations
 from equations.common import centres
+from files.kinds import as_file, check_filters, other_kind
 from files.layouts import GAS, LAYOUTS, spacing
+from files.values import as_text, parameter, possible_parameters, stored
 from runtime.configurator import UserError, say
 
 CHUNK_ROWS = 16                       # rows read at a time, at most: 13 MB of a released file on one axis
 CHUNK_VALUES = 2 ** 23                # values read at a time, at most (or one row): 34 MB
+SAYS = '--dataset={} or an attribute pde says so'
 # what h5py raises for damaged metadata
 _NOT_READABLE = (OSError, RuntimeError, KeyError, ValueError, AttributeError, TypeError)
 
@@ -40,10 +45,11 @@ class Source:
     dt: float                         # seconds between stored frames
     x: tuple                          # one float64 array of coordinates an axis
     params: dict                      # {name: value} of the equation's parameters
-    dtype: str = 'float32'            # type of the stored numbers
+    dtype: str = 'float32'            # type of the stored numbers, and how they are packed
     layout: str = 'tensor'            # a key of LAYOUTS
     doubts: tuple = ()                # what is unusual in it, one sentence each
     exists: bool = True               # False: planned by `find`, to be made by write.make
+    notes: tuple = ()                 # what is usual in it, but not obvious
 
     @property
     def entry(self):
@@ -78,24 +84,27 @@ class Source:
 # -----------------------------------------------------------------------------
 # find
 
-def find(dataset, data_dir, data_path, params, n, resolution=0, quiet=False):
+def find(dataset, data_dir, data_path, params, n, resolution=0, quiet=False, named=False):
     """The data files that a configuration asks for: [Source]. Nothing is written.
 
     data_path: existing file(s), separated by commas, which are opened. Where it is empty, data_dir is
     searched for the released file (not if a resolution is asked for), then for the file of n trajectories
     that the built-in solver makes. Where neither exists, the one Source is the plan of the latter, with
     exists=False. params: {'Nu': .01}. resolution: cells along each axis, 0: those of the released file.
-    Raises UserError for a file that is missing, broken or of another equation.
+    named: see `open_source`. Raises UserError for a file that is missing, broken or of another equation.
     """
     if data_path:
-        return [open_source(path, dataset, quiet) for path in _named_paths(data_path)]
+        return [open_source(path, dataset, quiet, named) for path in _named_paths(data_path)]
     entry = equations.entry(dataset)
+    data_dir = os.path.expanduser(data_dir)
+    if os.path.isfile(data_dir):
+        raise UserError(f"data_dir '{data_dir}' is a file, expected a folder: name a file by --data_path")
     released = os.path.join(data_dir, entry.released(params))
     made = os.path.join(data_dir, entry.made(params, n, resolution))
     if os.path.exists(released) and not resolution:
-        return [open_source(released, dataset, quiet)]
+        return [open_source(released, dataset, quiet, named)]
     if os.path.exists(made):
-        return [open_source(made, dataset, quiet)]
+        return [open_source(made, dataset, quiet, named)]
     if entry.solve is None:
         raise UserError(f"no '{released}', and there is no built-in solver for {dataset}: download it, or "
                         'name a file by --data_path')
@@ -125,11 +134,12 @@ def plan(path, dataset, params, n, resolution=0):
 
 
 def _named_paths(data_path):
-    if os.path.exists(data_path):                                       # a path may contain commas
-        return [data_path]
-    paths = [part.strip() for part in data_path.split(',') if part.strip()]
+    whole = os.path.expanduser(data_path)
+    if os.path.exists(whole):                                           # a path may contain commas
+        return [whole]
+    paths = [os.path.expanduser(part.strip()) for part in data_path.split(',') if part.strip()]
     for path in paths:
-        if not os.path.exists(path):
+        if not os.path.exists(path.rstrip('/')):
             raise UserError(f"data_path '{path}' does not exist: leave data_path empty to have the data made")
     if not paths:
         raise UserError(f"data_path='{data_path}' names no file")
@@ -139,44 +149,43 @@ def _named_paths(data_path):
 # -----------------------------------------------------------------------------
 # open
 
-def open_source(path, dataset=None, quiet=False):
+def open_source(path, dataset=None, quiet=False, named=False):
     """Open and check one file without reading its rows. Returns a Source.
 
-    dataset: the equation that it must be of; None: any. quiet: print no notes. Raises UserError for a file
+    dataset: the equation that it must be of; None: any. quiet: print no notes. named: the user has named the
+    dataset, which is then taken if it fits, though another equation may fit better. Raises UserError for a file
     that is missing, truncated, incomplete, laid out differently, or of another equation.
     """
     if dataset is not None:
         equations.entry(dataset)                                        # a misspelt name is told first
-    if os.path.isdir(path):
-        raise UserError(f"'{path}' is a directory, expected an HDF5 file")
-    if not os.path.exists(path):
-        raise UserError(f"no data file '{path}' ({_found_beside(path)}): "
-                        'python data.py make NAME --n 1000 makes one')
+    path = as_file(path)
     try:
         with h5py.File(path, 'r') as file:
-            source = _check(path, file, dataset)
+            source, guess = _check(path, file, dataset, named)
     except UserError:
         raise
     except _NOT_READABLE as error:
         raise _unreadable(path, error) from error
     if dataset not in (None, source.pde):
-        raise UserError(f"'{path}' holds {source.pde}, not {dataset}: "
-                        f'use --dataset={source.pde}, or another file')
+        raise UserError(f"'{path}' {guess or f'holds {source.pde}'}, not {dataset}: use --dataset={source.pde}"
+                        f"{' if this is right' if guess else ''}, or another file; an attribute pde of the file "
+                        'decides')
     if not quiet:
-        _tell_once(path, source.entry.note)
+        if source.entry.note:
+            _tell_once(path, f'is {source.entry.note}')
+        if guess:
+            _tell_once(path, f'{guess}; {SAYS.format(source.pde)}')
         if source.dtype != 'float32':
-            _tell_once(path, f'of {source.dtype}: its values are cast to float32')
+            whole = 'int' in source.dtype and 'packed' not in source.dtype
+            meant = ', taken as they are (there is no scale_factor)' if whole else ''
+            _tell_once(path, f'is of {source.dtype}: its values{meant} are cast to float32')
     return source
 
 
-def _found_beside(path):
-    folder = os.path.dirname(path) or '.'
-    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    found = [name for name in names if name.endswith(('.h5', '.hdf5'))]
-    return f"{folder} holds {', '.join(found[:5])}" if found else f'{folder} holds no .hdf5 file'
-
-
 def _unreadable(path, error):
+    what, mend = other_kind(path)
+    if what:
+        return UserError(f"'{path}' is {what}, and an HDF5 file is needed: {mend}")
     hint = 'truncated or damaged: make or download it again'
     if 'unable to lock' in str(error):
         hint = 'another program is writing it; on a network disk try HDF5_USE_FILE_LOCKING=FALSE'
@@ -184,13 +193,13 @@ def _unreadable(path, error):
 
 
 def _tell_once(path, note):
-    if note and (path, note) not in _told:
+    if (path, note) not in _told:
         _told.add((path, note))
-        say(f"data: '{path}' is {note}")
+        say(f"data: '{path}' {note}")
 
 
-def _check(path, file, dataset):
-    """The Source of an open file."""
+def _check(path, file, dataset, named):
+    """The Source of an open file, and what its equation is guessed by, or ''."""
     fitting = [name for name, layout in LAYOUTS.items() if layout.fits(file)]
     if not fitting:
         from files.foreign import READ_ONLY                             # layouts that are only read
@@ -202,30 +211,44 @@ def _check(path, file, dataset):
     content = LAYOUTS[layout].check(path, file)
     if min(map(len, content.x)) < 2:
         raise UserError(f"'{path}' has one cell along an axis, and at least 2 are needed")
-    if content.params is None:
-        content = replace(content, params=_numbers(file))
-    label = file.attrs.get('pde')
-    if isinstance(label, bytes):
-        label = label.decode()
-    pde = _recognise(path, layout, content, label, dataset)
+    found = _Found(path, file, layout, content)
+    pde, guess = _recognise(found, dataset, named)
     entry = equations.entry(pde)
-    params = {name: content.params[name] for name in entry.params}
+    params = {name: found.parameter(name) for name in entry.params}
     for name, value in params.items():
         if not np.isfinite(value) or value <= 0:
             raise UserError(f"'{path}': {name}={value} must be positive and finite")
-    doubts = (*content.doubts, *spacing_doubts(content.x, entry))
+    doubts = [*content.doubts, *spacing_doubts(content.x, entry)]
+    notes = [*content.notes]
+    if guess:
+        doubts.append(f'the file {guess}; {SAYS.format(pde)}')
+    known = [name.lower() for name in params]
+    unused = [name for name in found.names if name.lower() not in known]
+    if unused and not found.label:
+        notes.append(f"{pde} has no parameter {', '.join(unused)}: not used")
     return Source(path, pde, content.n, content.n_frames, content.dt, content.x, params, content.dtype,
-                  layout, doubts)
+                  layout, tuple(doubts), notes=tuple(notes)), guess
 
 
-def _numbers(file):
-    """The attributes that may be parameters of the equation: {name: number}."""
-    numbers = {}
-    for name, value in file.attrs.items():
-        value = np.asarray(value)
-        if value.dtype.kind in 'fiu' and value.size == 1:
-            numbers[name] = float(value.squeeze())
-    return numbers
+class _Found:
+    """What a file says that its equation is recognised by."""
+
+    def __init__(self, path, file, layout, content):
+        self.path = path
+        self.file = file
+        self.layout = layout
+        self.content = content
+        label = as_text(file.attrs.get('pde', '')).strip()
+        self.label = label.lower().replace('_', '-').replace(' ', '-')   # its attribute pde, or ''
+        self.names = possible_parameters(file, content.n)
+        if content.params is not None:
+            self.names = list(content.params)
+
+    def parameter(self, name):
+        """A number, None, or a text that says why it is none."""
+        if self.content.params is not None:
+            return self.content.params.get(name)
+        return parameter(self.file, name, self.content.n)
 
 
 def spacing_doubts(x, entry):
@@ -244,38 +267,76 @@ def spacing_doubts(x, entry):
 # -----------------------------------------------------------------------------
 # recognise the equation
 
-def _recognise(path, layout, content, label, dataset):
-    """Name of the equation of a file. label: its attribute `pde`, or None. dataset: the equation asked for,
-    or None. One of these two is looked at alone as long as it fits; else every equation is loaded, and of
-    those that fit (and whose released files have such a name, if there are any) the one with the most
-    parameters is taken. Raises UserError where none fits."""
+def _recognise(found, dataset, named):
+    """
+    Name of the equation of a file, and a sentence that says what it is guessed by, '' if it is known.
+
+    dataset: the equation asked for, or None. The attribute `pde` of a file decides. Without it, the equation asked
+    for is taken if it fits, unless the user has not `named` it and one with more parameters fits, too. Else every
+    equation is loaded, and of those that fit (and whose released files have such a name, if there are any) the
+    one with the most parameters is taken. Raises UserError where none fits.
+    """
+    path = found.path
+    label = found.label
     name = label or dataset
     if name is not None:
         if name not in equations.names():
-            raise UserError(f"'{path}' has the attribute pde='{name}', which is no known equation: there are "
-                            f"{', '.join(equations.names())}")
-        misfit = _misfit(path, equations.entry(name), layout, content, label)
-        if not misfit:
-            return name
-        if label:
-            raise UserError(f"'{path}' has the attribute pde='{name}', but {misfit}")
+            if not named:
+                raise UserError(f"'{path}' has the attribute pde='{label}', which is no known equation: --dataset "
+                                f"names one of {', '.join(equations.names())}")
+            name = dataset
+        entry = equations.entry(name)
+        misfit = _misfit(found, entry)
+        if not misfit and label not in ('', name):
+            return name, f"has the attribute pde='{label}', and is taken for {name} as asked"
+        has_more = len(found.names) > len(entry.params)
+        if not misfit and (label or named or not has_more):
+            return name, ''
+        if name == label:
+            raise UserError(f"'{path}' has the attribute pde='{label}', but {misfit}")
     entries = equations.entries()
-    fitting = [key for key, entry in entries.items() if not _misfit(path, entry, layout, content, label)]
-    fitting = [key for key in fitting if _is_named_like(path, entries[key])] or fitting
-    if fitting:
-        return max(fitting, key=lambda key: len(entries[key].params))
+    fitting = [key for key, entry in entries.items() if not _misfit(found, entry)]
+    like = [key for key in fitting if _is_named_like(path, entries[key])]
+    fitting = like or fitting
+    if not fitting:
+        raise UserError(_no_equation(found, entries, name))
+    most = max(len(entries[key].params) for key in fitting)
+    best = [key for key in fitting if len(entries[key].params) == most]
+    if name in best:
+        return name, ''
+    if len(best) > 1:
+        return best[0], f"is taken for {best[0]}, and could be {', '.join(best[1:])}"
+    if not most and not like:
+        return best[0], f'is taken for {best[0]} by its domain and layout alone'
+    return best[0], ''
+
+
+def _no_equation(found, entries, name):
+    """The text of the error for a file that fits no equation. name: of the equation asked for, or None."""
+    attributes = ', '.join(found.names) or 'none'
     if name is not None:
-        raise UserError(f"'{path}' is no file of {name}, nor of another known equation: {misfit}")
+        return (f"'{found.path}' is no file of {name}, nor of another known equation: "
+                f'{_misfit(found, entries[name])} (attributes: {attributes})')
+    content = found.content
     spans = ' x '.join('({:g}, {:g})'.format(*_span(axis)) for axis in content.x)
     fields = ', '.join(content.fields) if content.fields else content.n_fields
-    raise UserError(f"'{path}' fits no known equation (layout '{layout}', fields: {fields}, cells span "
-                    f"{spans}, attributes: {', '.join(content.params) or 'none'}): name one of "
-                    f"{', '.join(entries)} in an attribute pde of the file, or add an equation")
+    near = [f'no file of {key}, for {_misfit_of_parameters(found, entry)}' for key, entry in entries.items()
+            if not _misfit_of_form(found, entry)]
+    return (f"'{found.path}' fits no known equation (layout '{found.layout}', fields: {fields}, cells span "
+            f"{spans}, attributes: {attributes}): {'; '.join(near)}{'; ' if near else ''}name one of "
+            f"{', '.join(entries)} in an attribute pde of the file, or add an equation")
 
 
-def _misfit(path, entry, layout, content, label):
-    """Why a file cannot be of an equation; '' if it can. With a label, neither further attributes nor the
-    name of the file matter. The first point may lie anywhere in its cell."""
+def _misfit(found, entry):
+    """Why a file cannot be of an equation; '' if it can."""
+    return _misfit_of_form(found, entry) or _misfit_of_parameters(found, entry)
+
+
+def _misfit_of_form(found, entry):
+    """The same, parameters aside. With a label, the name of the file does not matter. The first point may lie
+    anywhere in its cell."""
+    content = found.content
+    layout = found.layout
     if entry.layout not in (layout, LAYOUTS[layout].like):
         return f"its layout is '{layout}', not '{entry.layout}'"
     if len(content.x) != entry.axes:
@@ -286,14 +347,8 @@ def _misfit(path, entry, layout, content, label):
         return f"its fields are {', '.join(content.fields)}, not {', '.join(entry.fields)}"
     if content.boundary not in (None, entry.boundary):
         return f"its boundary is '{content.boundary}', not '{entry.boundary}'"
-    for name in entry.params:
-        if name not in content.params:
-            return f'it has no attribute {name}'
-    for name in content.params:
-        if name not in entry.params and not label:
-            return f'its attribute {name} is no parameter of the equation'
     for word in ('_periodic_', '_trans_'):               # in names of PDEBench's gases; trans: waves leave
-        if layout == 'arrays' and not label and word in os.path.basename(path):
+        if layout == 'arrays' and not found.label and word in os.path.basename(found.path):
             if entry.periodic != (word == '_periodic_'):
                 return f"its name says '{word}', but the boundary of the equation is '{entry.boundary}'"
     for axis, (low, high) in zip(content.x, entry.space):
@@ -302,6 +357,19 @@ def _misfit(path, entry, layout, content, label):
         is_long = abs(len(axis) * dx - (high - low)) <= tolerance
         if not is_long or not low - tolerance < axis[0] < low + dx + tolerance:
             return 'its cells span ({:g}, {:g}), not ({:g}, {:g})'.format(*_span(axis), low, high)
+    return ''
+
+
+def _misfit_of_parameters(found, entry):
+    for name in entry.params:
+        value = found.parameter(name)
+        if isinstance(value, str):
+            return value
+        if value is None:
+            return f'it has no attribute {name}'
+    for name in found.content.params or ():              # a layout that lists its parameters lists them all
+        if name not in entry.params and not found.label:
+            return f'its parameter {name} is none of the equation'
     return ''
 
 
@@ -374,7 +442,7 @@ def check_finite(path, u, first_row=0):
     if bad.any():
         row, frame = np.argwhere(bad)[0][:2]
         raise UserError(f"'{path}': {bad.sum()} values are not finite, the first in trajectory "
-                        f'{first_row + row}, frame {frame} (of those read)')
+                        f'{first_row + row}, frame {frame} (of those read); values marked as missing count, too')
 
 
 def split_rows(n, split, test='first'):
@@ -426,17 +494,18 @@ def check_overlap(named):
 # initial conditions alone
 
 def read_initial(path, n_field, n_axes=1, steady=False):
-    """Initial conditions (B, *X, C) float32 from a .npy file ((*X,), (*X, C) or (B, *X, C)) or an HDF5 file
-    (`tensor` (B, T, *X): its first frames; or `u0`, shaped as in .npy). For a steady equation the coefficient
-    is enough. Raises UserError for anything else."""
-    if not os.path.isfile(path):
-        raise UserError(f"no initial condition '{path}'")
+    """Initial conditions (B, *X, C) float32 from a .npy file ((*X,), (*X, C) or (B, *X, C)), an .npz archive of one
+    such array or of `u0`, or an HDF5 file (`tensor` (B, T, *X): its first frames; or `u0`). The content of a file
+    counts, not the ending of its name. For a steady equation the coefficient is enough. Raises UserError for
+    anything else."""
+    path = as_file(path, 'initial condition')
     try:
         u0 = _read_array(path, steady)
     except UserError:
         raise
-    except (OSError, ValueError, TypeError, EOFError) as error:
-        raise UserError(f"cannot read '{path}': {str(error).splitlines()[0]}") from error
+    except (*_NOT_READABLE, EOFError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines() or [type(error).__name__]
+        raise UserError(f"cannot read '{path}': {reason[0]}") from error
     if u0.dtype.kind not in 'fiu':
         raise UserError(f"'{path}' holds {u0.dtype}, expected numbers")
     if not np.isfinite(u0).all():
@@ -458,15 +527,28 @@ def read_initial(path, n_field, n_axes=1, steady=False):
 
 def _read_array(path, steady):
     """The array of an initial condition as it is in the file."""
-    if path.endswith('.npy'):
+    what, _ = other_kind(path)
+    if '.npy' in what:
         return np.load(path, allow_pickle=False)
-    if not path.endswith(('.h5', '.hdf5')):
-        raise UserError(f"'{path}': expected a .npy, .h5 or .hdf5 file")
+    if '.npz' in what:
+        with np.load(path, allow_pickle=False) as archive:
+            names = archive.files
+            if 'u0' not in names and len(names) > 1:
+                raise UserError(f"'{path}' is an .npz archive of {', '.join(names[:8])}: save the array that is the "
+                                'initial condition alone, or under the name u0')
+            return archive['u0' if 'u0' in names else names[0]]
+    if what:
+        raise UserError(f"'{path}' is {what}: expected a .npy, .npz or HDF5 file")
     with h5py.File(path, 'r') as file:
-        if steady and 'nu' in file:
-            return file['nu'][:][..., None]                          # coefficients; its tensor has solutions
-        if 'tensor' in file:
-            return file['tensor'][:, 0][..., None]                   # first frames
-        if 'u0' in file:
-            return file['u0'][:]
-        raise UserError(f"'{path}' holds {sorted(file)}, expected 'u0' or 'tensor'")
+        for name in ('nu', 'tensor', 'u0') if steady else ('tensor', 'u0'):
+            if name in file:
+                check_filters(path, name, file[name])
+                return _initial_values(file[name], name)
+        raise UserError(f"'{path}' holds {list(file)[:8]}, expected 'u0' or 'tensor'")
+
+
+def _initial_values(dataset, name):
+    if name == 'u0':
+        return stored(dataset)
+    where = () if name == 'nu' else (slice(None), 0)        # coefficients; first frames (or solutions, if steady)
+    return stored(dataset, where)[..., None]

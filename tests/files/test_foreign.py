@@ -25,7 +25,7 @@ def test_forced_flow(path):
     force = np.broadcast_to(parts['force'][:, None], (6, 5, 8, 6, 2))
     source = same_rows(path, np.concatenate([parts['velocity'], parts['particles'], force], -1))
     assert (source.pde, source.params) == ('incompressible', {}) and source.dt == pytest.approx(.005)
-    assert 'unit square' in source.doubts[0]
+    assert 'unit square' in source.doubts[0] and 'by its domain and layout alone' in source.doubts[1]
 
 
 @pytest.mark.parametrize('key, values, word', [
@@ -134,6 +134,21 @@ def test_matlab(tmp_path):
     assert source.x[0][0] == 0 and 'frame 0 is a' in source.doubts[0]
     assert open_source(path, 'navier-stokes').pde == 'navier-stokes'
     assert 'viscosity' in refused(open_source, matlab(tmp_path, 'other.mat')[0])
+
+
+@pytest.mark.parametrize('name, found', [
+    ('ns_V1e-3_N12.mat', 1e-3), ('ns_V0.002_N12.mat', .002), ('ns_V1.5E-3.mat', 1.5e-3),
+    ('ns_V1e4_N12.mat', 'write _V1e-4 in the name'), ('ns_V1e+4.mat', '_V1e-4'), ('ns_V2.5_N12.mat', '2.5 in a'),
+    ('ns_v0.2.mat', 'does not hold its viscosity'), ('ns_V1000_N12.mat', 'does not hold its viscosity')])
+def test_the_viscosity_in_a_name(tmp_path, name, found):
+    path, _ = matlab(tmp_path, name)
+    if isinstance(found, str):
+        assert found in refused(open_source, path)
+    else:
+        assert open_source(path).params == {'Nu': found}
+    with h5py.File(path, 'a') as file:
+        file['nu'] = np.full((1, 1), .3)                 # as MATLAB stores a variable
+    assert open_source(path).params == {'Nu': .3}
 
 
 @pytest.mark.parametrize('key, values, word', [

@@ -40,7 +40,9 @@ def test_equal_initial_conditions(path):
 def test_fields_that_are_zero_are_doubted(path):
     u = noise()
     u[[3, 7], 2:] = 0
-    assert inspect(tensor(path, u))['doubts'][-1].startswith('2 trajectories (first: 3)')
+    found = inspect(tensor(path, u))
+    assert found['doubts'][0].startswith('2 trajectories (first: 3)')
+    assert found['notes'] == ['6 times for 5 frames: the last is left out, as in released files']
     assert inspect(darcy(path))['doubts'] == []         # the solution is 0 in the first frame alone
 
 
@@ -53,6 +55,7 @@ def test_inspect_command(path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [key for key in found if key not in (
         'min', 'max', 'mean', 'std')] + ['field', 'u']
+    assert f"{'doubts':>13}  none" in lines and f"{'notes':>13}  {found['notes'][0]}" in lines
     assert lines[-1].split()[1:] == [f'{found[name][0]:.5g}' for name in ('min', 'max', 'mean', 'std')]
 
 
