@@ -122,8 +122,7 @@ minutes = max(settings_of(name).max_minutes for name in stages)
 machine = devices.start(device, dtype, compile, deterministic, minutes)
 run = Run(out_dir, config, _defaults, machine, configurator.resumable(__file__))   # locks the folder
 is_named = dataset != _defaults['dataset'] or f'--dataset={dataset}' in sys.argv
-sources = files.find(dataset, data_dir, data_path, params, n_trajectories, resolution,       # there, or planned
-                     named=is_named)
+sources = files.find(dataset, data_dir, data_path, params, n_trajectories, resolution, named=is_named)
 for name in stages:
     data.check_strides(sources[0], keys, settings_of(name).unroll)
 cfg = run.with_trained_steppers(ModelConfig.of(keys, _model_keys, sources))

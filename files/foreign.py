@@ -145,8 +145,8 @@ def _check_matlab(path, file):
 
 
 def _matlab_viscosity(path, file, n):
-    """The viscosity as a parameter of the file or, where there is none, in its name. Raises UserError. 1e4 in a
-    name often stands for 1e-4, so no viscosity above 1 is believed there."""
+    """The viscosity as a parameter of the file or, where there is none, in its name. Raises UserError. 1e4
+    in a name often stands for 1e-4, so no viscosity above 1 is believed there."""
     viscosity = parameter(file, 'Nu', n)
     if isinstance(viscosity, str):
         raise UserError(f"'{path}': {viscosity}")
@@ -159,8 +159,8 @@ def _matlab_viscosity(path, file, n):
     viscosity = float(said[1])
     if viscosity > 1:
         likely = re.sub(r'e\+?', 'e-', said[1].lower()) if 'e' in said[1].lower() else '1e-4'
-        raise UserError(f"'{path}': a viscosity of {viscosity:g} in a name is not believed: if {likely} is meant, "
-                        f'write _V{likely} in the name; an attribute Nu is believed as it is')
+        raise UserError(f"'{path}': a viscosity of {viscosity:g} in a name is not believed: if {likely} is "
+                        f'meant, write _V{likely} in the name; an attribute Nu is believed as it is')
     return viscosity
 
 

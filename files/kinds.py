@@ -1,5 +1,6 @@
 """
-Files that are something else than HDF5, told by their first bytes; and filters of HDF5 that are not installed.
+Files that are something else than HDF5, told by their first bytes; and filters of HDF5 that are not
+installed.
 """
 import importlib
 import os
@@ -14,8 +15,8 @@ OWN = 'the README, "Your own data", says how'
 UNPACK = 'unpack it'
 # first bytes: what the file is, and what to do
 KINDS = {
-    b'MATLAB 5.0': ('a MATLAB file of version 5', "save it in MATLAB by save(NAME, '-v7.3'), or write an HDF5 "
-                                                  f'file from scipy.io.loadmat: {OWN}'),
+    b'MATLAB 5.0': ('a MATLAB file of version 5',
+                    f"save it in MATLAB by save(NAME, '-v7.3'), or write it by scipy.io.loadmat and h5py: {OWN}"),
     b'\x93NUMPY': ('a NumPy array (.npy)', f'write it to an HDF5 file as `tensor`: {OWN}'),
     b'CDF': ('a NetCDF file of version 3', 'convert it by nccopy -k nc4 IN OUT'),
     b'\x0e\x03\x13\x01': ('an HDF4 file', 'convert it by h4toh5 IN OUT'),
@@ -31,13 +32,14 @@ KINDS = {
     b'ARROW1': ('an Arrow table', f'write an HDF5 file from it: {OWN}'),
     b'GRIB': ('a GRIB file', f'write an HDF5 file from it: {OWN}')}
 PAGES = (b'<!doctype html', b'<html', b'<?xml', b'<head', b'<error')
-FILTERS = {4: 'szip', 305: 'lzo', 307: 'bzip2', 32000: 'lzf', 32001: 'blosc', 32004: 'lz4', 32008: 'bitshuffle',
-           32013: 'zfp', 32015: 'zstd', 32017: 'sz', 32024: 'sz3', 32026: 'blosc2', 32028: 'sperr'}
+FILTERS = {4: 'szip', 305: 'lzo', 307: 'bzip2', 32000: 'lzf', 32001: 'blosc', 32004: 'lz4',
+           32008: 'bitshuffle', 32013: 'zfp', 32015: 'zstd', 32017: 'sz', 32024: 'sz3', 32026: 'blosc2',
+           32028: 'sperr'}
 
 
 def as_file(path, what='data file'):
-    """The path of a file, in which ~ is expanded. what: what the file is, in words. Raises UserError for a folder,
-    a file that may not be read, and one that is not there."""
+    """The path of a file, in which ~ is expanded. what: what the file is, in words. Raises UserError for a
+    folder, a file that may not be read, and one that is not there."""
     path = os.path.expanduser(path)
     bare = path.rstrip('/')
     if path != bare and os.path.isfile(bare):
@@ -65,7 +67,8 @@ def found_beside(path):
 
 
 def other_kind(path):
-    """What a file is that is no HDF5 file, and what to do: two texts. ('', '') where it begins as HDF5 does."""
+    """What a file is that is no HDF5 file, and what to do: two texts. ('', '') where it begins as HDF5
+    does."""
     with open(path, 'rb') as file:
         head = file.read(8192)
     if not head:
@@ -121,5 +124,5 @@ def check_filters(path, key, dataset):
         if not h5py.h5z.filter_avail(code):
             name = FILTERS.get(code) or name.decode(errors='replace') or 'unknown'
             raise UserError(f"'{path}': {key} is compressed by the filter {name} ({code}), which is not "
-                            'installed: pip install hdf5plugin, or where the filter is installed write the file '
-                            'anew by h5repack -f GZIP=4 IN OUT')
+                            'installed: pip install hdf5plugin, or write the file anew, where the filter is '
+                            'installed, by h5repack -f GZIP=4 IN OUT')

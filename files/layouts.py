@@ -105,8 +105,8 @@ def _shape_hint(key, shape, names, sizes):
         if shape[-1] > 8 and names[-1] == 'X':
             return '; if its last axis is y, the data set y-coordinate is missing'
         return (f"; if its last axis is {shape[-1]} fields: this layout holds one field, without such an axis, "
-                "'groups' holds any (0000/data (T, X, C), 0000/grid/x, 0000/grid/t), 'arrays' holds a gas "
-                '(density, pressure, Vx)')
+                "'groups' any (0000/data (T, X, C), 0000/grid/x, 0000/grid/t), 'arrays' a gas (density, "
+                'pressure, Vx)')
     return ''
 
 
@@ -250,7 +250,8 @@ def _check_arrays(path, file):
     dt, has_more = _read_times(path, file, 't-coordinate', sizes)
     notes = []
     if has_more:
-        notes.append(f"{sizes['T'] + 1} times for {sizes['T']} frames: the last is left out, as in released files")
+        notes.append(f"{sizes['T'] + 1} times for {sizes['T']} frames: the last is left out, as in released "
+                     'files')
     return Content(sizes['N'], sizes['T'], dt, read_axes(path, file, axes), type_of(file[names[0]]),
                    n_fields=len(names), notes=notes)
 
@@ -277,8 +278,8 @@ def _write_arrays(file, first, u):
 # 'steady'
 
 def _is_steady(file):
-    """Is there a `nu` in every cell? One number, or one a trajectory, is a parameter of another layout, and so is
-    any in a file of several times."""
+    """Is there a `nu` in every cell? One number, or one a trajectory, is a parameter of another layout, and
+    so is any in a file of several times."""
     if 'nu' not in file or 'tensor' not in file:
         return False
     if not (is_own(file, 'nu') and is_own(file, 'tensor')):

@@ -1,20 +1,16 @@
 """
 A data file in, checked rows out.
 
-layouts.py and foreign.py say how a file is laid out, values.py what its values mean, kinds.py what a file is that
-is no HDF5 file. The equation of a file is recognised by its layout, its parameters, its domain and its fields;
-the attribute `pde` of a file that write.py has made names it. Where several equations fit, the name of the file
-decides, or else the number of parameters. A guess is told.
+layouts.py and foreign.py say how a file is laid out, values.py what its values mean, recognise.py which
+equation it is of, and kinds.py what a file is that is no HDF5 file.
 
 Rows are split by their index: a tenth test, a tenth validation, the rest train. Files of several parameter
 values share their initial conditions row by row, so an index belongs to the same split in all of them.
 """
 import hashlib
 import os
-import re
 import zipfile
 from dataclasses import dataclass
-from fnmatch import fnmatch
 
 import h5py
 import numpy as np
@@ -23,12 +19,12 @@ import equations
 from equations.common import centres
 from files.kinds import as_file, check_filters, other_kind
 from files.layouts import GAS, LAYOUTS, spacing
-from files.values import as_text, parameter, possible_parameters, stored
+from files.recognise import Found, check_asked, recognise
+from files.values import stored
 from runtime.configurator import UserError, say
 
 CHUNK_ROWS = 16                       # rows read at a time, at most: 13 MB of a released file on one axis
 CHUNK_VALUES = 2 ** 23                # values read at a time, at most (or one row): 34 MB
-SAYS = '--dataset={} or an attribute pde says so'
 # what h5py raises for damaged metadata
 _NOT_READABLE = (OSError, RuntimeError, KeyError, ValueError, AttributeError, TypeError)
 
@@ -152,29 +148,25 @@ def _named_paths(data_path):
 def open_source(path, dataset=None, quiet=False, named=False):
     """Open and check one file without reading its rows. Returns a Source.
 
-    dataset: the equation that it must be of; None: any. quiet: print no notes. named: the user has named the
-    dataset, which is then taken if it fits, though another equation may fit better. Raises UserError for a file
-    that is missing, truncated, incomplete, laid out differently, or of another equation.
+    dataset: the equation that it must be of; None: any. quiet: print no notes. named: the user has named
+    the dataset, which is then taken if it fits, though another equation may fit better. Raises UserError
+    for a file that is missing, truncated, incomplete, laid out differently, or of another equation.
     """
     if dataset is not None:
         equations.entry(dataset)                                        # a misspelt name is told first
     path = as_file(path)
     try:
         with h5py.File(path, 'r') as file:
-            source, guess = _check(path, file, dataset, named)
+            source, guesses = _check(path, file, dataset, named)
     except UserError:
         raise
     except _NOT_READABLE as error:
         raise _unreadable(path, error) from error
-    if dataset not in (None, source.pde):
-        raise UserError(f"'{path}' {guess or f'holds {source.pde}'}, not {dataset}: use --dataset={source.pde}"
-                        f"{' if this is right' if guess else ''}, or another file; an attribute pde of the file "
-                        'decides')
     if not quiet:
         if source.entry.note:
             _tell_once(path, f'is {source.entry.note}')
-        if guess:
-            _tell_once(path, f'{guess}; {SAYS.format(source.pde)}')
+        for guess in guesses:
+            _tell_once(path, guess)
         if source.dtype != 'float32':
             whole = 'int' in source.dtype and 'packed' not in source.dtype
             meant = ', taken as they are (there is no scale_factor)' if whole else ''
@@ -199,7 +191,7 @@ def _tell_once(path, note):
 
 
 def _check(path, file, dataset, named):
-    """The Source of an open file, and what its equation is guessed by, or ''."""
+    """The Source of an open file, and what is guessed of its equation, a list of texts."""
     fitting = [name for name, layout in LAYOUTS.items() if layout.fits(file)]
     if not fitting:
         from files.foreign import READ_ONLY                             # layouts that are only read
@@ -211,8 +203,9 @@ def _check(path, file, dataset, named):
     content = LAYOUTS[layout].check(path, file)
     if min(map(len, content.x)) < 2:
         raise UserError(f"'{path}' has one cell along an axis, and at least 2 are needed")
-    found = _Found(path, file, layout, content)
-    pde, guess = _recognise(found, dataset, named)
+    found = Found(path, file, layout, content)
+    pde, guess = recognise(found, dataset, named)
+    check_asked(found, pde, guess, dataset)
     entry = equations.entry(pde)
     params = {name: found.parameter(name) for name in entry.params}
     for name, value in params.items():
@@ -220,35 +213,19 @@ def _check(path, file, dataset, named):
             raise UserError(f"'{path}': {name}={value} must be positive and finite")
     doubts = [*content.doubts, *spacing_doubts(content.x, entry)]
     notes = [*content.notes]
+    guesses = []
     if guess:
-        doubts.append(f'the file {guess}; {SAYS.format(pde)}')
-    known = [name.lower() for name in params]
-    unused = [name for name in found.names if name.lower() not in known]
+        doubts.append(f'the file {guess}')
+        guesses.append(guess)
+    unused = found.unused(entry)
     if unused and not found.label:
-        notes.append(f"{pde} has no parameter {', '.join(unused)}: not used")
-    return Source(path, pde, content.n, content.n_frames, content.dt, content.x, params, content.dtype,
-                  layout, tuple(doubts), notes=tuple(notes)), guess
-
-
-class _Found:
-    """What a file says that its equation is recognised by."""
-
-    def __init__(self, path, file, layout, content):
-        self.path = path
-        self.file = file
-        self.layout = layout
-        self.content = content
-        label = as_text(file.attrs.get('pde', '')).strip()
-        self.label = label.lower().replace('_', '-').replace(' ', '-')   # its attribute pde, or ''
-        self.names = possible_parameters(file, content.n)
-        if content.params is not None:
-            self.names = list(content.params)
-
-    def parameter(self, name):
-        """A number, None, or a text that says why it is none."""
-        if self.content.params is not None:
-            return self.content.params.get(name)
-        return parameter(self.file, name, self.content.n)
+        text = f"{', '.join(unused)}, which {pde} does not use"
+        notes.append(f'the file has {text}')
+        if not named:
+            guesses.append(f'has {text}')
+    source = Source(path, pde, content.n, content.n_frames, content.dt, content.x, params, content.dtype,
+                    layout, tuple(doubts), notes=tuple(notes))
+    return source, guesses
 
 
 def spacing_doubts(x, entry):
@@ -262,127 +239,6 @@ def spacing_doubts(x, entry):
             doubts.append(f'{len(axis)} points are {dx:.6g} apart, and not {cell:.6g}: are some at both ends '
                           'of the domain?')
     return doubts
-
-
-# -----------------------------------------------------------------------------
-# recognise the equation
-
-def _recognise(found, dataset, named):
-    """
-    Name of the equation of a file, and a sentence that says what it is guessed by, '' if it is known.
-
-    dataset: the equation asked for, or None. The attribute `pde` of a file decides. Without it, the equation asked
-    for is taken if it fits, unless the user has not `named` it and one with more parameters fits, too. Else every
-    equation is loaded, and of those that fit (and whose released files have such a name, if there are any) the
-    one with the most parameters is taken. Raises UserError where none fits.
-    """
-    path = found.path
-    label = found.label
-    name = label or dataset
-    if name is not None:
-        if name not in equations.names():
-            if not named:
-                raise UserError(f"'{path}' has the attribute pde='{label}', which is no known equation: --dataset "
-                                f"names one of {', '.join(equations.names())}")
-            name = dataset
-        entry = equations.entry(name)
-        misfit = _misfit(found, entry)
-        if not misfit and label not in ('', name):
-            return name, f"has the attribute pde='{label}', and is taken for {name} as asked"
-        has_more = len(found.names) > len(entry.params)
-        if not misfit and (label or named or not has_more):
-            return name, ''
-        if name == label:
-            raise UserError(f"'{path}' has the attribute pde='{label}', but {misfit}")
-    entries = equations.entries()
-    fitting = [key for key, entry in entries.items() if not _misfit(found, entry)]
-    like = [key for key in fitting if _is_named_like(path, entries[key])]
-    fitting = like or fitting
-    if not fitting:
-        raise UserError(_no_equation(found, entries, name))
-    most = max(len(entries[key].params) for key in fitting)
-    best = [key for key in fitting if len(entries[key].params) == most]
-    if name in best:
-        return name, ''
-    if len(best) > 1:
-        return best[0], f"is taken for {best[0]}, and could be {', '.join(best[1:])}"
-    if not most and not like:
-        return best[0], f'is taken for {best[0]} by its domain and layout alone'
-    return best[0], ''
-
-
-def _no_equation(found, entries, name):
-    """The text of the error for a file that fits no equation. name: of the equation asked for, or None."""
-    attributes = ', '.join(found.names) or 'none'
-    if name is not None:
-        return (f"'{found.path}' is no file of {name}, nor of another known equation: "
-                f'{_misfit(found, entries[name])} (attributes: {attributes})')
-    content = found.content
-    spans = ' x '.join('({:g}, {:g})'.format(*_span(axis)) for axis in content.x)
-    fields = ', '.join(content.fields) if content.fields else content.n_fields
-    near = [f'no file of {key}, for {_misfit_of_parameters(found, entry)}' for key, entry in entries.items()
-            if not _misfit_of_form(found, entry)]
-    return (f"'{found.path}' fits no known equation (layout '{found.layout}', fields: {fields}, cells span "
-            f"{spans}, attributes: {attributes}): {'; '.join(near)}{'; ' if near else ''}name one of "
-            f"{', '.join(entries)} in an attribute pde of the file, or add an equation")
-
-
-def _misfit(found, entry):
-    """Why a file cannot be of an equation; '' if it can."""
-    return _misfit_of_form(found, entry) or _misfit_of_parameters(found, entry)
-
-
-def _misfit_of_form(found, entry):
-    """The same, parameters aside. With a label, the name of the file does not matter. The first point may lie
-    anywhere in its cell."""
-    content = found.content
-    layout = found.layout
-    if entry.layout not in (layout, LAYOUTS[layout].like):
-        return f"its layout is '{layout}', not '{entry.layout}'"
-    if len(content.x) != entry.axes:
-        return f'it has {len(content.x)} axes, not {entry.axes}'
-    if content.n_fields not in (None, len(entry.fields)):
-        return f'it has {content.n_fields} fields, not {len(entry.fields)}'
-    if content.fields not in (None, entry.fields):
-        return f"its fields are {', '.join(content.fields)}, not {', '.join(entry.fields)}"
-    if content.boundary not in (None, entry.boundary):
-        return f"its boundary is '{content.boundary}', not '{entry.boundary}'"
-    for word in ('_periodic_', '_trans_'):               # in names of PDEBench's gases; trans: waves leave
-        if layout == 'arrays' and not found.label and word in os.path.basename(found.path):
-            if entry.periodic != (word == '_periodic_'):
-                return f"its name says '{word}', but the boundary of the equation is '{entry.boundary}'"
-    for axis, (low, high) in zip(content.x, entry.space):
-        dx = spacing(axis)
-        tolerance = .02 * (high - low)
-        is_long = abs(len(axis) * dx - (high - low)) <= tolerance
-        if not is_long or not low - tolerance < axis[0] < low + dx + tolerance:
-            return 'its cells span ({:g}, {:g}), not ({:g}, {:g})'.format(*_span(axis), low, high)
-    return ''
-
-
-def _misfit_of_parameters(found, entry):
-    for name in entry.params:
-        value = found.parameter(name)
-        if isinstance(value, str):
-            return value
-        if value is None:
-            return f'it has no attribute {name}'
-    for name in found.content.params or ():              # a layout that lists its parameters lists them all
-        if name not in entry.params and not found.label:
-            return f'its parameter {name} is none of the equation'
-    return ''
-
-
-def _is_named_like(path, entry):
-    """Does the name of a file look like those of the released ones?"""
-    pattern = re.sub(r'\{\w+\}', '*', os.path.basename(entry.file))
-    return fnmatch(os.path.basename(path), pattern)
-
-
-def _span(axis):
-    """The two ends of an axis of cell centres."""
-    half = spacing(axis) / 2
-    return axis[0] - half, axis[-1] + half
 
 
 # -----------------------------------------------------------------------------
@@ -442,7 +298,8 @@ def check_finite(path, u, first_row=0):
     if bad.any():
         row, frame = np.argwhere(bad)[0][:2]
         raise UserError(f"'{path}': {bad.sum()} values are not finite, the first in trajectory "
-                        f'{first_row + row}, frame {frame} (of those read); values marked as missing count, too')
+                        f'{first_row + row}, frame {frame} (of those read); values marked as missing count, '
+                        'too')
 
 
 def split_rows(n, split, test='first'):
@@ -494,10 +351,10 @@ def check_overlap(named):
 # initial conditions alone
 
 def read_initial(path, n_field, n_axes=1, steady=False):
-    """Initial conditions (B, *X, C) float32 from a .npy file ((*X,), (*X, C) or (B, *X, C)), an .npz archive of one
-    such array or of `u0`, or an HDF5 file (`tensor` (B, T, *X): its first frames; or `u0`). The content of a file
-    counts, not the ending of its name. For a steady equation the coefficient is enough. Raises UserError for
-    anything else."""
+    """Initial conditions (B, *X, C) float32 from a .npy file ((*X,), (*X, C) or (B, *X, C)), an .npz
+    archive of one such array or of `u0`, or an HDF5 file (`tensor` (B, T, *X): its first frames; or `u0`).
+    The content of a file counts, not the ending of its name. For a steady equation the coefficient is
+    enough. Raises UserError for anything else."""
     path = as_file(path, 'initial condition')
     try:
         u0 = _read_array(path, steady)
@@ -534,8 +391,8 @@ def _read_array(path, steady):
         with np.load(path, allow_pickle=False) as archive:
             names = archive.files
             if 'u0' not in names and len(names) > 1:
-                raise UserError(f"'{path}' is an .npz archive of {', '.join(names[:8])}: save the array that is the "
-                                'initial condition alone, or under the name u0')
+                raise UserError(f"'{path}' is an .npz archive of {', '.join(names[:8])}: save the array that is "
+                                'the initial condition alone, or under the name u0')
             return archive['u0' if 'u0' in names else names[0]]
     if what:
         raise UserError(f"'{path}' is {what}: expected a .npy, .npz or HDF5 file")
@@ -550,5 +407,5 @@ def _read_array(path, steady):
 def _initial_values(dataset, name):
     if name == 'u0':
         return stored(dataset)
-    where = () if name == 'nu' else (slice(None), 0)        # coefficients; first frames (or solutions, if steady)
+    where = () if name == 'nu' else (slice(None), 0)        # the coefficients, or the first frames
     return stored(dataset, where)[..., None]

@@ -51,7 +51,8 @@ def check_conventions(path, key, dataset):
         except ValueError as error:
             raise UserError(f"'{path}': the attribute {name} of {key} {error}, expected a number") from error
         if name in PACKING and (len(numbers) != 1 or not np.isfinite(numbers[0])):
-            raise UserError(f"'{path}': the attribute {name} of {key} is {numbers}, expected one finite number")
+            raise UserError(f"'{path}': the attribute {name} of {key} is {numbers}, expected one finite "
+                            'number')
     if 'scale_factor' in dataset.attrs and as_numbers(dataset.attrs['scale_factor'])[0] == 0:
         raise UserError(f"'{path}': the attribute scale_factor of {key} is 0")
 
@@ -110,14 +111,14 @@ def parameter(file, name, n):
         return problems[0] if problems else None
     numbers = np.concatenate(numbers)
     if not np.allclose(numbers, numbers[0], rtol=1e-6, atol=0, equal_nan=True):
-        return (f'its values of {name} differ (from {numbers.min():g} to {numbers.max():g}), and a file has one: '
-                'write a file for each value, and name them by --data_path=a,b')
+        return (f'its values of {name} differ (from {numbers.min():g} to {numbers.max():g}), and a file has '
+                'one: write a file for each value, and name them by --data_path=a,b')
     return float(numbers[0])
 
 
 def possible_parameters(file, n):
-    """Names of the attributes and data sets of a file of n trajectories that hold one number, or n, and do not
-    belong to a layout."""
+    """Names of the attributes and data sets of a file of n trajectories that hold one number, or n, and do
+    not belong to a layout."""
     names = []
     for name, value in file.attrs.items():
         if not name.startswith('_') and _may_be_parameter(value, n):
@@ -150,7 +151,8 @@ def _few_numbers(value, n):
 
 
 def _named(file, name):
-    """Yields ('attribute Nu', its value) and ('data set nu', h5py.Dataset) for all of a name in lower case."""
+    """Yields ('attribute Nu', its value) and ('data set nu', h5py.Dataset) for all of a name in lower
+    case."""
     yield from _inside(file, name)
     members = [key for key in file if is_own(file, key)]
     groups = [key for key in members if key.isdigit()]               # one a trajectory

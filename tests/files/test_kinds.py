@@ -46,7 +46,7 @@ def test_arrays_and_weights_are_named(tmp_path):
     torch.save({'u': torch.zeros(3)}, tmp_path / 'u.pt')
     with zipfile.ZipFile(tmp_path / 'u.zip', 'w') as archive:
         archive.writestr('u.hdf5', 'x')
-    for name, word in (('u.npy', 'a NumPy array (.npy)'), ('u.npz', '(.npz) of u, x'), ('u.pt', 'PyTorch file'),
+    for name, word in (('u.npy', 'a NumPy array (.npy)'), ('u.npz', '(.npz) of u, x'), ('u.pt', 'PyTorch'),
                        ('u.zip', 'zip archive, and an HDF5 file is needed: unpack it')):
         assert word in refused(open_source, str(tmp_path / name))
 
@@ -105,7 +105,8 @@ def test_paths_of_the_home_folder(tmp_path, monkeypatch):
     a = str(tmp_path / 'a.hdf5')
     assert open_source('~/a.hdf5').path == a
     assert [s.path for s in find('burgers', '', '~/a.hdf5, ~/a.hdf5', {'Nu': .01}, 5)] == [a, a]
-    assert find('burgers', '~', '', {'Nu': .01}, 5)[0].path == str(tmp_path / '1D_Burgers_Sols_Nu0.01_N5.hdf5')
+    planned, = find('burgers', '~', '', {'Nu': .01}, 5)
+    assert planned.path == str(tmp_path / '1D_Burgers_Sols_Nu0.01_N5.hdf5')
 
 
 def test_a_folder_in_place_of_a_file_and_a_file_in_place_of_a_folder(tmp_path):
@@ -131,7 +132,8 @@ def test_an_equation_without_parameters_is_guessed_and_told(path, tmp_path, caps
     assert doubt in open_source(tensor(path, **KS)).doubts[0]
     assert f"{doubt}; --dataset=kuramoto-sivashinsky or an attribute pde says so" in capsys.readouterr().out
     message = refused(open_source, path, 'burgers')
-    assert doubt in message and '--dataset=kuramoto-sivashinsky if this is right' in message
+    assert 'no file of burgers (its cells span (0, 64), not (0, 1)): it is taken for' in message
+    assert doubt in message and '--dataset=kuramoto-sivashinsky or an attribute' in message
     named = {**KS, 'attrs': {'pde': 'Kuramoto_Sivashinsky'}}
     for known, dataset in ((tensor(path, **KS), 'kuramoto-sivashinsky'),
                            (tensor(tmp_path / '1D_KS_L64.hdf5', **KS), None),
@@ -144,17 +146,18 @@ def test_an_attribute_that_is_not_needed_never_matters(path):
     more = {'Nu': .01, 'seed': 3, 'dx': .1, 'Re': 100., 'author': 'me', 'range': [0., 1.]}
     for dataset in (None, 'burgers'):
         source = open_source(tensor(path, attrs=more), dataset)
-        assert source.params == {'Nu': .01} and source.notes[-1] == 'burgers has no parameter Re, dx, seed: not used'
+        assert source.params == {'Nu': .01} and 'Re, dx, seed, which burgers does not use' in source.notes[-1]
         assert source.doubts == ()
 
 
 def test_of_several_equations_the_one_with_the_most_parameters_is_taken_unless_one_is_named(path):
     tensor(path, attrs={'Nu': .5, 'rho': 1.})
     assert open_source(path).pde == 'reaction-diffusion'
-    assert 'holds reaction-diffusion, not burgers' in refused(open_source, path, 'burgers')
+    message = refused(open_source, path, 'burgers')
+    assert 'no file of burgers (one parameter more is of reaction-diffusion)' in message
     assert open_source(path, 'burgers', named=True).pde == 'burgers'
     found, = find('burgers', '', path, {'Nu': .5}, 5, named=True)
-    assert found.pde == 'burgers' and 'burgers has no parameter rho' in found.notes[-1]
+    assert found.pde == 'burgers' and 'rho, which burgers does not use' in found.notes[-1]
     tensor(path, attrs={'Nu': .5, 'beta': 1.})
     assert 'taken for advection, and could be burgers' in open_source(path).doubts[0]
 

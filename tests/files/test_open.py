@@ -120,7 +120,7 @@ def test_missing_files(path, tmp_path):
     tensor(path)
     assert os.path.basename(path) in refused(open_source, str(tmp_path / 'other.hdf5'))   # what is beside it
     refused(open_source, str(tmp_path / 'no folder' / 'other.hdf5'))
-    assert 'directory' in refused(open_source, str(tmp_path)) and 'é.hdf5' in refused(open_source, str(tmp_path))
+    assert 'directory' in refused(open_source, str(tmp_path))
     assert 'leave the slash out' in refused(open_source, path + '/')
 
 
@@ -214,8 +214,8 @@ def test_equations_are_told_apart(path):
 
 
 @pytest.mark.parametrize('parts, word', [
-    ({'attrs': {'kappa': 1.}}, 'attributes: kappa): no file of advection, for it has no attribute beta; no file '
-                               'of burgers, for it has no attribute Nu'),
+    ({'attrs': {'kappa': 1.}}, 'attributes: kappa): no file of advection, for it has no attribute beta; no '
+                               'file of burgers, for it has no attribute Nu'),
     ({'attrs': {}}, 'attributes: none'),
     ({'x': centres(16, 0, 2)}, '(0, 2)'),
     ({'x': centres(16, .3, 1.3)}, '(0.3, 1.3)'),
