@@ -45,7 +45,7 @@ def open_data(state, cfg, ckpt, data=None):
     """The data files of a checkpoint, or the file `data`, checked against the model: [Source]. Raises
     UserError."""
     paths = [data] if data else find_data(state, ckpt)
-    sources = [open_source(path, cfg.pde) for path in paths]
+    sources = [open_source(path, cfg.pde, named=not data) for path in paths]
     for source in sources:
         check_fit(source, cfg)
     return sources

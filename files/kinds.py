@@ -16,7 +16,7 @@ UNPACK = 'unpack it'
 # first bytes: what the file is, and what to do
 KINDS = {
     b'MATLAB 5.0': ('a MATLAB file of version 5',
-                    f"save it in MATLAB by save(NAME, '-v7.3'), or write it by scipy.io.loadmat and h5py: {OWN}"),
+                    f"save it in MATLAB by save(NAME, '-v7.3'), or by scipy.io.loadmat and h5py: {OWN}"),
     b'\x93NUMPY': ('a NumPy array (.npy)', f'write it to an HDF5 file as `tensor`: {OWN}'),
     b'CDF': ('a NetCDF file of version 3', 'convert it by nccopy -k nc4 IN OUT'),
     b'\x0e\x03\x13\x01': ('an HDF4 file', 'convert it by h4toh5 IN OUT'),
@@ -85,7 +85,7 @@ def other_kind(path):
         return 'a Python pickle', f'write an HDF5 file from it: {OWN}'
     if head[257:262] == b'ustar':
         return 'a tar archive', UNPACK
-    if head.lstrip().lower().startswith(PAGES):
+    if head.lstrip(b'\xef\xbb\xbf \r\n\t').lower().startswith(PAGES):
         return 'a web page or message, not the file', 'look at it in a browser: is a login needed?'
     if not any(head):
         return 'a file that begins with zeros', 'its download or copy is not finished: do it again'

@@ -11,7 +11,8 @@ written. They are PDEBench's (arXiv 2210.07182); foreign.py has those that are o
 |          | Read as two frames of two fields: (coefficient, 0), (coefficient, solution)               |
 | 'groups' | one group a trajectory: `0000/data` (T, *X, C), `0000/grid/x`, `y`, `t`                   |
 
-Coordinates and times are in physical units.
+Coordinates and times are in physical units; each may be a row or a column. values.py says how numbers may be
+packed, and where parameters may stand.
 """
 import re
 from dataclasses import dataclass
@@ -104,8 +105,8 @@ def _shape_hint(key, shape, names, sizes):
     if key == 'tensor' and len(shape) == len(names) + 1:
         if shape[-1] > 8 and names[-1] == 'X':
             return '; if its last axis is y, the data set y-coordinate is missing'
-        return (f"; if its last axis is {shape[-1]} fields: this layout holds one field, without such an axis, "
-                "'groups' any (0000/data (T, X, C), 0000/grid/x, 0000/grid/t), 'arrays' a gas (density, "
+        return (f"; if its last axis is {shape[-1]} fields: this layout holds one field, without such an "
+                "axis, 'groups' any (0000/data (T, X, C), 0000/grid/x, 0000/grid/t), 'arrays' a gas (density, "
                 'pressure, Vx)')
     return ''
 

@@ -168,7 +168,7 @@ def open_source(path, dataset=None, quiet=False, named=False):
         for guess in guesses:
             _tell_once(path, guess)
         if source.dtype != 'float32':
-            whole = 'int' in source.dtype and 'packed' not in source.dtype
+            whole = np.dtype(source.dtype.split()[0]).kind in 'iu' and 'packed' not in source.dtype
             meant = ', taken as they are (there is no scale_factor)' if whole else ''
             _tell_once(path, f'is of {source.dtype}: its values{meant} are cast to float32')
     return source
@@ -213,10 +213,9 @@ def _check(path, file, dataset, named):
             raise UserError(f"'{path}': {name}={value} must be positive and finite")
     doubts = [*content.doubts, *spacing_doubts(content.x, entry)]
     notes = [*content.notes]
-    guesses = []
-    if guess:
-        doubts.append(f'the file {guess}')
-        guesses.append(guess)
+    guesses = [guess] if guess else []
+    guesses += [f'{text}: not used' for text in found.passed_over(entry)]
+    doubts += [f'the file {text}' for text in guesses]
     unused = found.unused(entry)
     if unused and not found.label:
         text = f"{', '.join(unused)}, which {pde} does not use"
@@ -391,8 +390,8 @@ def _read_array(path, steady):
         with np.load(path, allow_pickle=False) as archive:
             names = archive.files
             if 'u0' not in names and len(names) > 1:
-                raise UserError(f"'{path}' is an .npz archive of {', '.join(names[:8])}: save the array that is "
-                                'the initial condition alone, or under the name u0')
+                raise UserError(f"'{path}' is an .npz archive of {', '.join(names[:8])}: save the initial "
+                                'condition alone, or under the name u0')
             return archive['u0' if 'u0' in names else names[0]]
     if what:
         raise UserError(f"'{path}' is {what}: expected a .npy, .npz or HDF5 file")

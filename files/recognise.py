@@ -11,7 +11,7 @@ from fnmatch import fnmatch
 
 import equations
 from files.layouts import LAYOUTS, spacing
-from files.values import as_text, parameter, possible_parameters
+from files.values import as_text, parameter, passed_over, possible_parameters
 from runtime.configurator import UserError
 
 
@@ -39,6 +39,13 @@ class Found:
         """Names of numbers in the file that are no parameters of an equation."""
         used = [name.lower() for name in entry.params]
         return [name for name in self.names if name.lower() not in used]
+
+    def passed_over(self, entry):
+        """Texts on what has the name of a parameter in the file, but is none."""
+        texts = []
+        for name in entry.params if self.content.params is None else ():
+            texts += passed_over(self.file, name, self.content.n)
+        return texts
 
 
 def recognise(found, dataset, named):
@@ -91,10 +98,10 @@ def check_asked(found, pde, guess, dataset):
     """Raise UserError where a file that is of the equation `pde`, or guessed to be, is not of `dataset`."""
     if dataset not in (None, pde):
         misfit = _misfit(found, equations.entry(dataset))
-        says = 'its attribute pde' if found.label else 'one parameter more'
-        why = misfit or f'{says} is of {pde}'
+        says = f"it has all parameters of {pde}, and an attribute pde='{dataset}' says otherwise"
+        why = misfit or ('its attribute pde says so' if found.label else says)
         raise UserError(f"'{found.path}' is no file of {dataset} ({why}): it "
-                        f'{guess or f"holds {pde}: use --dataset={pde}, or another file"}')
+                        f'{guess or f"holds {pde}, use --dataset={pde}, or another file"}')
 
 
 def _no_equation(found, entries, name):

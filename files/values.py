@@ -100,13 +100,7 @@ def parameter(file, name, n):
     It may stand in an attribute of the file or of a data set, in a data set of one value or of one a
     trajectory, or, where there is a group for each trajectory, in all groups. Capitals do not matter.
     """
-    numbers = []
-    problems = []
-    for what, value in _named(file, name.lower()):
-        try:
-            numbers.append(_few_numbers(value, n))
-        except ValueError as error:
-            problems.append(f'its {what} {error}, and {name} must be a number')
+    numbers, problems = _numbers_named(file, name, n)
     if not numbers:
         return problems[0] if problems else None
     numbers = np.concatenate(numbers)
@@ -116,25 +110,43 @@ def parameter(file, name, n):
     return float(numbers[0])
 
 
+def passed_over(file, name, n):
+    """Texts on what has the name of a parameter, but is no number, where something else gives the number."""
+    numbers, problems = _numbers_named(file, name, n)
+    return problems if numbers else []
+
+
+def _numbers_named(file, name, n):
+    """Numbers (K,) of each attribute and data set of a name, and a text on each that holds none."""
+    numbers = []
+    problems = []
+    for what, value in _named(file, name.lower()):
+        try:
+            numbers.append(_few_numbers(value, n))
+        except ValueError as error:
+            problems.append(f'its {what} {error}, and {name} must be a number')
+    return numbers, problems
+
+
 def possible_parameters(file, n):
     """Names of the attributes and data sets of a file of n trajectories that hold one number, or n, and do
     not belong to a layout."""
     names = []
-    for name, value in file.attrs.items():
-        if not name.startswith('_') and _may_be_parameter(value, n):
+    for name in file.attrs:
+        if not name.startswith('_') and _may_be_parameter(file.attrs, name, n):
             names.append(name)
     for name in file:
         if name == 'tensor' or name.endswith('-coordinate') or name.isdigit() or not is_own(file, name):
             continue
-        if isinstance(file[name], h5py.Dataset) and _may_be_parameter(file[name], n):
+        if isinstance(file[name], h5py.Dataset) and _may_be_parameter(file, name, n):
             names.append(name)
     return names
 
 
-def _may_be_parameter(value, n):
+def _may_be_parameter(place, name, n):
     try:
-        return len(_few_numbers(value, n)) in (1, n)
-    except ValueError:
+        return len(_few_numbers(place[name], n)) in (1, n)
+    except (ValueError, TypeError, OSError):                         # h5py cannot read all types
         return False
 
 

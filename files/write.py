@@ -183,6 +183,9 @@ def make_command(argv):
         if args.seed:                                                # training takes seed 0 by this name
             stem, ending = os.path.splitext(out)
             out = f'{stem}_seed{args.seed}{ending}'
+    out = os.path.expanduser(out)
+    if os.path.isdir(out) or out.endswith('/'):
+        raise UserError(f"--out '{out}' is a folder, expected a file: --data_dir={out} makes a file in it")
     if os.path.exists(out):
         raise UserError(f"'{out}' exists: remove it first, or write elsewhere with --out")
     write_file(out, args.name, params, args.n, args.seed, args.device, args.batch_size, args.resolution)

@@ -65,7 +65,8 @@ class CachedWindows:
         self.shape = (self.copies * self.n_windows, stage.settings.unroll + 1, math.prod(cfg.token_grid),
                       cfg.latent_dim)
         self.n_parts = -(-self.n_windows // PART) * self.copies
-        self.path = os.path.join(stage.settings.data_dir, 'latents', f'{self.key()}.npy')
+        folder = os.path.expanduser(stage.settings.data_dir)
+        self.path = os.path.join(folder, 'latents', f'{self.key()}.npy')
         with machine.master_first():                             # one process makes the file, the others wait
             z = self.read()
             self.z = self.make() if z is None else z             # (copies n_windows, unroll + 1, S, D)

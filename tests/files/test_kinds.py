@@ -60,7 +60,7 @@ def test_initial_conditions_are_read_by_their_content(tmp_path):
     for name in ('a.npz', 'b.npz', 'd.npy'):
         os.rename(tmp_path / name, tmp_path / f'{name}.npy')
         assert np.array_equal(read_initial(str(tmp_path / f'{name}.npy'), 1), u0)
-    assert 'archive of u, t: save the array' in refused(read_initial, str(tmp_path / 'c.npz'), 1)
+    assert 'archive of u, t: save the initial' in refused(read_initial, str(tmp_path / 'c.npz'), 1)
     assert 'directory' in refused(read_initial, str(tmp_path), 1)
 
 
@@ -154,7 +154,7 @@ def test_of_several_equations_the_one_with_the_most_parameters_is_taken_unless_o
     tensor(path, attrs={'Nu': .5, 'rho': 1.})
     assert open_source(path).pde == 'reaction-diffusion'
     message = refused(open_source, path, 'burgers')
-    assert 'no file of burgers (one parameter more is of reaction-diffusion)' in message
+    assert '(it has all parameters of reaction-diffusion, and an attribute' in message and 'pde=' in message
     assert open_source(path, 'burgers', named=True).pde == 'burgers'
     found, = find('burgers', '', path, {'Nu': .5}, 5, named=True)
     assert found.pde == 'burgers' and 'rho, which burgers does not use' in found.notes[-1]

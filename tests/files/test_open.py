@@ -245,7 +245,7 @@ def test_the_attribute_pde_decides(path):
 
 def test_another_equation_than_asked_for(path):
     tensor(path)
-    assert '--dataset=burgers' in refused(open_source, path, 'advection')
+    assert 'it holds burgers, use --dataset=burgers' in refused(open_source, path, 'advection')
     assert "'burger'" in refused(open_source, path, 'burger')
 
 

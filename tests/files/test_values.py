@@ -53,6 +53,8 @@ def test_places_of_a_parameter_that_disagree_are_told(path):
     assert 'differ' in refused(open_source, with_dataset(path, 'nu', .02, Nu=.01))
     with_dataset(path, 'nu', noise()[:, 0])
     assert 'data set nu has the shape (10, 16)' in refused(open_source, path)
+    doubts = open_source(with_dataset(path, 'nu', noise()[:, 0], Nu=.01)).doubts
+    assert 'nu has the shape (10, 16), and Nu must be a number: not used' in doubts[0]
 
 
 def test_a_parameter_of_the_data_set_and_of_every_group(path):

@@ -135,6 +135,9 @@ def test_the_command_names_the_file(tmp_path):
     assert (tmp_path / '1D_Advection_Sols_beta0.4_X32_N3_seed1.hdf5').exists()
     assert 'no parameter nu' in refused(make_command, ['advection', '--nu', '0.1', *arguments])
     assert 'exists' in refused(make_command, ['advection', '--beta', '0.7', *arguments])
+    folder = str(tmp_path)
+    message = refused(make_command, ['advection', *arguments, '--out', folder])
+    assert f'is a folder, expected a file: --data_dir={folder}' in message
 
 
 def test_the_command_as_a_user_runs_it(tmp_path, burgers_file):
