@@ -3,7 +3,6 @@ Files that are something else than HDF5, told by their first bytes; and filters 
 installed.
 """
 import importlib
-import os
 import zipfile
 
 import h5py
@@ -35,35 +34,6 @@ PAGES = (b'<!doctype html', b'<html', b'<?xml', b'<head', b'<error')
 FILTERS = {4: 'szip', 305: 'lzo', 307: 'bzip2', 32000: 'lzf', 32001: 'blosc', 32004: 'lz4',
            32008: 'bitshuffle', 32013: 'zfp', 32015: 'zstd', 32017: 'sz', 32024: 'sz3', 32026: 'blosc2',
            32028: 'sperr'}
-
-
-def as_file(path, what='data file'):
-    """The path of a file, in which ~ is expanded. what: what the file is, in words. Raises UserError for a
-    folder, a file that may not be read, and one that is not there."""
-    path = os.path.expanduser(path)
-    bare = path.rstrip('/')
-    if path != bare and os.path.isfile(bare):
-        raise UserError(f"'{path}' ends with a slash, but '{bare}' is a file: leave the slash out")
-    if os.path.isdir(path):
-        if any(name in ('.zgroup', '.zarray', 'zarr.json') for name in os.listdir(path)):
-            raise UserError(f"'{path}' is a Zarr folder, expected an HDF5 file: write one from it: {OWN}")
-        raise UserError(f"'{path}' is a directory, expected a file: {found_beside(path + '/')}")
-    if not os.path.exists(path):
-        hint = ': python data.py make NAME --n 1000 makes one' if what == 'data file' else ''
-        raise UserError(f"no {what} '{path}' ({found_beside(path)}){hint}")
-    if not os.path.isfile(path):
-        raise UserError(f"'{path}' is a pipe or a device, expected a file: write its content to one")
-    if not os.access(path, os.R_OK):
-        raise UserError(f"'{path}' may not be read by you: change its permissions")
-    return path
-
-
-def found_beside(path):
-    """What HDF5 files the folder of a path holds, in words."""
-    folder = os.path.dirname(path) or '.'
-    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    found = [name for name in names if name.endswith(('.h5', '.hdf5', '.mat', '.nc'))]
-    return f"{folder} holds {', '.join(found[:5])}" if found else f'{folder} holds no .hdf5 file'
 
 
 def other_kind(path):
@@ -110,19 +80,15 @@ def _archive(path):
     return 'a zip archive', UNPACK
 
 
-def check_filters(path, key, dataset):
-    """Raise UserError where a data set went through a filter that is neither installed nor in hdf5plugin."""
-    plist = dataset.id.get_create_plist()
-    for index in range(plist.get_nfilters()):
-        code, _, _, name = plist.get_filter(index)
-        if h5py.h5z.filter_avail(code):
-            continue
-        try:
-            importlib.import_module('hdf5plugin')                        # registers its filters with h5py
-        except ImportError:
-            pass
-        if not h5py.h5z.filter_avail(code):
-            name = FILTERS.get(code) or name.decode(errors='replace') or 'unknown'
-            raise UserError(f"'{path}': {key} is compressed by the filter {name} ({code}), which is not "
-                            'installed: pip install hdf5plugin, or write the file anew, where the filter is '
-                            'installed, by h5repack -f GZIP=4 IN OUT')
+def missing_filter(path, key, code, name):
+    """Import the filter of this number and name (bytes) from hdf5plugin. Raises UserError where it is not
+    there."""
+    try:
+        importlib.import_module('hdf5plugin')                            # registers its filters with h5py
+    except ImportError:
+        pass
+    if not h5py.h5z.filter_avail(code):
+        name = FILTERS.get(code) or name.decode(errors='replace') or 'unknown'
+        raise UserError(f"'{path}': {key} is compressed by the filter {name} ({code}), which is not "
+                        'installed: pip install hdf5plugin, or write the file anew, where the filter is '
+                        'installed, by h5repack -f GZIP=4 IN OUT')

@@ -21,7 +21,6 @@ from typing import Callable
 import h5py
 import numpy as np
 
-from files.kinds import check_filters
 from files.values import check_conventions, is_own, stored, type_of
 from runtime.configurator import UserError
 
@@ -106,8 +105,8 @@ def _shape_hint(key, shape, names, sizes):
         if shape[-1] > 8 and names[-1] == 'X':
             return '; if its last axis is y, the data set y-coordinate is missing'
         return (f"; if its last axis is {shape[-1]} fields: this layout holds one field, without such an "
-                "axis, 'groups' any (0000/data (T, X, C), 0000/grid/x, 0000/grid/t), 'arrays' a gas (density, "
-                'pressure, Vx)')
+                "axis, 'groups' any (0000/data (T, X, C), 0000/grid/x, 0000/grid/t), 'arrays' a gas "
+                '(density, pressure, Vx)')
     return ''
 
 
@@ -136,6 +135,16 @@ def _check_dataset(path, file, key, expected):
     if dataset.dtype.kind not in 'fiu':
         raise UserError(f"'{path}': {key} holds {dataset.dtype}, expected numbers")
     check_conventions(path, key, dataset)
+
+
+def check_filters(path, key, dataset):
+    """Raise UserError where a data set went through a filter that is neither installed nor in hdf5plugin."""
+    plist = dataset.id.get_create_plist()
+    for index in range(plist.get_nfilters()):
+        code, _, _, name = plist.get_filter(index)
+        if not h5py.h5z.filter_avail(code):
+            from files.kinds import missing_filter
+            missing_filter(path, key, code, name)
 
 
 def check_own(path, file, key):

@@ -17,8 +17,7 @@ import numpy as np
 
 import equations
 from equations.common import centres
-from files.kinds import as_file, check_filters, other_kind
-from files.layouts import GAS, LAYOUTS, spacing
+from files.layouts import GAS, LAYOUTS, check_filters, spacing
 from files.recognise import Found, check_asked, recognise
 from files.values import stored
 from runtime.configurator import UserError, say
@@ -142,6 +141,35 @@ def _named_paths(data_path):
     return paths
 
 
+def as_file(path, what='data file'):
+    """The path of a file, in which ~ is expanded. what: what the file is, in words. Raises UserError for a
+    folder, a file that may not be read, and one that is not there."""
+    path = os.path.expanduser(path)
+    bare = path.rstrip('/')
+    if path != bare and os.path.isfile(bare):
+        raise UserError(f"'{path}' ends with a slash, but '{bare}' is a file: leave the slash out")
+    if os.path.isdir(path):
+        if any(name in ('.zgroup', '.zarray', 'zarr.json') for name in os.listdir(path)):
+            raise UserError(f"'{path}' is a Zarr folder, and an HDF5 file is needed: write it by h5py")
+        raise UserError(f"'{path}' is a directory, expected a file: {_found_beside(path + '/')}")
+    if not os.path.exists(path):
+        hint = ': python data.py make NAME --n 1000 makes one' if what == 'data file' else ''
+        raise UserError(f"no {what} '{path}' ({_found_beside(path)}){hint}")
+    if not os.path.isfile(path):
+        raise UserError(f"'{path}' is a pipe or a device, expected a file: write its content to one")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"'{path}' may not be read by you: change its permissions")
+    return path
+
+
+def _found_beside(path):
+    """What HDF5 files the folder of a path holds, in words."""
+    folder = os.path.dirname(path) or '.'
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    found = [name for name in names if name.endswith(('.h5', '.hdf5', '.mat', '.nc'))]
+    return f"{folder} holds {', '.join(found[:5])}" if found else f'{folder} holds no .hdf5 file'
+
+
 # -----------------------------------------------------------------------------
 # open
 
@@ -169,12 +197,13 @@ def open_source(path, dataset=None, quiet=False, named=False):
             _tell_once(path, guess)
         if source.dtype != 'float32':
             whole = np.dtype(source.dtype.split()[0]).kind in 'iu' and 'packed' not in source.dtype
-            meant = ', taken as they are (there is no scale_factor)' if whole else ''
-            _tell_once(path, f'is of {source.dtype}: its values{meant} are cast to float32')
+            meant = '; there is no scale_factor, so these are the values' if whole else ''
+            _tell_once(path, f'is of {source.dtype}: its values are cast to float32{meant}')
     return source
 
 
 def _unreadable(path, error):
+    from files.kinds import other_kind                                  # only for what is no data file
     what, mend = other_kind(path)
     if what:
         return UserError(f"'{path}' is {what}, and an HDF5 file is needed: {mend}")
@@ -383,6 +412,7 @@ def read_initial(path, n_field, n_axes=1, steady=False):
 
 def _read_array(path, steady):
     """The array of an initial condition as it is in the file."""
+    from files.kinds import other_kind
     what, _ = other_kind(path)
     if '.npy' in what:
         return np.load(path, allow_pickle=False)

@@ -44,6 +44,8 @@ class Found:
         """Texts on what has the name of a parameter in the file, but is none."""
         texts = []
         for name in entry.params if self.content.params is None else ():
+            if self.layout == 'steady' and name.lower() == 'nu':         # the coefficient
+                continue
             texts += passed_over(self.file, name, self.content.n)
         return texts
 
@@ -113,8 +115,11 @@ def _no_equation(found, entries, name):
     content = found.content
     spans = ' x '.join('({:g}, {:g})'.format(*_span(axis)) for axis in content.x)
     fields = ', '.join(content.fields) if content.fields else content.n_fields
-    near = [f'no file of {key}, for {_misfit_of_parameters(found, entry)}' for key, entry in entries.items()
-            if not _misfit_of_form(found, entry)]
+    reasons = {}                                         # {why: names of equations that fit otherwise}
+    for key, entry in entries.items():
+        if not _misfit_of_form(found, entry):
+            reasons.setdefault(_misfit_of_parameters(found, entry), []).append(key)
+    near = [f"no file of {', '.join(keys)}, for {why}" for why, keys in reasons.items()]
     return (f"'{found.path}' fits no known equation (layout '{found.layout}', fields: {fields}, cells span "
             f"{spans}, attributes: {attributes}): {'; '.join(near)}{'; ' if near else ''}name one of "
             f"{', '.join(entries)} in an attribute pde of the file, or add an equation")

@@ -41,16 +41,15 @@ def as_numbers(value):
 # packed and missing values
 
 def check_conventions(path, key, dataset):
-    """Raise UserError where the attributes that say how values are packed, or which are missing, hold no such
-    numbers."""
-    for name in (*MARKS, *PACKING) if len(dataset.attrs) else ():
+    """Raise UserError where the attributes that say how values are packed are not one number each."""
+    for name in PACKING if len(dataset.attrs) else ():
         if name not in dataset.attrs:
             continue
         try:
             numbers = as_numbers(dataset.attrs[name])
         except ValueError as error:
             raise UserError(f"'{path}': the attribute {name} of {key} {error}, expected a number") from error
-        if name in PACKING and (len(numbers) != 1 or not np.isfinite(numbers[0])):
+        if len(numbers) != 1 or not np.isfinite(numbers[0]):
             raise UserError(f"'{path}': the attribute {name} of {key} is {numbers}, expected one finite "
                             'number')
     if 'scale_factor' in dataset.attrs and as_numbers(dataset.attrs['scale_factor'])[0] == 0:
@@ -69,7 +68,8 @@ def stored(dataset, where=()):
     values = np.asarray(dataset[where])
     if not len(dataset.attrs):
         return values
-    attrs = {name: as_numbers(dataset.attrs[name]) for name in (*MARKS, *PACKING) if name in dataset.attrs}
+    names = [name for name in (*MARKS, *PACKING) if name in dataset.attrs]
+    attrs = {name: _numbers_or_none(dataset.attrs[name]) for name in names}
     is_unsigned = as_text(dataset.attrs.get('_Unsigned', '')).lower() == 'true'
     if is_unsigned and values.dtype.kind == 'i':
         values = values.view(values.dtype.str.replace('i', 'u'))
@@ -89,6 +89,14 @@ def stored(dataset, where=()):
     return values
 
 
+def _numbers_or_none(value):
+    """The numbers of an attribute; none of a text such as 'n/a', which marks no number."""
+    try:
+        return as_numbers(value)
+    except ValueError:
+        return []
+
+
 # -----------------------------------------------------------------------------
 # parameters
 
@@ -97,7 +105,7 @@ def parameter(file, name, n):
     What a file of n trajectories gives for a parameter: a number; None where it gives nothing; a text that
     says why this is no one number.
 
-    It may stand in an attribute of the file or of a data set, in a data set of one value or of one a
+    It may stand in an attribute of the file or of a part of it, in a data set of one value or of one a
     trajectory, or, where there is a group for each trajectory, in all groups. Capitals do not matter.
     """
     numbers, problems = _numbers_named(file, name, n)
@@ -171,7 +179,7 @@ def _named(file, name):
     if groups and not any(_inside(file[groups[0]], name)):
         return
     for key in groups or members:
-        yield from _inside(file[key], name) if groups else _attributes(file[key], name)
+        yield from _inside(file[key], name)
 
 
 def _inside(group, name):

@@ -215,7 +215,7 @@ def test_equations_are_told_apart(path):
 
 @pytest.mark.parametrize('parts, word', [
     ({'attrs': {'kappa': 1.}}, 'attributes: kappa): no file of advection, for it has no attribute beta; no '
-                               'file of burgers, for it has no attribute Nu'),
+                               'file of burgers, reaction-diffusion, for it has no attribute Nu'),
     ({'attrs': {}}, 'attributes: none'),
     ({'x': centres(16, 0, 2)}, '(0, 2)'),
     ({'x': centres(16, .3, 1.3)}, '(0.3, 1.3)'),
