@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import equations
-from conftest import centres, noise, refused
+from conftest import centres, noise, refused, smoke_args, train_here
 from files.open import find, open_source, read_initial
 from handmade import know, tensor
 
@@ -160,6 +160,14 @@ def test_of_several_equations_the_one_with_the_most_parameters_is_taken_unless_o
     assert found.pde == 'burgers' and 'rho, which burgers does not use' in found.notes[-1]
     tensor(path, attrs={'Nu': .5, 'beta': 1.})
     assert 'taken for advection, and could be burgers' in open_source(path).doubts[0]
+
+
+def test_the_default_dataset_is_not_one_that_the_user_names(path, tmp_path, monkeypatch):
+    tensor(path, attrs={'Nu': .5, 'rho': 1.})
+    arguments = [*smoke_args(path, tmp_path / 'o'), '--space_stride=3']           # refused once the file is open
+    assert 'no file of burgers' in refused(train_here, monkeypatch, *arguments)
+    assert 'space_stride=3' in refused(train_here, monkeypatch, *arguments, '--dataset=burgers',
+                                       '--n_trajectories=10')
 
 
 def test_an_attribute_pde_that_is_no_equation(path, monkeypatch):
