@@ -40,6 +40,7 @@ class Content:
     boundary: str = None      # 'periodic', 'wall' or 'open'
     params: dict = None       # {name: number} that may be parameters; None: the attributes of the file
     doubts: tuple = ()        # what is unusual in the file, one sentence each
+    first_time: float = 0.    # seconds, of frame 0
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def _axes(file, pattern):
 
 
 def _read_times(path, file, name, n_frames):
-    """Seconds between the frames, and doubts."""
+    """Seconds between the frames, doubts, and the time of frame 0."""
     n_times = len(file[name])
     if n_times not in (n_frames, n_frames + 1):
         raise UserError(f"'{path}': {n_frames} frames but {n_times} times in {name}, expected {n_frames + 1} "
@@ -178,7 +179,7 @@ def _read_times(path, file, name, n_frames):
     doubts = []
     if n_times > n_frames:
         doubts.append(f'{n_times} times for {n_frames} frames: the last is left out, as in released files')
-    return spacing(t), doubts
+    return spacing(t), doubts, float(t[0])
 
 
 def _write_axes(file, pattern, axes):
@@ -219,9 +220,9 @@ def _check_arrays(path, file):
     for name in names:
         shapes[name] = ' '.join(['N T', *axes.values()])
     sizes = check_datasets(path, file, shapes)
-    dt, doubts = _read_times(path, file, 't-coordinate', sizes['T'])
+    dt, doubts, start = _read_times(path, file, 't-coordinate', sizes['T'])
     return Content(sizes['N'], sizes['T'], dt, read_axes(path, file, axes), str(file[names[0]].dtype),
-                   n_fields=len(names), doubts=doubts)
+                   n_fields=len(names), doubts=doubts, first_time=start)
 
 
 def _read_arrays(file, rows, frames):
@@ -298,10 +299,10 @@ def _check_groups(path, file):
     for name in names:
         shapes[f'{name}/data'] = ' '.join(['T', *axes.values(), 'C'])
     sizes = check_datasets(path, file, shapes)
-    dt, doubts = _read_times(path, file, '0000/grid/t', sizes['T'])
+    dt, doubts, start = _read_times(path, file, '0000/grid/t', sizes['T'])
     doubts += _config_doubts(file['0000'], sizes['T'])
     return Content(len(names), sizes['T'], dt, read_axes(path, file, axes), str(file['0000/data'].dtype),
-                   n_fields=sizes['C'], doubts=doubts)
+                   n_fields=sizes['C'], doubts=doubts, first_time=start)
 
 
 def _config_doubts(group, n_frames):

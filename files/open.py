@@ -43,6 +43,7 @@ class Source:
     dtype: str = 'float32'            # type of the stored numbers
     layout: str = 'tensor'            # a key of LAYOUTS
     doubts: tuple = ()                # what is unusual in it, one sentence each
+    first_time: float = 0.            # seconds, of frame 0
     exists: bool = True               # False: planned by `find`, to be made by write.make
 
     @property
@@ -215,7 +216,7 @@ def _check(path, file, dataset):
             raise UserError(f"'{path}': {name}={value} must be positive and finite")
     doubts = (*content.doubts, *spacing_doubts(content.x, entry))
     return Source(path, pde, content.n, content.n_frames, content.dt, content.x, params, content.dtype,
-                  layout, doubts)
+                  layout, doubts, content.first_time)
 
 
 def _numbers(file):
