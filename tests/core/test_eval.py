@@ -291,7 +291,8 @@ def test_a_model_that_blows_up(burgers_file, tmp_path, capsys):
     (['--batch_size', 0], ['--batch_size 0']), (['--random_points', -1], ['--random_points -1']),
     (['--horizon', 1], ['--horizon 1']), (['--horizon', 2, '--steps', 3], ['--steps', '--horizon']),
     (['--superres', 1, 3], ['--superres 3', '96']), (['--superres', 0], ['--superres 0']),
-    (['--json', 'nowhere/eval.json'], ['--json', 'nowhere']), (['--below', .1], ['--compare']),
+    (['--json', f'{__file__}/e.json'], ['--json', 'is a file']), (['--below', .1], ['--compare']),
+    (['--save', 'p.npy'], ['--save', '.npz']), (['--json', ROOT], ['--json', 'a folder']),
     (['--data', 'a.hdf5', '--split', 'test'], ['--data', '--split']), (['--plot'], ['--physics']),
     (['--data', 'nothing.hdf5'], ['nothing.hdf5']), (['--compare'], ['--compare', 'best.pt'])])
 def test_refusals(run_folder, flags, words):
