@@ -145,7 +145,7 @@ def plot_spectra(file, task, p):
     u = task.u[:, first:]
     true_power, waves = spectra(u, cfg.periodic)
     power, _ = spectra(torch.cat([u[:, :1], p], 1), cfg.periodic)
-    t = cfg.dt * np.arange(first, first + u.shape[1])
+    t = task.sources[0].first_time + cfg.dt * np.arange(first, first + u.shape[1])
     title = f'{file}: energy spectra, mean of {len(u)} trajectories'
     draw_spectra(os.path.dirname(file) or '.', waves.numpy(), t, power.numpy(), true_power.numpy(), cfg.fields, title)
 

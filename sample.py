@@ -17,7 +17,7 @@ has one. rollout.npz (or .hdf5) holds, with *X for X or X, Y:
 
     u        (B, T, *X, C) or, with --points, (B, T, Q, C)
     x, y     coordinates of the grid, (X,) and (Y,); with --points, x (Q,) or, in two axes, points (Q, 2)
-    t        (T,) seconds
+    t        (T,) seconds, as the data file counts them
     u0       (B, *X, C) on the trained grid: what the model encodes
     truth    (1, T, ...) of the first trajectory, where u is decoded
     members  (B, M, T, ...) of a stochastic stepper; u is their mean
@@ -261,7 +261,7 @@ def main(argv=None):
     else:
         p = roll_out(model, start, u0, points, args)
     p = p.unflatten(3, shape)                                        # (B, M, T, *X, C)
-    t = (np.arange(start.steps + 1) + start.initial_step - 1) * cfg.dt
+    t = start.first_time + (np.arange(start.steps + 1) + start.initial_step - 1) * cfg.dt
     arrays = {'u': p.mean(1), **coordinates, 't': t[1:], 'u0': u0}
     if args.n_members:
         arrays['members'] = p

@@ -339,5 +339,6 @@ def test_no_other_module_stands_for_our_configs(write, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'config', theirs)
     monkeypatch.syspath_prepend(str(tmp_path))
     write('1 / 0', 'config.py')
-    assert resolve(write('from config import burgers_64_u as _own\nlatent_dim = _own.latent_dim'))['latent_dim'] == 64
+    path = write('from config import burgers_64_u as _own\nlatent_dim = _own.latent_dim')
+    assert resolve(path)['latent_dim'] == 64
     assert sys.modules['config'] is theirs and 'config.burgers_64_u' not in sys.modules
