@@ -87,6 +87,7 @@ def find_runs(path):
 
     Returns a list of paths. Raises UserError, naming what is there, where there is none.
     """
+    path = os.path.expanduser(path)
     if os.path.isfile(path):
         return [path]
     if os.path.isdir(path):

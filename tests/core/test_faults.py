@@ -70,6 +70,7 @@ import pickle
 import random
 import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -394,9 +395,13 @@ def test_a_finished_run_goes_on(copy, train, capsys):
     mended."""
     with open(copy / 'log.csv', 'a') as file:
         file.write('1')                                             # the beginning of row 15, or 10, or 1 ...
+    copy = copy.rename(f"{copy} it's")
     g = train(copy, '--max_iters=23', '--log_interval=1', '--learning_rate=1e-4')
     assert g['run'].total == 23 and [int(row['iter']) for row in rows_of(copy)] == [5, 10, 15, 20, 21, 22, 23]
-    assert 'learning_rate changes from 0.001 to 0.0001' in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert 'learning_rate changes from 0.001 to 0.0001' in out
+    last_line = out.splitlines()[-1]
+    assert shlex.split(last_line.split(' | ')[-1]) == ['python', 'eval.py', '--ckpt', str(copy)]
 
 
 # ---------------------------------------------------------------------------------------------
