@@ -69,7 +69,7 @@ def limits(mode, args, has_cuda):
 
 
 def memory_of_children():
-    """The most memory that a process took which this one has run, in GB; NaN where the system does not say."""
+    """The most memory that a process took which this one has run, in GB; NaN where that is not known."""
     if resource is None:
         return math.nan
     unit = 1e9 if sys.platform == 'darwin' else 1e6                  # bytes there, kilobytes elsewhere

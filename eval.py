@@ -147,7 +147,8 @@ def plot_spectra(file, task, p):
     power, _ = spectra(torch.cat([u[:, :1], p], 1), cfg.periodic)
     t = task.sources[0].first_time + cfg.dt * np.arange(first, first + u.shape[1])
     title = f'{file}: energy spectra, mean of {len(u)} trajectories'
-    draw_spectra(os.path.dirname(file) or '.', waves.numpy(), t, power.numpy(), true_power.numpy(), cfg.fields, title)
+    folder = os.path.dirname(file) or '.'
+    draw_spectra(folder, waves.numpy(), t, power.numpy(), true_power.numpy(), cfg.fields, title)
 
 
 def save_predictions(path, task, p):

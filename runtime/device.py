@@ -231,8 +231,8 @@ def start(device='auto', dtype='auto', compile='auto', deterministic=False, max_
     compiled, why_compiled = _compilation(compile, device)
     missing = compiled and compiler_error(device)
     if missing and why_compiled == 'as asked':
-        raise UserError(f'compile=true, but torch cannot compile here ({missing}): install a C++ compiler, or '
-                        'use --compile=false')
+        raise UserError(f'compile=true, but torch cannot compile here ({missing}): install a C++ compiler, '
+                        'or use --compile=false')
     if missing:
         compiled, why_compiled = False, f'torch cannot compile here: {missing}'
     machine = Machine(device, rank, world, bf16, compiled)

@@ -1,8 +1,8 @@
 """
 Paths that are written: checked before any work, locked, cleared of what dead processes have left.
 
-    args.json = output_file('--json', args.json)       # its folder is made; UserError where it cannot be written
-    args.out = output_folder('--out', args.out)
+    output_file('--json', args.json)             # makes its folder; raises UserError where it cannot be written
+    output_folder('--out', args.out)
 """
 import contextlib
 import glob
@@ -22,7 +22,7 @@ try:
 except ImportError:                    # not Windows
     msvcrt = None
 
-LOCKED_BYTE = 2 ** 30                  # beyond the text of a lock: Windows hides the byte from other processes
+LOCKED_BYTE = 2 ** 30                  # beyond the text of a lock: nobody else can read the byte on Windows
 
 
 # --- checks ------------------------------------------------------------------
@@ -34,12 +34,13 @@ def output_folder(what, path):
         raise UserError(f'{what} is empty: name a folder')
     try:
         os.makedirs(path, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):         # permissions alone say little: root, /proc, network disks
+        with tempfile.TemporaryFile(dir=path):   # permissions alone say little of root, /proc, network disks
             return path
     except OSError as error:
         if os.path.exists(path) and not os.path.isdir(path):
             raise UserError(f"{what} '{path}' is a file: name a folder") from error
-        raise UserError(f"{what} '{path}' cannot be written ({error.strerror}): choose another folder") from error
+        raise UserError(f"{what} '{path}' cannot be written ({error.strerror}): choose another "
+                        'folder') from error
 
 
 def output_file(what, path):
@@ -72,13 +73,14 @@ def output_files(paths):
 # --- locks -------------------------------------------------------------------
 
 def lock(file):
-    """Take the lock of an open file, which ends with the process. Raises BlockingIOError where another process
-    holds it. Says so where this system has no locks."""
+    """Take the lock of an open file, which ends with the process. Raises BlockingIOError where another
+    process holds it. Says so where this system has no locks."""
     if fcntl:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return
     if msvcrt is None:
-        say(f"note: '{file.name}' is not locked, since this system has no locks: start one training in a folder")
+        say(f"note: '{file.name}' is not locked, since this system has no locks: start one training in a "
+            'folder')
         return
     os.lseek(file.fileno(), LOCKED_BYTE, os.SEEK_SET)
     try:
@@ -103,7 +105,8 @@ def remove_stale(folder):
             with contextlib.suppress(OSError):
                 size = os.path.getsize(path)
                 os.remove(path)
-                say(f"data: removed '{path}' ({size / 1e9:.2f} GB), which a process that ended had not finished")
+                say(f"data: removed '{path}' ({size / 1e9:.2f} GB), which a process that ended had not "
+                    'finished')
 
 
 def _is_dead(pid):
@@ -117,8 +120,8 @@ def _is_dead(pid):
 
 
 def _is_free(path):
-    """Does no process hold the lock of a file? HDF5 does while it writes, also in another container whose name
-    is that of this machine."""
+    """Does no process hold the lock of a file? HDF5 does while it writes, also in another container whose
+    name is that of this machine."""
     try:
         with open(path, 'rb') as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -339,7 +339,8 @@ def test_outputs_are_checked_before_any_work(burgers_file, tmp_path, monkeypatch
         (tmp_path / name).mkdir()
     assert 'is a folder' in user_error('--ckpt', file, '--physics', '--plot')
     assert 'is a folder' in user_error('--ckpt', file, other, '--compare', tmp_path / 'a.md')
-    assert 'same file' in user_error('--ckpt', file, '--json', tmp_path / 'e.npz', '--save', tmp_path / 'e.npz')
+    twice = tmp_path / 'e.npz'
+    assert 'same file' in user_error('--ckpt', file, '--json', twice, '--save', twice)
 
 
 @pytest.mark.parametrize('old, new', [('--by', '--stepper'), ('--members', '--n_members'),

@@ -121,7 +121,7 @@ def test_an_equation_and_an_attention_are_evaluated(tmp_path):
 
 @pytest.mark.slow
 def test_from_elsewhere(tmp_path):
-    """Nothing is installed by pip, and a program in another folder finds the modules by its path, as it says."""
+    """Nothing is installed by pip, and a program in another folder finds the modules by PYTHONPATH."""
     pip = [sys.executable, '-m', 'pip', 'install', '--no-deps', '--target', tmp_path / 'site', ROOT]
     done = subprocess.run(pip, cwd=tmp_path, env=ENV, capture_output=True, text=True, timeout=TIMEOUT)
     assert done.returncode and 'nothing_to_install' in done.stderr and not (tmp_path / 'site').exists()

@@ -1,5 +1,5 @@
-"""runtime/paths.py: what can be written is known before any work, a folder is locked with or without fcntl, and
-what a dead process has left is removed."""
+"""runtime/paths.py: what can be written is known before any work, a folder is locked with or without fcntl,
+and what a dead process has left is removed."""
 import os
 import platform
 import subprocess
