@@ -1,7 +1,7 @@
 """
 Paths that are written: checked before any work, locked, cleared of what dead processes have left.
 
-    output_file('--json', args.json)             # makes its folder; raises UserError where it cannot be written
+    output_file('--json', args.json)             # makes its folder; UserError where it cannot be written
     output_folder('--out', args.out)
 """
 import contextlib
