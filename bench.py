@@ -29,8 +29,8 @@ import argparse
 import glob
 import itertools
 import json
+import math
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -38,11 +38,17 @@ import tempfile
 
 import torch
 
+try:
+    import resource
+except ImportError:                    # Windows
+    resource = None
+
 from evaluation.speed import Training, count_flops, matmul_rate, time_parts, time_rollouts
 from peers import report
 from peers.compare import (HERE, RARELY, environment_line, ms_per_iteration, parse, print_row, run_training,
-                           stop_on_sigterm, write_json)
+                           write_json)
 from runtime.configurator import UserError, one_line_errors, say
+from runtime.paths import output_files
 
 # name: dtype, compile
 MODES = {'eager': ('float32', 'false'), 'compiled': ('float32', 'true'),
@@ -62,14 +68,21 @@ def limits(mode, args, has_cuda):
             f'--operator_stage.log_interval={log_interval}', '--unroll_start=0', '--stages=operator', *RARELY]
 
 
+def memory_of_children():
+    """The most memory that a process took which this one has run, in GB; NaN where that is not known."""
+    if resource is None:
+        return math.nan
+    unit = 1e9 if sys.platform == 'darwin' else 1e6                  # bytes there, kilobytes elsewhere
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit
+
+
 def time_config(config, mode, overrides, args, has_cuda):
     """Time one config in one mode, on 40 trajectories: a short training, then its parts."""
     dtype, compiled = MODES[mode]
     with tempfile.TemporaryDirectory() as folder:
         given = ['--n_trajectories=40', f'--data_dir={folder}', *overrides, *limits(mode, args, has_cuda)]
         rows = run_training(config, f'{folder}/run', *given, f'--dtype={dtype}', f'--compile={compiled}')
-        unit = 1e9 if sys.platform == 'darwin' else 1e6              # bytes there, kilobytes elsewhere
-        memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit
+        memory = memory_of_children()
         t = Training(f'{folder}/run')
         total = ms_per_iteration(rows)
         flops = count_flops(t)
@@ -195,6 +208,7 @@ def main(argv):
     args, overrides = parse(parser, argv)
     if args.command in MOVED:
         raise UserError(f'this command has moved: python -m dev.study {args.command}')
+    output_files({'--json': args.json, '--plot': args.plot})
     if args.command == 'peers':
         report.peers(args, overrides)
     else:
@@ -203,5 +217,4 @@ def main(argv):
 
 if __name__ == '__main__':
     one_line_errors()
-    stop_on_sigterm()
     main(sys.argv[1:])

@@ -12,6 +12,7 @@ batches.
 """
 import hashlib
 import os
+import shlex
 import sys
 from typing import NamedTuple
 
@@ -209,7 +210,7 @@ class Trajectories:
         rows: the test errors would be too low."""
         if run.state and run.state['data']['identity'] != self.identity:
             raise UserError(f"the data are not those that '{run.folder}' was trained on: put those back, or "
-                            f'train on with --init_from={run.best_path} and another --out_dir')
+                            f'train on with --init_from={shlex.quote(run.best_path)} and another --out_dir')
         if run.parent:
             rows = split_rows(self.n_trajectories, 'test', self.entry.test)
             for s in self.sources:

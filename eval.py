@@ -39,6 +39,7 @@ from runtime import extensions
 from runtime.checkpoint import find_runs, load_checkpoint, whole_file
 from runtime.configurator import UserError, one_line_errors, parse_flags, say
 from runtime.device import pick
+from runtime.paths import output_file, output_files
 
 
 # ---------------------------------------------------------------------------------------------
@@ -65,7 +66,7 @@ def evaluate_checkpoint(file, args, device='cpu'):
     result = {**facts(state, file, task), 'rollout': args.rollout, **scores}
     usual = scores['metrics']['nrmse']
     if args.save:
-        save_predictions(args.save, task, p)
+        write_and_note(args, save_predictions, args.save, task, p)
     if args.superres or args.random_points:
         found = off_grid(task, sorted(set(args.superres)), args.random_points)
         add_ratios(found, usual)
@@ -88,7 +89,7 @@ def evaluate_checkpoint(file, args, device='cpu'):
         entry = task.sources[0].entry
         result['physics'] = report(task.u[:, n - 1], p, task.u[:, n:], model.cfg.dt, task.params, axes, entry)
     if args.plot:
-        plot_spectra(file, task, p)
+        write_and_note(args, plot_spectra, file, task, p)
     if args.stepper:
         seen_at = None
         if model.cfg.encoder == 'points':
@@ -99,6 +100,14 @@ def evaluate_checkpoint(file, args, device='cpu'):
         from probabilistic import search
         result['ttc'] = search.report(model, task.u, task.params, n, args.batch_size, args.ttc)
     return finite(result)
+
+
+def write_and_note(args, write, *what):
+    """Write a file. Where that fails (the disk is full), it is told after the tables were printed."""
+    try:
+        write(*what)
+    except (UserError, OSError) as error:
+        args.unwritten.append(str(error))
 
 
 def add_ratios(found, usual):
@@ -136,22 +145,22 @@ def plot_spectra(file, task, p):
     u = task.u[:, first:]
     true_power, waves = spectra(u, cfg.periodic)
     power, _ = spectra(torch.cat([u[:, :1], p], 1), cfg.periodic)
-    t = cfg.dt * np.arange(first, first + u.shape[1])
+    t = task.sources[0].first_time + cfg.dt * np.arange(first, first + u.shape[1])
     title = f'{file}: energy spectra, mean of {len(u)} trajectories'
     folder = os.path.dirname(file) or '.'
     draw_spectra(folder, waves.numpy(), t, power.numpy(), true_power.numpy(), cfg.fields, title)
 
 
 def save_predictions(path, task, p):
-    """Write one .npz file of float32 arrays: predictions and truth (N, T, *grid, C), t (T,) seconds, x
-    (points, d) row-major, and each parameter's values (N,)."""
+    """Write one .npz file of float32 arrays: predictions and truth (N, T, *grid, C), t (T,) seconds as the
+    (first) data file counts them, x (points, d) row-major, and each parameter's values (N,)."""
     axes = [strided_axis(task.sources[0], axis, n) for axis, n in enumerate(task.grid)]
     mesh = np.meshgrid(*axes, indexing='ij')
     n = task.initial_step
     arrays = {name: value.numpy() for name, value in task.params.items()}
     arrays['predictions'] = p.numpy()
     arrays['truth'] = task.u[:, n:].numpy()
-    arrays['t'] = task.model.cfg.dt * np.arange(n, n + task.steps)
+    arrays['t'] = task.sources[0].first_time + task.model.cfg.dt * np.arange(n, n + task.steps)
     arrays['x'] = np.stack([axis.ravel() for axis in mesh], -1)
     with whole_file(path, 'wb') as file:
         np.savez_compressed(file, **{name: array.astype(np.float32) for name, array in arrays.items()})
@@ -191,6 +200,7 @@ def arguments(argv):
     add('--below', type=float, help='validation error to which --compare counts iterations')
     add('--save', help='.npz file of predictions, truth, t and x, for one checkpoint')
     args = parse_flags(parser, argv)
+    args.unwritten = []                                              # what went wrong after the evaluation
     check_arguments(args)
     if args.ttc is not None:
         from probabilistic.search import Settings
@@ -213,14 +223,23 @@ def check_arguments(args):
         raise UserError(f'--data evaluates all trajectories of a file: leave --split {args.split} out')
     if args.below is not None and args.compare is None:
         raise UserError(f'--below {args.below:g} needs --compare')
-    written = [('json', args.json), ('save', args.save)]
     for path in args.compare or ():
         if not path.endswith(('.md', '.csv', '.png')):
             raise UserError(f"--compare '{path}' must end with .md, .csv or .png")
-        written.append(('compare', path))
-    for name, path in written:                                       # before minutes of work
-        if path and not os.access(os.path.dirname(path) or '.', os.W_OK):
-            raise UserError(f"--{name} '{path}': its folder is missing or cannot be written")
+    if args.save is not None and not args.save.endswith('.npz'):
+        raise UserError(f"--save '{args.save}' must end with .npz")
+
+
+def check_outputs(args, files):
+    """Raise UserError where a file that is asked for cannot be written, before minutes of work. files: the
+    checkpoints."""
+    written = {'--json': args.json, '--save': args.save}
+    for number, path in enumerate(args.compare or (), 1):
+        written[f'--compare (file {number})'] = path
+    output_files(written)
+    for file in files:
+        if args.plot:
+            output_file('--plot', os.path.join(os.path.dirname(file), 'spectra.png'))
 
 
 def main(argv=None):
@@ -233,6 +252,7 @@ def main(argv=None):
         raise UserError(f'--save writes the predictions of one checkpoint: name one of these {len(files)}')
     if args.compare is not None and len(files) < 2:
         raise UserError(f"--compare needs two checkpoints or more; there is only '{min(files)}'")
+    check_outputs(args, files)
     device = pick(args.device, 'eval')
     results = []
     for file, is_one_of_several in files.items():
@@ -251,6 +271,8 @@ def main(argv=None):
     if args.json:
         with whole_file(args.json) as out:
             json.dump(results[0] if len(results) == 1 else results, out, indent=1, allow_nan=False)
+    if args.unwritten:
+        raise UserError('; '.join(args.unwritten))
     return results
 
 

@@ -17,7 +17,7 @@ has one. rollout.npz (or .hdf5) holds, with *X for X or X, Y:
 
     u        (B, T, *X, C) or, with --points, (B, T, Q, C)
     x, y     coordinates of the grid, (X,) and (Y,); with --points, x (Q,) or, in two axes, points (Q, 2)
-    t        (T,) seconds
+    t        (T,) seconds, as the data file counts them
     u0       (B, *X, C) on the trained grid: what the model encodes
     truth    (1, T, ...) of the first trajectory, where u is decoded
     members  (B, M, T, ...) of a stochastic stepper; u is their mean
@@ -44,6 +44,7 @@ from runtime.checkpoint import find_checkpoint, load_checkpoint
 from runtime.configurator import UserError, one_line_errors, parse_flags, say
 from runtime.device import pick
 from runtime.inputs import unseen
+from runtime.paths import output_file, output_folder
 
 BATCH = 64                             # trajectories rolled out at a time, at most
 MEMBERS = 8                            # default of --n_members for a stochastic stepper
@@ -238,20 +239,12 @@ def check(model, args):
         args.n_members = MEMBERS if module.stochastic else 0
 
 
-def open_folder(args, file):
-    """The folder for the output. Raises UserError where it cannot be made."""
-    folder = args.out or os.path.dirname(file) or '.'
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make '{folder}': {error.strerror}: choose another --out") from error
-    return folder
-
-
 def main(argv=None):
     """Roll out, save, draw. Raises UserError."""
     args = arguments(argv)
     file = find_checkpoint(args.ckpt)
+    folder = output_folder('--out', os.path.dirname(file) or '.' if args.out is None else args.out)
+    path = output_file('the output', os.path.join(folder, f'rollout.{args.format}'))
     state = load_checkpoint(file)
     model = load_state(state, file, pick(args.device, 'sample'))
     cfg = model.cfg
@@ -268,7 +261,7 @@ def main(argv=None):
     else:
         p = roll_out(model, start, u0, points, args)
     p = p.unflatten(3, shape)                                        # (B, M, T, *X, C)
-    t = (np.arange(start.steps + 1) + start.initial_step - 1) * cfg.dt
+    t = start.first_time + (np.arange(start.steps + 1) + start.initial_step - 1) * cfg.dt
     arrays = {'u': p.mean(1), **coordinates, 't': t[1:], 'u0': u0}
     if args.n_members:
         arrays['members'] = p
@@ -280,8 +273,6 @@ def main(argv=None):
         arrays['truth'] = truth[:, 1:]
     if args.tokens:
         arrays['tokens'] = tokens_of(model, start, u0)
-    folder = open_folder(args, file)
-    path = os.path.join(folder, f'rollout.{args.format}')
     save(path, arrays)
 
     title = title_of(cfg, start, args)

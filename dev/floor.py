@@ -22,7 +22,8 @@ from files.open import split_rows
 from grids import dct_basis, merge_tokens, split_tokens
 from metrics import mean_nrmse
 from peers.compare import prepare, write_json
-from runtime.configurator import one_line_errors
+from runtime.configurator import flag_words, one_line_errors
+from runtime.paths import output_files
 
 FEWER = (2, 4, 8, 16, 32, 64)
 KINDS = {'cosine': 'cosine modes of a patch', 'patches': 'components of a patch',
@@ -128,7 +129,8 @@ def main(argv=None):
     parser.add_argument('configs', nargs='+')
     parser.add_argument('--json')
     parser.add_argument('--plot')
-    args, overrides = parser.parse_known_args(argv)
+    args, overrides = parser.parse_known_args(flag_words(argv))
+    output_files({'--json': args.json, '--plot': args.plot})
     found = {experiment(config): floor(prepare(config, overrides)) for config in args.configs}
     table(found)
     if args.json:

@@ -11,12 +11,12 @@ key of train.py.
 """
 import argparse
 import itertools
-import os
 import statistics
 
 from dev.cells import experiment, part_of, results_in, run_cell, spent
-from peers.compare import prepare, stop_on_sigterm
-from runtime.configurator import UserError, one_line_errors
+from peers.compare import prepare
+from runtime.configurator import UserError, flag_words, one_line_errors
+from runtime.paths import output_files, output_folder
 
 LEAST = 4                              # features of a token; fewer numbers than that are fewer tokens
 # Rows of the table. Each learned row has the losses of the one above it.
@@ -118,11 +118,12 @@ def main(argv=None):
     add('--part', default='0/1', help='i/n: every n-th cell from the i-th on')
     add('--out')
     add('--plot')
-    args, overrides = parser.parse_known_args(argv)
+    args, overrides = parser.parse_known_args(flag_words(argv))
     part_of([], args.part)                                           # before minutes of work
     budget = {'iters': args.iters} if args.iters else {'minutes': args.minutes}
     folder = args.out or f'out/latents_{experiment(args.config)}_{spent(budget)}'
-    os.makedirs(folder, exist_ok=True)
+    output_folder('--out', folder)
+    output_files({'--plot': args.plot})
     task = prepare(args.config, overrides)
     chosen = {name: changes for name, changes in cells(task, args.factors).items()
               if name.split(' times, ')[1] in args.rows}
@@ -136,5 +137,4 @@ def main(argv=None):
 
 if __name__ == '__main__':
     one_line_errors()
-    stop_on_sigterm()
     main()

@@ -27,9 +27,10 @@ import sys
 from dev.cells import experiment, part_of, results_in, run_cell, spent
 from grids import shape_text
 from peers.compare import (HERE, METHODS, cells_for, classical, parse, persistence, possible, prepare,
-                           stop_on_sigterm, write_json)
+                           write_json)
 from peers.networks import package_fno
 from runtime.configurator import UserError, one_line_errors
+from runtime.paths import output_files, output_folder
 
 
 # ---------------------------------------------------------------------------------------------
@@ -74,7 +75,7 @@ def study(args, overrides):
         raise UserError('study takes one config')
     config = args.configs[0] if args.configs else os.path.join(HERE, 'config', 'burgers_cpu.py')
     folder = args.out or f'out/study_{experiment(config)}_{spent(args.budget)}'
-    os.makedirs(folder, exist_ok=True)
+    output_folder('--out', folder)
     tasks = [prepare(config, [*overrides, *setting]) for setting in args.settings]
     methods = possible(args.methods or ['ours', 'fno'], tasks[0])
     for seed, task in itertools.product(range(args.seeds), tasks):
@@ -124,7 +125,7 @@ def zoo(args, overrides):
     if len(args.settings) > 1:
         raise UserError('zoo takes one value of a parameter')
     folder = args.out or f'out/zoo_{spent(args.budget)}'
-    os.makedirs(os.path.join(folder, 'baselines'), exist_ok=True)
+    output_folder('--out', os.path.join(folder, 'baselines'))
     methods = args.methods or ('ours', 'fno')
     if 'fno' in methods:
         package_fno()
@@ -244,6 +245,7 @@ def main(argv):
     add('--part', default='0/1', help='i/n: every n-th training from the i-th on')
     args, overrides = parse(parser, argv)
     part_of([], args.part)                                           # before minutes of work
+    output_files({'--json': args.json})
     others = [name for name in args.methods if name not in ('ours', 'fno')]
     if others:
         raise UserError(f'--methods: the table has ours and fno, not {", ".join(others)}')
@@ -252,5 +254,4 @@ def main(argv):
 
 if __name__ == '__main__':
     one_line_errors()
-    stop_on_sigterm()
     main(sys.argv[1:])

@@ -27,6 +27,7 @@ class Start:
     what: str                          # for the title and the log
     initial_step: int
     steps: int
+    first_time: float = 0.             # seconds, of frame 0
 
 
 def make_start(state, cfg, file, args):
@@ -64,7 +65,8 @@ def from_trajectory(state, cfg, file, args, given):
     steps = args.steps or u.shape[1] - n
     own = {name: source.params[name] for name in cfg.params}
     frames = u if fitting else u[:, :1]
-    return Start(frames, grid_axes(cfg, source.shape), {**own, **given}, f'{what} {row}', n, steps)
+    return Start(frames, grid_axes(cfg, source.shape), {**own, **given}, f'{what} {row}', n, steps,
+                 source.first_time)
 
 
 def has_params(source, params):

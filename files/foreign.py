@@ -38,7 +38,7 @@ def _check_forced(path, file):
     x = (centres(sizes['X']), centres(sizes['Y']))
     doubts = ['no coordinates: cells of the unit square are assumed']
     return Content(sizes['N'], sizes['T'], spacing(t), x, type_of(file['velocity']), fields=FORCED,
-                   params={}, doubts=doubts)
+                   params={}, doubts=doubts, first_time=float(t[0]))
 
 
 def _read_forced(file, rows, frames):
@@ -93,7 +93,7 @@ def _check_well(path, file):
     if len(file.get('t2_fields', ())):
         doubts.append(f"the tensors {', '.join(file['t2_fields'])} are left out")
     return Content(sizes['N'], sizes['T'], spacing(t), x, dtype, fields=tuple(chain(*parts.values())),
-                   boundary=boundary, params=params, doubts=doubts)
+                   boundary=boundary, params=params, doubts=doubts, first_time=float(t[0]))
 
 
 def _well_boundary(file, doubts):

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 
 from files.open import blocks, check_finite, check_overlap, fingerprints, open_source, split_rows
+from runtime.configurator import parse_flags
 
 
 def inspect(path):
@@ -90,7 +91,7 @@ def inspect_command(argv):
     parser = argparse.ArgumentParser('data.py inspect', description='Look into a file and check every row.')
     parser.add_argument('file')
     parser.add_argument('--json', action='store_true', help='print JSON')
-    args = parser.parse_args(argv)
+    args = parse_flags(parser, argv)
     found = inspect(args.file)
     if args.json:
         json.dump(found, sys.stdout, indent=1)

@@ -43,6 +43,7 @@ class Content:
     params: dict = None       # {name: number} that may be parameters; None: see values.parameter
     doubts: tuple = ()        # what is unusual in the file, one sentence each
     notes: tuple = ()         # what is usual, but not obvious
+    first_time: float = 0.    # seconds, of frame 0
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,8 @@ def _axes(file, pattern):
 
 
 def _read_times(path, file, name, sizes):
-    """Seconds between the frames, and whether there is one time more than there are frames."""
+    """Seconds between the frames, whether there is one time more than there are frames, and the time of
+    frame 0."""
     n_times = file[name].size
     n_frames = sizes['T']
     if n_times not in (n_frames, n_frames + 1):
@@ -216,7 +218,7 @@ def _read_times(path, file, name, sizes):
         raise UserError(f"'{path}': {n_frames} frames but {n_times} times in {name}, expected {n_frames + 1} "
                         f'or {n_frames}' + ('; the axes N and T seem to be swapped' if is_swapped else ''))
     t = uniform(path, name, stored(file[name]).ravel()[:n_frames])
-    return spacing(t), n_times > n_frames
+    return spacing(t), n_times > n_frames, float(t[0])
 
 
 def _write_axes(file, pattern, axes):
@@ -257,13 +259,13 @@ def _check_arrays(path, file):
     for name in names:
         shapes[name] = ' '.join(['N T', *axes.values()])
     sizes = check_datasets(path, file, shapes)
-    dt, has_more = _read_times(path, file, 't-coordinate', sizes)
+    dt, has_more, start = _read_times(path, file, 't-coordinate', sizes)
     notes = []
     if has_more:
         notes.append(f"{sizes['T'] + 1} times for {sizes['T']} frames: the last is left out, as in released "
                      'files')
     return Content(sizes['N'], sizes['T'], dt, read_axes(path, file, axes), type_of(file[names[0]]),
-                   n_fields=len(names), notes=notes)
+                   n_fields=len(names), notes=notes, first_time=start)
 
 
 def _read_arrays(file, rows, frames):
@@ -350,12 +352,12 @@ def _check_groups(path, file):
     for name in names:
         shapes[f'{name}/data'] = ' '.join(['T', *axes.values(), 'C'])
     sizes = check_datasets(path, file, shapes)
-    dt, has_more = _read_times(path, file, '0000/grid/t', sizes)
+    dt, has_more, start = _read_times(path, file, '0000/grid/t', sizes)
     doubts = _config_doubts(file['0000'], sizes['T'])
     if has_more:
         doubts.append(f"{sizes['T'] + 1} times for {sizes['T']} frames: the last is left out")
     return Content(len(names), sizes['T'], dt, read_axes(path, file, axes), type_of(file['0000/data']),
-                   n_fields=sizes['C'], doubts=doubts)
+                   n_fields=sizes['C'], doubts=doubts, first_time=start)
 
 
 def _config_doubts(group, n_frames):

@@ -43,6 +43,7 @@ class Source:
     dtype: str = 'float32'            # type of the stored numbers, and how they are packed
     layout: str = 'tensor'            # a key of LAYOUTS
     doubts: tuple = ()                # what is unusual in it, one sentence each
+    first_time: float = 0.            # seconds, of frame 0
     exists: bool = True               # False: planned by `find`, to be made by write.make
     notes: tuple = ()                 # what is usual in it, but not obvious
 
@@ -252,7 +253,7 @@ def _check(path, file, dataset, named):
         if not named:
             guesses.append(f'has {text}')
     source = Source(path, pde, content.n, content.n_frames, content.dt, content.x, params, content.dtype,
-                    layout, tuple(doubts), notes=tuple(notes))
+                    layout, tuple(doubts), content.first_time, notes=tuple(notes))
     return source, guesses
 
 

@@ -6,7 +6,6 @@ Data files made by the built-in solvers, complete or not at all.
 import argparse
 import contextlib
 import os
-import platform
 import re
 import shutil
 import time
@@ -16,8 +15,9 @@ import numpy as np
 
 import equations
 from files.open import LAYOUTS, open_source, plan
-from runtime.configurator import UserError, say
+from runtime.configurator import UserError, parse_flags, say
 from runtime.device import float64_device
+from runtime.paths import output_file, remove_stale, temporary_name
 
 SOLVED_VALUES = 2 ** 25               # values solved for at a time, at most (or one row): 270 MB
 CACHED_VALUES = 2 ** 15               # values of a frame solved for at a time on a CPU, about: 260 kB
@@ -75,7 +75,8 @@ def _write(source, seed, device, batch_size=None):
                             f'{first} to {first + size - 1}')
         return u.numpy()
 
-    make_folder(source.path)
+    output_file('the data file', source.path)
+    remove_stale(os.path.dirname(source.path))
     n_bytes = 4 * n * row_values
     check_space(source.path, n_bytes)
     seconds = n * _seconds_a_trajectory(solve, min(n, batch_size, 16), t)
@@ -117,14 +118,6 @@ def _seconds_a_trajectory(solve, n, t):
     return (time.perf_counter() - start) / n * len(t) / len(part)
 
 
-def make_folder(path):
-    """Make the folder of a file. Raises UserError."""
-    try:
-        os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder of '{path}': {error.strerror}") from error
-
-
 def check_space(path, n_bytes):
     """Raise UserError where the disk has no room for a file of n_bytes."""
     free = shutil.disk_usage(os.path.dirname(path) or '.').free
@@ -137,7 +130,7 @@ def _whole_hdf5(path):
     """An HDF5 file open for writing that takes its name when it is complete, or leaves nothing. Raises
     UserError where the disk is full. Chunks are not cached, so that a failed write raises its error here: the
     error of a cache that is emptied when a dataset is closed could not be caught."""
-    temporary = f'{path}.tmp.{platform.node()}.{os.getpid()}'   # others may make the same file meanwhile
+    temporary = temporary_name(path)                            # others may make the same file meanwhile
     try:                                                        # version 1.10 checksums the metadata, too
         with h5py.File(temporary, 'w', libver='v110', rdcc_nbytes=0) as file:
             yield file
@@ -163,7 +156,8 @@ def make_command(argv):
     """The command line `python data.py make NAME ..`: make one file."""
     entries = equations.entries()
     keys = equations.parameter_keys()
-    parser = argparse.ArgumentParser('data.py make', description='Make a data file with a built-in solver.')
+    parser = argparse.ArgumentParser('data.py make', description='Make a data file with a built-in solver.',
+                                     allow_abbrev=False)
     parser.add_argument('name', choices=[name for name, entry in entries.items() if entry.solve])
     parser.add_argument('--n', type=int, default=1000, help='trajectories')
     for key in keys:
@@ -174,12 +168,12 @@ def make_command(argv):
     parser.add_argument('--batch_size', type=int, default=None, help='trajectories solved at a time')
     parser.add_argument('--resolution', type=int, default=0, help="cells per axis (default: PDEBench's)")
     parser.add_argument('--data_dir', default='datasets', help='folder of the file')
-    parser.add_argument('--out', default=None, help='file to write (default: a name under --data_dir)')
-    args = parser.parse_args(argv)
+    parser.add_argument('--out', help='file to write, or a folder for it (default: --data_dir)')
+    args = parse_flags(parser, argv)
     params = equations.parameters(args.name, {key: getattr(args, key) for key in keys})
-    out = args.out
-    if out is None:
-        out = os.path.join(args.data_dir, entries[args.name].made(params, args.n, args.resolution))
+    out = args.data_dir if args.out is None else args.out
+    if args.out is None or os.path.isdir(out) or out.endswith(os.sep):
+        out = os.path.join(out, entries[args.name].made(params, args.n, args.resolution))
         if args.seed:                                                # training takes seed 0 by this name
             stem, ending = os.path.splitext(out)
             out = f'{stem}_seed{args.seed}{ending}'

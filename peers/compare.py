@@ -12,7 +12,6 @@ import itertools
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -31,7 +30,7 @@ from model import ModelConfig, load, load_state
 from peers.networks import package_fno
 from runtime import extensions
 from runtime.checkpoint import find_checkpoint, load_checkpoint, whole_file
-from runtime.configurator import UserError, say
+from runtime.configurator import UserError, flag_words, say
 from runtime.device import pick
 from runtime.inputs import resample_axes
 
@@ -63,14 +62,6 @@ def read_log(folder):
     """The rows of log.csv, {column: text}; none if nothing was logged."""
     with open(os.path.join(folder, 'log.csv'), newline='') as file:
         return list(csv.DictReader(file))
-
-
-def stop_on_sigterm():
-    """Let SIGTERM end this script as an exception does, so that a training which it runs is stopped too."""
-    def leave(number, _):
-        sys.exit(128 + number)
-
-    signal.signal(signal.SIGTERM, leave)
 
 
 # keys of a short training that is only timed
@@ -340,7 +331,7 @@ def parse(parser, argv):
     parameters = equations.parameter_keys()
     for key in parameters:
         add(f'--{key}', type=float, nargs='+', help='parameter of an equation')
-    args, overrides = parser.parse_known_intermixed_args(argv)
+    args, overrides = parser.parse_known_intermixed_args(flag_words(argv))
     for text in overrides:
         if not (text.startswith('--') and '=' in text):
             raise UserError(f"'{text}' is neither a config file nor --key=value")

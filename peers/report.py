@@ -14,9 +14,6 @@ from runtime.device import Machine
 
 def peers(args, overrides):
     """Train and score all methods, print the table, and write --json (after every training) and --plot."""
-    for path in (args.json, args.plot):
-        if path and not os.path.isdir(os.path.dirname(path) or '.'):
-            raise UserError(f"no folder for '{path}'")
     if len(args.configs) > 1 or len(args.settings) > 1:
         raise UserError('peers takes one config and one value of a parameter: python -m dev.study takes more')
     config = args.configs[0] if args.configs else os.path.join(HERE, 'config', 'burgers_cpu.py')

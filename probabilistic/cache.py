@@ -17,11 +17,12 @@ import numpy as np
 import torch
 
 from data import Batch
-from files.write import check_space, make_folder
+from files.write import check_space
 from model import model_args
 from runtime.checkpoint import whole_file
 from runtime.configurator import UserError, say
 from runtime.device import DATA, seed_of
+from runtime.paths import output_file, remove_stale
 
 PART = 64                              # windows that are encoded at once
 TOLERANCE = .01                        # of tokens that are encoded again, relative to the largest
@@ -143,7 +144,8 @@ class CachedWindows:
         self.machine.say(f'cache: encoding {self.copies} copies of {self.n_windows} windows, '
                          f"{n_bytes / 1e9:.2f} GB, to '{self.path}'")
         try:
-            make_folder(self.path)
+            output_file('the cache', self.path)
+            remove_stale(os.path.dirname(self.path))
             check_space(self.path, n_bytes)
             with whole_file(self.path, 'wb', shared=True) as file:
                 head = {'descr': '<f4', 'fortran_order': False, 'shape': self.shape}

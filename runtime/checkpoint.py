@@ -9,13 +9,13 @@ Checkpoints: written complete or not at all, read with every byte checked, and n
 import contextlib
 import io
 import os
-import platform
 import sys
 import zipfile
 
 import torch
 
 from runtime.configurator import UserError, one_line_errors, say
+from runtime.paths import output_file, temporary_name
 
 FORMAT = 'nanoupt'
 FORMAT_VERSION = 5
@@ -26,9 +26,7 @@ def whole_file(path, mode='w', shared=False, **options):
     """A file open for writing that takes its name complete or not at all: a temporary file in the same
     directory is flushed to disk and renamed over the old one. shared: other processes may write the same
     file meanwhile. Raises UserError where the disk is full or may not be written."""
-    temporary = path + '.tmp'
-    if shared:
-        temporary += f'.{platform.node()}.{os.getpid()}'
+    temporary = temporary_name(path) if shared else path + '.tmp'
     try:
         with open(temporary, mode, **options) as file:
             yield file
@@ -41,11 +39,12 @@ def whole_file(path, mode='w', shared=False, **options):
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
-    folder = os.open(os.path.dirname(path) or '.', os.O_RDONLY)
-    try:
-        os.fsync(folder)                         # the rename itself
-    finally:
-        os.close(folder)
+    if hasattr(os, 'O_DIRECTORY'):               # Windows opens no folders
+        folder = os.open(os.path.dirname(path) or '.', os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)                     # the rename itself
+        finally:
+            os.close(folder)
 
 
 def save_checkpoint(path, state):
@@ -60,14 +59,15 @@ def ship(run, path):
     """Write the checkpoint of a run to `path` as it is given away: its averaged weights alone, without the
     places of this machine."""
     state = load_checkpoint(find_checkpoint(run))
+    output_file('FILE', path)
     names = [os.path.basename(name) for name in state['data']['paths']]
     typed = [os.path.join('datasets', name) for name in names]
     state['data'].update(paths=typed, absolute=typed, relative=[os.path.join('..', name) for name in typed])
     for key in ('out_dir', 'data_dir', 'data_path', 'init_from'):
         state['config'][key] = os.path.basename(state['config'].get(key, ''))
-    state['environment'].pop('platform', None)
+    for key in ('platform', 'wandb_id'):
+        state['environment'].pop(key, None)
     state['model'] = state['ema']                # the same tensors are stored once
-    os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
     save_checkpoint(path, state)
 
 
@@ -87,6 +87,7 @@ def find_runs(path):
 
     Returns a list of paths. Raises UserError, naming what is there, where there is none.
     """
+    path = os.path.expanduser(path)
     if os.path.isfile(path):
         return [path]
     if os.path.isdir(path):

@@ -22,21 +22,27 @@ A dict holds the settings of one stage, which override plain keys of the script 
     --operator_stage.max_iters=500                 # on the command line
 """
 import ast
+import contextlib
 import copy
+import decimal
 import difflib
 import errno
 import functools
 import glob
+import importlib.util
 import io
 import json
 import math
 import os
+import re
 import shlex
+import signal
 import sys
 import tokenize
 import traceback
 import types
 
+HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _PLAIN_TYPES = (int, float, bool, str, tuple, list, type(None))
 # What replaced a key or flag of earlier versions; '' where nothing did.
 RENAMED = {
@@ -65,8 +71,16 @@ class UserError(ValueError):
 
 
 def one_line_errors():
-    """Print user errors and out of memory as one `error: ...` line; exit status 1, no traceback."""
+    """Print user errors and out of memory as one `error: ...` line; exit status 1, no traceback. SIGTERM ends
+    the program as an exception does, so that no temporary file is left and what it runs is stopped too."""
     sys.excepthook = _excepthook
+    if os.environ.get('RANK', '0') == '0':     # other processes wait for the first one, and hear no handler
+        signal.signal(signal.SIGTERM, _leave)
+
+
+def _leave(number, _):
+    print(f'stopped by signal {number}', file=sys.stderr)
+    sys.exit(128 + number)
 
 
 def say(text):
@@ -188,7 +202,7 @@ def _typed(value, default, raw):
             value = str(value).lower()
         if not isinstance(value, str):
             raise ValueError('must be text, in quotes')
-        return value
+        return ','.join(os.path.expanduser(part) for part in value.split(','))   # data_path may hold several
     value = _literal(value) if raw else value
     try:
         json.dumps(value, allow_nan=False)  # a checkpoint holds plain JSON types
@@ -232,10 +246,26 @@ def among(name, value, allowed):
     raise UserError(f"{name}={value} is not one of {', '.join(allowed)}")
 
 
+def flag_words(argv):
+    """The words of a command line for argparse, which takes -1e-3 for a flag, with ~ as the shell expands it
+    at the beginning of a word alone. argv: None for sys.argv[1:]."""
+    words = []
+    for word in sys.argv[1:] if argv is None else argv:
+        if re.fullmatch(r'-(\d+\.?\d*|\.\d+)e[+-]?\d{1,3}|-\d+\.', word, re.IGNORECASE):
+            word = f'{decimal.Decimal(word):f}'
+        name, equals, value = word.partition('=')
+        if equals and name.startswith('-'):
+            word = name + equals + os.path.expanduser(value)
+        else:
+            word = os.path.expanduser(word)
+        words.append(word)
+    return words
+
+
 def parse_flags(parser, argv):
     """The flags of an argparse.ArgumentParser with allow_abbrev=False. Raises UserError for a flag of an
     earlier version, with what replaced it; ends the program for any other unknown one, as argparse does."""
-    args, others = parser.parse_known_args(argv)
+    args, others = parser.parse_known_args(flag_words(argv))
     for word in others:
         name = word.partition('=')[0]
         if RENAMED.get(name[2:]):
@@ -247,6 +277,22 @@ def parse_flags(parser, argv):
 
 
 # --- config files ------------------------------------------------------------
+
+@contextlib.contextmanager
+def _own_configs():
+    """Inside, `from config.NAME import *` is a file of config/ here, whatever else is called config."""
+    others = {name: sys.modules.pop(name) for name in [*sys.modules] if f'{name}.'.startswith('config.')}
+    folder = os.path.join(HERE, 'config')
+    spec = importlib.util.spec_from_file_location(
+        'config', os.path.join(folder, '__init__.py'), submodule_search_locations=[folder])
+    sys.modules['config'] = importlib.util.module_from_spec(spec)
+    try:
+        yield
+    finally:
+        for name in [name for name in sys.modules if f'{name}.'.startswith('config.')]:
+            del sys.modules[name]
+        sys.modules.update(others)
+
 
 def _parse(path, keys):
     """The syntax tree of a config file."""
@@ -276,7 +322,8 @@ def _apply(path, current, plain, strangers):
     given = copy.deepcopy(current)  # the file may append to a list
     space = dict(given, __file__=path, __name__='__config__')
     try:
-        exec(compile(tree, path, 'exec', dont_inherit=True), space)
+        with _own_configs():
+            exec(compile(tree, path, 'exec', dont_inherit=True), space)
     except (Exception, SystemExit) as e:
         lines = [f.lineno for f in traceback.extract_tb(e.__traceback__) if f.filename == path]
         line = lines[-1] if lines else getattr(e, 'lineno', 1)  # `return` outside a function: none

@@ -190,6 +190,24 @@ def _compilation(compile, device):
     return False, 'takes longer than it saves in a short run on this device'
 
 
+def compiler_error(device):
+    """What keeps torch.compile from working on a device, in one line, or ''. A tiny function is compiled and
+    called, which takes seconds, before minutes of reading data."""
+    number = os.getpid()                         # no cache has what was compiled for this process
+
+    def tiny(x):
+        return x.sin() + number
+
+    try:
+        torch.compile(tiny)(torch.ones(8, device=device))
+    except Exception as error:                   # each backend has its own
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return lines[0][:160] if lines else type(error).__name__
+    finally:
+        torch.compiler.reset()
+    return ''
+
+
 def start(device='auto', dtype='auto', compile='auto', deterministic=False, max_minutes=0):
     """
     The Machine that this process trains on, once it and the other processes of torchrun have met.
@@ -211,6 +229,12 @@ def start(device='auto', dtype='auto', compile='auto', deterministic=False, max_
         dist.init_process_group(backend, timeout=TIMEOUT)
     bf16, why_bf16 = _precision(dtype, device)
     compiled, why_compiled = _compilation(compile, device)
+    missing = compiled and compiler_error(device)
+    if missing and why_compiled == 'as asked':
+        raise UserError(f'compile=true, but torch cannot compile here ({missing}): install a C++ compiler, '
+                        'or use --compile=false')
+    if missing:
+        compiled, why_compiled = False, f'torch cannot compile here: {missing}'
     machine = Machine(device, rank, world, bf16, compiled)
     precision = 'bfloat16' if bf16 else 'float32'
     machine.say(f'device {device} | dtype {precision} ({why_bf16}) | '

@@ -17,12 +17,14 @@ It never sees a batch; of training it decides when to stop. The folder holds con
 last.pt (everything that is needed to go on) and best.pt (the weights with the lowest validation error of the
 latest stage).
 """
+import contextlib
 import csv
-import fcntl
 import json
 import math
 import os
 import platform
+import secrets
+import shlex
 import shutil
 import signal
 import subprocess
@@ -36,12 +38,24 @@ import torch.distributed as dist
 from runtime import extensions
 from runtime.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint, whole_file
 from runtime.configurator import UserError
+from runtime.paths import lock, output_folder
 
 DIVERGED = 1e6                         # a loss beyond this stops the run
 COLUMNS = ['iter', 'stage', 'loss', 'grad_norm', 'learning_rate', 'val_nrmse', 'train_seconds']   # of log.csv
 # Model arguments in which a run that goes on, or is fine-tuned, may differ from its checkpoint
 MAY_DIFFER = {'encoder', 'checkpointing', 'seen_params', 'drop_path', 'token_shift', 'steppers'}
 OF_STEPPERS = {'flow_dim', 'flow_depth', 'noise_dim'}
+
+
+@contextlib.contextmanager
+def nobody_to_ask():
+    """Inside, standard input is no terminal, so that no package waits for an answer."""
+    terminal = sys.stdin
+    try:
+        with open(os.devnull) as sys.stdin:
+            yield
+    finally:
+        sys.stdin = terminal
 
 
 def plain(value):
@@ -118,10 +132,10 @@ class Run:
     # ---- opening the folder
 
     def lock(self):
+        output_folder('out_dir', self.folder)
         try:
-            os.makedirs(self.folder, exist_ok=True)
             self.lock_file = open(os.path.join(self.folder, 'lock'), 'a+')
-            fcntl.flock(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self.lock_file)
             self.lock_file.truncate(0)
             self.lock_file.write(f'process {os.getpid()} on {platform.node()}')
             self.lock_file.flush()
@@ -130,7 +144,7 @@ class Run:
             raise UserError(f"another training ({self.lock_file.read().strip()}) is writing to "
                             f"'{self.folder}': wait for it, or choose another --out_dir") from None
         except OSError as error:
-            raise UserError(f"out_dir '{self.folder}' cannot be written ({error.strerror}): choose another "
+            raise UserError(f"out_dir '{self.folder}' cannot be locked ({error.strerror}): choose another "
                             'one') from error
 
     def find_state(self, init_from, overwrite):
@@ -142,7 +156,7 @@ class Run:
                 self.state = self.load_last()
             elif has_run:
                 raise UserError(f"'{self.folder}' holds best.pt but no last.pt to resume: "
-                                f'--init_from={self.best_path} with another --out_dir, or '
+                                f'--init_from={shlex.quote(self.best_path)} with another --out_dir, or '
                                 '--init_from=scratch --overwrite=true')
         elif init_from == 'scratch':
             if has_run and not overwrite:
@@ -167,7 +181,12 @@ class Run:
             if not os.path.exists(self.best_path):
                 raise
             raise UserError(f'{error}; to go on from the best weights: python train.py ... --out_dir='
-                            f'{self.folder}_2 --init_from={self.best_path}') from error
+                            f'{shlex.quote(self.other_folder())} --init_from='
+                            f'{shlex.quote(self.best_path)}') from error
+
+    def other_folder(self):
+        """The name of a folder beside this one."""
+        return f'{os.path.normpath(self.folder)}_2'
 
     def check_config(self):
         """Refuse to resume with other keys than those of the start, or with stages that lack the one in which
@@ -206,7 +225,7 @@ class Run:
         return {'python': platform.python_version(), 'torch': str(torch.__version__), 'numpy': np.__version__,
                 'platform': platform.platform(), 'device': self.machine.name(),
                 'threads': torch.get_num_threads(), 'processes': self.machine.world, 'commit': commit,
-                'command': ' '.join(sys.argv)}
+                'command': shlex.join(sys.argv)}
 
     def say(self, text):
         self.machine.say(text)
@@ -262,6 +281,8 @@ class Run:
         self.say(f"{what} '{self.folder}' at iteration {self.total}")
         if not self.machine.master:
             return
+        before = self.state['environment'] if self.state else {}
+        self.environment['wandb_id'] = before.get('wandb_id') or secrets.token_hex(4)
         kept = []
         if self.state:
             kept = self.rows_until(self.total)
@@ -507,13 +528,14 @@ class Run:
         return self.seconds_before + self.stage_seconds + self.spent()
 
     def start_wandb(self):
-        """Whatever goes wrong there, training goes on."""
+        """Whatever goes wrong there, training goes on. A run that goes on here goes on there, by its id."""
         try:
-            import wandb
-            settings = wandb.Settings(init_timeout=30)
-            name = self.config['wandb_run_name'] or self.folder
-            wandb.init(project=self.config['wandb_project'], name=name,
-                       config=self.config, settings=settings)
+            with nobody_to_ask():
+                import wandb
+                settings = wandb.Settings(init_timeout=30)
+                name = self.config['wandb_run_name'] or self.folder
+                wandb.init(project=self.config['wandb_project'], name=name, config=self.config,
+                           id=self.environment['wandb_id'], resume='allow', settings=settings)
             self.wandb = wandb
         except Exception as error:
             reason = ' '.join(str(error).split())[:80]
@@ -596,6 +618,7 @@ class Run:
         self.save()
         self.say(f"stopped by signal {self.stopped} at iteration {self.total}, saved '{self.last_path}': the "
                  'same command continues')
+        self.end_wandb()
         if self.machine.ddp:
             os._exit(128 + self.stopped)
         sys.exit(128 + self.stopped)
@@ -605,7 +628,8 @@ class Run:
         self.end_wandb()
         if math.isfinite(self.best):
             self.say(f'done: {self.total} iterations in {self.train_seconds() / 60:.1f} minutes | best '
-                     f'validation {self.score} {self.best:.4f} | python eval.py --ckpt {self.folder}')
+                     f'validation {self.score} {self.best:.4f} | python eval.py --ckpt '
+                     f'{shlex.quote(self.folder)}')
         else:
             self.say(f'done: {self.total} iterations and no finite validation error, so there is no '
                      f"'{self.best_path}': '{self.last_path}' holds the weights")

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -189,6 +190,26 @@ def test_saved_predictions(run_folder, truth, burgers_file, tmp_path):
     assert '--save' in user_error('--ckpt', run_folder, other, '--save', file)
 
 
+def test_saved_times_are_those_of_the_file(run_folder, burgers_file, tmp_path):
+    late = shutil.copy(burgers_file, tmp_path / 'late.hdf5')
+    with h5py.File(late, 'r+') as file:
+        file['t-coordinate'][...] = file['t-coordinate'][:] + 5
+    evaluate('--ckpt', run_folder, '--data', late, '--steps', 2, '--save', tmp_path / 'new' / 'p.npz')
+    assert np.load(tmp_path / 'new' / 'p.npz')['t'] == pytest.approx([5.05, 5.1])
+
+
+def test_a_disk_that_is_full_in_the_end(run_folder, tmp_path, monkeypatch, capsys):
+    """The tables are printed, the other files written, and what is missing is told."""
+    def fail(*_, **__):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(np, 'savez_compressed', fail)
+    files = ['--save', tmp_path / 'p.npz', '--json', tmp_path / 'e.json']
+    message = user_error('--ckpt', run_folder, '--steps', 1, *files)
+    assert 'p.npz' in message and 'No space left' in message
+    assert 'nrmse' in capsys.readouterr().out and os.listdir(tmp_path) == ['e.json']
+
+
 def test_uneven_batches(run_folder):
     """10 trajectories in one batch, or in batches of 3, 3, 3 and 1."""
     [a] = evaluate('--ckpt', run_folder, '--split', 'all', '--steps', 5)
@@ -291,7 +312,8 @@ def test_a_model_that_blows_up(burgers_file, tmp_path, capsys):
     (['--batch_size', 0], ['--batch_size 0']), (['--random_points', -1], ['--random_points -1']),
     (['--horizon', 1], ['--horizon 1']), (['--horizon', 2, '--steps', 3], ['--steps', '--horizon']),
     (['--superres', 1, 3], ['--superres 3', '96']), (['--superres', 0], ['--superres 0']),
-    (['--json', 'nowhere/eval.json'], ['--json', 'nowhere']), (['--below', .1], ['--compare']),
+    (['--json', f'{__file__}/e.json'], ['--json', 'is a file']), (['--below', .1], ['--compare']),
+    (['--save', 'p.npy'], ['--save', '.npz']), (['--json', ROOT], ['--json', 'a folder']),
     (['--data', 'a.hdf5', '--split', 'test'], ['--data', '--split']), (['--plot'], ['--physics']),
     (['--data', 'nothing.hdf5'], ['nothing.hdf5']), (['--compare'], ['--compare', 'best.pt'])])
 def test_refusals(run_folder, flags, words):
@@ -307,6 +329,18 @@ def test_what_a_model_cannot_do_is_refused_before_any_work(burgers_file, tmp_pat
     monkeypatch.setattr(ev, 'evaluate', None)
     message = user_error('--ckpt', file, *flags)
     assert all(word in message for word in words), message
+
+
+def test_outputs_are_checked_before_any_work(burgers_file, tmp_path, monkeypatch):
+    file = save(tiny(encoder_dim=0), tmp_path / 'run' / 'best.pt', burgers_file)
+    monkeypatch.setattr(ev, 'evaluate', None)
+    other = shutil.copy(file, tmp_path / 'other.pt')
+    for name in ('run/spectra.png', 'a.md'):
+        (tmp_path / name).mkdir()
+    assert 'is a folder' in user_error('--ckpt', file, '--physics', '--plot')
+    assert 'is a folder' in user_error('--ckpt', file, other, '--compare', tmp_path / 'a.md')
+    twice = tmp_path / 'e.npz'
+    assert 'same file' in user_error('--ckpt', file, '--json', twice, '--save', twice)
 
 
 @pytest.mark.parametrize('old, new', [('--by', '--stepper'), ('--members', '--n_members'),

@@ -9,6 +9,7 @@ kill -9 before and after each write, and between    test_cut_at_every_write
   two stages
 exception while a checkpoint is written             test_failed_save_keeps_the_old_file, test_the_old_file_...
 disk full: checkpoint, log.csv, config.json, data   test_full_disk, ..._under_the_log, test_write.py
+outputs that cannot be written; stale files         test_paths.py, test_eval.py, test_sample.py
 folder or data folder that may not be written       test_read_only_folders
 checkpoint truncated, one bit flipped               test_truncated_checkpoint, test_a_flipped_bit_...
 another file, missing, other version, not finite    test_foreign_files_..., test_missing_...,
@@ -45,12 +46,13 @@ rollout that blows up in evaluation                 test_eval.py, test_metrics.p
 config: typos, types, values, files, cross-fields   test_accepted_values, test_refused_before_any_work,
                                                     test_configurator.py, test_model.py
 SIGTERM, SIGINT, twice, with two processes          test_signals_at_random_moments (20, slow),
+                                                    test_a_signal_while_data_are_made,
                                                     test_second_signal_ends_at_once,
                                                     test_two_processes_resume_bit_equal
 device absent; out of memory                        test_refused_before_any_work, test_out_of_memory_...,
                                                     test_device.py
 wandb missing, unreachable, dying, killed           test_wandb_changes_nothing, test_killed_wandb_... (slow)
-wandb lacks a curve                                 test_wandb_changes_nothing
+wandb lacks a curve; asks; begins another run       test_wandb_changes_nothing, test_a_run_that_goes_on_...
 closed or full stdout; no matplotlib                test_lost_stdout_..., test_sample.py
 odd paths, another cwd, read-only HOME              conftest.py::smoke, test_read_only_home
 metrics: given frames, closed forms, uneven batch   test_eval.py, test_metrics.py
@@ -59,7 +61,7 @@ every parameter matters; evaluation leaves no trace test_losses.py, test_eval.py
 import contextlib
 import csv
 import ctypes
-import fcntl
+import dataclasses
 import glob
 import io
 import json
@@ -68,6 +70,7 @@ import pickle
 import random
 import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -91,6 +94,7 @@ from model import UPT, load, model_args
 from runtime import configurator
 from runtime.checkpoint import load_checkpoint, save_checkpoint
 from runtime.configurator import UserError
+from runtime.paths import lock as lock_file
 from runtime.run import Run
 
 STOCHASTIC = [*FAST, '--drop_path=.2']                               # the second stage draws numbers as well
@@ -391,9 +395,13 @@ def test_a_finished_run_goes_on(copy, train, capsys):
     mended."""
     with open(copy / 'log.csv', 'a') as file:
         file.write('1')                                             # the beginning of row 15, or 10, or 1 ...
+    copy = copy.rename(f"{copy} it's")
     g = train(copy, '--max_iters=23', '--log_interval=1', '--learning_rate=1e-4')
     assert g['run'].total == 23 and [int(row['iter']) for row in rows_of(copy)] == [5, 10, 15, 20, 21, 22, 23]
-    assert 'learning_rate changes from 0.001 to 0.0001' in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert 'learning_rate changes from 0.001 to 0.0001' in out
+    last_line = out.splitlines()[-1]
+    assert shlex.split(last_line.split(' | ')[-1]) == ['python', 'eval.py', '--ckpt', str(copy)]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -446,7 +454,7 @@ def test_second_training_in_one_folder_is_refused(tmp_path, train):
     with open(tmp_path / 'o' / 'lock', 'w') as lock:                 # what another process would hold
         lock.write('process 7 on far-away')
         lock.flush()
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock_file(lock)
         assert 'another training (process 7 on far-away)' in refused(train, tmp_path / 'o')
     train(tmp_path / 'o', '--max_iters=1')                           # a dead process holds nothing
 
@@ -486,6 +494,28 @@ def test_full_disk_while_data_are_made(tmp_path, child):
     line = child(tmp_path / 'o', '--data_path=', f'--data_dir={tmp_path}/d', '--n_trajectories=3',
                  before=[partial(limit_files, 500_000)]).error_line()
     assert 'N3.hdf5' in line and 'File too large' in line and os.listdir(tmp_path / 'd') == []
+
+
+def wait_for_the_solver(folder):
+    """A solver that never ends once there is a file to write to; it then leaves another one."""
+    from files.layouts import LAYOUTS
+
+    def write(*_):
+        open(os.path.join(folder, 'hangs'), 'w').close()
+        time.sleep(10 * TIMEOUT)
+
+    LAYOUTS['tensor'] = dataclasses.replace(LAYOUTS['tensor'], write=write)
+
+
+def test_a_signal_while_data_are_made(tmp_path, child):
+    (tmp_path / 'd').mkdir()
+    victim = child(tmp_path / 'o', '--data_path=', f'--data_dir={tmp_path}/d', '--n_trajectories=3',
+                   before=[partial(wait_for_the_solver, str(tmp_path))])
+    assert victim.wait_for((tmp_path / 'hangs').exists), victim.text('err')
+    assert len(os.listdir(tmp_path / 'd')) == 1
+    os.kill(victim.pid, signal.SIGTERM)
+    assert victim.wait() == 143 and victim.text('err') == 'stopped by signal 15\n'
+    assert os.listdir(tmp_path / 'd') == [] and os.listdir(tmp_path / 'o') == ['lock']
 
 
 def test_read_only_folders(tmp_path, child, copy):
@@ -819,7 +849,7 @@ TWO = ' '.join(TWO_STAGES)
     # files and folders
     ('--init_from=nowhere', 'no checkpoint'), ('--data_path=nowhere.hdf5', 'does not exist'),
     ('--data_path=,', 'names no file'), (f'--data_path={ROOT}', 'is a directory'), ('--out_dir=', 'out_dir'),
-    (f'--out_dir={SMOKE}', 'cannot be written'), ('--out_dir=/proc/no', 'cannot be written')])
+    (f'--out_dir={SMOKE}', 'is a file'), ('--out_dir=/proc/no', 'cannot be written')])
 def test_refused_before_any_work(args, says, tmp_path, monkeypatch):
     """In one line, and nothing is there afterwards but the lock of the folder: no data are made first."""
     line = refused(train_here, monkeypatch, SMOKE, '--device=cpu', f'--data_dir={tmp_path}/d',
@@ -861,16 +891,19 @@ def test_out_of_memory_of_a_cpu_is_one_line(memory, capsys):
 
 
 class Wandb:
-    """Fails where it is told to, and keeps what is logged."""
+    """Fails where it is told to, and keeps what is logged and the ids of runs."""
 
     def __init__(self, fails):
         self.fails = fails
         self.rows = []
+        self.ids = []
 
     def Settings(self, **_):
         return None
 
-    def init(self, **_):
+    def init(self, id, resume, **_):
+        assert resume == 'allow' and not sys.stdin.isatty()
+        self.ids.append(id)
         torch.rand(3)                                                # whatever it does to random states
         if self.fails == 'init':
             raise ConnectionError('no route\nto host')
@@ -902,6 +935,20 @@ def test_wandb_changes_nothing(tmp_path, train, monkeypatch, capsys):
         logged = [{name: text for name, text in row.items() if text} for row in csv.DictReader(file)]
     assert [{name: str(value) for name, value in row.items()} for row in wandb.rows] == logged
     assert len(logged) == 3 and 'val_nrmse' in logged[0] and 'step_error' in logged[1]
+
+
+def test_a_run_that_goes_on_is_one_run_in_wandb(tmp_path, train, monkeypatch):
+    """Also if a part of it was not logged there. A run that begins anew in the same folder is another one."""
+    monkeypatch.setitem(sys.modules, 'wandb', wandb := Wandb('nothing'))
+    master, terminal = os.openpty()
+    with os.fdopen(master), os.fdopen(terminal) as stdin:
+        monkeypatch.setattr(sys, 'stdin', stdin)                     # which it must not be able to read
+        for n, logged in enumerate((True, False, True), 1):
+            train(tmp_path / 'o', *FAST, f'--max_iters={n}', f'--wandb_log={logged}')
+        assert sys.stdin is stdin
+        anew = ['--init_from=scratch', '--overwrite=true']
+        train(tmp_path / 'o', *FAST, '--max_iters=1', '--wandb_log=true', *anew)
+    assert len(wandb.ids) == 3 and wandb.ids[0] == wandb.ids[1] != wandb.ids[2]
 
 
 def with_wandb(folder, *args, before=''):

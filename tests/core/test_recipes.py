@@ -119,6 +119,20 @@ def test_an_equation_and_an_attention_are_evaluated(tmp_path):
         assert json.load(file)
 
 
+@pytest.mark.slow
+def test_from_elsewhere(tmp_path):
+    """Nothing is installed by pip, and a program in another folder finds the modules by PYTHONPATH."""
+    pip = [sys.executable, '-m', 'pip', 'install', '--no-deps', '--target', tmp_path / 'site', ROOT]
+    done = subprocess.run(pip, cwd=tmp_path, env=ENV, capture_output=True, text=True, timeout=TIMEOUT)
+    assert done.returncode and 'nothing_to_install' in done.stderr and not (tmp_path / 'site').exists()
+    (tmp_path / 'script.py').write_text('from model import load\n')
+    assert re.search(r'^PYTHONPATH=/path/to/nanoupt python script.py', RECIPES, re.MULTILINE)
+    for path, code in (('', 1), (ROOT, 0)):
+        env = {**ENV, 'PYTHONPATH': path}
+        assert subprocess.run([sys.executable, 'script.py'], cwd=tmp_path, env=env, timeout=TIMEOUT,
+                              capture_output=True).returncode == code
+
+
 def test_every_file_is_named_in_the_readme():
     with open(os.path.join(ROOT, 'README.md'), encoding='utf-8') as file:
         readme = file.read()

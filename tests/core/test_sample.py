@@ -215,6 +215,23 @@ def test_what_is_refused(runs, word, argv):
     assert word in user_error(runs['burgers'][0], *argv)
 
 
+def test_the_output_is_checked_before_any_work(runs, tmp_path, monkeypatch):
+    ckpt, file = runs['burgers']
+    monkeypatch.setattr(sample, 'make_start', None)
+    (tmp_path / 'rollout.npz').mkdir()
+    refusals = {file: 'is a file', '/proc/x': 'cannot be written', '': 'empty', tmp_path: 'is a folder'}
+    for out, word in refusals.items():
+        assert word in user_error(ckpt, '--steps', 1, '--out', out)
+
+
+def test_times_are_those_of_the_file(runs, tmp_path):
+    ckpt, file = runs['burgers']
+    late = shutil.copy(file, tmp_path / 'late.hdf5')
+    with h5py.File(late, 'r+') as f:
+        f['t-coordinate'][...] = f['t-coordinate'][:] + 5
+    assert run(ckpt, '--data', late, '--steps', 2, out=tmp_path)['t'].tolist() == pytest.approx([5.05, 5.1])
+
+
 @pytest.mark.slow
 def test_no_extension_is_imported(runs, tmp_path):
     """A rollout by the operator needs none of these folders."""

@@ -133,6 +133,11 @@ def test_the_command_names_the_file(tmp_path):
     assert old.pde == 'burgers-old' and old.shape == (32,)
     make_command(['advection', '--seed', '1', *arguments])           # training takes no other seed by itself
     assert (tmp_path / '1D_Advection_Sols_beta0.4_X32_N3_seed1.hdf5').exists()
+    os.mkdir(tmp_path / 'there')
+    make_command(['burgers', '--out', str(tmp_path / 'there'), *arguments])
+    make_command(['burgers', '--nu', '0.1', '--out', f'{tmp_path}/new/', *arguments])
+    assert os.listdir(tmp_path / 'there') == ['1D_Burgers_Sols_Nu0.01_X32_N3.hdf5']
+    assert os.listdir(tmp_path / 'new') == ['1D_Burgers_Sols_Nu0.1_X32_N3.hdf5']
     assert 'no parameter nu' in refused(make_command, ['advection', '--nu', '0.1', *arguments])
     assert 'exists' in refused(make_command, ['advection', '--beta', '0.7', *arguments])
     folder = str(tmp_path)
@@ -216,7 +221,7 @@ def test_a_killed_writer_leaves_no_file(tmp_path):
     left = os.listdir(tmp_path)
     assert len(left) == 2 and not os.path.exists(path)               # the marker and the temporary file
     make_small(path)
-    assert inspect(path)['trajectories'] == 3
+    assert inspect(path)['trajectories'] == 3 and sorted(os.listdir(tmp_path)) == ['a.hdf5', 'hangs']
 
 
 def test_two_writers_at_once_make_a_whole_file(tmp_path):

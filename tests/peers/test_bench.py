@@ -1,6 +1,5 @@
 """bench.py, peers/compare.py, evaluation/speed.py: methods are trained, scored and tabled; what cannot be
 compared is refused; speed counts what it should."""
-import fcntl
 import json
 import os
 import signal
@@ -18,6 +17,7 @@ from conftest import ENV, ROOT, SMOKE, refused, train_here
 from evaluation import speed
 from equations.burgers import burgers
 from peers import compare, report
+from runtime.paths import lock
 
 ADVECTION = os.path.join(ROOT, 'config', 'advection_cpu.py')
 
@@ -152,7 +152,7 @@ def test_the_classical_row_is_the_coarsest_grid_that_is_as_good():
 
 
 @pytest.mark.parametrize('options, message', [
-    (['--minutes=0'], '--minutes'), (['--iters=0'], '--iters'), (['--json=no/p.json'], "'no/p.json'"),
+    (['--minutes=0'], '--minutes'), (['--iters=0'], '--iters'), ([f'--json={SMOKE}/p'], 'is a file'),
     (['--n_trajectorie=3'], 'n_trajectories'), (['--operator_stage.batch_size=4'], 'batch_size'),
     (['--nu', '.1'], 'is not of nu 0.1'), (['--nu', '.1', '.2'], 'one value'), (['epochs=3'], 'epochs')])
 def test_peers_refuse(here, burgers_file, options, message):
@@ -182,8 +182,8 @@ def test_sigterm_stops_the_training_too(tmp_path, burgers_file):
             time.sleep(.1)
         child.send_signal(signal.SIGTERM)
         assert child.wait() == 128 + signal.SIGTERM
-        with open(log.with_name('lock')) as lock:                    # a training holds it while it lives
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with open(log.with_name('lock')) as file:                    # a training holds it while it lives
+            lock(file)
         assert log.with_name('last.pt').exists()
     finally:
         child.kill()

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -308,3 +309,36 @@ def test_ctrl_c_leaves_130(tmp_path):
     p.send_signal(signal.SIGINT)
     _, err = p.communicate(timeout=600)
     assert (p.returncode, err) == (130, b'')
+
+
+# --- flags -------------------------------------------------------------------
+
+@pytest.mark.parametrize('words, points, out', [
+    (['--points', '-1e-3', '.5'], [-.001, .5], None), (['--points=-1E-3'], [-.001], None),
+    (['--points', '-2.', '-.5e+1', '-1'], [-2., -5., -1.], None), (['--out', '~/a'], None, 'HOME/a'),
+    (['--out=~/a=b'], None, 'HOME/a=b'), (['--out', 'a~'], None, 'a~')])
+def test_flags(monkeypatch, words, points, out):
+    """Negative numbers in every notation, and ~ where the shell leaves it."""
+    monkeypatch.setenv('HOME', 'HOME')
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument('--points', type=float, nargs='+')
+    parser.add_argument('--out')
+    args = parse_flags(parser, words)
+    assert (args.points, args.out) == (points, out)
+
+
+def test_a_home_in_a_key(write, monkeypatch):
+    monkeypatch.setenv('HOME', '/home/me')
+    assert resolve(write("out_dir = '~/a'"))['out_dir'] == '/home/me/a'
+    assert resolve('--out_dir=~/a,b,~/c')['out_dir'] == '/home/me/a,b,/home/me/c'      # several, as data_path
+
+
+def test_no_other_module_stands_for_our_configs(write, tmp_path, monkeypatch):
+    """Whether it is imported already, or comes first on the path; both stay as they are for others."""
+    theirs = types.ModuleType('config')
+    monkeypatch.setitem(sys.modules, 'config', theirs)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    write('1 / 0', 'config.py')
+    path = write('from config import burgers_64_u as _own\nlatent_dim = _own.latent_dim')
+    assert resolve(path)['latent_dim'] == 64
+    assert sys.modules['config'] is theirs and 'config.burgers_64_u' not in sys.modules

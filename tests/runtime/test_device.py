@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 
 from conftest import refused
+from runtime import device as devices
 from runtime.device import DATA, Machine, float64_device, pick, seed_of, start
 
 
@@ -88,10 +89,35 @@ def test_bfloat16_where_the_gpu_has_it(computer, capsys, monkeypatch, name, capa
 @pytest.mark.parametrize('name, capability, compile, expected', [
     ('cuda', (7, 0), 'auto', True), ('cuda', (6, 1), 'auto', False), ('cpu', None, 'auto', False),
     ('cpu', None, 'true', True), ('cuda', (9, 0), 'false', False)])
-def test_compile(computer, capsys, name, capability, compile, expected):
+def test_compile(computer, capsys, monkeypatch, name, capability, compile, expected):
     computer(cuda=1, capability=capability)
+    monkeypatch.setattr(devices, 'compiler_error', {device_of(name): ''}.get)
     assert start(name, 'float32', compile).compiled is expected
     assert f'compile {str(expected).lower()} (' in capsys.readouterr().out
+
+
+def device_of(name):
+    return torch.device(name, 0) if name == 'cuda' else torch.device(name)
+
+
+def test_a_compiler_that_is_missing(computer, capsys, monkeypatch):
+    """Auto does without, in the line that says what was picked; what was asked for is refused."""
+    def fail(function):
+        def compiled(x):
+            raise RuntimeError('InvalidCxxCompiler: No working C++ compiler\n\n' + 200 * 'trace\n')
+        return compiled
+
+    monkeypatch.setattr(torch, 'compile', fail)
+    assert 'No working C++ compiler): install' in refused(start, 'cpu', compile='true')
+    computer(cuda=1)
+    monkeypatch.setattr(torch, 'ones', torch_ones_without_device)
+    assert start('cuda', 'float32').compiled is False
+    [line] = capsys.readouterr().out.splitlines()
+    assert 'compile false (torch cannot compile here: InvalidCxxCompiler' in line
+
+
+def torch_ones_without_device(*shape, device):
+    return torch.zeros(*shape)
 
 
 @pytest.mark.parametrize('bf16, expected', [(True, torch.bfloat16), (False, torch.float32)])
