@@ -167,7 +167,7 @@ for name in run.remaining(stages):
     stage = losses.STAGES[name](model, s)                        # a module: (batch, progress) -> loss, terms
     windows = stage.prepare(data.Windows(trajectories, model, s), machine)
     sampler = data.Sampler(windows.n_windows, s.batch_size, s.seed)
-    optimizers = optim.make(stage, s)
+    optimizers = optim.make(stage, s, machine.compiled)
     ema = optim.EMA(model, s.ema_decay)
     wrapped = machine.wrap(stage)                                # in DDP, where there are several processes
 
