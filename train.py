@@ -142,7 +142,7 @@ trajectories.check_history(run)
 machine.say(f'data {", ".join(s.path for s in sources)} | {trajectories.n_rows} train and '
             f'{len(trajectories.val)} validation trajectories, {trajectories.n_frames} frames of '
             f'{shape_text(trajectories.grid)} points | '
-            f'{"in memory" if trajectories.in_memory else "read from HDF5"}')
+            f'{"read from HDF5" if trajectories.home is None else f"in the memory of {trajectories.home}"}')
 
 # ---- model
 torch.manual_seed(seed)
@@ -191,7 +191,8 @@ for name in run.remaining(stages):
         index = sampler.next()
         loss_sum = 0.
         sums = {}
-        micro_batches = windows.batches(index, run.total, machine.rank, machine.world, s.accumulation)
+        micro_batches = windows.batches(index, run.total, machine.rank, machine.world, s.accumulation,
+                                        following=sampler.peek)
         for micro, batch in enumerate(micro_batches):
             machine.synchronise_gradients(wrapped, micro == s.accumulation - 1)
             with machine.autocast():

@@ -161,7 +161,7 @@ class CachedWindows:
             filled += len(part)
         return z
 
-    def batches(self, index, iteration, rank=0, world=1, n_micro=1):
+    def batches(self, index, iteration, rank=0, world=1, n_micro=1, following=None):
         """As data.Windows.batches. Yields Batch without fields."""
         t = self.windows.trajectories
         random = torch.Generator().manual_seed(seed_of(self.stage.settings.seed, iteration, DATA))
