@@ -104,7 +104,7 @@ class Trajectories:
         self.read_train()
 
     def fits(self, n_value, processes, device=None):
-        """Do n_value float32 numbers fit into memory_gb of a device's memory, by default that of the training?
+        """Do n_value float32 numbers fit into memory_gb of a device's memory (default: that of the training)?
         -1: half of what is free."""
         device = device or self.device
         limit = self.keys.memory_gb
@@ -228,8 +228,8 @@ class Trajectories:
     # ---- windows
 
     def gather(self, trajectory, start, window):
-        """Windows (B, window, *grid, C) from frames `start` (B,) of rows `trajectory` (B,), both on the CPU. They
-        are on the device where the rows live there, else in memory from which it copies without waiting."""
+        """Windows (B, window, *grid, C) from frames `start` (B,) of rows `trajectory` (B,), both on the CPU.
+        They are on the device where the rows live there, else in memory that it copies without waiting."""
         if self.home is None:
             u = torch.from_numpy(self.read_windows(trajectory.tolist(), start.tolist(), window))
         else:

@@ -62,8 +62,8 @@ def muon_updates(grads, momenta, rate, bf16):
     """
     The orthogonalised updates of matrices, a stack (n, rows, columns) for each shape.
 
-    grads: lists of n gradients of one shape; momenta: their stacks, which move on. It is one function, so that
-    it can be compiled as a whole: on a GPU it takes hundreds of launches otherwise.
+    grads: lists of n gradients of one shape; momenta: their stacks, which move on. It is one function, so
+    that it can be compiled as a whole: on a GPU it takes hundreds of launches otherwise.
     """
     updates = []
     for of_shape, momentum in zip(grads, momenta):
@@ -136,7 +136,8 @@ def make(stage, settings, compiled=False):
     if rest:
         optimizers.append(_adamw(rest, settings))
     if matrices:
-        optimizers.append(Muon(matrices, settings.muon_lr, weight_decay=settings.weight_decay, compiled=compiled))
+        optimizers.append(Muon(matrices, settings.muon_lr, weight_decay=settings.weight_decay,
+                               compiled=compiled))
     if not optimizers:
         raise UserError(f'{type(stage).__name__} trains nothing: name sub-modules of the model in `trains`')
     for optimizer in optimizers:

@@ -3,9 +3,9 @@ Kernels that a training iteration and a rollout step launch on a GPU, about, cou
 
     python -m dev.launches config/burgers_128_pure.py config/ns_64.py --batch_size=2
 
-Every operator that reaches the device is counted, except views, in eager mode and under autocast to bfloat16. On
-a GPU a few take two launches or none, and compiled code takes fewer. Where a step takes less than 10 microseconds
-for each launch, the host is what limits it.
+Every operator that reaches the device is counted, except views, in eager mode and under autocast to bfloat16.
+On a GPU a few take two launches or none, and compiled code takes fewer. Where a step takes less than 10
+microseconds for each launch, the host is what limits it.
 """
 import sys
 import tempfile
@@ -90,8 +90,8 @@ def main(argv):
     overrides = [word for word in argv if word.startswith('--')]
     for config in configs:
         with tempfile.TemporaryDirectory() as folder:
-            given = [f'--data_dir={folder}', '--n_trajectories=10', '--device=cpu', '--operator_stage.max_iters=0']
-            run_training(config, f'{folder}/run', *given, *overrides)
+            quick = ['--n_trajectories=10', '--device=cpu', '--operator_stage.max_iters=0']
+            run_training(config, f'{folder}/run', f'--data_dir={folder}', *quick, *overrides)
             t = Training(f'{folder}/run')
             found = of_iteration(t, t.settings.batch_size)
             found.update(total=sum(found.values()), rollout=of_rollout_step(t))

@@ -20,8 +20,8 @@ from runtime import configurator
 from runtime.configurator import UserError, among
 
 TIMEOUT = timedelta(hours=2)                     # of an exchange between GPUs
-PATIENCE = timedelta(days=30)                    # the first process may be making data meanwhile; a process that
-                                                 # has died is noticed at once
+PATIENCE = timedelta(days=30)                    # the first process may be making data meanwhile; the end of
+                                                 # a process is noticed at once
 DATA = 1008                                      # the stream of random numbers that augmentation takes
 
 
@@ -244,7 +244,8 @@ def start(device='auto', dtype='auto', compile='auto', deterministic=False, max_
     rank = int(os.environ.get('RANK', 0))
     world = int(os.environ['WORLD_SIZE']) if 'RANK' in os.environ else 1
     if world > 1 and str(device).lower().startswith('cuda:'):
-        raise UserError(f'device={device} would be that of all {world} processes: --device=cuda gives each its own')
+        raise UserError(f'device={device} would be that of all {world} processes: --device=cuda gives each its '
+                        'own')
     if max_minutes and world > 1:
         raise UserError('max_minutes needs one process, since clocks differ: set max_iters instead')
     if deterministic:
