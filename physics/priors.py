@@ -161,7 +161,8 @@ def add_priors(stage):
 
     def extend(outputs, batch):
         model = stage.model
-        axes[:] = [axis.to(batch.u.dtype).to(batch.u.device) for axis in axes]   # once; MPS has no float64
+        for i, axis in enumerate(axes):                              # it moves once; MPS has no float64
+            axes[i] = axis.to(batch.u.dtype).to(batch.u.device, non_blocking=True)
         x = axes
         start = batch.u[:, :1] + batch.background
         field = outputs['field']                                     # (B, K, *grid, C)
