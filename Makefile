@@ -7,7 +7,7 @@ PY_GPU ?= python
 
 setup: .venv/.installed
 
-.venv/.installed: requirements.txt
+.venv/.installed: requirements.txt requirements-gpu.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "error: Python >= 3.10 is needed: make PYTHON=python3.12 setup")'
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install -q --disable-pip-version-check -r requirements.txt
@@ -32,7 +32,8 @@ pretrained: setup
 	  $(PY) -m runtime.checkpoint out/pretrained/$$name pretrained/$$name.pt || exit 1; \
 	done
 
-# Every figure that takes a GPU, in the environment of `python`, which needs requirements-peers.txt. The most
+# Every figure that takes a GPU, in the environment of `python`: its torch, requirements-gpu.txt and
+# requirements-peers.txt. The most
 # important come first: each experiment is trained for TRAIN_MINUTES and evaluated; then peers, speeds, the study.
 # Finished parts are not run again, so the same command goes on after a stop.
 GPU_CONFIGS := burgers_128_pure ns_64 ns_64_learned diffusion_reaction_128 compressible_1d_1024 ks_256 shallow_water_128 darcy_128
@@ -47,7 +48,7 @@ gpu:
 	$(PY_GPU) bench.py peers config/burgers_128_pure.py --device=cuda --minutes $(PEER_MINUTES) --seeds 2 --json out/peers.json
 	$(PY_GPU) -m dev.study study config/burgers_128_pure.py --device=cuda --minutes $(PEER_MINUTES) --seeds 2 --nu .001 .01
 
-# A piece of one experiment: make gpu-ns_64 MINUTES=9, repeated until it is done
+# A piece of one experiment, its data included: make gpu-ns_64 MINUTES=9, repeated until it is done
 MINUTES ?= 9
 gpu-%:
 	timeout -s TERM $(MINUTES)m $(PY_GPU) train.py config/$*.py --device=cuda --max_minutes=$(TRAIN_MINUTES); \

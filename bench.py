@@ -13,8 +13,7 @@ seed by seed. The best of about eight validations is scored on the test split: w
 field space. The clock of a training counts compilation and validations. It does not count the making of data
 and the 25 iterations before it, from which the interval of validations follows. METHODS in peers/compare.py
 says how the methods differ. This project's models train by Muon, in bfloat16 and compiled where train.py
-does that (on CUDA); the peers by AdamW, eager, in TF32 where there is any. The FNO needs pip install -r
-requirements-peers.txt.
+does that (on CUDA); the peers by AdamW, eager, in float32. The FNO needs pip install -r requirements-peers.txt.
 
 speed: for each config and mode (eager, compiled, bf16, bf16_compiled; by default all on CUDA, eager
 elsewhere), in a process of its own: milliseconds per iteration of a short training by train.py; the share of

@@ -10,10 +10,12 @@ consecutive frames, and transformed by the exact symmetries of the equation. Eve
 (seed, iteration) and is drawn for the whole batch, so a resumed run and several processes see the same
 batches.
 """
+import copy
 import hashlib
 import os
 import shlex
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -95,17 +97,21 @@ class Trajectories:
         self.val_rows = split_rows(self.n_trajectories, 'val', self.entry.test)
         self.n_rows = len(sources) * len(self.rows)
         n_value = self.n_rows * self.n_frames * np.prod(self.grid) * len(self.entry.fields)
-        self.in_memory = self.fits(n_value, processes)
+        places = (device, torch.device('cpu'))                       # where the rows live; else in the files
+        self.home = next((place for place in places if self.fits(n_value, processes, place)), None)
+        self.in_memory = self.home is not None
         self.files = None                                            # opened when first read, in this process
         self.read_validation()
         self.read_train()
 
-    def fits(self, n_value, processes):
-        """Do n_value float32 numbers fit into memory_gb of the device's memory? -1: half of what is free."""
+    def fits(self, n_value, processes, device=None):
+        """Do n_value float32 numbers fit into memory_gb of a device's memory (default: that of the training)?
+        -1: half of what is free."""
+        device = device or self.device
         limit = self.keys.memory_gb
         if limit < 0:
-            is_cuda = self.device.type == 'cuda'
-            free = torch.cuda.mem_get_info(self.device)[0] if is_cuda else free_memory() / processes
+            is_cuda = device.type == 'cuda'
+            free = torch.cuda.mem_get_info(device)[0] if is_cuda else free_memory() / processes
             limit = .5 * free / 1e9
         return 4 * n_value <= limit * 1e9
 
@@ -144,7 +150,7 @@ class Trajectories:
         digest = hashlib.sha256()
         self.u = None
         if self.in_memory:
-            self.u = torch.empty(self.n_rows, self.n_frames, *self.grid, n_field, device=self.device)
+            self.u = torch.empty(self.n_rows, self.n_frames, *self.grid, n_field, device=self.home)
         filled = 0
         for s in self.sources:
             digest.update(repr((s.pde, s.n, s.n_frames, s.shape, s.params)).encode())
@@ -223,14 +229,16 @@ class Trajectories:
     # ---- windows
 
     def gather(self, trajectory, start, window):
-        """Windows (B, window, *grid, C) from frames `start` (B,) of rows `trajectory` (B,),
-        both on the CPU; on the device where the rows live there."""
-        if self.in_memory:
+        """Windows (B, window, *grid, C) from frames `start` (B,) of rows `trajectory` (B,), both on the CPU.
+        They are on the device where the rows live there, else in memory that it copies without waiting."""
+        if self.home is None:
+            u = torch.from_numpy(self.read_windows(trajectory.tolist(), start.tolist(), window))
+        else:
             frame = start[:, None] + torch.arange(window)
             index = torch.stack([trajectory[:, None].expand_as(frame), frame])
-            index = index.to(self.device, non_blocking=True)
-            return self.u[index[0], index[1]]
-        return torch.from_numpy(self.read_windows(trajectory.tolist(), start.tolist(), window))
+            index = index.to(self.home, non_blocking=True)
+            u = self.u[index[0], index[1]]
+        return u.pin_memory() if self.device.type == 'cuda' and u.device.type == 'cpu' else u
 
     def read_windows(self, trajectory, start, window):
         out = np.empty((len(trajectory), window, *self.grid, len(self.entry.fields)), np.float32)
@@ -273,8 +281,7 @@ class Draw(NamedTuple):
     """What is drawn for each window of a batch; (B,), or (B, d) with a value for each axis."""
     row: torch.Tensor                     # row of the train part
     start: torch.Tensor                   # frame at which the window begins
-    element: torch.Tensor                 # element and shift of the equation's own group
-    own_shift: torch.Tensor
+    element: torch.Tensor                 # of the equation's own group
     shift: torch.Tensor                   # circular shift, grid points
     flip: torch.Tensor                    # 1 reflects the axis
 
@@ -330,6 +337,9 @@ class Windows:
                 self.boost[:, axis] = -(speed / cell_a_step[axis]).round().long()
         for name in ('boost', 'velocity', 'parity'):
             setattr(self, name, getattr(self, name).to(trajectories.device))
+        self.reader = ThreadPoolExecutor(1)                          # of the next batch
+        self.next_draws = []
+        self.next_windows = []
 
     def trajectory(self, index):
         """Row of the train part (of all files, one after another) that a window belongs to."""
@@ -340,9 +350,25 @@ class Windows:
         rows = self.trajectories.rows
         return sorted({rows[int(i) % len(rows)] for i in self.trajectory(index)})
 
-    def batches(self, index, iteration, rank=0, world=1, n_micro=1):
+    def batches(self, index, iteration, rank=0, world=1, n_micro=1, following=None):
         """The global batch of windows `index` (B,), in n_micro micro-batches; a process takes every world-th
-        window. Yields Batch."""
+        window. Yields Batch. following: a function that returns the windows of the next iteration. They are
+        read meanwhile, where they do not live on the device."""
+        draws, random = self.draws(index, iteration, rank, world, n_micro)
+        where = self.model.encoder.draw_points(self.keys, random)
+        read = self.next_windows if same(draws, self.next_draws) else [None] * n_micro
+        if following and self.trajectories.home != self.trajectories.device:
+            self.next_draws, _ = self.draws(following(), iteration + 1, rank, world, n_micro)
+            self.next_windows = [self.reader.submit(self.read, draw) for draw in self.next_draws]
+        for draw, u in zip(draws, read):
+            u = u.result() if u else self.read(draw)
+            yield self.batch(draw, u, iteration)._replace(where=where)
+
+    def read(self, draw):
+        return self.trajectories.gather(draw.row, draw.start, self.window)
+
+    def draws(self, index, iteration, rank=0, world=1, n_micro=1):
+        """([Draw for each micro-batch], the generator after them)"""
         n = len(index)
         entry = self.trajectories.entry
         symmetries = self.keys.symmetries
@@ -357,12 +383,12 @@ class Windows:
         flip = whole(2, symmetries and entry.mirror and self.can_flip)
         start = self.draw_start(index, random)
         element = torch.randint(4, (n,), generator=random)           # of the equation's own group
-        own_shift = torch.randint(max(self.grid), (n,), generator=random)
-        where = self.model.encoder.draw_points(self.keys, random)
-        drawn = (self.trajectory(index), start, element, own_shift, shift, flip)
+        own_shift = torch.randint(max(self.grid), (n, 1), generator=random)
+        if symmetries and entry.symmetry and entry.diagonal and self.is_square:
+            shift = own_shift * torch.tensor(entry.diagonal)
+        drawn = (self.trajectory(index), start, element, shift, flip)
         of_process = [values[rank::world].chunk(n_micro) for values in drawn]
-        for micro_batch in zip(*of_process):
-            yield self.batch(Draw(*micro_batch), iteration)._replace(where=where)
+        return [Draw(*micro_batch) for micro_batch in zip(*of_process)], random
 
     def draw_start(self, index, random):
         """Frame at which each window begins, (B,)."""
@@ -380,15 +406,16 @@ class Windows:
         [batch] = self.batches(index, 0)
         return batch.u.flatten(0, 1)
 
-    def batch(self, draw, iteration):
-        """The Batch of a Draw, which is on the CPU."""
+    def batch(self, draw, u, iteration):
+        """The Batch of a Draw, which is on the CPU, and of its windows u (B, window, *grid, C)."""
         data = self.trajectories
-        u = data.gather(draw.row, draw.start, self.window).to(data.device, non_blocking=True)
-        if data.entry.symmetry:
-            u = self.of_own_group(u, draw.element.tolist(), draw.own_shift.tolist())
-        numbers = torch.cat([draw.row[:, None], draw.shift, draw.flip], 1).to(data.device, non_blocking=True)
-        row, shift, flip = numbers.T.split([1, self.d, self.d])      # in one transfer
+        u = u.to(data.device, non_blocking=True)
+        numbers = torch.cat([draw.row[:, None], draw.element[:, None], draw.shift, draw.flip], 1)
+        numbers = numbers.to(data.device, non_blocking=True)         # in one transfer
+        row, element, shift, flip = numbers.T.split([1, 1, self.d, self.d])
         row = row[0]
+        if data.entry.symmetry and self.keys.symmetries and self.can_turn:
+            u = self.of_own_group(u, element[0])
         sign = 1 - 2 * flip                                          # (d, B)
         boost = sign * self.boost[row].T                             # to rest, after the reflection
         u = self.transform(u, shift, sign, boost)
@@ -399,17 +426,16 @@ class Windows:
         dt = torch.full((len(u),), self.model.cfg.dt, device=data.device)
         return Batch(u, background, data.params[row], dt, iteration)
 
-    def of_own_group(self, u, elements, shifts):
-        """Windows u (B, window, *grid, C), each transformed by an element of the group that the equation's
-        entry names, as far as it maps the points of this grid onto each other."""
-        turns = self.keys.symmetries and self.can_turn
-        shifting = self.keys.symmetries and self.is_square
-        moved = []
-        for window, element, shift in zip(u.movedim(-1, 1), elements, shifts):
-            window = self.trajectories.entry.symmetry(
-                window, element if turns else 0, shift if shifting else 0)
-            moved.append(window)
-        return torch.stack(moved).movedim(1, -1)
+    def of_own_group(self, u, element):
+        """Windows u (B, window, *grid, C), each transformed by its element (B,) of the group that the
+        equation's entry names. (Every element is applied to all windows, in a few launches on a GPU.)"""
+        u = u.movedim(-1, 1)                                         # (B, C, window, *grid)
+        element = element.view(-1, *[1] * (u.ndim - 1))
+        moved = u
+        for number in range(1, 4):
+            turned = self.trajectories.entry.symmetry(u, number, 0)
+            moved = torch.where(element == number, turned, moved)
+        return moved.movedim(1, -1)
 
     def transform(self, u, shift, sign, boost):
         """
@@ -439,6 +465,13 @@ class Windows:
         return u * parity.view(len(u), *ones, -1) + added.view(len(u), *ones, -1)
 
 
+def same(draws, others):
+    """Are these draws of the same windows?"""
+    pairs = list(zip(draws, others))
+    return len(draws) == len(others) == sum(torch.equal(a.row, b.row) and torch.equal(a.start, b.start)
+                                            for a, b in pairs)
+
+
 class Sampler:
     """Order of the windows as a function of (seed, epoch, cursor), so a resume needs two integers. It gives
     the whole global batch, of which each process takes its part."""
@@ -453,6 +486,13 @@ class Sampler:
 
     def next(self):
         """Indices (batch_size,) of the next global batch; an epoch's short tail is left to the next one."""
+        return self.take()
+
+    def peek(self):
+        """What `next` will return."""
+        return copy.copy(self).take()
+
+    def take(self):
         if self.order is None:
             generator = torch.Generator().manual_seed(seed_of(self.seed, self.epoch))
             self.order = torch.randperm(self.n_windows, generator=generator)

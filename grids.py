@@ -169,6 +169,21 @@ class Patches(nn.Module):
         return moved + (z - self.to_tokens(u)) if self.has_spare_features else moved
 
 
+def padded(u, widths, periodic):
+    """Fields u (B, C, *grid) with as many more points on both sides of each axis as `widths` says: those of
+    the other side, or between walls copies of the outermost point. (The gradient of F.pad's copies adds in no
+    fixed order on CUDA; this one does.)"""
+    if periodic:
+        return F.pad(u, [n for n in reversed(widths) for _ in range(2)], mode='circular')
+    for axis, n in enumerate(widths, 2):
+        size = [-1] * u.ndim
+        size[axis] = n
+        first = u.narrow(axis, 0, 1).expand(size)
+        last = u.narrow(axis, -1, 1).expand(size)
+        u = torch.cat([first, u, last], axis)
+    return u
+
+
 # ---------------------------------------------------------------------------------------------
 # interpolation
 

@@ -22,7 +22,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from grids import Patches, interpolate, merge_tokens, positions, split_tokens
+from grids import Patches, interpolate, merge_tokens, padded, positions, split_tokens
 from runtime import extensions
 from runtime.checkpoint import check_shapes, find_checkpoint, load_checkpoint, tuples
 from runtime.configurator import UserError
@@ -483,8 +483,7 @@ class GridEncoder(nn.Module):
         cfg = self.cfg
         u = u.movedim(-1, 1)                                         # (B, C, *grid)
         if cfg.halo:
-            mode = 'circular' if cfg.periodic else 'replicate'
-            u = F.pad(u, (cfg.halo, cfg.halo) * len(cfg.grid), mode=mode)
+            u = padded(u, [cfg.halo] * len(cfg.grid), cfg.periodic)
         with torch.autocast(u.device.type, enabled=False):
             return self.stem(u.float()).flatten(2).transpose(1, 2)
 
@@ -576,8 +575,7 @@ class AnyPointDecoder(nn.Module):
             x = block(x)
         x = self.norm(x)
         x = x.float().transpose(1, 2).unflatten(2, cfg.token_grid)   # (B, dim, *tokens)
-        around = [n for n in reversed(self.margin) for _ in range(2)]
-        x = F.pad(x, around, mode='circular' if cfg.periodic else 'replicate')
+        x = padded(x, self.margin, cfg.periodic)
         with torch.autocast(z.device.type, enabled=False):
             u = self.write(x)                                        # of the tokens and the margin
         for axis, (n, p) in enumerate(zip(self.margin, cfg.points_per_token)):
@@ -740,7 +738,7 @@ class UPT(nn.Module):
         generator = torch.Generator().manual_seed(seed)
 
         def draw(*shape):
-            return torch.randn(*shape, generator=generator).to(self.device)
+            return torch.randn(*shape, generator=generator).to(self.device, non_blocking=True)
 
         return draw
 

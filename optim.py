@@ -35,20 +35,19 @@ def _multiplies_bf16(device):
     return False
 
 
-def orthogonalise(x):
+def orthogonalise(x, bf16):
     """
     The matrices nearest to orthogonal ones, roughly: singular values above .01 of the Frobenius norm
     end up between .7 and 1.2, by four steps of a Newton-Schulz iteration (arXiv 2502.16982).
 
-    x: (n, rows, columns). Returns the same shape and type. The iteration runs in bfloat16 where the
-    hardware multiplies it.
+    x: (n, rows, columns). bf16: iterate in bfloat16. Returns the same shape and type.
     """
     dtype = x.dtype
     tall = x.shape[-2] > x.shape[-1]
     if tall:                                     # the smaller of the two Gram matrices costs less
         x = x.mT
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp_min(1e-12)
-    if _multiplies_bf16(x.device):
+    if bf16:
         x = x.bfloat16()
     for _ in range(4):                           # 3.4445 x - 4.7750 (x x^T) x + 2.0315 (x x^T)^2 x
         gram = x @ x.mT
@@ -57,6 +56,22 @@ def orthogonalise(x):
     if tall:
         x = x.mT
     return x.to(dtype)
+
+
+def muon_updates(grads, momenta, rate, bf16):
+    """
+    The orthogonalised updates of matrices, a stack (n, rows, columns) for each shape.
+
+    grads: lists of n gradients of one shape; momenta: their stacks, which move on. It is one function, so
+    that it can be compiled as a whole: on a GPU it takes hundreds of launches otherwise.
+    """
+    updates = []
+    for of_shape, momentum in zip(grads, momenta):
+        grad = torch.stack(of_shape)
+        momentum.lerp_(grad, 1 - rate)
+        nesterov = grad.lerp(momentum, rate)
+        updates.append(orthogonalise(nesterov, bf16))
+    return updates
 
 
 class Muon(torch.optim.Optimizer):
@@ -68,8 +83,9 @@ class Muon(torch.optim.Optimizer):
     shape is one tensor, stored as the state of the first of them.
     """
 
-    def __init__(self, params, lr, momentum=.95, weight_decay=0.):
+    def __init__(self, params, lr, momentum=.95, weight_decay=0., compiled=False):
         super().__init__(params, {'lr': lr, 'momentum': momentum, 'weight_decay': weight_decay})
+        self.updates = torch.compile(muon_updates, dynamic=False) if compiled else muon_updates
 
     @torch.no_grad()
     def step(self):
@@ -78,32 +94,35 @@ class Muon(torch.optim.Optimizer):
             of_shape = {}
             for p in group['params']:
                 of_shape.setdefault(p.shape, []).append(p)
-            for matrices in of_shape.values():
-                self._step_together(matrices, group)
+            stacks = list(of_shape.values())
+            grads = [[torch.zeros_like(p) if p.grad is None else p.grad for p in stack] for stack in stacks]
+            momenta = [self._momentum_of(stack) for stack in stacks]
+            bf16 = _multiplies_bf16(stacks[0][0].device)
+            updates = self.updates(grads, momenta, group['momentum'], bf16)
+            for stack, update in zip(stacks, updates):
+                rows, columns = stack[0].shape
+                step_size = group['lr'] * math.sqrt(max(1, rows / columns))
+                if group['weight_decay']:
+                    torch._foreach_mul_(stack, 1 - group['lr'] * group['weight_decay'])
+                torch._foreach_add_(stack, list(update.unbind()), alpha=-step_size)
 
-    def _step_together(self, matrices, group):
-        rows, columns = matrices[0].shape
-        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in matrices]
-        grad = torch.stack(grads)                      # (n, rows, columns)
-        state = self.state[matrices[0]]
+    def _momentum_of(self, stack):
+        state = self.state[stack[0]]
         if 'momentum' not in state:
-            state['momentum'] = torch.zeros_like(grad)
-        momentum = state['momentum'].lerp_(grad, 1 - group['momentum'])
-        nesterov = grad.lerp(momentum, group['momentum'])
-        update = orthogonalise(nesterov)
-        step_size = group['lr'] * math.sqrt(max(1, rows / columns))
-        torch._foreach_mul_(matrices, 1 - group['lr'] * group['weight_decay'])
-        torch._foreach_add_(matrices, list(update.unbind()), alpha=-step_size)
+            rows, columns = stack[0].shape
+            state['momentum'] = stack[0].new_zeros(len(stack), rows, columns)
+        return state['momentum']
 
 
 # --- which optimiser takes what ----------------------------------------------
 
-def make(stage, settings):
+def make(stage, settings, compiled=False):
     """
     The optimisers of everything in the module `stage` that requires a gradient: [AdamW], [AdamW, Muon]
     or [Muon].
 
-    settings: has optimizer ('muon' or 'adamw'), learning_rate, muon_lr, weight_decay. Muon takes the
+    settings: has optimizer ('muon' or 'adamw'), learning_rate, muon_lr, weight_decay. compiled: compile
+    Muon's updates, on the first step. Muon takes the
     weight matrices of linear layers, except of layers marked by model.adamw because their inputs are
     fields, conditions or scalars. AdamW takes the rest; vectors (biases, gains) do not decay. Each
     group of parameters stores its peak learning rate as `base_lr`. Raises UserError for an unknown optimizer.
@@ -117,7 +136,8 @@ def make(stage, settings):
     if rest:
         optimizers.append(_adamw(rest, settings))
     if matrices:
-        optimizers.append(Muon(matrices, lr=settings.muon_lr, weight_decay=settings.weight_decay))
+        optimizers.append(Muon(matrices, settings.muon_lr, weight_decay=settings.weight_decay,
+                               compiled=compiled))
     if not optimizers:
         raise UserError(f'{type(stage).__name__} trains nothing: name sub-modules of the model in `trains`')
     for optimizer in optimizers:

@@ -143,7 +143,7 @@ trajectories.check_history(run)
 machine.say(f'data {", ".join(s.path for s in sources)} | {trajectories.n_rows} train and '
             f'{len(trajectories.val)} validation trajectories, {trajectories.n_frames} frames of '
             f'{shape_text(trajectories.grid)} points | '
-            f'{"in memory" if trajectories.in_memory else "read from HDF5"}')
+            f'{"read from HDF5" if trajectories.home is None else f"in the memory of {trajectories.home}"}')
 
 # ---- model
 torch.manual_seed(seed)
@@ -168,7 +168,7 @@ for name in run.remaining(stages):
     stage = losses.STAGES[name](model, s)                        # a module: (batch, progress) -> loss, terms
     windows = stage.prepare(data.Windows(trajectories, model, s), machine)
     sampler = data.Sampler(windows.n_windows, s.batch_size, s.seed)
-    optimizers = optim.make(stage, s)
+    optimizers = optim.make(stage, s, machine.compiled)
     ema = optim.EMA(model, s.ema_decay)
     wrapped = machine.wrap(stage)                                # in DDP, where there are several processes
 
@@ -192,7 +192,8 @@ for name in run.remaining(stages):
         index = sampler.next()
         loss_sum = 0.
         sums = {}
-        micro_batches = windows.batches(index, run.total, machine.rank, machine.world, s.accumulation)
+        micro_batches = windows.batches(index, run.total, machine.rank, machine.world, s.accumulation,
+                                        following=sampler.peek)
         for micro, batch in enumerate(micro_batches):
             machine.synchronise_gradients(wrapped, micro == s.accumulation - 1)
             with machine.autocast():

@@ -57,7 +57,8 @@ class PDE:
     mirror: bool = False            # reflections x -> -x along every axis are symmetries
     translation: bool = True        # on a periodic domain, translations are symmetries: no force depends on x
     diagonal: tuple = ()            # if not: the direction, such as (1, -1), in which they are symmetries
-    symmetry: Callable = None       # more symmetries: (u (.., *X), element 0 .. 3, shift) -> u (.., *X)
+    symmetry: Callable = None       # more symmetries: (u (.., *X), element 0 .. 3, shift) -> u (.., *X); `shift`
+                                    # is one along `diagonal`, after the element
     turns_on: int = 1               # these need a square grid whose side is a multiple of so many points
     galilean: float = 0.            # speed of a moving frame per unit of mean velocity; 0: no such symmetry
     positive: tuple = ()            # fields that are never negative

@@ -98,7 +98,8 @@ def _potential(u0, diffusivity, refine):
     are exact sums. Between them, the periodic part of θ is interpolated trigonometrically."""
     n_cells = u0.shape[1]
     mean = u0.mean(1, keepdim=True)
-    total = torch.cumsum(u0 - mean, 1) - (u0 - mean)
+    deviation = u0 - mean
+    total = deviation.cpu().cumsum(1).to(u0.device) - deviation     # sums on a GPU have no fixed order
     theta = -total / (2 * diffusivity * n_cells)                    # the periodic part
     if refine > 1:
         spectrum = torch.fft.rfft(theta) * refine

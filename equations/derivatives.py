@@ -167,8 +167,7 @@ def weights(x, low, length, periodic):
     if periodic:
         return torch.full_like(x, 1 / len(x))
     middle = (x[1:] + x[:-1]) / 2
-    ends = torch.stack([x.new_tensor(low), x.new_tensor(low + length)])
-    edges = torch.cat([ends[:1], middle, ends[1:]])
+    edges = torch.cat([x.new_full((1,), low), middle, x.new_full((1,), low + length)])
     return edges.diff() / length
 
 

@@ -14,11 +14,11 @@ import math
 
 import numpy as np
 import torch
-from torch.nn.functional import pad
 
 from equations import PDE
 from equations.common import NO_FLUX, checked, empty_frames, exchange_axes, generators, indices
 from equations.derivatives import spacing
+from grids import padded
 
 DIFFUSIVITY = (1e-3, 5e-3)      # of u and v
 FITZHUGH_K = 5e-3
@@ -97,7 +97,7 @@ def diffusion_reaction_residual(u0, u1, dt, params, axes):
     (B, X, Y, 2), dt (B,) seconds apart: (B, X, Y, 2), by the midpoint rule and the 5-point Laplacian. axes:
     [x, y], cell centres."""
     middle = (u0 + u1).movedim(3, 1) / 2                            # (B, 2, X, Y)
-    walled = pad(middle, (1, 1, 1, 1), mode='replicate')
+    walled = padded(middle, (1, 1), periodic=False)
     curve_x = walled[..., 1:-1].diff(2, 2)
     curve_x = curve_x / spacing(axes[0]) ** 2
     curve_y = walled[..., 1:-1, :].diff(2, 3)

@@ -52,7 +52,7 @@ class Training:
         sources = open_data(state, self.model.cfg, path)
         trajectories = data.Trajectories(sources, self.settings, self.device)
         self.windows = data.Windows(trajectories, self.model, self.settings)
-        self.optimizers = optim.make(self.stage, self.settings)
+        self.optimizers = optim.make(self.stage, self.settings, self.machine.compiled)
         optim.set_rate(self.optimizers, 0.)                          # the weights stay as they are
         if self.machine.compiled:
             for name in ('encoder', 'decoder', 'operator'):

@@ -85,17 +85,23 @@ def _write(source, seed, device, batch_size=None):
         f'about {seconds / 60:.1f} minutes and {n_bytes / 1e9:.2f} GB')
     attributes = {**source.params, 'seed': seed, 'pde': source.pde, 'format_version': FORMAT_VERSION}
     attributes['source'] = f'data.py make: {getattr(entry.solve, "__name__", "?")}, float64'
-    with _whole_hdf5(source.path) as file:
-        file.attrs.update(attributes)
-        layout.create(file, source)
+    way = repr((attributes, n, source.shape, source.n_frames, batch_size, device.type))
+    with _whole_hdf5(source.path, way) as file:
+        begin = int(file.attrs.get('made', 0))                      # by a run that was stopped
+        if begin:
+            say(f'data: {begin} of {n} trajectories were made before')
+        else:
+            file.attrs.update(attributes)
+            layout.create(file, source)
         start = time.perf_counter()
         last_print = start
-        for first in range(0, n, batch_size):
+        for first in range(begin, n, batch_size):
             done = min(first + batch_size, n)
             layout.write(file, first, solve(first, done - first, t))
+            file.attrs['made'] = done
             now = time.perf_counter()
             if now - last_print > 5 or done == n:
-                each = (now - start) / done
+                each = (now - start) / (done - begin)
                 say(f'data: {done}/{n} {done / n:.0%} | {1e3 * each:.1f} ms per trajectory | '
                     f'eta {each * (n - done):.0f}s')
                 last_print = now
@@ -125,15 +131,34 @@ def check_space(path, n_bytes):
         raise UserError(f"'{path}' needs {n_bytes / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free there")
 
 
+def _goes_on(path, way):
+    """Is this an unfinished file that was made in this way?"""
+    try:
+        with h5py.File(path) as file:
+            return file.attrs['way'] == way and file.attrs['made'] > 0
+    except (OSError, KeyError):
+        return False
+
+
 @contextlib.contextmanager
-def _whole_hdf5(path):
-    """An HDF5 file open for writing that takes its name when it is complete, or leaves nothing. Raises
+def _whole_hdf5(path, way):
+    """An HDF5 file open for writing that takes its name when it is complete, or leaves nothing. If Ctrl-C
+    or SIGTERM ends it, PATH.part stays and the next run goes on with it. way: how the values are made. Raises
     UserError where the disk is full. Chunks are not cached, so that a failed write raises its error here: the
     error of a cache that is emptied when a dataset is closed could not be caught."""
     temporary = temporary_name(path)                            # others may make the same file meanwhile
     try:                                                        # version 1.10 checksums the metadata, too
-        with h5py.File(temporary, 'w', libver='v110', rdcc_nbytes=0) as file:
+        part = f'{path}.part'
+        mode = 'w'
+        if _goes_on(part, way):
+            os.rename(part, temporary)
+            mode = 'r+'
+        elif os.path.exists(part):
+            os.remove(part)
+        with h5py.File(temporary, mode, libver='v110', rdcc_nbytes=0) as file:
+            file.attrs['way'] = way
             yield file
+            del file.attrs['way'], file.attrs['made']
             file.attrs['complete'] = 1
         with open(temporary, 'rb') as file:
             os.fsync(file.fileno())
@@ -147,6 +172,10 @@ def _whole_hdf5(path):
         else:
             raise
         raise UserError(f"could not write '{path}': {reason}") from error
+    except (SystemExit, KeyboardInterrupt):
+        if os.path.exists(temporary):
+            os.replace(temporary, part)
+        raise
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
@@ -177,9 +206,6 @@ def make_command(argv):
         if args.seed:                                                # training takes seed 0 by this name
             stem, ending = os.path.splitext(out)
             out = f'{stem}_seed{args.seed}{ending}'
-    out = os.path.expanduser(out)
-    if os.path.isdir(out) or out.endswith('/'):
-        raise UserError(f"--out '{out}' is a folder, expected a file: --data_dir={out} makes a file in it")
     if os.path.exists(out):
         raise UserError(f"'{out}' exists: remove it first, or write elsewhere with --out")
     write_file(out, args.name, params, args.n, args.seed, args.device, args.batch_size, args.resolution)

@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -41,12 +42,12 @@ VALIDATIONS = 8                        # validations in a training, about
 # ---------------------------------------------------------------------------------------------
 # a training, a measurement, a table
 
-def run_training(config, folder, *args, code=HERE, environment={}):
+def run_training(config, folder, *args, code=HERE):
     """Run train.py of the repository `code` in a process of its own, into `folder`; a run that is there goes
     on. Returns the rows of its log.csv. Raises UserError, with the error of train.py, if that fails."""
     command = [sys.executable, os.path.join(code, 'train.py'), config, *args, f'--out_dir={folder}']
     with subprocess.Popen([*command, '--patience=0'], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                          text=True, env={**os.environ, **environment}) as child:
+                          text=True) as child:
         try:
             _, errors = child.communicate()
         except BaseException:                                        # train.py is stopped too, and saves
@@ -77,6 +78,15 @@ def ms_per_iteration(rows):
     last = rows[-2]
     seconds = float(last['train_seconds']) - float(first['train_seconds'])
     return 1e3 * seconds / (int(last['iter']) - int(first['iter']))
+
+
+def usual_ms(rows):
+    """Milliseconds an iteration between rows of a log, the median of all pairs but the last: it leaves out
+    the minutes in which a part is compiled."""
+    times = [ms_per_iteration([*pair, None]) for pair in itertools.pairwise(rows[:-1])]
+    if len(times) < 3:
+        raise UserError('the training was too short to be timed')
+    return statistics.median(times)
 
 
 def print_row(cells, widths):
@@ -215,13 +225,13 @@ def changes_of(name, task):
     return changes
 
 
-def iterations_within(minutes, task, args, environment):
+def iterations_within(minutes, task, args):
     """About how many iterations a training makes in that time: a short one is timed."""
     short = [*RARELY, '--operator_stage.max_iters=25', '--log_interval=5', '--n_trajectories=40',
-             f'--data_path={task.source.path}']
+             f'--data_path={task.source.path}', '--unroll_start=0']
     with tempfile.TemporaryDirectory() as folder:
-        rows = run_training(task.config, folder, *args, *short, environment=environment)
-    return 6e4 * minutes / ms_per_iteration(rows)
+        rows = run_training(task.config, folder, *args, *short)
+    return 6e4 * minutes / usual_ms(rows)
 
 
 def compete(name, task, budget, seed, folder, extra=()):
@@ -229,12 +239,11 @@ def compete(name, task, budget, seed, folder, extra=()):
     `extra`, and score its best weights on the test split."""
     method = METHODS[name]
     args = [*task.overrides, *changes_of(name, task), *extra, f'--seed={seed}']
-    environment = {'TORCH_ALLOW_TF32_CUBLAS_OVERRIDE': '1'} if method.peer else {}
-    n = budget.get('iters') or iterations_within(budget['minutes'], task, args, environment)
+    n = budget.get('iters') or iterations_within(budget['minutes'], task, args)
     args += [f'--operator_stage.max_iters={budget.get("iters", 10 ** 9)}',
              f'--operator_stage.max_minutes={budget.get("minutes", 0)}',
              f'--eval_interval={math.ceil(n / VALIDATIONS)}']
-    rows = run_training(task.config, folder, *args, environment=environment)
+    rows = run_training(task.config, folder, *args)
     model = load(folder, task.device)
     u0 = task.y[:, 0].to(task.device)
     steps = task.y.shape[1] - 1

@@ -17,6 +17,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from grids import padded
 from model import use_adamw, zero_init
 from runtime.configurator import UserError
 
@@ -128,7 +129,7 @@ class Levels(nn.Module):
         d = len(cfg.grid)
         self.conv = (nn.Conv1d, nn.Conv2d)[d - 1]
         self.pool = (F.avg_pool1d, F.avg_pool2d)[d - 1]
-        self.padding = 'circular' if cfg.periodic else 'replicate'
+        self.periodic = cfg.periodic
         widths = [cfg.hidden_dim * (level + 1) for level in range(cfg.depth)]
         self.down = nn.ModuleList()
         for width in widths:
@@ -146,9 +147,14 @@ class Levels(nn.Module):
         """Two convolutions of three points along each axis."""
         layers = []
         for n in (n_in, n_out):
-            conv = self.conv(n, n_out, 3, padding=1, padding_mode=self.padding)
+            conv = self.conv(n, n_out, 3)
+            conv.register_forward_pre_hook(self.pad)
             layers += [conv, nn.GroupNorm(8, n_out), nn.GELU()]
         return nn.Sequential(*layers)
+
+    def pad(self, conv, inputs):
+        [u] = inputs
+        return padded(u, [1] * (u.ndim - 2), self.periodic)
 
     def forward(self, u):
         skips = []

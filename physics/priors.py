@@ -21,18 +21,24 @@ SMALLEST = 1e-6                       # lower limit of norms in denominators
 # ---------------------------------------------------------------------------------------------
 # measurements
 
+def chosen(u, fields):
+    """u[..., fields] for a list of numbers. (A GPU is waited for while a list is copied to it.)"""
+    return torch.stack([u[..., field] for field in fields], -1)
+
+
 def conservation(p, u0, axes, entry):
     """(<p> - <u0>) / rms(u0) for each conserved field, (N, C'), <.> the mean over the domain and u0
     (N, *X, C) the start of the rollout: metrics.conservation_gap with its sign."""
     fields = numbers(entry, entry.conserved)
-    gap = mean(p[..., fields] - u0[..., fields], axes, entry)
-    return gap / rms(u0[:, None, ..., fields])[:, 0].clamp_min(SMALLEST)
+    start = chosen(u0, fields)
+    gap = mean(chosen(p, fields) - start, axes, entry)
+    return gap / rms(start[:, None])[:, 0].clamp_min(SMALLEST)
 
 
 def energies(u, axes, entry):
     """<|u|^2> over the fields of the velocity, (N,)."""
     fields = numbers(entry, entry.velocity or entry.fields)
-    return mean(u[..., fields].square(), axes, entry).sum(-1)
+    return mean(chosen(u, fields).square(), axes, entry).sum(-1)
 
 
 def at_wall(u, x, axis, wall, high):
@@ -84,7 +90,7 @@ def relative_divergence(u, y, axes, entry):
         for axis in range(len(axes)):
             part = gradient(y[..., field], axes, axis, entry.periodic)
             square = square + part.square().mean()
-    return divergence(u[..., fields], axes, entry.periodic) / square.sqrt().clamp_min(SMALLEST)
+    return divergence(chosen(u, fields), axes, entry.periodic) / square.sqrt().clamp_min(SMALLEST)
 
 
 def rate(u0, u1, dt, entry):
@@ -94,7 +100,7 @@ def rate(u0, u1, dt, entry):
         return 1.
     fields = [i for i, name in enumerate(entry.fields) if name not in entry.static]
     dt = dt.view(-1, *[1] * (u0.ndim - 1))
-    speed = (u1 - u0)[..., fields] / dt
+    speed = chosen(u1 - u0, fields) / dt
     return speed.square().flatten(0, -2).mean(0).sqrt().clamp_min(SMALLEST)
 
 
@@ -155,7 +161,9 @@ def add_priors(stage):
 
     def extend(outputs, batch):
         model = stage.model
-        x = [axis.to(batch.u.dtype).to(batch.u.device) for axis in axes]         # MPS has no float64
+        for i, axis in enumerate(axes):                              # it moves once; MPS has no float64
+            axes[i] = axis.to(batch.u.dtype).to(batch.u.device, non_blocking=True)
+        x = axes
         start = batch.u[:, :1] + batch.background
         field = outputs['field']                                     # (B, K, *grid, C)
         truth = outputs['truth']

@@ -74,7 +74,8 @@ class PointEncoder(GridEncoder):
 
     def draw_points(self, keys, random):
         """keys.input_points random points, as a PointStencil."""
-        return self.stencil(random_points(keys.input_points, self.cfg, random).to(self.patches.modes.device))
+        points = random_points(keys.input_points, self.cfg, random)
+        return self.stencil(points.to(self.patches.modes.device, non_blocking=True))
 
     def encode_grid(self, u, where=None):
         """Tokens of normalised fields u (B, *grid, C) on the trained grid, seen at the points `where`, or at

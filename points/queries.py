@@ -55,9 +55,9 @@ def draw_queries(u, n, strategy, periodic):
         index = ((torch.arange(n) + torch.rand(n)) * n_point / n).long().clamp_max(n_point - 1)
     else:
         probability = importance(u, periodic)
-        index = torch.multinomial(probability, n, replacement=True).cpu()
-        scale = (n_point * probability[index].cpu()).rsqrt()
-    return index.to(u.device), scale.to(u.device)[:, None]
+        index = torch.multinomial(probability, n, replacement=True)
+        scale = (n_point * probability[index]).rsqrt()
+    return index.to(u.device, non_blocking=True), scale.to(u.device, non_blocking=True)[:, None]
 
 
 def importance(u, periodic):

@@ -164,13 +164,13 @@ class CachedWindows:
             filled += len(part)
         return z
 
-    def batches(self, index, iteration, rank=0, world=1, n_micro=1):
+    def batches(self, index, iteration, rank=0, world=1, n_micro=1, following=None):
         """As data.Windows.batches. Yields Batch without fields."""
         t = self.windows.trajectories
         random = torch.Generator().manual_seed(seed_of(self.stage.settings.seed, iteration, DATA))
         copy = torch.randint(self.copies, (len(index),), generator=random)
         for number in (copy * self.n_windows + index)[rank::world].chunk(n_micro):
-            z = self.z[number.to(self.z.device)].to(t.device, non_blocking=True)
+            z = self.z[number.to(self.z.device, non_blocking=True)].to(t.device, non_blocking=True)
             row = self.windows.trajectory(number % self.n_windows).to(t.device, non_blocking=True)
             dt = torch.full((len(z),), self.windows.model.cfg.dt, device=t.device)
             yield Batch(None, None, t.params[row], dt, iteration, z=z)

@@ -19,7 +19,9 @@ import torch.distributed as dist
 from runtime import configurator
 from runtime.configurator import UserError, among
 
-TIMEOUT = timedelta(hours=2)                     # the first process may be making data meanwhile
+TIMEOUT = timedelta(hours=2)                     # of an exchange between GPUs
+PATIENCE = timedelta(days=30)                    # the first process may be making data meanwhile; the end of
+                                                 # a process is noticed at once
 DATA = 1008                                      # the stream of random numbers that augmentation takes
 
 
@@ -64,6 +66,7 @@ def _find_cuda(name, number):
     if index >= count:
         raise UserError(f'device=cuda:{index}, but torch sees {count} CUDA device(s)')
     torch.cuda.set_device(index)
+    torch.backends.cudnn.allow_tf32 = False      # float32 means float32 in convolutions, too
     return torch.device('cuda', index)
 
 
@@ -100,6 +103,7 @@ class Machine:
     world: int = 1                               # number of processes
     bf16: bool = False                           # autocast to bfloat16
     compiled: bool = False                       # torch.compile
+    talk: object = None                          # the group of processes, in which CPU tensors are exchanged
 
     @property
     def master(self):
@@ -121,21 +125,60 @@ class Machine:
         """The module, whose gradients are averaged over the processes where there are several."""
         if not self.ddp:
             return module
-        return torch.nn.parallel.DistributedDataParallel(module)
+        return torch.nn.parallel.DistributedDataParallel(module, broadcast_buffers=False,
+                                                         gradient_as_bucket_view=True)
 
     def synchronise_gradients(self, wrapped, now):
         """Whether the next backward pass averages gradients: of several micro-batches, the last one does."""
         if self.ddp:
             wrapped.require_backward_grad_sync = now
 
+    def mean(self, numbers):
+        """The mean over the processes of a tensor that each has, on the device."""
+        if not self.ddp:
+            return numbers
+        numbers = numbers / self.world
+        dist.all_reduce(numbers)
+        return numbers
+
+    def gather(self, value):
+        """The values of all processes, plain Python, in the order of their ranks. It waits for all."""
+        if not self.ddp:
+            return [value]
+        values = [None] * self.world
+        dist.all_gather_object(values, value, group=self.talk)
+        return values
+
+    @contextlib.contextmanager
+    def together(self):
+        """What is inside succeeds in all processes, or all end with the error of the first that failed."""
+        error = ''
+        try:
+            yield
+        except UserError as failed:
+            if not self.ddp:
+                raise
+            error = str(failed)
+        errors = [error for error in self.gather(error) if error]
+        if errors:
+            raise UserError(errors[0])
+
+    def agree(self, what, value, hint):
+        """Raise UserError in all processes unless `value` is the same in all, as it is where they share their
+        folders."""
+        values = self.gather(value)
+        others = [rank for rank in range(self.world) if values[rank] != values[0]]
+        if others:
+            raise UserError(f'process {others[0]} of {self.world} has {what} than the first one: {hint}')
+
     @contextlib.contextmanager
     def master_first(self):
-        """The first process does what is inside, then the others do."""
-        if self.ddp and not self.master:
-            dist.barrier()
-        yield
-        if self.ddp and self.master:
-            dist.barrier()
+        """The first process does what is inside, then the others do. Where it fails, all end."""
+        with self.together():
+            if self.master:
+                yield
+        if not self.master:
+            yield
 
     def say(self, text):
         """Print a line, once for all processes."""
@@ -158,7 +201,7 @@ class Machine:
         """At the end of a training: a process of several leaves their group and ends here. A thread of gloo
         that let go of a tensor while the interpreter is being torn down would abort the process."""
         if self.ddp:
-            dist.barrier()                       # none tears down what another one is still connected to
+            self.gather(None)                    # none tears down what another one is still connected to
             dist.destroy_process_group()
             sys.stdout.flush()
             sys.stderr.flush()
@@ -218,15 +261,20 @@ def start(device='auto', dtype='auto', compile='auto', deterministic=False, max_
     """
     rank = int(os.environ.get('RANK', 0))
     world = int(os.environ['WORLD_SIZE']) if 'RANK' in os.environ else 1
+    if world > 1 and str(device).lower().startswith('cuda:'):
+        raise UserError(f'device={device} would be that of all {world} processes: --device=cuda gives each its '
+                        'own')
     if max_minutes and world > 1:
         raise UserError('max_minutes needs one process, since clocks differ: set max_iters instead')
     if deterministic:
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
         torch.use_deterministic_algorithms(True)
     device = _find(device)
+    talk = None
     if world > 1:
-        backend = 'nccl' if device.type == 'cuda' else 'gloo'
-        dist.init_process_group(backend, timeout=TIMEOUT)
+        backend, own = ('nccl', device) if device.type == 'cuda' else ('gloo', None)
+        dist.init_process_group(backend, timeout=TIMEOUT, device_id=own)
+        talk = dist.new_group(backend='gloo', timeout=PATIENCE)
     bf16, why_bf16 = _precision(dtype, device)
     compiled, why_compiled = _compilation(compile, device)
     missing = compiled and compiler_error(device)
@@ -235,7 +283,7 @@ def start(device='auto', dtype='auto', compile='auto', deterministic=False, max_
                         'or use --compile=false')
     if missing:
         compiled, why_compiled = False, f'torch cannot compile here: {missing}'
-    machine = Machine(device, rank, world, bf16, compiled)
+    machine = Machine(device, rank, world, bf16, compiled, talk)
     precision = 'bfloat16' if bf16 else 'float32'
     machine.say(f'device {device} | dtype {precision} ({why_bf16}) | '
                 f'compile {str(compiled).lower()} ({why_compiled}) | '

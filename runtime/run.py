@@ -19,6 +19,7 @@ latest stage).
 """
 import contextlib
 import csv
+import hashlib
 import json
 import math
 import os
@@ -94,14 +95,17 @@ class Run:
         self.last_path = os.path.join(out_dir, 'last.pt')
         self.best_path = os.path.join(out_dir, 'best.pt')
         self.log_path = os.path.join(out_dir, 'log.csv')
-        if machine.master:
-            self.lock()
         self.state = None              # the checkpoint that is resumed
         self.parent = None             # the checkpoint that is fine-tuned
         self.parent_path = None
-        self.find_state(config['init_from'], config['overwrite'])
-        if self.state:
-            self.check_config()
+        with machine.together():
+            if machine.master:
+                self.lock()
+            self.find_state(config['init_from'], config['overwrite'])
+            if self.state:
+                self.check_config()
+        machine.agree(f"another checkpoint, or none, in '{out_dir}'", self.identity(),
+                      'all need the same files, such as a folder that they share')
         self.stage = ''
         self.stage_index = 0
         self.iteration = 0             # of the stage
@@ -188,6 +192,17 @@ class Run:
         """The name of a folder beside this one."""
         return f'{os.path.normpath(self.folder)}_2'
 
+    def identity(self):
+        """What a run goes on from: its place in the stages, and a hash of the weights. (DDP would average the
+        gradients of processes that went on from different checkpoints.) None where it starts anew."""
+        state = self.state or self.parent
+        if not state:
+            return None
+        digest = hashlib.sha256()
+        for value in state['model'].values():
+            digest.update(value.contiguous().flatten().view(torch.uint8).numpy())
+        return bool(self.state), state.get('stage_index'), state.get('stage_iter'), digest.hexdigest()
+
     def check_config(self):
         """Refuse to resume with other keys than those of the start, or with stages that lack the one in which
         the run stopped. A key that is new in the code counts as having had its default. A stage that has not
@@ -268,6 +283,8 @@ class Run:
         """Everything is built. about: model arguments and data, for the checkpoints. From here on a signal
         ends the run after an iteration."""
         self.about = plain_but_tensors(about)
+        self.machine.agree('other data', self.about['data']['identity'],
+                           'copy the data file of the first one, or share data_dir')
         self.n_stage = len(stages)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.on_signal)
@@ -441,8 +458,8 @@ class Run:
             tensor, work = self.flag
             work.wait()
             self.stopped = int(tensor)
-        tensor = torch.tensor([self.signal], device=self.machine.device)
-        self.flag = tensor, dist.all_reduce(tensor, dist.ReduceOp.MAX, async_op=True)
+        tensor = torch.tensor([self.signal])                         # on the CPU: no GPU is waited for
+        self.flag = tensor, dist.all_reduce(tensor, dist.ReduceOp.MAX, self.machine.talk, async_op=True)
 
     # ---- a step
 
@@ -484,10 +501,14 @@ class Run:
         validation."""
         while self.pending:                                          # nothing that was not checked is kept
             self.check_oldest()
-        loss, norm = self.numbers.tolist()
+        loss, norm = self.numbers
+        numbers = [loss.new_tensor(value) if isinstance(value, float) else value for value in losses.values()]
+        own = torch.stack([loss, *numbers])                          # of this process's part of the batch
+        loss, *values = self.machine.mean(own).tolist()
+        norm = float(norm)
         row = {'iter': self.total, 'stage': self.stage, 'loss': loss, 'grad_norm': norm,
                'learning_rate': learning_rate, 'train_seconds': round(self.train_seconds(), 2)}
-        row.update({name: float(value) for name, value in losses.items()})
+        row.update(zip(losses, values))
         if error is not None:
             row[f'val_{self.score.lower().replace(" ", "_")}'] = error
         if self.iteration % self.settings.log_interval == 0:
@@ -562,25 +583,27 @@ class Run:
 
     def validate(self, error_of):
         """Take the validation error error_of(): keep the best weights, count patience. The first process does
-        this and returns the error; the others return None."""
+        this for all. Returns the error."""
         error = None
-        if self.machine.master:
-            error = error_of()
-            while self.pending:
-                self.check_oldest()
-            self.say(f'{self.position()} | validation {self.score} {error:.4f} (latent rollout)')
-            if error < self.best:                                    # False for NaN
-                self.best = error
-                self.bad_evals = 0
-                self.write(self.best_path, everything=False)
-            else:
-                self.bad_evals += 1
-                self.finished = 0 < self.settings.patience <= self.bad_evals
-            self.last_time += time.perf_counter() - self.advanced    # a validation is no part of an iteration
-        if self.machine.ddp:
-            flag = torch.tensor([int(self.finished)], device=self.machine.device)
-            dist.broadcast(flag, 0)
-            self.finished = bool(flag)
+        with self.machine.together():
+            if self.machine.master:
+                error = self.validate_here(error_of)
+        error, self.finished = self.machine.gather((error, self.finished))[0]
+        return error
+
+    def validate_here(self, error_of):
+        error = error_of()
+        while self.pending:
+            self.check_oldest()
+        self.say(f'{self.position()} | validation {self.score} {error:.4f} (latent rollout)')
+        if error < self.best:                                        # False for NaN
+            self.best = error
+            self.bad_evals = 0
+            self.write(self.best_path, everything=False)
+        else:
+            self.bad_evals += 1
+            self.finished = 0 < self.settings.patience <= self.bad_evals
+        self.last_time += time.perf_counter() - self.advanced        # a validation is no part of an iteration
         return error
 
     def save(self):

@@ -275,14 +275,14 @@ def _train(out, err, args, before, env):
         os._exit(1)
 
 
-def two_processes(folder, *args, before=()):
-    """Two children as a launcher starts them. -> [Child]"""
+def two_processes(folder, *args, before=(), own=((), ())):
+    """Two children as a launcher starts them, with arguments that each has of its own. -> [Child]"""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
     env = {'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}
-    return [Child(folder, *args, before=before, env={**env, 'RANK': str(rank), 'LOCAL_RANK': str(rank)})
-            for rank in range(2)]
+    return [Child(folder, *args, *own[rank], before=before,
+                  env={**env, 'RANK': str(rank), 'LOCAL_RANK': str(rank)}) for rank in range(2)]
 
 
 def error_line(text):

@@ -4,6 +4,8 @@ import json
 import math
 import os
 import runpy
+import threading
+from functools import partial
 from types import SimpleNamespace
 
 import h5py
@@ -390,6 +392,30 @@ def test_memory_and_lazy_give_identical_batches(burgers_file, path):
         assert torch.equal(memory.trajectories.val, lazy.trajectories.val)
         index = torch.randperm(memory.n_windows)[:24]
         assert same(batch_of(memory, index, 3), batch_of(lazy, index, 3))
+
+
+@pytest.mark.parametrize('n_micro', [1, 2])
+def test_a_batch_that_is_read_ahead_is_the_same(burgers_file, n_micro):
+    """Each is read once, the next one by another thread, also after one that was not expected."""
+    keys = {'time_stride': 5, 'space_stride': 64, 'unroll': 1, 'memory_gb': 0.}
+    ahead = windows_of([burgers_file], **keys)
+    plain = windows_of([burgers_file], **keys)
+    threads = []
+    gather = ahead.trajectories.gather
+
+    def note(*args):
+        threads.append(threading.get_ident() == threading.main_thread().ident)
+        return gather(*args)
+
+    ahead.trajectories.gather = note
+    index = torch.randperm(ahead.n_windows)[:24].split(6)
+    for iteration, expected in enumerate([1, 0, 0]):                 # the second one is wrong
+        shard = index[iteration], iteration, 0, 1, n_micro
+        read = ahead.batches(*shard, following=partial(index.__getitem__, expected))
+        for batch, other in zip(read, plain.batches(*shard), strict=True):
+            assert same(batch, other)
+    ahead.reader.shutdown()
+    assert sorted(threads) == [False] * 3 * n_micro + [True] * 2 * n_micro
 
 
 @pytest.mark.parametrize('memory_gb', [0., 100.])
@@ -826,8 +852,9 @@ def test_sampler_resumes_from_two_integers(n, batch):
     drawn = []
     for _ in range(20):
         states.append(json.loads(json.dumps(sampler.state_dict())))
+        ahead = sampler.peek()
         index = sampler.next()
-        assert index.shape == (batch,)
+        assert torch.equal(ahead, index) and index.shape == (batch,)
         assert 0 <= index.min() and index.max() < n
         drawn.append(index)
     again = Sampler(n, batch, seed=7)

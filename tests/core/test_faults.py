@@ -29,6 +29,7 @@ resume in a stage that stages= does not have there, test_train.py::test_a_run_st
 a later stage that only gets worse                  test_train.py::test_a_later_stage_is_never_worse_...
 data that changed between run and resume            test_changed_data_are_refused
 two trainings in one folder                         test_second_training_in_one_folder_is_refused
+processes with different checkpoints                test_processes_that_would_go_on_from_different_...
 log.csv after a resume                              test_resume_is_bit_equal, test_a_finished_run_goes_on
 HDF5 truncated, rotten, incomplete, wrong layout,   tests/files
   NaN, constant, few, other types, links, sizes     tests/files, test_data.py
@@ -379,6 +380,17 @@ def test_two_processes_resume_bit_equal(call, tmp_path, burgers_file):
     load(str(tmp_path / 'whole'))                                    # one process reads what two have written
     codes, text = start('whole')
     assert codes == [0, 0] and 'already finished' in text
+
+
+def test_processes_that_would_go_on_from_different_checkpoints_end(copy, tmp_path, burgers_file):
+    """As those of two machines do that share no folder: the second one finds no checkpoint."""
+    folders = copy, tmp_path / 'empty'
+    pair = two_processes(tmp_path / 'streams', *smoke_args(burgers_file, copy), '--max_iters=24',
+                         own=[[f'--out_dir={folder}'] for folder in folders])
+    assert [process.wait() for process in pair] == [1, 1]
+    for rank, process in enumerate(pair):                            # torch says which process prints
+        line = error_line(process.text('err').removeprefix(f'[rank{rank}]: '))
+        assert 'process 1 of 2 has another checkpoint, or none' in line
 
 
 def test_finished_run_is_left_alone(copy, train, capsys):

@@ -1,14 +1,16 @@
 """grids.py: points of a grid, tokens and the modes that they hold, interpolation."""
 import itertools
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from conftest import close, config
 from grids import (Patches, cubic_kernel, dct_basis, fourier_interpolate, interpolate, is_strided,
-                   merge_tokens, positions, random_points, shape_text, split_tokens, values_at)
+                   merge_tokens, padded, positions, random_points, shape_text, split_tokens, values_at)
 
 
 def sine(x):
@@ -341,3 +343,25 @@ def test_fourier_interpolation_is_exact_where_waves_are_resolved(shape, dtype, t
         found = values_at(u, points, first, length, True)
         assert torch.equal(found, fourier_interpolate(u, points, shape, first, length))
         torch.testing.assert_close(found, waves(points).expand_as(found), rtol=0, atol=tolerance)
+
+
+# ---------------------------------------------------------------------------------------------
+# beyond the domain
+
+@pytest.mark.parametrize('widths', [(2,), (0,), (1, 3), (0, 2)])
+@pytest.mark.parametrize('periodic', [True, False])
+def test_points_beyond_the_domain(widths, periodic):
+    """Values are those of torch's F.pad, gradients too up to the order of their sums."""
+    shape = 2, 3, *[5, 6][:len(widths)]
+    around = [n for n in reversed(widths) for _ in range(2)]
+    gradient = torch.randn(2, 3, *[n + 2 * w for n, w in zip(shape[2:], widths)])
+    found = []
+    for pad in (partial(padded, widths=widths, periodic=periodic),
+                partial(F.pad, pad=around, mode='circular' if periodic else 'replicate')):
+        u = torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        values = pad(u)
+        values.backward(gradient)
+        found.append((values, u.grad))
+    (a, gradient_a), (b, gradient_b) = found
+    assert torch.equal(a, b)
+    close(gradient_a, gradient_b, 1e-6)

@@ -1,11 +1,13 @@
 """optim.py: Muon against NumPy, which optimiser takes what, the schedule, averages, saved states."""
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import optim
 from conftest import refused
@@ -125,16 +127,30 @@ def test_a_matrix_without_a_gradient_counts_as_gradient_zero():
     assert not torch.equal(params[0], params[1])
 
 
-def test_bfloat16_is_used_where_it_is_multiplied(monkeypatch):
+def test_the_iteration_in_bfloat16():
     """The iteration is another one in bfloat16, by rounding, and its result has the type of the input."""
     x = torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(0))
     found = {}
     for fast in (False, True):
-        monkeypatch.setattr(optim, '_multiplies_bf16', lambda device, fast=fast: fast)
-        found[fast] = optim.orthogonalise(x)
+        found[fast] = optim.orthogonalise(x, fast)
         assert found[fast].dtype == torch.float32
     difference = (found[True] - found[False]).abs().max()
     assert 1e-5 < difference < .2
+
+
+def test_the_updates_are_compiled_as_one_graph(monkeypatch):
+    """Once for all shapes and learning rates, with the result of the eager ones."""
+    graphs = CompileCounterWithBackend('eager')
+    monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend=graphs))
+    models = [net(), net()]
+    for compiled, model in enumerate(models):
+        chosen = optim.make(model, settings(), bool(compiled))
+        for factor in (1., .5):
+            optim.set_rate(chosen, factor)
+            train(model, chosen, 2)
+    assert graphs.frame_count == 1
+    weights = [model.state_dict() for model in models]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 @pytest.mark.parametrize('capability, fast', [((7, 5), False), ((8, 0), True), ((9, 0), True)])

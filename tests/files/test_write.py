@@ -155,6 +155,38 @@ def test_the_command_as_a_user_runs_it(tmp_path, burgers_file):
 # -----------------------------------------------------------------------------
 # a file is whole or absent
 
+@pytest.mark.parametrize('seed, made_again', [(0, [4, 6]), (1, [0, 2, 4, 6])])
+def test_a_file_that_was_stopped_goes_on(path, tmp_path, monkeypatch, seed, made_again):
+    """Ctrl-C or SIGTERM in the third batch leaves the first two; unless other values are to be made."""
+    full = equations.entry('advection')
+    begins = []
+    stops = [4]
+
+    def initial(n, cells, seed, first):
+        begins.append(first)
+        if first in stops:
+            stops.clear()
+            raise KeyboardInterrupt
+        return full.initial(n, cells, seed, first)
+
+    def write(path, seed):
+        begins.clear()
+        write_file(str(path), 'advection', {'beta': .4}, 8, seed, 'cpu', batch_size=2, resolution=16)
+
+    monkeypatch.setattr('files.write._seconds_a_trajectory', lambda *args: 0.)
+    know(monkeypatch.setattr, advection=dataclasses.replace(full, initial=initial))
+    with pytest.raises(KeyboardInterrupt):
+        write(path, 0)
+    assert os.listdir(tmp_path) == [os.path.basename(path) + '.part']
+    write(path, seed)
+    assert begins == made_again
+    write(tmp_path / 'whole', seed)
+    assert sorted(os.listdir(tmp_path)) == sorted([os.path.basename(path), 'whole'])
+    with h5py.File(path) as file, h5py.File(tmp_path / 'whole') as whole:
+        assert np.array_equal(file['tensor'][:], whole['tensor'][:])
+        assert dict(file.attrs) == dict(whole.attrs)
+
+
 def test_an_exception_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
     path = str(tmp_path / 'a.hdf5')
     calls = []

@@ -158,13 +158,23 @@ def test_processes_meet(computer, monkeypatch, capsys, name, backend):
     for key, value in {'RANK': '2', 'WORLD_SIZE': '4', 'LOCAL_RANK': '2'}.items():
         monkeypatch.setenv(key, value)
     met = []
-    monkeypatch.setattr(dist, 'init_process_group', lambda backend, timeout: met.append((backend, timeout)))
+
+    def meet(backend, timeout, device_id):
+        met.append((backend, timeout, device_id))
+
+    monkeypatch.setattr(dist, 'init_process_group', meet)
+    monkeypatch.setattr(dist, 'new_group', dict)
     assert 'max_minutes' in refused(start, name, max_minutes=3)
+    if name == 'cuda':
+        assert 'all 4 processes' in refused(start, 'cuda:1')
     assert not met                                                   # refused before they meet
     machine = start(name)
     assert (machine.rank, machine.world, machine.master, machine.ddp) == (2, 4, False, True)
-    (used, timeout), = met
-    assert used == backend and timeout.total_seconds() == 7200       # the first process may be making data
+    (used, timeout, own), = met
+    assert used == backend and timeout.total_seconds() == 7200
+    assert own == (machine.device if name == 'cuda' else None)
+    assert machine.talk['backend'] == 'gloo'                         # of CPU tensors: no GPU is waited for
+    assert machine.talk['timeout'].days == 30                        # the first process may be making data
     machine.say('not said')
     assert capsys.readouterr().out == ''                             # only the first process prints
     assert machine.device == torch.device('cuda:2' if name == 'cuda' else 'cpu')
