@@ -612,6 +612,20 @@ class Run:
         self.machine.stop()
 
 
+def unfinished(state):
+    """What is left to do in the run of a checkpoint last.pt: 'iteration 300 of 4500'; '' if it is finished."""
+    stages = state['config']['stages']
+    stage = state['stage']
+    done = state['stage_iter']
+    n_iters, _ = state['limits']
+    minutes = value_of(f'{stage}_stage.max_minutes', state['config']) or math.inf
+    is_over = done >= n_iters or state['finished'] or state['stage_seconds'] >= 60 * minutes
+    if is_over and state['stage_index'] == len(stages) - 1:
+        return ''
+    of_stage = f", stage {state['stage_index'] + 1} of {len(stages)} ({stage})" if len(stages) > 1 else ''
+    return f'iteration {done} of {n_iters}{of_stage}'
+
+
 def flat(config):
     """The settings of a stage beside the plain keys: {'operator_stage': {'unroll': 8}} ->
     {'operator_stage.unroll': 8}"""
