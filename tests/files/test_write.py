@@ -44,7 +44,7 @@ def test_a_written_file_is_what_was_planned_and_holds_the_solution(name, path, m
     full = equations.entry(name)
     pde = dataclasses.replace(full, frames=min(full.frames, 4), params=dict.fromkeys(full.params, .02))
     know(monkeypatch.setattr, **{name: pde})
-    monkeypatch.setattr('files.write._seconds_a_trajectory', lambda *args: 0.)     # some draw for seconds
+    monkeypatch.setattr('files.write._say_cost', lambda *args: None)               # some draw for seconds
     size = 64 if pde.axes == 1 else 16
     planned = plan(path, name, pde.params, 4, size)
     write_file(path, name, pde.params, 4, seed=3, device='cpu', batch_size=3, resolution=size)
