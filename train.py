@@ -131,6 +131,9 @@ for name in stages:
     check_settings(s, machine)
     optim.make(losses.STAGES[name](empty_model, s), s)
     optim.EMA(empty_model, s.ema_decay)
+    if name == 'operator' and machine.device.type == 'cpu' and not run.state:
+        from evaluation.cost import say_if_long
+        say_if_long(cfg, s, machine)
 
 # ---- data
 with machine.master_first():                                     # one process makes the file, the others wait
