@@ -96,8 +96,10 @@ def rollout_error(model, stage, trajectories, initial_step, n):
     seen_at = None
     if cfg.encoder == 'points':
         seen_at = random_points(stage.settings.input_points, cfg, torch.Generator().manual_seed(0))
+    n_steps = y.shape[1] - initial_step
+    progress = Progress('validation: rollouts', len(y) * max(1, stage.n_members) * n_steps)
     p = predict(model, y, params, initial_step, stage.settings.batch_size, seen_at=seen_at,
-                stepper=stage.stepper, n_members=stage.n_members)
+                stepper=stage.stepper, n_members=stage.n_members, progress=progress)
     return stage.error(predicted_fields(model, p), predicted_fields(model, y[:, initial_step:]))
 
 
