@@ -10,11 +10,15 @@ Evaluate checkpoints: metrics of whole rollouts in field space, as a table and a
     python eval.py --ckpt out/burgers_cpu --physics --plot       # conservation, energy, residual; spectra.png
     python eval.py --ckpt out/burgers_cpu --data FILE --json eval.json      # all trajectories of another file
     python eval.py --ckpt out/one out/two --initial_step 10      # side by side; frames 0..9 are not predicted
+    python eval.py --ckpt out/ --rows 10 --json eval.json        # quick: the first ten rows of the split alone
     python eval.py --ckpt out/one out/two --compare              # a row for each of several runs on one file
     python eval.py --ckpt out/ --compare runs.md runs.csv runs.png --below .01       # also written to files
 
 The metrics are those of evaluation/scores.py. evaluation/off_grid.py says with what the rollouts of
 --superres, --random_points and --input_points are compared, evaluation/long_rollouts.py those of --horizon.
+
+The table of a run is printed, and the JSON file written anew, when the run is evaluated: Ctrl-C keeps those.
+A run whose last.pt says that its training is not finished is marked `unfinished`.
 
 --compare also counts the iterations until the validation error was at most --below (default: the last one of
 the first run), from the log.csv beside each checkpoint. Its .png shows the errors over time.
@@ -31,8 +35,9 @@ import torch
 from evaluation.load import facts, open_task, strided_axis
 from evaluation.long_rollouts import long_rollouts
 from evaluation.off_grid import from_input_points, grid_axes, off_grid, unseen_points
-from evaluation.scores import evaluate
-from evaluation.tables import compare, ensemble_table, finite, groups, heading, search_table, table
+from evaluation.scores import evaluate, expected_seconds
+from evaluation.tables import (as_text, compare, ensemble_table, finite, groups, heading, search_table,
+                               table)
 from grids import shape_text
 from model import load_state
 from runtime import extensions
@@ -40,6 +45,12 @@ from runtime.checkpoint import find_runs, load_checkpoint, whole_file
 from runtime.configurator import UserError, one_line_errors, parse_flags, say
 from runtime.device import pick
 from runtime.paths import output_file, output_files
+from runtime.progress import EVERY, duration
+from runtime.run import unfinished
+
+
+# flags of work beyond the rollouts on the grid
+EXTRAS = ('superres', 'random_points', 'horizon', 'input_points', 'physics', 'stepper', 'ttc')
 
 
 # ---------------------------------------------------------------------------------------------
@@ -62,8 +73,10 @@ def evaluate_checkpoint(file, args, device='cpu'):
     task = open_task(state, model, file, args)
     check_task(task, args)
     n = task.initial_step
+    say_cost(task, args)
     scores, p = evaluate(model, task.u, task.params, n, args.rollout, args.batch_size)
-    result = {**facts(state, file, task), 'rollout': args.rollout, **scores}
+    result = {**facts(state, file, task), 'first_rows': len(task.rows) == args.rows,
+              'unfinished': what_is_left(file, state), 'rollout': args.rollout, **scores}
     usual = scores['metrics']['nrmse']
     if args.save:
         write_and_note(args, save_predictions, args.save, task, p)
@@ -108,6 +121,29 @@ def write_and_note(args, write, *what):
         write(*what)
     except (UserError, OSError) as error:
         args.unwritten.append(str(error))
+def what_is_left(file, state):
+    """What the run of a checkpoint has still to do, as its last.pt says, which is read where it lies beside a
+    best.pt; None of a finished run, and where there is no last.pt."""
+    folder, name = os.path.split(file)
+    if name == 'best.pt':
+        last = os.path.join(folder, 'last.pt')
+        try:
+            state = load_checkpoint(last) if os.path.exists(last) else {}
+        except UserError:
+            return 'last.pt cannot be read'
+    return unfinished(state) or None if 'limits' in state else None
+
+
+def say_cost(task, args):
+    """Before minutes of work, say how many."""
+    u = task.u
+    seconds = expected_seconds(task.model, u, task.params, task.initial_step, task.batch_size)
+    if seconds < EVERY:
+        return
+    more = [f'--{name}' for name in EXTRAS if getattr(args, name) not in (None, 0, (), False)]
+    more = f', and more for {" ".join(more)}' if more else ''
+    hint = '' if args.rows or seconds < 120 else '; --rows N takes only the first N'
+    say(f'eval: about {duration(seconds)} for {len(u)} trajectories of {task.steps} steps{more}{hint}')
 
 
 def add_ratios(found, usual):
@@ -176,6 +212,7 @@ def arguments(argv):
     add = parser.add_argument
     add('--ckpt', nargs='+', required=True, help='run folders, folders of runs, or files')
     add('--split', choices=['test', 'val', 'train', 'all'], help='default: test')
+    add('--rows', type=int, metavar='N', help='only the first N rows of the split (of each file)')
     add('--data', help='another file of the same equation, all of its trajectories')
     add('--initial_step', type=int, help='true frames before a rollout (default: as in training)')
     add('--steps', type=int, help='predict only so many frames (default: all)')
@@ -210,7 +247,7 @@ def arguments(argv):
 
 def check_arguments(args):
     """Raise UserError for values that no model allows, and files that cannot be written."""
-    least = {'batch_size': 1, 'random_points': 0, 'horizon': 2, 'n_members': 2, 'flow_steps': 0}
+    least = {'batch_size': 1, 'rows': 1, 'random_points': 0, 'horizon': 2, 'n_members': 2, 'flow_steps': 0}
     for name, limit in least.items():
         value = getattr(args, name)
         if value is not None and value < limit:
@@ -255,39 +292,61 @@ def main(argv=None):
     check_outputs(args, files)
     device = pick(args.device, 'eval')
     results = []
-    for file, is_one_of_several in files.items():
-        try:
-            results.append(evaluate_checkpoint(file, args, device))
-        except UserError as error:
-            if not is_one_of_several:
-                raise
-            print(f"eval: '{file}' is left out: {error}", file=sys.stderr, flush=True)
+    try:
+        for file, is_one_of_several in files.items():
+            try:
+                results.append(evaluate_checkpoint(file, args, device))
+            except UserError as error:
+                if not is_one_of_several:
+                    raise
+                print(f"eval: '{file}' is left out: {error}", file=sys.stderr, flush=True)
+                continue
+            keep(results, args, len(files))
+    except KeyboardInterrupt:
+        where = f" (in '{args.json}')" if args.json and results else ''
+        print(f'eval: stopped; {len(results)} of {len(files)} evaluations were finished{where}',
+              file=sys.stderr, flush=True)
+        sys.exit(130)
     if not results:
         raise UserError(f'none of the {len(files)} checkpoints could be evaluated')
     if args.compare is not None:
         compare(results, args.compare, args.below)
-    else:
-        print_tables(results)
-    if args.json:
-        with whole_file(args.json) as out:
-            json.dump(results[0] if len(results) == 1 else results, out, indent=1, allow_nan=False)
+    elif len(files) > 1:
+        print_side_by_side(results)
     if args.unwritten:
         raise UserError('; '.join(args.unwritten))
     return results
 
 
-def print_tables(results):
-    """A table for each group of results that can be compared, and further ones for each checkpoint."""
+def keep(results, args, n_files):
+    """Print the last result and write all results so far: what is finished is not lost with the next run."""
+    r = results[-1]
+    if args.compare is None:
+        print_tables(r)
+    else:
+        say(f"eval: '{r['ckpt']}': nrmse {as_text(r['metrics']['nrmse'])}")
+    if args.json:
+        with whole_file(args.json) as out:
+            json.dump(results if n_files > 1 else r, out, indent=1, allow_nan=False)
+
+
+def print_tables(r):
+    """The table of a result, and further ones for what was asked for."""
+    say(f'\n{heading(r)}\n\n{table([r])}')
+    if 'stepper' in r:
+        say(f"\nrollouts of '{r['ckpt']}' by stepper\n{ensemble_table(r['stepper'])}")
+    if 'ttc' in r:
+        say(f"\ntest-time search with '{r['ckpt']}'\n{search_table(r['ttc'])}")
+    if 'physics' in r:
+        from physics.report import lines
+        say(f"\nphysics of '{r['ckpt']}'\n{lines(r['physics'])}")
+
+
+def print_side_by_side(results):
+    """A table for each group of several results that can be compared."""
     for group in groups(results):
-        say(f'\n{heading(group[0])}\n\n{table(group)}')
-        for r in group:
-            if 'stepper' in r:
-                say(f"\nrollouts of '{r['ckpt']}' by stepper\n{ensemble_table(r['stepper'])}")
-            if 'ttc' in r:
-                say(f"\ntest-time search with '{r['ckpt']}'\n{search_table(r['ttc'])}")
-            if 'physics' in r:
-                from physics.report import lines
-                say(f"\nphysics of '{r['ckpt']}'\n{lines(r['physics'])}")
+        if len(group) > 1:
+            say(f'\n{heading(group[0])}\n\n{table(group)}')
 
 
 if __name__ == '__main__':

@@ -135,9 +135,10 @@ def correlation_time(r, dt):
     return first_bad.double() * dt
 
 
-def metrics(p, y, u0, dt):
+def metrics(p, y, u0, dt, on_frame=None):
     """All metrics of predictions p against the truth y, (N, T, *space, C) in any precision, from the last
     given frame u0 (N, *space, C), frames dt seconds apart. Returns ({name: number}, nrmse of each step).
+    on_frame() is called when a frame is done.
 
     What pools over trajectories goes frame by frame, what pools over time in blocks of trajectories: exact,
     and without float64 copies of whole arrays.
@@ -154,6 +155,8 @@ def metrics(p, y, u0, dt):
         for name, value in _of_frame(a, b, u0).items():
             of_frames = values.setdefault(name, [])
             of_frames.append(float(value.mean()))
+        if on_frame:
+            on_frame()
     result = {}
     for name, of_frames in values.items():
         result[name] = sum(of_frames) / len(of_frames)

@@ -27,6 +27,7 @@ from model import UPT, ModelConfig, build, model_args, on_meta
 from runtime import configurator, extensions
 from runtime import device as devices
 from runtime.device import seed_of
+from runtime.fitting import fitted
 from runtime.run import Run, check_settings
 
 configurator.one_line_errors()
@@ -112,9 +113,21 @@ globals().update(config)
 keys = SimpleNamespace(**config)
 
 
-def settings_of(stage):
+def settings_of(stage, changes={}):
     """All keys as a stage sees them: with its own defaults and, on top, those of --NAME_stage.KEY=VALUE."""
-    return SimpleNamespace(**{**config, **losses.STAGES[stage].defaults, **config[f'{stage}_stage']})
+    return SimpleNamespace(
+        **{**config, **changes, **losses.STAGES[stage].defaults, **config[f'{stage}_stage']})
+
+
+def model_of(changes):
+    """The configuration of the model and a model without memory, with some keys changed; UserError where the
+    keys do not fit the files, or each other."""
+    for name in stages:
+        s = settings_of(name, changes)
+        data.check_strides(sources[0], s, s.unroll)
+    cfg = ModelConfig.of(SimpleNamespace(**{**config, **changes}), _model_keys, sources)
+    cfg = run.with_trained_steppers(cfg)
+    return cfg, on_meta(cfg)
 
 
 # ---- checks, before any work
@@ -123,15 +136,15 @@ machine = devices.start(device, dtype, compile, deterministic, minutes)
 run = Run(out_dir, config, _defaults, machine, configurator.resumable(__file__))   # locks the folder
 is_named = dataset != _defaults['dataset'] or f'--dataset={dataset}' in sys.argv
 sources = files.find(dataset, data_dir, data_path, params, n_trajectories, resolution, named=is_named)
-for name in stages:
-    data.check_strides(sources[0], keys, settings_of(name).unroll)
-cfg = run.with_trained_steppers(ModelConfig.of(keys, _model_keys, sources))
-empty_model = on_meta(cfg)                                       # what cannot be built fails here
+cfg, empty_model = fitted(model_of, keys, sources[0])            # what cannot be built fails here
 for name in stages:
     s = settings_of(name)
     check_settings(s, machine)
     optim.make(losses.STAGES[name](empty_model, s), s)
     optim.EMA(empty_model, s.ema_decay)
+    if name == 'operator' and machine.device.type == 'cpu' and not run.state:
+        from evaluation.cost import say_if_long
+        say_if_long(cfg, s, machine)
 
 # ---- data
 with machine.master_first():                                     # one process makes the file, the others wait

@@ -172,12 +172,12 @@ class Task(NamedTuple):
 
 
 def open_task(state, model, ckpt, args):
-    """The Task of a checkpoint by the arguments of eval.py: data, split, initial_step, steps, rollout,
+    """The Task of a checkpoint by the arguments of eval.py: data, split, rows, initial_step, steps, rollout,
     batch_size. Raises UserError."""
     cfg = model.cfg
     sources = open_data(state, cfg, ckpt, args.data)
     split = 'all' if args.data else args.split or 'test'
-    rows = choose_rows(state, sources, ckpt, split, args.data)
+    rows = choose_rows(state, sources, ckpt, split, args.data)[:args.rows]
     note = unseen(cfg, {name: [source.params[name] for source in sources] for name in cfg.params})
     if note:
         say(f'eval: note: {note}')

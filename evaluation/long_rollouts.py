@@ -9,6 +9,7 @@ from evaluation.scores import predict, predicted_fields
 from files.open import read_rows
 from metrics import bounded, by_frame, conservation_gap, correlation, correlation_time, nrmse, rms
 from runtime.configurator import say
+from runtime.progress import Progress
 
 
 @torch.no_grad()
@@ -36,10 +37,12 @@ def long_rollouts(task, factor):
     for source in task.sources:
         cells = max(cells, math.prod(source.shape))
     found = {}
+    progress = Progress('eval: long rollouts', len(task.u) * (n_frames - n))
     for source, rows, here in portions(task, n_frames * cells * cfg.n_field):
         params = {name: value[here] for name, value in task.params.items()}
         u = task.u[here]
-        p = predict(model, u, params, n, task.batch_size, task.reencode, n_steps=n_frames - n)
+        p = predict(model, u, params, n, task.batch_size, task.reencode, n_steps=n_frames - n,
+                    progress=progress)
         truth = solution(cfg, source, rows, task.grid, n_frames) if is_solved else None
         for name, value in scores(model, source.entry, p, u, n, truth).items():
             found.setdefault(name, []).append(value)

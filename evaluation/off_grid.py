@@ -10,7 +10,6 @@ the built-in solver. Rollouts that start from random points are compared on the 
 of a grid's points, one tensor per axis. `cfg` is a model.ModelConfig, `task` an evaluation.load.Task.
 """
 import math
-import time
 
 import torch
 
@@ -21,6 +20,7 @@ from grids import fourier_interpolate, interpolate, is_strided, random_points, s
 from metrics import mean_nrmse
 from runtime.configurator import UserError, say
 from runtime.inputs import axis_points, resample_axes
+from runtime.progress import Progress
 
 MAX_SOLVED = 2 ** 16             # points on which a truth finer than the files is solved for, at most
 POINTS = 2 ** 16                 # points decoded at a time, at most (or those of one trajectory)
@@ -62,11 +62,12 @@ def off_grid(task, factors, n_random):
     axes = grid_axes(cfg, task.grid)
     n_frames = task.u.shape[1]
     found = {name: {'nrmse': 0., 'floor': 0.} for name in wheres}
+    progress = Progress('eval: rollouts decoded off the grid', len(task.u) * task.steps)
     for source, rows, here in portions(task, n_frames * largest * cfg.n_field):
         params = {name: value[here] for name, value in task.params.items()}
         weight = len(rows) / len(task.u)
         u = task.u[here]
-        p = predict(model, u, params, n, batch_size, task.reencode, points)
+        p = predict(model, u, params, n, batch_size, task.reencode, points, progress=progress)
         truths = true_fields(cfg, source, rows, n_frames, solver_grids[source.path], wheres)
         for (name, where), p_there in zip(wheres.items(), p.split(sizes, 2)):
             y = predicted_fields(model, truths[name][:, n:])
@@ -85,17 +86,12 @@ def portions(task, row_values):
     """Some rows of the task at a time, so that row_values numbers of each fit into memory. Yields (source,
     range of its rows, slice of these in task.u)."""
     at_once = max(1, VALUES // row_values)
-    total = len(task.u)
-    last = time.perf_counter()
     for number, source in enumerate(task.sources):
         for first in range(0, len(task.rows), at_once):
             rows = task.rows[first:first + at_once]
             start = number * len(task.rows) + first
             here = slice(start, start + len(rows))
             yield source, rows, here
-            if time.perf_counter() - last > 10:
-                say(f'eval: compared with the truth {here.stop}/{total} {here.stop / total:.0%}')
-                last = time.perf_counter()
 
 
 # ---------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ scored. Every number is a mean over all trajectories, never a mean of batch mean
 
 u (N, T, *grid, C) are true frames at the trained time step, in physical units, on the CPU.
 """
+import contextlib
 import math
 import time
 
@@ -14,7 +15,10 @@ import torch
 
 from grids import random_points, values_at
 from metrics import field_nrmse, mean_nrmse, metrics, nrmse, rms, space_of
-from runtime.configurator import UserError, say
+from runtime.configurator import UserError
+from runtime.progress import Progress
+
+COLD = 5.                              # seconds of a batch beside which a warm-up does not count
 
 
 # ---------------------------------------------------------------------------------------------
@@ -29,37 +33,52 @@ def batches(n, batch_size, params):
 
 
 def predict(model, u, params, initial_step, batch_size, reencode=False, points=None, n_steps=None,
-            seen_at=None, seed=0, stepper='operator', n_members=0):
+            seen_at=None, seed=0, stepper='operator', n_members=0, progress=None, on_step=None):
     """
     Whole rollouts from the true frames u (N, T, *grid, C): (N, n_steps, *grid or Q, C) float32 on the CPU, or
     (N, n_members, n_steps, ...) with n_members.
 
     params: {name: (N,)}. n_steps: by default T - initial_step. points (Q, d): where to decode, instead of on
     the grid of u. seen_at (P, d): where a model with encoder='points' sees u, instead of on that grid.
+    progress: counts the steps of all rows, if these are a part of more work. on_step: called with the tokens
+    before and after every step.
     """
     grid = u.shape[2:-1]
     if n_steps is None:
         n_steps = u.shape[1] - initial_step
     out = None
-    last = time.perf_counter()
+    progress = progress or Progress('eval: rollouts', len(u) * max(1, n_members) * n_steps)
     for rows, own in batches(len(u), batch_size, params):
         u0 = u[rows, initial_step - 1]
         how = dict(params=own, reencode=reencode, stepper=stepper, n_members=n_members)
         how['seed'] = seed + rows.start
-        if seen_at is None:
-            p = model.rollout(u0, n_steps, points=points, **how)
-        else:
-            first = model.grid(*grid)[0]
-            u0 = values_at(u0, seen_at, first, model.cfg.length, model.cfg.periodic)
-            p = model.rollout(u0, n_steps, model.grid(*grid), grid=seen_at, **how)
-            p = p.unflatten(-2, grid)
+        with watched(model.stepper(stepper), progress, on_step):
+            if seen_at is None:
+                p = model.rollout(u0, n_steps, points=points, **how)
+            else:
+                first = model.grid(*grid)[0]
+                u0 = values_at(u0, seen_at, first, model.cfg.length, model.cfg.periodic)
+                p = model.rollout(u0, n_steps, model.grid(*grid), grid=seen_at, **how)
+                p = p.unflatten(-2, grid)
         if out is None:
             out = torch.empty(len(u), *p.shape[1:])
         out[rows] = p.cpu()
-        if time.perf_counter() - last > 10:
-            say(f'eval: rollouts {rows.stop}/{len(u)} {rows.stop / len(u):.0%}')
-            last = time.perf_counter()
     return out
+
+
+@contextlib.contextmanager
+def watched(stepper, progress, on_step=None):
+    """Count the rows that a stepper module advances, and show each step to on_step(tokens before, after)."""
+    def after_a_step(_, inputs, tokens):
+        if on_step:
+            on_step(inputs[0], tokens)
+        progress.add(len(tokens))
+
+    handle = stepper.register_forward_hook(after_a_step)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def predicted_fields(model, u):
@@ -77,8 +96,10 @@ def rollout_error(model, stage, trajectories, initial_step, n):
     seen_at = None
     if cfg.encoder == 'points':
         seen_at = random_points(stage.settings.input_points, cfg, torch.Generator().manual_seed(0))
+    n_steps = y.shape[1] - initial_step
+    progress = Progress('validation: rollouts', len(y) * max(1, stage.n_members) * n_steps)
     p = predict(model, y, params, initial_step, stage.settings.batch_size, seen_at=seen_at,
-                stepper=stage.stepper, n_members=stage.n_members)
+                stepper=stage.stepper, n_members=stage.n_members, progress=progress)
     return stage.error(predicted_fields(model, p), predicted_fields(model, y[:, initial_step:]))
 
 
@@ -99,22 +120,26 @@ def evaluate(model, u, params, initial_step=1, rollout='latent', batch_size=64):
     n = initial_step
     check_initial_step(n, u.shape[1])
     reencode = rollout == 'reencode'
+    n_steps = u.shape[1] - n
     u0 = predicted_fields(model, u[:, n - 1])
     y = predicted_fields(model, u[:, n:])
     training = model.training
     model.eval()
     try:
-        whole = predict(model, u, params, n, batch_size, reencode)
+        latents = LatentScores(model, n_steps)
+        whole, seconds = rolled_out(model, u, params, n, batch_size, reencode, latents)
         p = predicted_fields(model, whole)
-        scores, steps = metrics(p, y, u0, cfg.dt)
+        scores, steps = metrics(p, y, u0, cfg.dt, Progress('eval: metrics', n_steps).add)
         if not u0.any():                                             # a steady equation keeps no integral
             del scores['conservation_gap']
-        other = predict(model, u, params, n, batch_size, not reencode)
+        other, _ = rolled_out(model, u, params, n, batch_size, not reencode, latents)
         other = mean_nrmse(predicted_fields(model, other), y)
         scores['recon_nrmse'] = recon_nrmse(model, u[:, n - 1:], batch_size)
-        drift, gap = latent_rollout(model, u, params, n, batch_size)
-        scores.update(latent_norm_drift=drift, latent_gap=gap)
-        scores['ms_per_trajectory'] = ms_per_trajectory(model, u, params, n, batch_size, reencode=reencode)
+        scores['latent_norm_drift'], scores['latent_gap'] = latents.drift_and_gap()
+        scores['ms_per_trajectory'] = 1e3 * seconds / len(u)
+        if seconds < COLD * len(u) / batch_size:
+            scores['ms_per_trajectory'] = ms_per_trajectory(model, u, params, n, batch_size,
+                                                            reencode=reencode)
     finally:
         model.train(training)
     result = {'metrics': scores,
@@ -132,6 +157,38 @@ def evaluate(model, u, params, initial_step=1, rollout='latent', batch_size=64):
     return result, whole
 
 
+def rolled_out(model, u, params, initial_step, batch_size, reencode, latents):
+    """Rollouts as `predict` makes them, and the seconds that they took. The latent ones are shown to
+    `latents`, whose time does not count."""
+    what = 're-encoded rollouts' if reencode else 'latent rollouts'
+    progress = Progress(f'eval: {what}', len(u) * (u.shape[1] - initial_step))
+    before = latents.seconds
+    start = time.perf_counter()
+    p = predict(model, u, params, initial_step, batch_size, reencode, progress=progress,
+                on_step=None if reencode else latents)
+    return p, time.perf_counter() - start - (latents.seconds - before)
+
+
+@torch.no_grad()
+def expected_seconds(model, u, params, initial_step, batch_size):
+    """How long `evaluate` will take, about: a step of a few trajectories is timed."""
+    rows, own = next(batches(len(u), min(batch_size, 16), params))
+    z = model.encode(u[rows, initial_step - 1])
+
+    def timed(call, *args):
+        call(*args)                                                  # warms up
+        wait_for(model.device)
+        start = time.perf_counter()
+        call(*args)
+        wait_for(model.device)
+        return (time.perf_counter() - start) / len(z.tokens)
+
+    step = timed(model.step, z, own) + timed(model.decode, z)
+    cycle = timed(model.cycle, z.tokens)                             # decodes and encodes
+    n_steps = u.shape[1] - initial_step
+    return len(u) * n_steps * (2 * step + 3 * cycle)
+
+
 def check_initial_step(n, n_frames):
     if not 1 <= n < n_frames:
         raise UserError(f'initial_step={n} must be from 1 to {n_frames - 1}, as at least one of {n_frames} '
@@ -143,6 +200,7 @@ def recon_nrmse(model, u, batch_size):
     grid = u.shape[2:-1]
     points = model.grid(*grid)
     values = []
+    progress = Progress('eval: reconstructions', len(u) * u.shape[1])
     for rows, _ in batches(len(u), batch_size, {}):
         for t in range(u.shape[1]):
             z = model.encode(u[rows, t])
@@ -151,27 +209,43 @@ def recon_nrmse(model, u, batch_size):
             y = predicted_fields(model, u[rows, t:t + 1]).double()
             error = nrmse(v, y)
             values.append(error[rms(y) > 0])                         # a field that is 0 has no relative error
+            progress.add(len(z.tokens))
     return float(torch.cat(values).mean())
 
 
-def latent_rollout(model, u, params, initial_step, batch_size):
-    """Drift of the latent norm, rms(z_last) / rms(z_0) - 1, and the mean over the steps of the relative cycle
-    error |E(D(z)) - z| / |z|, both over all trajectories, tokens and features."""
-    n_steps = u.shape[1] - initial_step
-    squares = torch.zeros(n_steps + 1, dtype=torch.float64)
-    gaps = torch.zeros(n_steps + 1, dtype=torch.float64)
-    for rows, own in batches(len(u), batch_size, params):
-        z = model.encode(u[rows, initial_step - 1])
-        for step in range(n_steps + 1):
-            if step:
-                z = model.step(z, own)
-            squares[step] += sum_of_squares(z.tokens)
-            gaps[step] += sum_of_squares(model.cycle(z.tokens) - z.tokens)
-    if squares[0] == 0 or not squares.isfinite().all():
-        return math.nan, math.nan
-    drift = float((squares[-1] / squares[0]).sqrt()) - 1
-    gap = (gaps / squares).sqrt()[1:].mean()
-    return drift, float(gap)
+class LatentScores:
+    """Drift of the latent norm and cycle gap, gathered from the steps of latent rollouts over all
+    trajectories, tokens and features. It sees the steps of a batch one after another, then the next batch."""
+
+    def __init__(self, model, n_steps):
+        self.model = model
+        self.n_steps = n_steps
+        self.squares = torch.zeros(n_steps + 1, dtype=torch.float64)
+        self.gaps = torch.zeros(n_steps, dtype=torch.float64)
+        self.step = 0                                                # of the batch
+        self.seconds = 0.                                            # that this took
+
+    def __call__(self, before, after):
+        """Tokens (B, S, D) before and after a step."""
+        wait_for(self.model.device)
+        start = time.perf_counter()
+        if self.step == 0:
+            self.squares[0] += sum_of_squares(before)
+        self.gaps[self.step] += sum_of_squares(self.model.cycle(after) - after)
+        self.step += 1
+        self.squares[self.step] += sum_of_squares(after)
+        self.step %= self.n_steps
+        self.seconds += time.perf_counter() - start
+
+    def drift_and_gap(self):
+        """Drift of the latent norm, rms(z_last) / rms(z_0) - 1, and the mean over the steps of the relative
+        cycle error |E(D(z)) - z| / |z|; nan where a latent is not finite, or the first is 0."""
+        squares = self.squares
+        if squares[0] == 0 or not squares.isfinite().all():
+            return math.nan, math.nan
+        drift = float((squares[-1] / squares[0]).sqrt()) - 1
+        gap = (self.gaps / squares[1:]).sqrt().mean()
+        return drift, float(gap)
 
 
 def sum_of_squares(tokens):

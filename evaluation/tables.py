@@ -59,7 +59,8 @@ def heading(r):
     """What all results of a table have in common."""
     files = ', '.join(os.path.basename(path) for path in r['data'])
     first, last = r['rows']
-    where = f"{r['dataset']}, {files}, {r['split']} rows {first}..{last} ({r['n_trajectories']} trajectories)"
+    rows = f"{'only the first rows: ' if r['first_rows'] else ''}{r['split']} rows {first}..{last}"
+    where = f"{r['dataset']}, {files}, {rows} ({r['n_trajectories']} trajectories)"
     what = f"{r['rollout']} rollout, {r['steps']} steps of {r['dt']:g} s, initial_step {r['initial_step']}"
     return f'{where}\n{what}'
 
@@ -84,12 +85,16 @@ def property_rows(results):
     """[label, text of each result] of the properties of the checkpoints."""
     minutes = []
     memory = []
+    missing = []
     for r in results:
         seconds = r['train_seconds']
         minutes.append('-' if seconds is None else f'{seconds / 60:.1f} min')
         gigabytes = r['peak_memory_gb']
         memory.append('-' if gigabytes is None else f'{gigabytes:.2f} GB')
+        missing.append(f"unfinished: {r['unfinished']}" if r['unfinished'] else '')
+    state = [['', *missing]] if any(missing) else []
     return [['checkpoint', *[r['ckpt'] for r in results]],
+            *state,
             ['iter', *[str(r['iter']) for r in results]],
             ['parameters', *[f"{r['n_params']:,}" for r in results]],
             ['training time', *minutes],
@@ -269,9 +274,10 @@ def comparison_rows(results, logs, below):
 
 
 def run_name(r):
-    """The folder of the run of a result, or the file of its checkpoint."""
+    """The folder of the run of a result, or the file of its checkpoint, and whether the run is unfinished."""
     folder, name = os.path.split(r['ckpt'])
-    return folder if folder and name == 'best.pt' else r['ckpt']
+    name = folder if folder and name == 'best.pt' else r['ckpt']
+    return f"{name} (unfinished: {r['unfinished']})" if r['unfinished'] else name
 
 
 def as_text(value):

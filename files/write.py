@@ -18,9 +18,11 @@ from files.open import LAYOUTS, open_source, plan
 from runtime.configurator import UserError, parse_flags, say
 from runtime.device import float64_device
 from runtime.paths import output_file, remove_stale, temporary_name
+from runtime.progress import duration
 
 SOLVED_VALUES = 2 ** 25               # values solved for at a time, at most (or one row): 270 MB
 CACHED_VALUES = 2 ** 15               # values of a frame solved for at a time on a CPU, about: 260 kB
+SILENT = 10.                          # seconds of a batch that may pass without a word
 FORMAT_VERSION = 1
 
 
@@ -42,7 +44,7 @@ def write_file(path, dataset, params, n, seed=0, device='auto', batch_size=None,
 
     params: {'Nu': .01}. batch_size: trajectories solved at a time. resolution: cells along each axis (0: the
     equation's own). The file holds float32 values, the coordinates, and the parameters as attributes; it is
-    checksummed (fletcher32). Prints the cost before it starts. Raises UserError.
+    checksummed (fletcher32). Prints the cost when the first of them are solved. Raises UserError.
     """
     if seed < 0:
         raise UserError(f'seed={seed} must be 0 or more')
@@ -79,10 +81,10 @@ def _write(source, seed, device, batch_size=None):
     remove_stale(os.path.dirname(source.path))
     n_bytes = 4 * n * row_values
     check_space(source.path, n_bytes)
-    seconds = n * _seconds_a_trajectory(solve, min(n, batch_size, 16), t)
     values = ', '.join([source.pde, *(f'{name} {value:g}' for name, value in source.params.items())])
     say(f'data: making {source.path}: {n} trajectories of {values}, seed {seed}, on {device}: '
-        f'about {seconds / 60:.1f} minutes and {n_bytes / 1e9:.2f} GB')
+        f'{n_bytes / 1e9:.2f} GB')
+    _say_cost(solve, n, batch_size, t, device)
     attributes = {**source.params, 'seed': seed, 'pde': source.pde, 'format_version': FORMAT_VERSION}
     attributes['source'] = f'data.py make: {getattr(entry.solve, "__name__", "?")}, float64'
     way = repr((attributes, n, source.shape, source.n_frames, batch_size, device.type))
@@ -94,17 +96,17 @@ def _write(source, seed, device, batch_size=None):
             file.attrs.update(attributes)
             layout.create(file, source)
         start = time.perf_counter()
-        last_print = start
+        next_print = start                                  # the first batch says how long all of them take
         for first in range(begin, n, batch_size):
             done = min(first + batch_size, n)
             layout.write(file, first, solve(first, done - first, t))
             file.attrs['made'] = done
             now = time.perf_counter()
-            if now - last_print > 5 or done == n:
+            if now >= next_print or done == n:
                 each = (now - start) / (done - begin)
                 say(f'data: {done}/{n} {done / n:.0%} | {1e3 * each:.1f} ms per trajectory | '
-                    f'eta {each * (n - done):.0f}s')
-                last_print = now
+                    f'eta {duration(each * (n - done))}')
+                next_print = now + 5
     return source.path
 
 
@@ -115,13 +117,26 @@ def _batch_size(device, frame_values, row_values):
     return min(max(32, CACHED_VALUES // frame_values), max(1, SOLVED_VALUES // row_values))
 
 
-def _seconds_a_trajectory(solve, n, t):
-    """Measured on n trajectories and a fifth of the times, after a warm-up."""
-    solve(0, min(n, 2), t[:3])
-    part = t[:max(3, len(t) // 5 + 1)]
-    start = time.perf_counter()
-    solve(0, n, part)
-    return (time.perf_counter() - start) / n * len(t) / len(part)
+def _say_cost(solve, n, batch_size, t, device):
+    """Say how long n trajectories will take, where a first batch would be silent for long: a part of the
+    time of a batch grows with its size, and 1 and 4 trajectories tell which. All times are solved for, since
+    early ones may take shorter steps than late ones."""
+    def seconds(size):
+        start = time.perf_counter()
+        solve(0, size, t)
+        return time.perf_counter() - start
+
+    solve(0, 1, t[:3])                                          # warms up
+    if device.type == 'cuda' or batch_size == n <= 4:           # large batches are fast there
+        return
+    one = seconds(1)
+    if one * batch_size < SILENT:
+        return
+    few = min(4, batch_size)
+    each = (seconds(few) - one) / (few - 1) if few > 1 else one
+    batch = max(one, one + each * (batch_size - 1))
+    if batch > SILENT:
+        say(f'data: about {duration(batch * n / batch_size)}, as 1 and {few} trajectories took')
 
 
 def check_space(path, n_bytes):

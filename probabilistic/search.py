@@ -20,6 +20,7 @@ from probabilistic.flows import evaluations, sampling_steps, starts_of
 from probabilistic.rewards import HOPELESS, Oracle, RandomReward, Rewards, rank_correlation
 from probabilistic.scores import OF_A_STATE
 from runtime.configurator import UserError
+from runtime.progress import Progress
 
 
 @dataclass
@@ -166,10 +167,12 @@ class Search:
         """The rollouts with the largest sum of rewards, (n, steps, *grid, C)."""
         states = []
         parents = []
+        progress = Progress(f'eval: search for {self.n} trajectories', self.steps)
         with sampling_steps(self.module, self.taus):
             for step in range(self.steps):
                 parents.append(self.advance(step))
                 states.append(self.beam.field)
+                progress.add()
         index = self.beam.score.argmax(1, keepdim=True)
         path = []
         for field, parent in zip(reversed(states), reversed(parents)):
@@ -342,6 +345,7 @@ def report(model, u, params, initial_step, batch_size, settings):
     def add(name, roll_out):
         rollouts = []
         spent = 0
+        progress = Progress(f'eval: {name}', len(u))
         wait_for(model.device)
         began = time.perf_counter()
         for part, own in batches(len(u), batch_size, params):
@@ -351,6 +355,7 @@ def report(model, u, params, initial_step, batch_size, settings):
             p, used = roll_out(u0, u[part, initial_step:], own, s)
             rollouts.append(predicted_fields(model, p.cpu()))
             spent += int(used)
+            progress.add(len(u0))
         seconds = time.perf_counter() - began
         values, _ = metrics(torch.cat(rollouts), y, start, model.cfg.dt)
         rows[name] = {**{key: values[key] for key in ('nrmse', *OF_A_STATE)},

@@ -40,7 +40,9 @@ from runtime import extensions
 from runtime.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint, whole_file
 from runtime.configurator import UserError
 from runtime.paths import lock, output_folder
+from runtime.progress import duration
 
+EARLY = 10.                            # seconds of a stage after which its first line of progress is due
 DIVERGED = 1e6                         # a loss beyond this stops the run
 COLUMNS = ['iter', 'stage', 'loss', 'grad_norm', 'learning_rate', 'val_nrmse', 'train_seconds']   # of log.csv
 # Model arguments in which a run that goes on, or is fine-tuned, may differ from its checkpoint
@@ -375,6 +377,7 @@ class Run:
         self.last_time = self.clock
         self.advanced = self.clock
         self.last_iteration = self.iteration
+        self.is_early = True                                   # no line of progress yet
         if self.iteration == 0 and not self.state:             # a run may be killed before its first interval
             self.save()
 
@@ -426,6 +429,8 @@ class Run:
         self.iteration += 1
         self.progress = self.fraction_done()
         self.advanced = time.perf_counter()
+        if self.is_early:
+            self.early_line()
         self.poll()
 
     def fraction_done(self):
@@ -526,20 +531,38 @@ class Run:
                             'saved') from error
         self.to_wandb(row)
 
-    def print_line(self, row, names):
-        now = time.perf_counter()
-        ms = 1e3 * (now - self.last_time) / max(1, self.iteration - self.last_iteration)
-        self.last_time = now
-        self.last_iteration = self.iteration
+    def early_line(self):
+        """Where log_interval is long, say after some seconds how long the stage will take. Compilation in the
+        first iteration does not count."""
+        if self.machine.compiled and self.iteration == self.last_iteration + 1:
+            self.last_time = self.advanced
+            self.last_iteration = self.iteration
+        elif self.advanced - self.last_time > EARLY:
+            ms = self.ms_per_iteration(self.advanced)
+            self.say(f'{self.position()} {self.progress:.0%} | {ms:.1f} ms | eta {self.time_left(ms)}')
+
+    def ms_per_iteration(self, now):
+        return 1e3 * (now - self.last_time) / max(1, self.iteration - self.last_iteration)
+
+    def time_left(self, ms):
+        """Of the stage, as text, at `ms` per iteration."""
+        self.is_early = False
         seconds = ms * (self.n_iters - self.iteration) / 1e3
         if self.settings.max_minutes:
             seconds = max(0, 60 * self.settings.max_minutes - self.stage_seconds - self.spent())
+        return duration(seconds)
+
+    def print_line(self, row, names):
+        now = time.perf_counter()
+        ms = self.ms_per_iteration(now)
+        self.last_time = now
+        self.last_iteration = self.iteration
         memory = self.machine.peak_memory_gb()
         memory = '' if memory is None else f' | mem {memory:.1f}G'
         parts = ' '.join(f'{name} {row[name]:.3g}' for name in names)
         rate = self.settings.batch_size / ms
         self.say(f'{self.position()} {self.progress:.0%} | loss {row["loss"]:.3g} | {parts} | {ms:.1f} ms | '
-                 f'{rate:.2f}k samples/s{memory} | eta {int(seconds) // 60}m{int(seconds) % 60:02d}s')
+                 f'{rate:.2f}k samples/s{memory} | eta {self.time_left(ms)}')
 
     def position(self):
         stage = f'{self.stage} ' if self.n_stage > 1 else ''
@@ -657,6 +680,20 @@ class Run:
             self.say(f'done: {self.total} iterations and no finite validation error, so there is no '
                      f"'{self.best_path}': '{self.last_path}' holds the weights")
         self.machine.stop()
+
+
+def unfinished(state):
+    """What is left to do in the run of a checkpoint last.pt: 'iteration 300 of 4500'; '' if it is finished."""
+    stages = state['config']['stages']
+    stage = state['stage']
+    done = state['stage_iter']
+    n_iters, _ = state['limits']
+    minutes = value_of(f'{stage}_stage.max_minutes', state['config']) or math.inf
+    is_over = done >= n_iters or state['finished'] or state['stage_seconds'] >= 60 * minutes
+    if is_over and state['stage_index'] == len(stages) - 1:
+        return ''
+    of_stage = f", stage {state['stage_index'] + 1} of {len(stages)} ({stage})" if len(stages) > 1 else ''
+    return f'iteration {done} of {n_iters}{of_stage}'
 
 
 def flat(config):

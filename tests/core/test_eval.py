@@ -18,8 +18,10 @@ from conftest import ROOT, evaluate, refused, run, save, tiny, user_error, waves
 from evaluation import scores
 from metrics import mean_nrmse
 from model import UPT, load
+from runtime import progress
 from runtime.checkpoint import load_checkpoint, save_checkpoint
 from runtime.extensions import FOLDERS
+from runtime.run import unfinished
 
 METRICS = set('nrmse rmse mse mae max_error crmse brmse frmse_low frmse_mid frmse_high vrmse rel_l2 '
               'correlation_time spectral_energy_error conservation_gap recon_nrmse latent_norm_drift '
@@ -60,19 +62,21 @@ def test_nothing_here_imports_an_extension_by_itself():
 
 
 def test_several_checkpoints(run_folder, burgers_file, tmp_path, capsys):
+    """Each has its table when it is done; in the end they stand side by side."""
     other = save(tiny(depth=2), tmp_path / 'other.pt', burgers_file)
     evaluate('--ckpt', run_folder, other, '--json', tmp_path / 'two.json')
     two = json.loads((tmp_path / 'two.json').read_text())
     lines = capsys.readouterr().out.splitlines()
-    row = next(line for line in lines if line.startswith('parameters'))
-    assert row.split()[1:] == [f"{r['n_params']:,}" for r in two]
-    row = next(line for line in lines if line.startswith('nrmse '))
+    rows = [line.split()[1:] for line in lines if line.startswith('parameters')]
+    sizes = [f"{r['n_params']:,}" for r in two]
+    assert rows == [sizes[:1], sizes[1:], sizes]
+    row = [line for line in lines if line.startswith('nrmse ')][-1]
     shown = [float(value) for value in row.split()[1:]]
     assert shown == pytest.approx([r['metrics']['nrmse'] for r in two], rel=1e-4)
 
 
 def test_a_folder_of_runs(run_folder, burgers_file, advection_file, tmp_path, capsys):
-    """One table for each data set and task; what cannot be evaluated is named, and the others go on."""
+    """In the end a table for each data set and task; what cannot be evaluated is named, the others go on."""
     folder = tmp_path / 'out'
     for name in ('a', 'b'):
         save(tiny(), folder / name / 'best.pt', burgers_file)
@@ -86,8 +90,8 @@ def test_a_folder_of_runs(run_folder, burgers_file, advection_file, tmp_path, ca
     captured = capsys.readouterr()
     assert [r['ckpt'].split(os.sep)[-2] for r in results] == ['a', 'b', 'c']
     assert len(json.loads((tmp_path / 'all.json').read_text())) == 3
-    first, second = [part.splitlines() for part in captured.out.split('\ncheckpoint')[1:]]
-    assert [len(part[0].split()) for part in (first, second)] == [2, 1]          # columns
+    tables = [part.splitlines() for part in captured.out.split('\ncheckpoint')[1:]]
+    assert [len(part[0].split()) for part in tables] == [1, 1, 1, 2]             # columns
     errors = captured.err.splitlines()
     assert len(errors) == 2 and 'gone.hdf5' in errors[0] and os.path.join('f', 'best.pt') in errors[1]
     for name in 'abc':
@@ -95,6 +99,89 @@ def test_a_folder_of_runs(run_folder, burgers_file, advection_file, tmp_path, ca
     assert 'none of the 2' in user_error('--ckpt', folder)
     shutil.rmtree(folder / 'f')
     assert 'gone.hdf5' in user_error('--ckpt', folder)               # one run alone is no folder of several
+
+
+def test_ctrl_c_keeps_what_is_finished(run_folder, burgers_file, tmp_path, monkeypatch, capsys):
+    other = save(tiny(), tmp_path / 'other.pt', burgers_file)
+    whole = ev.evaluate_checkpoint
+
+    def interrupted(file, *args):
+        if file == other:
+            raise KeyboardInterrupt
+        return whole(file, *args)
+
+    monkeypatch.setattr(ev, 'evaluate_checkpoint', interrupted)
+    with pytest.raises(SystemExit) as ended:
+        evaluate('--ckpt', run_folder, other, '--json', tmp_path / 'e.json', '--steps', 1)
+    assert ended.value.code == 130
+    [r] = json.loads((tmp_path / 'e.json').read_text())              # a list, as of both
+    out, err = capsys.readouterr()
+    assert f"{r['metrics']['nrmse']:.5g}" in out
+    assert err.splitlines() == [f"eval: stopped; 1 of 2 evaluations were finished (in '{tmp_path}/e.json')"]
+
+
+def test_first_rows_alone(run_folder, capsys):
+    [r] = evaluate('--ckpt', run_folder, '--split', 'all', '--rows', 2, '--steps', 1)
+    assert r['rows'] == [0, 1] and r['n_trajectories'] == 2 and r['first_rows']
+    assert 'only the first rows: all rows 0..1' in capsys.readouterr().out
+    [r] = evaluate('--ckpt', run_folder, '--steps', 1)
+    assert not r['first_rows'] and '--rows 0' in user_error('--ckpt', run_folder, '--rows', 0)
+
+
+def test_unfinished_runs_are_marked(smoke, tmp_path, capsys):
+    """By what last.pt says beside a best.pt, in the table and in the JSON."""
+    state = load_checkpoint(os.path.join(smoke, 'o', 'last.pt'))
+    for name, done in (('done', 20), ('half', 10)):
+        folder = tmp_path / name
+        folder.mkdir()
+        shutil.copy(os.path.join(smoke, 'o', 'best.pt'), folder)
+        save_checkpoint(str(folder / 'last.pt'), {**state, 'stage_iter': done})
+    (tmp_path / 'start').mkdir()
+    save_checkpoint(str(tmp_path / 'start' / 'last.pt'), {**state, 'stage_iter': 0})
+    results = evaluate('--ckpt', tmp_path, '--steps', 1)
+    assert [r['unfinished'] for r in results] == [None, 'iteration 10 of 20', 'iteration 0 of 20']
+    assert capsys.readouterr().out.count('unfinished: iteration 10 of 20') == 2  # alone, and side by side
+
+
+@pytest.mark.parametrize('changes, words', [
+    ({}, ''), ({'stage_iter': 4}, 'iteration 4 of 20'), ({'stage_iter': 4, 'finished': True}, ''),
+    ({'stage_iter': 4, 'minutes': 1.}, ''), ({'stages': ['operator', 'ensemble']}, 'stage 1 of 2 (operator)')])
+def test_what_is_left_of_a_run(changes, words):
+    config = {'stages': changes.pop('stages', ['operator']), 'max_minutes': changes.pop('minutes', 0.)}
+    state = {'stage': 'operator', 'stage_index': 0, 'stage_iter': 20, 'limits': [20, 0], 'finished': False,
+             'stage_seconds': 60., 'config': config, **changes}
+    left = unfinished(state)
+    assert words in left and bool(left) == bool(words)
+
+
+def test_progress(monkeypatch, capsys):
+    """The first line after five seconds, then one in ten; none of work that takes less than ten."""
+    clock = [0.]
+    monkeypatch.setattr(progress, 'perf_counter', lambda: clock[0])
+    for total in (9, 40):
+        work = progress.Progress('eval: rollouts', total)
+        for _ in range(total):
+            clock[0] += 1.
+            work.add()
+    assert capsys.readouterr().out.splitlines() == [
+        'eval: rollouts 12% | eta 0m35s', 'eval: rollouts 38% | eta 0m25s', 'eval: rollouts 62% | eta 0m15s',
+        'eval: rollouts 88% | eta 0m05s']
+    assert [progress.duration(t) for t in (5, 4000, 3e5)] == ['0m05s', '1h06m', '3d11h']
+
+
+def test_one_rollout_of_each_kind(run_folder, truth):
+    """A latent and a re-encoded one of every row, and one of a batch for the clock."""
+    m = load(run_folder)
+    steps = []
+
+    def count(module, inputs, tokens):
+        steps.append(len(tokens))
+
+    m.operator.register_forward_hook(count)
+    u = truth[:, :5].expand(3, -1, -1, -1)
+    scores.evaluate(m, u, {'Nu': torch.full((3,), .01)}, batch_size=2)
+    assert sum(steps) == 4 * (2 * 3 + 2)
+    assert len(m.operator._forward_hooks) == 1                       # those of the evaluation are gone
 
 
 def test_a_trained_run(smoke, monkeypatch):

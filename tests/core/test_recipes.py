@@ -76,7 +76,8 @@ def train(folder, data_path, *names):
     return rows_of(folder / 'o')
 
 
-@pytest.mark.parametrize('name, longest', [('loss', 4), ('stage', 14), ('attention', 11), ('equation', 17)])
+@pytest.mark.parametrize('name, longest', [
+    ('loss', 4), ('stage', 14), ('attention', 11), ('equation', 17), ('operator', 11), ('own-data', 15)])
 def test_recipes_are_short(name, longest):
     """Lines of code that a recipe adds."""
     n_line = 0
@@ -108,6 +109,23 @@ def test_all_recipes_at_once(tmp_path):
     u0 = torch.sin(2 * math.pi * x)[None]
     u = heat(u0, nu=.02, t=[0., 1.])                                 # exact for a sine wave
     torch.testing.assert_close(u[0, 1], math.exp(-.02 * 4 * math.pi ** 2) * u[0, 0], rtol=0, atol=1e-6)
+
+
+def test_gradients_through_a_rollout(run_folder):
+    [code] = re.findall('recipe: gradients -->.*?```python\n(.*?)```', RECIPES, re.DOTALL)
+    found = {}
+    exec(code.replace('out/burgers_cpu', run_folder), found)
+    assert found['u0'].grad.abs().min() > 0 and found['nu'].grad.abs() > 0
+
+
+@pytest.mark.slow
+def test_an_operator_and_data_of_ones_own(tmp_path):
+    copy_with(tmp_path, 'operator', 'own-data')
+    call(tmp_path, 'write_pulse.py')
+    call(tmp_path, 'train.py', '--dataset=pulse', '--data_path=pulse.hdf5', '--arch=mlp', '--device=cpu',
+         '--max_iters=2', '--out_dir=o')
+    assert any(name.startswith('operator.network.head') for name in state_of(tmp_path / 'o')['model'])
+    call(tmp_path, 'eval.py', '--ckpt', 'o', '--device', 'cpu')
 
 
 @pytest.mark.slow

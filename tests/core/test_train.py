@@ -94,6 +94,15 @@ def test_one_batch_over_fits(tmp_path, train):
     assert field[-1] < .5 * max(field), field
 
 
+def test_an_early_line_says_how_long_it_takes(tmp_path, train, monkeypatch, capsys):
+    """However far apart the lines of the log are; it is no row of the log."""
+    monkeypatch.setattr('runtime.run.EARLY', 0.)
+    train(tmp_path / 'o', *FAST, '--max_iters=4', '--log_interval=1000', '--eval_interval=1000')
+    early = [line for line in capsys.readouterr().out.splitlines() if ' eta ' in line]
+    assert len(early) == 1 and early[0].startswith('iter 1/4 25% | ')
+    assert [row['iter'] for row in rows_of(tmp_path / 'o')] == ['4']
+
+
 def test_fine_tuning_starts_from_the_best_weights(smoke, tmp_path, train):
     g = train(tmp_path / 'o', f'--init_from={smoke}/o', '--max_iters=1', *STILL)
     old = state_of(smoke / 'o', 'best.pt')['ema']
@@ -433,6 +442,7 @@ def test_every_config_is_accepted(name, tmp_path, monkeypatch):
     def stop(sources, device):
         raise Checked
     monkeypatch.setattr('files.write.make', stop)
+    monkeypatch.setattr('evaluation.cost.say_if_long', print)        # takes seconds of large models
     path = os.path.join(ROOT, 'config', name)
     with pytest.raises(Checked):
         train_here(monkeypatch, path, f'--data_dir={tmp_path}/d', '--device=cpu', f'--out_dir={tmp_path}/o')

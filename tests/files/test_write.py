@@ -1,9 +1,11 @@
 """files/write.py: files of every equation that has a solver; whole or absent, whatever happens meanwhile."""
 import dataclasses
 import os
+import re
 import resource
 import shutil
 import time
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -44,7 +46,7 @@ def test_a_written_file_is_what_was_planned_and_holds_the_solution(name, path, m
     full = equations.entry(name)
     pde = dataclasses.replace(full, frames=min(full.frames, 4), params=dict.fromkeys(full.params, .02))
     know(monkeypatch.setattr, **{name: pde})
-    monkeypatch.setattr('files.write._seconds_a_trajectory', lambda *args: 0.)     # some draw for seconds
+    monkeypatch.setattr('files.write._say_cost', lambda *args: None)               # some draw for seconds
     size = 64 if pde.axes == 1 else 16
     planned = plan(path, name, pde.params, 4, size)
     write_file(path, name, pde.params, 4, seed=3, device='cpu', batch_size=3, resolution=size)
@@ -56,6 +58,28 @@ def test_a_written_file_is_what_was_planned_and_holds_the_solution(name, path, m
     u = pde.solution(u0, pde.params, np.arange(pde.frames) * pde.dt).numpy()
     scale = np.abs(u).max(tuple(range(u.ndim - 1)))
     assert (np.abs(read_rows(source, range(4)) - u) / scale).max() < 1e-5
+
+
+@pytest.mark.parametrize('common, each, n_said', [(2., 1., 1), (.05, .2, 0), (3., .05, 0)])
+def test_the_time_is_told_by_1_and_4_trajectories(path, monkeypatch, capsys, common, each, n_said):
+    """Of a solver that takes a part of its time for any number of trajectories, and makes long steps late. A
+    first batch that is over soon says it by itself."""
+    clock = [0.]
+
+    def solve(u0, nu, t):
+        clock[0] += (common + each * len(u0)) * min(1., len(t) / 100)
+        return u0[:, None].expand(-1, len(t), -1)
+
+    know(monkeypatch.setattr, burgers=dataclasses.replace(BURGERS, solve=solve))
+    monkeypatch.setattr('files.write.time', SimpleNamespace(perf_counter=lambda: clock[0]))
+    write_file(path, 'burgers', {'Nu': .1}, 96, device='cpu', batch_size=32, resolution=16)
+    out = capsys.readouterr().out
+    minutes = re.findall(r'about (\d+)m(\d+)s', out)
+    assert len(minutes) == n_said
+    for minute, second in minutes:
+        assert int(minute) * 60 + int(second) == pytest.approx(3 * common + 96 * each, abs=1)
+    [eta] = re.findall(r'32/96 33% .* eta (\d+)m(\d+)s', out)
+    assert int(eta[0]) * 60 + int(eta[1]) == pytest.approx(2 * common + 64 * each, abs=1)
 
 
 def test_cells_may_differ_from_axis_to_axis(path, monkeypatch):
