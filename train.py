@@ -21,6 +21,7 @@ import equations
 import losses
 import optim
 from evaluation.scores import rollout_error
+from files import fit
 from files import open as files
 from grids import shape_text
 from model import UPT, ModelConfig, build, model_args, on_meta
@@ -120,11 +121,13 @@ def settings_of(stage):
 # ---- checks, before any work
 minutes = max(settings_of(name).max_minutes for name in stages)
 machine = devices.start(device, dtype, compile, deterministic, minutes)
-run = Run(out_dir, config, _defaults, machine, configurator.resumable(__file__))   # locks the folder
 sources = files.find(dataset, data_dir, data_path, params, n_trajectories, resolution)     # there, or planned
+config.update(fit.settled(config, params, sources, sys.argv))    # what the files say is what is recorded
+run = Run(out_dir, config, _defaults, machine, configurator.resumable(__file__))   # locks the folder
 for name in stages:
     data.check_strides(sources[0], keys, settings_of(name).unroll)
-cfg = run.with_trained_steppers(ModelConfig.of(keys, _model_keys, sources))
+cfg = run.continued(ModelConfig.of(keys, _model_keys, sources))
+fit.check_continued(cfg, run.trained_args, run.trained_path)
 empty_model = on_meta(cfg)                                       # what cannot be built fails here
 for name in stages:
     s = settings_of(name)
