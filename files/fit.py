@@ -169,8 +169,8 @@ def check_continued(cfg, earlier, path):
         moved = abs(first - there) / step
         if moved > SAME_POINT:
             raise UserError(f"the points begin at {first:g}, those of '{path}' at {there:g}, {moved:.2g} of a "
-                            'spacing away, and places differ in this equation: train on a file whose cells '
-                            f'divided by space_stride begin there, or with --init_from=scratch')
+                            'spacing away, and places differ in this equation: name a file whose points '
+                            'begin there, or train from the start with --init_from=scratch')
 
 
 def grid_of(source, cfg):
