@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from equations.derivatives import is_centred
-from files.fit import Signs, check_together, zero_rows
+from files.fit import Signs, check_together, other_units, zero_rows
 from files.open import (blocks, check_finite, check_overlap, fingerprints, first_prints, opened, read,
                         split_rows)
 from runtime.configurator import UserError, one_line_errors, say
@@ -155,6 +155,7 @@ class Trajectories:
             say(f"data: trajectory {self.val_rows[number]} of '{self.sources[which].path}' has a field that is 0 "
                 'everywhere in a frame: no relative error is defined, and validation leaves it out')
         kept = [row for row in range(len(self.val)) if row not in left_out]
+        self.val_file = [row % len(self.sources) for row in kept]
         if left_out:
             self.val = self.val[kept]
             self.val_params = self.val_params[kept]
@@ -203,6 +204,15 @@ class Trajectories:
                 say(f'data: the train fields {name} are constant (std {std[field]:.1e}); scaled by 1 instead')
                 std[field] = 1.
         return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
+
+    def check_units(self, model):
+        """Print a warning for each file whose fields are far larger or smaller than the model is scaled for:
+        by another file, or by the run that it fine-tunes."""
+        for number, s in enumerate(self.sources):
+            rows = [row for row, file in enumerate(self.val_file) if file == number]
+            note = other_units(self.val[rows], model)
+            if note:
+                say(f"data: warning: '{s.path}': {note}: are its units others?")
 
     # ---- what checkpoints know of the data
 

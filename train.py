@@ -157,6 +157,7 @@ else:
     if basis == 'components':
         windows = data.Windows(trajectories, model, settings_of(stages[0]))
         model.encoder.patches.fit(windows.frames(1000).cpu())
+trajectories.check_units(model)
 if machine.compiled:
     for name in ('encoder', 'decoder', *model.cfg.steppers):
         getattr(model, name).compile()                           # in place: parameter names stay as they are

@@ -3,6 +3,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import runpy
 from types import SimpleNamespace
 
@@ -317,6 +318,12 @@ def test_negative_values_of_a_positive_field_are_refused(path, monkeypatch):
         bad[row, 3, :2] = -2.5
         message = refused(open_all, write(path, bad))
         assert '2 values of u are negative, the smallest is -2.5' in message
+
+
+def test_a_file_in_other_units_is_told(path, tmp_path, capsys):
+    t = open_all([write(tmp_path / 'a.hdf5', 1e3 * noise(20)), write(path, noise(20, seed=1), Nu=.02)])
+    t.check_units(model_of(t))
+    assert re.findall("warning: '(.*)': u deviates by", capsys.readouterr().out) == [path]
 
 
 def test_validation_leaves_out_rows_without_a_relative_error(path, tmp_path, capsys):
