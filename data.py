@@ -22,10 +22,14 @@ import numpy as np
 import torch
 
 from equations.derivatives import is_centred
-from files.open import (blocks, check_finite, check_overlap, fingerprints, opened, read, spacing_doubts,
+from files.fit import Signs, check_together, other_units, zero_rows
+from files.open import (blocks, check_finite, check_overlap, fingerprints, first_prints, opened, read,
                         split_rows)
 from runtime.configurator import UserError, one_line_errors, say
 from runtime.device import DATA, seed_of
+
+
+CONSTANT = 1e-7                        # a standard deviation of that size, relative to the rms, is rounding
 
 
 class Batch(NamedTuple):
@@ -67,12 +71,15 @@ class Trajectories:
     The train and validation rows of one or several files that share an equation and a grid.
 
     Fields are kept on the trained grid, space_stride cells apart. Several files (several parameter values)
-    share their initial conditions row by row, so a row belongs to the same split in all of them. Raises
-    UserError for files that differ, splits that overlap, and values that are not finite.
+    share their initial conditions row by row, so a row belongs to the same split in all of them. Of the test
+    rows, the first frames are read and compared with those of all other rows, and nothing else. Raises
+    UserError for files that differ, splits that overlap, values that are not finite, and negative values of
+    positive fields.
     """
 
     def __init__(self, sources, keys, device, processes=1):
-        """sources: files.Source. keys: has n_trajectories, time_stride, space_stride, memory_gb."""
+        """sources: files.Source. keys: has n_trajectories, time_stride, space_stride, initial_step,
+        memory_gb."""
         self.sources = sources
         self.device = device
         self.keys = keys
@@ -81,15 +88,7 @@ class Trajectories:
         self.n_trajectories = min(keys.n_trajectories, *(s.n for s in sources))
         if self.n_trajectories < keys.n_trajectories:
             say(f'data: the file has {self.n_trajectories} of n_trajectories={keys.n_trajectories}')
-        for s in sources:
-            same = (s.pde, s.n_frames, s.shape) == (first.pde, first.n_frames, first.shape)
-            if not same or abs(s.dt - first.dt) > 1e-9:
-                raise UserError(f"'{s.path}' and '{first.path}' differ in equation, frames, grid or time "
-                                'step: train on files that agree')
-            for doubt in spacing_doubts(s.x, s.entry):
-                if not s.entry.periodic:
-                    raise UserError(f"'{s.path}': {doubt} Between walls, points must be cell centres")
-                say(f"data: '{s.path}': {doubt} Shifts by a point are then not quite a symmetry")
+        check_together(sources)
         self.dt = first.dt * keys.time_stride
         self.n_frames = -(-first.n_frames // keys.time_stride)
         self.grid = tuple(cells // keys.space_stride for cells in first.shape)
@@ -101,8 +100,14 @@ class Trajectories:
         self.home = next((place for place in places if self.fits(n_value, processes, place)), None)
         self.in_memory = self.home is not None
         self.files = None                                            # opened when first read, in this process
+        self.digest = hashlib.sha256()
+        self.prints = {'train': [], 'val': []}                       # (path, first row, fingerprints)
+        test_rows = split_rows(self.n_trajectories, 'test', self.entry.test)
+        self.prints['test'] = [(s.path, test_rows.start, first_prints(s, test_rows)) for s in sources]
         self.read_validation()
         self.read_train()
+        check_overlap(self.prints)
+        self.identity = self.digest.hexdigest()
 
     def fits(self, n_value, processes, device=None):
         """Do n_value float32 numbers fit into memory_gb of a device's memory (default: that of the training)?
@@ -120,44 +125,62 @@ class Trajectories:
         stride = slice(None, None, self.keys.space_stride)
         return u[(slice(None), slice(None), *[stride] * len(self.grid))]
 
+    def read_split(self, s, split, rows):
+        """Yields the values (n, T, *grid, C) of some rows of a file at a time, and takes down their
+        fingerprints and their part of the identity. Raises UserError for values that no model can fit."""
+        signs = Signs(s)
+        prints = []
+        self.digest.update(repr((split, s.pde, s.n, s.n_frames, s.shape, s.params)).encode())
+        for offset, cells in blocks(s, rows, self.keys.time_stride):
+            check_finite(s.path, cells, rows.start + offset)
+            signs.add(cells)
+            prints.append(fingerprints(cells[:, 0]))
+            u = np.ascontiguousarray(self.strided(cells))
+            self.digest.update(u)
+            yield u
+        signs.check()
+        self.prints[split].append((s.path, rows.start, np.concatenate(prints)))
+
     def read_validation(self):
         """self.val (N, T, *grid, C), on the CPU, and its parameters. Rows of several files alternate, so any
-        first few cover all files."""
+        first few cover all files. Rows without a relative error are left out."""
         values = []
-        prints = []
         for s in self.sources:
-            for offset, u in blocks(s, self.val_rows, self.keys.time_stride):
-                check_finite(s.path, u, self.val_rows.start + offset)
-                prints.append(fingerprints(u[:, 0]))
-                values.append(torch.from_numpy(self.strided(u).copy()))
+            values += [torch.from_numpy(u) for u in self.read_split(s, 'val', self.val_rows)]
         val = torch.cat(values).unflatten(0, (len(self.sources), -1))
         self.val = val.transpose(0, 1).flatten(0, 1).contiguous()
-        self.val_prints = np.concatenate(prints)
         params = torch.tensor([list(s.params.values()) for s in self.sources], dtype=torch.float32)
         self.val_params = params.repeat(len(self.val_rows), 1)
         self.params = params.repeat_interleave(len(self.rows), 0).to(self.device)        # (N, P)
+        fields = [i for i, name in enumerate(self.entry.fields) if name not in self.entry.static]
+        left_out = zero_rows(self.val[:, max(self.keys.initial_step, 1):], fields)
+        if len(left_out) == len(self.val):
+            raise UserError('every validation trajectory has a field that is 0 everywhere in a frame, so that '
+                            'no relative error is defined: python data.py inspect tells which')
+        for row in left_out:
+            number, which = divmod(row, len(self.sources))
+            say(f"data: trajectory {self.val_rows[number]} of '{self.sources[which].path}' has a field that is 0 "
+                'everywhere in a frame: no relative error is defined, and validation leaves it out')
+        kept = [row for row in range(len(self.val)) if row not in left_out]
+        self.val_file = [row % len(self.sources) for row in kept]
+        if left_out:
+            self.val = self.val[kept]
+            self.val_params = self.val_params[kept]
 
     def read_train(self):
-        """One pass over the train rows: statistics, identity, fingerprints, and the rows themselves where
-        they fit."""
+        """One pass over the train rows: statistics, and the rows themselves where they fit."""
         n_field = len(self.entry.fields)
         total = np.zeros(n_field)
         squares = np.zeros(n_field)
         moving_squares = np.zeros(n_field)
         count = 0
         means = []
-        prints = []
-        digest = hashlib.sha256()
         self.u = None
         if self.in_memory:
             self.u = torch.empty(self.n_rows, self.n_frames, *self.grid, n_field, device=self.home)
         filled = 0
         for s in self.sources:
-            digest.update(repr((s.pde, s.n, s.n_frames, s.shape, s.params)).encode())
-            for offset, cells in blocks(s, self.rows, self.keys.time_stride):
-                prints.append(fingerprints(cells[:, 0]))
-                u = np.ascontiguousarray(self.strided(cells))
-                check_finite(s.path, u, self.rows.start + offset)
+            for u in self.read_split(s, 'train', self.rows):
                 flat = u.reshape(-1, n_field)
                 total += flat.sum(0, dtype=np.float64)
                 squares += np.square(flat, dtype=np.float64).sum(0)
@@ -166,14 +189,9 @@ class Trajectories:
                 means.append(mean)
                 deviation = u.reshape(len(u), -1, n_field) - mean[:, None]
                 moving_squares += np.square(deviation).sum((0, 1))
-                digest.update(u[::8].tobytes())
                 if self.in_memory:
                     self.u[filled:filled + len(u)] = torch.from_numpy(u)
                 filled += len(u)
-        self.prints = np.concatenate(prints)
-        check_overlap({'train': (self.rows.start, self.prints),
-                       'val': (self.val_rows.start, self.val_prints)})
-        self.identity = digest.hexdigest()
         self.row_means = np.concatenate(means)                       # (N, C): of the first frames
         self.mean = total / count
         self.mean_square = squares / count
@@ -189,18 +207,27 @@ class Trajectories:
             variance[field] = self.moving_square[field]
         std = np.sqrt(np.maximum(variance, 0.))
         for field, name in enumerate(self.entry.fields):
-            if std[field] < 1e-8:
+            if std[field] <= CONSTANT * self.mean_square[field] ** .5:
                 say(f'data: the train fields {name} are constant (std {std[field]:.1e}); scaled by 1 instead')
                 std[field] = 1.
         return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
+
+    def check_units(self, model):
+        """Print a warning for each file whose fields are far larger or smaller than the model is scaled for:
+        by another file, or by the run that it fine-tunes."""
+        for number, s in enumerate(self.sources):
+            rows = [row for row, file in enumerate(self.val_file) if file == number]
+            note = other_units(self.val[rows], model)
+            if note:
+                say(f"data: warning: '{s.path}': {note}: are its units others?")
 
     # ---- what checkpoints know of the data
 
     def describe(self, run):
         """What a checkpoint stores of the data: the paths (as typed, absolute, and relative to the run
-        folder, so that both may move together), the identity of the train rows, and fingerprints of all
-        initial conditions seen so far, also by the run that this one fine-tunes."""
-        seen = [self.prints, self.val_prints]
+        folder, so that both may move together), the identity of the train and validation rows, and
+        fingerprints of all initial conditions seen so far, also by the run that this one fine-tunes."""
+        seen = [prints for split in ('train', 'val') for _, _, prints in self.prints[split]]
         for earlier in (run.parent, run.state):
             if earlier:
                 seen.append(earlier['data']['seen'].numpy())
@@ -257,12 +284,8 @@ class Trajectories:
 def seen_rows(source, rows, seen):
     """The rows, of `rows` in a file, whose first frame has one of the fingerprints `seen` (int64 tensor)."""
     seen = set(seen.tolist()) - {0}
-    again = []
-    for offset, u in blocks(source, rows, source.n_frames):
-        for i, fingerprint in enumerate(fingerprints(u[:, 0]).tolist()):
-            if fingerprint in seen:
-                again.append(rows.start + offset + i)
-    return again
+    prints = first_prints(source, rows).tolist()
+    return [row for row, fingerprint in zip(rows, prints) if fingerprint in seen]
 
 
 def free_memory():

@@ -32,12 +32,13 @@ import sys
 import numpy as np
 import torch
 
-from evaluation.load import facts, open_task, strided_axis
+from evaluation.load import facts, open_task
 from evaluation.long_rollouts import long_rollouts
 from evaluation.off_grid import from_input_points, grid_axes, off_grid, unseen_points
 from evaluation.scores import evaluate, expected_seconds
 from evaluation.tables import (as_text, compare, ensemble_table, finite, groups, heading, search_table,
                                table)
+from files.fit import placed_axis
 from grids import shape_text
 from model import load_state
 from runtime import extensions
@@ -190,7 +191,7 @@ def plot_spectra(file, task, p):
 def save_predictions(path, task, p):
     """Write one .npz file of float32 arrays: predictions and truth (N, T, *grid, C), t (T,) seconds as the
     (first) data file counts them, x (points, d) row-major, and each parameter's values (N,)."""
-    axes = [strided_axis(task.sources[0], axis, n) for axis, n in enumerate(task.grid)]
+    axes = [placed_axis(task.sources[0], task.model.cfg, i, n) for i, n in enumerate(task.grid)]
     mesh = np.meshgrid(*axes, indexing='ij')
     n = task.initial_step
     arrays = {name: value.numpy() for name, value in task.params.items()}

@@ -21,6 +21,7 @@ import equations
 import losses
 import optim
 from evaluation.scores import rollout_error
+from files import fit
 from files import open as files
 from grids import shape_text
 from model import UPT, ModelConfig, build, model_args, on_meta
@@ -126,16 +127,18 @@ def model_of(changes):
         s = settings_of(name, changes)
         data.check_strides(sources[0], s, s.unroll)
     cfg = ModelConfig.of(SimpleNamespace(**{**config, **changes}), _model_keys, sources)
-    cfg = run.with_trained_steppers(cfg)
+    cfg = run.continued(cfg)
+    fit.check_continued(cfg, run.trained_args, run.trained_path)
     return cfg, on_meta(cfg)
 
 
 # ---- checks, before any work
 minutes = max(settings_of(name).max_minutes for name in stages)
 machine = devices.start(device, dtype, compile, deterministic, minutes)
-run = Run(out_dir, config, _defaults, machine, configurator.resumable(__file__))   # locks the folder
 is_named = dataset != _defaults['dataset'] or f'--dataset={dataset}' in sys.argv
 sources = files.find(dataset, data_dir, data_path, params, n_trajectories, resolution, named=is_named)
+config.update(fit.settled(config, params, sources, sys.argv))    # what the files say is what is recorded
+run = Run(out_dir, config, _defaults, machine, configurator.resumable(__file__))   # locks the folder
 cfg, empty_model = fitted(model_of, keys, sources[0])            # what cannot be built fails here
 for name in stages:
     s = settings_of(name)
@@ -168,6 +171,7 @@ else:
     if basis == 'components':
         windows = data.Windows(trajectories, model, settings_of(stages[0]))
         model.encoder.patches.fit(windows.frames(1000).cpu())
+trajectories.check_units(model)
 if machine.compiled:
     for name in ('encoder', 'decoder', *model.cfg.steppers):
         getattr(model, name).compile()                           # in place: parameter names stay as they are

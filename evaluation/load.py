@@ -4,17 +4,18 @@ eval.py, sample.py and peers/ use it.
 """
 import hashlib
 import os
+import shlex
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
+import equations
 from data import seen_rows
 from evaluation.scores import check_initial_step
-from files.open import open_source, read_rows, split_rows
-from grids import is_strided, shape_text
+from files.fit import Signs, check_model, grid_of, other_units, read_placed, zero_rows
+from files.open import open_source, split_rows
 from runtime.configurator import UserError, say
-from runtime.inputs import axis_points, unseen
+from runtime.inputs import unseen
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -35,10 +36,36 @@ def find_data(state, ckpt):
         there = [path for path in places if os.path.exists(path)]
         if not there:
             missing = ', '.join(f"'{path}'" for path in dict.fromkeys(places))
+            command = how_to_make(state, typed)
+            mend = f'make it by {command}' if command else 'put it back'
             raise UserError(f"'{ckpt}' was trained on '{typed}', which is missing (looked for {missing}): "
-                            'put it back, or name another file with --data FILE')
+                            f'{mend}, or name another file with --data FILE')
         paths.append(there[0])
     return paths
+
+
+def how_to_make(state, typed):
+    """The command that makes the data file `typed` of a checkpoint; '' for a file that training did not
+    make."""
+    config = state['config']
+    args = state['model_args']
+    entry = equations.entry(args['pde'])
+    n = config.get('n_trajectories')
+    resolution = config.get('resolution', 0)
+    folder, name = os.path.split(typed)
+    for values in zip(*args['seen_params']) if args['params'] else [()]:
+        params = dict(zip(args['params'], values))
+        if entry.solve is None or name != entry.made(params, n, resolution):
+            continue
+        words = ['python', 'data.py', 'make', args['pde'], '--n', str(n)]
+        for param, value in params.items():
+            words += [f'--{param.lower()}', f'{value}']
+        if resolution:
+            words += ['--resolution', str(resolution)]
+        if folder != 'datasets':
+            words += ['--data_dir', folder or '.']
+        return shlex.join(words)
+    return ''
 
 
 def open_data(state, cfg, ckpt, data=None):
@@ -47,44 +74,8 @@ def open_data(state, cfg, ckpt, data=None):
     paths = [data] if data else find_data(state, ckpt)
     sources = [open_source(path, cfg.pde, named=not data) for path in paths]
     for source in sources:
-        check_fit(source, cfg)
+        check_model(source, cfg)
     return sources
-
-
-def check_fit(source, cfg):
-    """Raise UserError where the fields, parameters, domain, cells or times of a file do not fit a model."""
-    path = source.path
-    if len(source.fields) != cfg.n_field or not set(cfg.params) <= set(source.params):
-        raise UserError(f"'{path}' holds {len(source.fields)} field(s) and the parameters "
-                        f'{list(source.params)}; the model was trained on {cfg.n_field} field(s) and '
-                        f'{list(cfg.params)}')
-    entry = source.entry
-    if (entry.low, entry.length, entry.boundary) != (tuple(cfg.low), tuple(cfg.length), cfg.boundary):
-        raise UserError(f"'{path}' has the {entry.boundary} domain {entry.low} + {entry.length}, the model "
-                        f'the {cfg.boundary} one {tuple(cfg.low)} + {tuple(cfg.length)}')
-    grid = tuple(cfg.grid)
-    if not is_strided(grid, source.shape) and not is_strided(source.shape, grid):
-        ratio = source.shape[0] / grid[0]
-        raise UserError(f"'{path}' has {shape_text(source.shape)} cells, the trained grid {shape_text(grid)} "
-                        f'points: one must be a whole multiple of the other, the same along every axis, and '
-                        f'{source.shape[0]} / {grid[0]} = {ratio:g}')
-    stride = cfg.dt / source.dt
-    if abs(stride - source.time_stride(cfg.dt)) > 1e-6 * stride:
-        raise UserError(f"'{path}' has a frame every {source.dt:g} s, and the model's step of {cfg.dt:g} s "
-                        f'must be a whole multiple: {cfg.dt:g} / {source.dt:g} = {stride:g}')
-    if not cfg.periodic:
-        check_points(source, cfg)
-
-
-def check_points(source, cfg):
-    """Raise UserError where the points of a file are not those of the model's grid. On a periodic domain the
-    first point may lie anywhere in its cell; between walls it may not."""
-    for axis, n in enumerate(grid_of(source, cfg)):
-        x = strided_axis(source, axis, n)
-        expected = axis_points(cfg, axis, n).numpy()
-        if np.abs(x - expected).max() > .01 * cfg.length[axis] / n:
-            raise UserError(f"'{source.path}' has points at {x[0]:g}, {x[1]:g}, ..., the model at "
-                            f'{expected[0]:g}, {expected[1]:g}, ...: between walls they must be the same')
 
 
 # ---------------------------------------------------------------------------------------------
@@ -118,24 +109,10 @@ def choose_rows(state, sources, ckpt, split, data):
     return rows
 
 
-def grid_of(source, cfg):
-    """The grid on which a model is evaluated: the trained one, or that of the file where it is coarser."""
-    return tuple(min(cells, n) for cells, n in zip(source.shape, cfg.grid))
-
-
-def strided_axis(source, axis, n):
-    """Coordinates (n,) along one axis of every k-th cell of a file."""
-    return source.x[axis][::source.shape[axis] // n]
-
-
 def read(sources, rows, cfg, grid):
     """Rows of all files, one file after another, at the trained time step and on `grid`, which strides their
     cells: (N, T, *grid, C) float32."""
-    parts = []
-    for source in sources:
-        u = read_rows(source, rows, source.time_stride(cfg.dt), source.shape[0] // grid[0])
-        parts.append(torch.from_numpy(u))
-    return torch.cat(parts)
+    return torch.cat([read_placed(source, rows, cfg, grid) for source in sources])
 
 
 def params_of(sources, cfg, n_rows):
@@ -193,7 +170,25 @@ def open_task(state, model, ckpt, args):
             raise UserError(f'--steps {args.steps} must be from 1 to {most}, the number of frames after the '
                             'first initial_step ones')
         u = u[:, :n + args.steps]
+    check_values(model, sources, rows, u, n)
     return Task(model, sources, split, rows, u, params, n, args.rollout == 'reencode', args.batch_size)
+
+
+def check_values(model, sources, rows, u, initial_step):
+    """Print a warning for each file whose true frames (u (N, T, *grid, C), of all files) have no relative
+    error, negative values of positive fields, or a scale far from that of the training."""
+    for source, values in zip(sources, u.split(len(rows))):
+        zero = [rows[number] for number in zero_rows(values[:, initial_step:], model.cfg.predicted)]
+        signs = Signs(source)
+        signs.add(values.numpy())
+        told = [signs.text(), other_units(values, model)]
+        if zero:
+            some = ', '.join(map(str, zero[:5])) + (', ...' if len(zero) > 5 else '')
+            told.append(f'{len(zero)} of {len(rows)} trajectories ({some}) have a frame in which a field is 0 '
+                        'everywhere: its relative error is infinite, and so is the mean')
+        for text in told:
+            if text:
+                say(f"eval: warning: '{source.path}': {text}")
 
 
 def facts(state, ckpt, task):

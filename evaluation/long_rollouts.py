@@ -6,7 +6,7 @@ import torch
 
 from evaluation.off_grid import grid_axes, portions, resampled_exactly, solved
 from evaluation.scores import predict, predicted_fields
-from files.open import read_rows
+from files.fit import read_placed
 from metrics import bounded, by_frame, conservation_gap, correlation, correlation_time, nrmse, rms
 from runtime.configurator import say
 from runtime.progress import Progress
@@ -86,6 +86,6 @@ def scores(model, entry, p, u, initial_step, truth):
 
 def solution(cfg, source, rows, grid, n_frames):
     """The built-in solver's solution on a grid, (N, n_frames, *grid, C), from the first frames of a file."""
-    u0 = torch.from_numpy(read_rows(source, rows, source.n_frames)[:, 0])
+    u0 = read_placed(source, rows, cfg, source.shape, source.n_frames)[:, 0]
     u, axes = solved(cfg, source, u0, source.shape, n_frames)
     return resampled_exactly(cfg, u, axes, grid_axes(cfg, grid))

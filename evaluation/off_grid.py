@@ -15,7 +15,7 @@ import torch
 
 from equations.common import centres
 from evaluation.scores import predict, predicted_fields
-from files.open import read_rows
+from files.fit import read_placed
 from grids import fourier_interpolate, interpolate, is_strided, random_points, shape_text, values_at
 from metrics import mean_nrmse
 from runtime.configurator import UserError, say
@@ -159,7 +159,7 @@ def true_fields(cfg, source, rows, n_frames, solver_grid, wheres):
     """The true fields {name: (N, n_frames, points, C)} on the grids and at the points {name: where}: those of
     the file, or, on a grid that the file's cells do not have, those of the built-in solver on `solver_grid`
     (None: interpolated from the file)."""
-    u = torch.from_numpy(read_rows(source, rows, source.time_stride(cfg.dt)))
+    u = read_placed(source, rows, cfg, source.shape)
     file = u[:, :n_frames], grid_axes(cfg, source.shape)             # (N, T, *X, C) and coordinates
     solution = solved(cfg, source, u[:, 0], solver_grid, n_frames) if solver_grid else file
     truths = {}

@@ -12,7 +12,8 @@ import equations
 from evaluation.load import open_data
 from evaluation.off_grid import grid_axes, on_solver_axes, resampled, solver_axes
 from evaluation.scores import check_initial_step
-from files.open import read_initial, read_rows, split_rows
+from files.fit import read_placed
+from files.open import read_initial, split_rows
 from runtime.configurator import UserError, say
 
 SEED = 10 ** 6                         # added to --random, so that no training data have the same seed
@@ -59,7 +60,7 @@ def from_trajectory(state, cfg, file, args, given):
     if not 0 <= number < len(rows):
         raise UserError(f'--index {args.index} must be from 0 to {len(rows) * len(turns) - 1}')
     row = rows[number]
-    u = torch.from_numpy(read_rows(source, range(row, row + 1), source.time_stride(cfg.dt)))
+    u = read_placed(source, range(row, row + 1), cfg, source.shape)
     n = state['config']['initial_step']
     check_initial_step(n, u.shape[1])
     steps = args.steps or u.shape[1] - n

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 
+from files.fit import Signs
 from files.open import blocks, check_finite, check_overlap, fingerprints, open_source, split_rows
 from runtime.configurator import parse_flags
 
@@ -23,10 +24,12 @@ def inspect(path):
     total = np.zeros(n_fields)
     squares = np.zeros(n_fields)
     prints = []
+    signs = Signs(source)
     empty = []                                                       # rows with a later frame that is 0
     moving = [i for i, name in enumerate(source.fields) if name not in source.entry.static]
     for first, u in blocks(source, range(source.n)):
         check_finite(path, u, first)
+        signs.add(u)
         prints.append(fingerprints(u[:, 0]))
         is_empty = ~u[:, 1:, ..., moving].any(tuple(range(2, u.ndim - 1)))               # (n, T - 1, C)
         empty += [first + int(row) for row in np.flatnonzero(is_empty.any((1, 2)))]
@@ -39,11 +42,13 @@ def inspect(path):
     prints = np.concatenate(prints)
     if source.n >= 3:
         splits = {name: split_rows(source.n, name, source.entry.test) for name in ('test', 'val', 'train')}
-        check_overlap({name: (rows.start, prints[rows]) for name, rows in splits.items()})
+        check_overlap({name: [(path, rows.start, prints[rows])] for name, rows in splits.items()})
     doubts = list(source.doubts)
     if empty:
         doubts.append(f'{len(empty)} trajectories (first: {empty[0]}) have a field that is 0 everywhere: no '
                       'relative error of it is defined')
+    if signs.text():
+        doubts.append(signs.text())
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean ** 2, 0))
     telling = prints[prints != 0]

@@ -360,6 +360,41 @@ def _check_groups(path, file):
                    n_fields=sizes['C'], doubts=doubts, first_time=start)
 
 
+def _check_all_groups(path, file):
+    """As _check_groups, which reads the axes of the first trajectory. Raises UserError where another one has
+    other coordinates or times; it may have none of its own."""
+    content = _check_groups(path, file)
+    names = [_group(row) for row in range(content.n)]
+    for key in list(file[names[0]].get('grid', ())):
+        first = _axis(file, names[0], key)
+        for name in names[1:]:
+            try:
+                axis = _axis(file, name, key)
+            except KeyError:
+                continue
+            is_same = axis.shape == first.shape
+            if is_same and (axis != first).any():
+                is_same = abs(axis - first).max() < .01 * abs(spacing(first))        # but for rounding
+            if not is_same:
+                raise UserError(f"'{path}': trajectory {int(name)} has other values of grid/{key} than "
+                                f'trajectory {int(names[0])} ({_ends(axis)} against {_ends(first)}): keep '
+                                'trajectories of the same points and times in one file')
+    return content
+
+
+def _axis(file, name, key):
+    """The values of an axis of a trajectory, float64. Without the layers of h5py above this, which take five
+    times as long, and there are thousands."""
+    dataset = h5py.h5d.open(file.id, f'{name}/grid/{key}'.encode())
+    values = np.empty(dataset.shape)
+    dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
+    return values
+
+
+def _ends(axis):
+    return f'{axis.size} from {axis.min():g} to {axis.max():g}' if axis.size else 'none'
+
+
 def _config_doubts(group, n_frames):
     """A doubt where the generator's configuration, which a released group carries, names another number of
     frames."""
@@ -400,4 +435,4 @@ LAYOUTS = {
     'steady': Layout(_is_steady, _check_steady, _read_steady, _create_steady, _write_steady),
     'tensor': Layout(_is_tensor, _check_arrays, _read_arrays, _create_arrays, _write_arrays),
     'arrays': Layout(_is_arrays, _check_arrays, _read_arrays, _create_arrays, _write_arrays),
-    'groups': Layout(_is_groups, _check_groups, _read_groups, _create_groups, _write_groups)}
+    'groups': Layout(_is_groups, _check_all_groups, _read_groups, _create_groups, _write_groups)}

@@ -362,18 +362,31 @@ def fingerprints(u0):
     return result
 
 
-def check_overlap(named):
-    """Raise UserError for equal initial conditions in different splits. named: {split: (first row,
-    fingerprints (n,))}."""
+def first_prints(source, rows):
+    """The fingerprints of rows of a file, (len(rows),) int64. Reads the first frames alone. rows: a range of
+    step 1."""
+    prints = [np.zeros(0, np.int64)]
+    with opened(source) as file:
+        for start in range(rows.start, rows.stop, CHUNK_ROWS):
+            some = slice(start, min(start + CHUNK_ROWS, rows.stop))
+            prints.append(fingerprints(read(source, file, some, slice(0, 1))[:, 0]))
+    return np.concatenate(prints)
+
+
+def check_overlap(splits):
+    """Raise UserError for equal initial conditions in different splits, of one file or of several. splits:
+    {split: [(path, number of the first row, fingerprints (n,)), ..]}, an entry for each file."""
     seen = {}
-    for split, (first, prints) in named.items():
-        for row, fingerprint in enumerate(prints.tolist(), first):
-            if fingerprint == 0:
-                continue
-            other = seen.setdefault(fingerprint, (split, row))
-            if other[0] != split:
-                raise UserError(f'trajectory {row} ({split}) has the same initial condition as trajectory '
-                                f'{other[1]} ({other[0]}): the splits leak into each other')
+    for split, parts in splits.items():
+        for path, first, prints in parts:
+            for row, fingerprint in enumerate(prints.tolist(), first):
+                if fingerprint == 0:
+                    continue
+                other = seen.setdefault(fingerprint, (split, row, path))
+                if other[0] != split:
+                    raise UserError(f"trajectory {row} ({split}) of '{path}' has the same initial condition as "
+                                    f"trajectory {other[1]} ({other[0]}) of '{other[2]}': the splits leak into "
+                                    'each other')
 
 
 # -----------------------------------------------------------------------------

@@ -187,11 +187,6 @@ def prepare(config, overrides):
     if own:
         raise UserError(f'operator_stage.{own[0]}: methods are compared with plain keys: set --{own[0]}')
     source = sources[0]
-    for name, value in source.params.items():
-        key = name.lower()
-        if not math.isclose(keys[key], value, rel_tol=1e-6):
-            raise UserError(f"'{source.path}' is not of {key} {keys[key]:g}: --{key}={value:g}, or leave "
-                            'data_path out')
     rows = choose_rows(state, sources, path, 'test', None)
     y = read(sources, rows, cfg, cfg.grid)[:, keys['initial_step'] - 1:]
     return Task(config, overrides, keys, source, cfg, y, pick(keys['device'], 'compare'))

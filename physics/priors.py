@@ -15,7 +15,7 @@ from losses import Loss, mean_square
 from metrics import rms
 from runtime.configurator import UserError
 
-SMALLEST = 1e-6                       # lower limit of norms in denominators
+SMALLEST = 1e-6                       # lower limit of norms in denominators, relative to the largest
 
 
 # ---------------------------------------------------------------------------------------------
@@ -26,13 +26,20 @@ def chosen(u, fields):
     return torch.stack([u[..., field] for field in fields], -1)
 
 
+def divisor(size):
+    """Sizes (N, ...) of N samples as denominators, in any units: at least SMALLEST of the largest sample, and 1
+    where all are 0."""
+    least = SMALLEST * size.amax(0, keepdim=True)
+    return torch.where(least > 0, torch.maximum(size, least), 1.)
+
+
 def conservation(p, u0, axes, entry):
     """(<p> - <u0>) / rms(u0) for each conserved field, (N, C'), <.> the mean over the domain and u0
     (N, *X, C) the start of the rollout: metrics.conservation_gap with its sign."""
     fields = numbers(entry, entry.conserved)
     start = chosen(u0, fields)
     gap = mean(chosen(p, fields) - start, axes, entry)
-    return gap / rms(start[:, None])[:, 0].clamp_min(SMALLEST)
+    return gap / divisor(rms(start[:, None])[:, 0])
 
 
 def energies(u, axes, entry):
@@ -75,8 +82,8 @@ def boundary(u, y, axes, entry):
             for condition, wall in zip(sides, (low, low + entry.length[axis])):
                 a, b, g = condition
                 value, outward = at_wall(v, x, axis, wall, wall > low)
-                scale = (a * size + b * slope).clamp_min(SMALLEST)
-                defect = (a * value + b * outward - g) / scale
+                scale = a * size + b * slope
+                defect = (a * value + b * outward - g) / divisor(scale[None])
                 defects.append(defect.reshape(len(u), -1))
     return torch.cat(defects, 1)
 
@@ -90,7 +97,7 @@ def relative_divergence(u, y, axes, entry):
         for axis in range(len(axes)):
             part = gradient(y[..., field], axes, axis, entry.periodic)
             square = square + part.square().mean()
-    return divergence(chosen(u, fields), axes, entry.periodic) / square.sqrt().clamp_min(SMALLEST)
+    return divergence(chosen(u, fields), axes, entry.periodic) / divisor(square.sqrt()[None])
 
 
 def rate(u0, u1, dt, entry):
@@ -101,7 +108,8 @@ def rate(u0, u1, dt, entry):
     fields = [i for i, name in enumerate(entry.fields) if name not in entry.static]
     dt = dt.view(-1, *[1] * (u0.ndim - 1))
     speed = chosen(u1 - u0, fields) / dt
-    return speed.square().flatten(0, -2).mean(0).sqrt().clamp_min(SMALLEST)
+    size = speed.square().flatten(0, -2).mean(0).sqrt()
+    return divisor(size[None])[0]
 
 
 def why_not(quantity, entry, axes):

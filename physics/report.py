@@ -5,7 +5,7 @@ equation, for predictions and for the truth.
 import torch
 
 from metrics import energy
-from physics.priors import (SMALLEST, boundary, conservation, energies, rate, relative_divergence, why_not)
+from physics.priors import (boundary, conservation, divisor, energies, rate, relative_divergence, why_not)
 
 QUANTITIES = ('conservation', 'energy', 'boundary', 'divergence', 'residual')
 LABELS = {'conservation': 'conservation gap', 'energy': 'energy growth', 'boundary': 'boundary violation',
@@ -60,7 +60,7 @@ def of_frame(quantity, start, before, u, true_before, true, dt, params, axes, en
     if quantity == 'energy':
         grown = energies(u, axes, entry) - energies(before, axes, entry)
         whole = energies(start, axes, entry).sum(0, keepdim=True)
-        return grown.clamp_min(0.).sum() / whole.clamp_min(SMALLEST)
+        return grown.clamp_min(0.).sum() / divisor(whole)
     if quantity == 'boundary':
         defect = boundary(u, true, axes, entry)
     elif quantity == 'divergence':

@@ -15,7 +15,7 @@ from metrics import nrmse
 from physics import priors
 from runtime.configurator import UserError
 
-SMALLEST = 1e-12                       # lower limit of denominators
+SMALLEST = 1e-30                       # lower limit of denominators, of fields in any units
 HOPELESS = -1e30                       # reward of a state that is not finite
 
 

@@ -152,7 +152,7 @@ def resample(u, x, to, length=None):
         to = first + (to - first) % length
         gap = (first + length - to).abs()
         to = torch.where(gap < 1e-6 * length, first, to)             # rounding had moved it to the end
-    left = torch.searchsorted(x, to + 1e-9, right=True) - 1
+    left = torch.searchsorted(x, to + 1e-9 * (x[-1] - x[0]), right=True) - 1
     left = left.clamp(0, last)
 
     points = []                                                     # the four points around `to`, and u there

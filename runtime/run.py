@@ -45,8 +45,9 @@ from runtime.progress import duration
 EARLY = 10.                            # seconds of a stage after which its first line of progress is due
 DIVERGED = 1e6                         # a loss beyond this stops the run
 COLUMNS = ['iter', 'stage', 'loss', 'grad_norm', 'learning_rate', 'val_nrmse', 'train_seconds']   # of log.csv
-# Model arguments in which a run that goes on, or is fine-tuned, may differ from its checkpoint
-MAY_DIFFER = {'encoder', 'checkpointing', 'seen_params', 'drop_path', 'token_shift', 'steppers'}
+# Model arguments in which a run that goes on, or is fine-tuned, may differ from its checkpoint; where the
+# first point may lie is said in files/fit.py
+MAY_DIFFER = {'encoder', 'checkpointing', 'seen_params', 'drop_path', 'token_shift', 'steppers', 'first'}
 OF_STEPPERS = {'flow_dim', 'flow_depth', 'noise_dim'}
 
 
@@ -249,30 +250,41 @@ class Run:
 
     # ---- stages
 
-    def with_trained_steppers(self, cfg):
-        """A ModelConfig that also has the steppers of the checkpoint which is resumed or fine-tuned."""
+    @property
+    def trained_args(self):
+        """Model arguments of the checkpoint that is resumed or fine-tuned, or None."""
         state = self.state or self.parent
-        if not state:
+        return state and state['model_args']
+
+    @property
+    def trained_path(self):
+        return self.last_path if self.state else self.parent_path
+
+    def continued(self, cfg):
+        """A ModelConfig that also has the steppers of the checkpoint which is resumed or fine-tuned. Raises
+        UserError where the checkpoint has another architecture."""
+        there = self.trained_args
+        if not there:
             return cfg
-        there = state['model_args']['steppers']
-        extensions.load({'steppers': there})
-        return cfg.replace(steppers=(*there, *(name for name in cfg.steppers if name not in there)))
+        steppers = there['steppers']
+        extensions.load({'steppers': steppers})
+        may_differ = MAY_DIFFER if len(steppers) > 1 else MAY_DIFFER | OF_STEPPERS
+        differ = [f'{name}: {there[name]!r} there, {value!r} now' for name, value in plain(vars(cfg)).items()
+                  if name in there and not same(there[name], value) and name not in may_differ]
+        if differ:
+            raise UserError(f"'{self.trained_path}' has another architecture ({'; '.join(differ)}): use its "
+                            'values, or --init_from=scratch')
+        return cfg.replace(steppers=(*steppers, *(name for name in cfg.steppers if name not in steppers)))
 
     def restore(self, build, args):
         """
         The model to resume or to fine-tune. build: model.build; args: the model arguments of the
-        configuration. The model keeps the steppers that its checkpoint has; self.state receives the weights
-        of new ones, so that a run can resume with them. Raises UserError for another architecture.
+        configuration, as `continued` has checked it. The model keeps the steppers that its checkpoint has;
+        self.state receives the weights of new ones, so that a run can resume with them.
         """
         state = self.state or self.parent
-        path = self.last_path if self.state else self.parent_path
-        there = state['model_args']
-        may_differ = MAY_DIFFER if len(there['steppers']) > 1 else MAY_DIFFER | OF_STEPPERS
-        differ = [f'{name}: {there[name]!r} there, {value!r} now' for name, value in args.items()
-                  if name in there and there[name] != value and name not in may_differ]
-        if differ:
-            raise UserError(f"'{path}' has another architecture ({'; '.join(differ)}): use its values, or "
-                            '--init_from=scratch')
+        path = self.trained_path
+        there = self.trained_args
         new = [name for name in args['steppers'] if name not in there['steppers']]
         args = {**args, 'steppers': there['steppers'] + new}
         model = build(args, state['model' if self.state else 'ema'], path, new)
@@ -694,6 +706,11 @@ def unfinished(state):
         return ''
     of_stage = f", stage {state['stage_index'] + 1} of {len(stages)} ({stage})" if len(stages) > 1 else ''
     return f'iteration {done} of {n_iters}{of_stage}'
+
+
+def same(a, b):
+    """Are two values equal? Numbers may differ by their rounding to float32."""
+    return math.isclose(a, b, rel_tol=1e-5) if isinstance(a, float) and isinstance(b, float) else a == b
 
 
 def flat(config):

@@ -3,6 +3,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import runpy
 import threading
 from functools import partial
@@ -16,7 +17,7 @@ import torch
 import equations
 import files.open as files
 from batches import settings
-from conftest import MODEL_KEYS, ROOT, centres, know, noise, refused, write
+from conftest import MODEL_KEYS, ROOT, centres, close, know, noise, refused, write
 from data import Sampler, Trajectories, Windows, check_strides
 from equations import PDE
 from equations.common import exchange_axes
@@ -186,9 +187,6 @@ def test_grids_of_the_strides(path):
 def test_statistics_come_from_train_rows_alone(path, memory_gb):
     u = noise(20, seed=1) + .5
 
-    def everything(t):
-        return t.statistics(()), t.identity
-
     def again():
         return open_all(write(path, u), memory_gb=memory_gb)
     t = again()
@@ -198,9 +196,10 @@ def test_statistics_come_from_train_rows_alone(path, memory_gb):
     assert np.array_equal(t.val[..., 0], u[2:4])
     for bad in (u[:2] * 1000, np.nan):                               # test rows are not even read
         u[:2] = bad
-        assert everything(again()) == everything(t)
+        assert again().statistics(()) == t.statistics(())
+        assert again().identity == t.identity
     u[2:4] *= 1000                                                   # nor do validation rows count
-    assert everything(again()) == everything(t)
+    assert again().statistics(()) == t.statistics(())
 
 
 def test_splits_follow_the_entry(path, monkeypatch):
@@ -241,20 +240,33 @@ def test_a_velocity_that_a_frame_takes_off_has_mean_zero_and_the_scale_of_the_re
     assert (mean[0], std[0]) == (plain_mean[0], plain_std[0])
 
 
-@pytest.mark.parametrize('value', [0., 3.])
+@pytest.mark.parametrize('value', [-1e-9, 3.])
 def test_constant_field(path, value, capsys):
     t = open_all(write(path, np.full((10, 5, 16), value)))
-    assert [float(x) for x in t.statistics(())] == [value, 1.]
+    assert [float(x) for x in t.statistics(())] == pytest.approx([value, 1.], rel=1e-6)
     assert 'the train fields u are constant' in capsys.readouterr().out
     batch = batch_of(Windows(t, model_of(t), t.keys))
     assert not batch.u.any()
 
 
-def test_identity_follows_the_train_rows(path, tmp_path):
+@pytest.mark.parametrize('factor', [1e-9, 1e9])
+def test_a_scale_is_relative(path, factor, capsys):
+    """In other units, batches are the same."""
+    u = noise(20)
+    usual = batch_of(windows_of(write(path, u)))
+    other = batch_of(windows_of(write(path, factor * u)))
+    assert 'constant' not in capsys.readouterr().out
+    close(other.u, usual.u)
+
+
+def test_identity_follows_all_train_and_validation_rows(path, tmp_path):
     u = noise(20)
     one = open_all(write(path, u)).identity
     assert open_all(write(tmp_path / 'copy.hdf5', u)).identity == one
-    assert open_all(write(path, u * 2)).identity != one
+    for row in (2, 3, 4, 11, 19):
+        changed = u.copy()
+        changed[row, 3, 5] += .1
+        assert open_all(write(path, changed)).identity != one
     assert open_all(write(path, u, Nu=.02)).identity != one
 
 
@@ -282,6 +294,50 @@ def test_overlap_of_train_and_validation_is_refused(path):
     assert 'trajectory 2' in message
     u[11, 0] = u[2, 0] = 0                                           # constants evolve alike and leak nothing
     open_all(write(path, u))
+
+
+@pytest.mark.parametrize('here, there, split', [(0, 15, 'test'), (3, 19, 'val')])
+def test_files_with_rows_in_another_order_are_refused(here, there, split, tmp_path, monkeypatch):
+    """Told before the training, with the file, and with the row that it has there."""
+    monkeypatch.chdir(tmp_path)
+    u = noise(20)
+    moved = u.copy()
+    moved[[here, there]] = u[[there, here]]
+    message = refused(open_all, [write('a.hdf5', u), write('b.hdf5', moved, Nu=.02)])
+    assert message.startswith(f"trajectory {here} ({split}) of 'a.hdf5' has the same initial condition as "
+                              f"trajectory {there} (train) of 'b.hdf5'")
+    open_all([write('a.hdf5', u), write('b.hdf5', u, Nu=.02)])       # in the same order, nothing leaks
+
+
+def test_negative_values_of_a_positive_field_are_refused(path, monkeypatch):
+    know(monkeypatch, burgers=dataclasses.replace(equations.entry('burgers'), positive=('u',)))
+    u = abs(noise(20)) + .1
+    u[7, 2, :3] = -1e-9                                              # rounding
+    open_all(write(path, u))
+    u[7, 2, :3] = .1
+    for row in (2, 7):                                               # in the validation and the train part
+        bad = u.copy()
+        bad[row, 3, :2] = -2.5
+        message = refused(open_all, write(path, bad))
+        assert '2 values of u are negative, the smallest is -2.5' in message
+
+
+def test_a_file_in_other_units_is_told(path, tmp_path, capsys):
+    t = open_all([write(tmp_path / 'a.hdf5', 1e3 * noise(20)), write(path, noise(20, seed=1), Nu=.02)])
+    t.check_units(model_of(t))
+    assert re.findall("warning: '(.*)': u deviates by", capsys.readouterr().out) == [path]
+
+
+def test_validation_leaves_out_rows_without_a_relative_error(path, tmp_path, capsys):
+    u = noise(30)
+    u[4, 2] = 0
+    u[3, 0] = 0                                                      # a first frame is not predicted
+    t = open_all([write(tmp_path / 'a.hdf5', noise(30)), write(path, u, Nu=.02)])
+    assert f"trajectory 4 of '{path}'" in capsys.readouterr().out
+    assert t.val.shape[0] == 5 and (t.val[:, 1:] != 0).any((2, 3)).all()
+    assert t.val_params[:, 0].tolist() == pytest.approx([.01, .02, .01, .01, .02])
+    u[3:6, 2] = 0
+    assert 'every validation trajectory' in refused(open_all, write(path, u))
 
 
 @pytest.mark.parametrize('row', [2, 19])

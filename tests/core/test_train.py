@@ -10,10 +10,12 @@ import sys
 from functools import partial
 from unittest.mock import Mock
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
+import data
 import losses
 import optim
 import runtime.run
@@ -107,6 +109,19 @@ def test_fine_tuning_starts_from_the_best_weights(smoke, tmp_path, train):
     g = train(tmp_path / 'o', f'--init_from={smoke}/o', '--max_iters=1', *STILL)
     old = state_of(smoke / 'o', 'best.pt')['ema']
     assert all(torch.allclose(v, old[k], atol=1e-6) for k, v in g['model'].state_dict().items())
+
+
+def test_fine_tuning_on_the_same_grid_of_another_file(smoke, tmp_path, train, burgers_file, monkeypatch):
+    """The first point lies elsewhere in its cell, which makes no difference on a circle. Another architecture
+    is refused before any row is read."""
+    with h5py.File(burgers_file) as file:
+        u = file['tensor'][:, :, 8::16]
+    args = [f"--data_path={write(tmp_path / 'b.hdf5', u, dt=.01)}", '--space_stride=1', f'--init_from={smoke}/o']
+    g = train(tmp_path / 'o', *args, '--max_iters=0')
+    assert g['model'].cfg.first == (.5 / 64,)
+    assert load(f'{tmp_path}/o').grid()[0] == .5 / 64
+    monkeypatch.setattr(data, 'Trajectories', None)
+    assert 'another architecture (hidden_dim' in refused(train, tmp_path / 'p', *args, '--hidden_dim=64')
 
 
 def test_components_of_the_data_stay_with_the_weights(tmp_path, train):

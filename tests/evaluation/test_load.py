@@ -1,5 +1,6 @@
 """The data of a checkpoint: where they are found, which files fit, which rows are refused."""
 import os
+import shlex
 import shutil
 
 import h5py
@@ -12,6 +13,7 @@ from conftest import describe, evaluate, know, save, tiny, user_error, waves, wr
 from evaluation import load as loading
 from evaluation.load import find_data, params_of
 from files.open import open_source
+from files.write import make_command
 from metrics import mean_nrmse
 from model import load
 from runtime.checkpoint import load_checkpoint
@@ -67,6 +69,27 @@ def test_path_as_typed(project, tmp_path, monkeypatch):
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path / 'new')
     assert found(tmp_path / 'a') == [os.path.join('datasets', 'a.hdf5')]
+
+
+@pytest.mark.parametrize('typed, command', [
+    ('datasets/1D_Burgers_Sols_Nu0.02_X64_N30.hdf5',
+     'python data.py make burgers --n 30 --nu 0.02 --resolution 64'),
+    ("some where/1D_Burgers_Sols_Nu0.01_X64_N30.hdf5",
+     "python data.py make burgers --n 30 --nu 0.01 --resolution 64 --data_dir 'some where'"),
+    ('datasets/1D_Burgers_Sols_Nu0.01.hdf5', ''), ('mine.hdf5', '')])       # downloaded; somebody's own
+def test_missing_data_are_told_with_the_command_that_makes_them(tmp_path, monkeypatch, typed, command):
+    monkeypatch.chdir(tmp_path)
+    state = {'model_args': {'pde': 'burgers', 'params': ['Nu'], 'seen_params': [[.01, .02]]},
+             'config': {'n_trajectories': 30, 'resolution': 64},
+             'data': {name: [typed] for name in ('paths', 'absolute', 'relative')}}
+    with pytest.raises(UserError) as refused:
+        find_data(state, 'a.pt')
+    assert (f'make it by {command}, or' if command else 'put it back, or') in str(refused.value)
+    if command:
+        monkeypatch.setattr('sys.argv', ['data.py'])
+        monkeypatch.setattr('files.write.write_file', lambda path, *_: os.makedirs(path))
+        make_command(shlex.split(command)[3:])
+        assert os.path.isdir(typed)
 
 
 # --- files that are not those of the training --------------------------------
@@ -149,6 +172,19 @@ def test_points_between_walls_must_agree(monkeypatch, tmp_path):
     assert 'between walls' in user_error('--ckpt', file, '--data', coarse)
 
 
+def test_values_that_no_score_can_tell(run_folder, tmp_path, capsys):
+    """A field of zeros, and other units, each with the file and the numbers."""
+    u = 1e3 * waves(4, 6, 32)
+    u[2, 3] = 0
+    file = write(tmp_path / 'other.hdf5', u)
+    evaluate('--ckpt', run_folder, '--data', file)
+    out = capsys.readouterr().out
+    assert f"warning: '{file}': 1 of 4 trajectories (2) have a frame in which a field is 0" in out
+    assert f"warning: '{file}': u deviates by" in out
+    evaluate('--ckpt', run_folder, '--data', write(file, waves(4, 6, 32)))
+    assert 'warning' not in capsys.readouterr().out
+
+
 def test_files_of_fewer_rows(burgers_file, tmp_path):
     file = save(tiny(), tmp_path / 'more.pt', burgers_file, n_trajectories=30)
     assert 'holds 20 trajectories' in user_error('--ckpt', file)
@@ -177,8 +213,9 @@ def test_parameters_of_several_files(tmp_path):
 @pytest.mark.parametrize('row', [1, 7])                              # validation, train
 def test_test_rows_that_were_trained_on(tmp_path, row):
     u = waves(10, 6, 64)
-    u[row, 0] = u[0, 0]
     file = save(tiny(), tmp_path / 'leak.pt', write(tmp_path / 'leak.hdf5', u))
+    u[0, 0] = u[row, 0]
+    write(tmp_path / 'leak.hdf5', u)                                 # the data have changed since
     assert 'test trajectory 0' in user_error('--ckpt', file)
     evaluate('--ckpt', file, '--split', 'train')
 

@@ -133,3 +133,13 @@ def test_a_group_that_was_never_filled(path):
         del file['0007/data']
         file['0007'].create_dataset('data', (5, 8, 6, 2), 'f4', chunks=(1, 8, 6, 2))[0] = 1.
     assert "0007/data claims (5, 8, 6, 2) values" in refused(open_source, path)
+
+
+@pytest.mark.parametrize('key, values', [('grid/t', np.linspace(0, 10, 5)), ('grid/x', centres(8)),
+                                         ('grid/y', centres(5, -1))])
+def test_every_trajectory_has_the_same_points_and_times(path, key, values):
+    change(reaction(path), f'0007/{key}', values)
+    message = refused(open_source, path)
+    assert f'trajectory 7 has other values of {key} than trajectory 0' in message
+    change(reaction(path), f'0007/{key}')               # it has none of its own
+    assert open_source(path, quiet=True).n == 12

@@ -373,9 +373,10 @@ def test_overlap_of_splits_is_refused():
 
     def check():
         prints = fingerprints(u)
-        check_overlap({'train': (4, prints[4:]), 'val': (2, prints[2:4])})
+        check_overlap({'train': [('a', 4, prints[4:])], 'val': [('b', 2, prints[2:4])]})
 
-    assert 'trajectory 2 (val) has the same initial condition as trajectory 11 (train)' in refused(check)
+    message = refused(check)
+    assert "trajectory 2 (val) of 'b' has the same initial condition as trajectory 11 (train) of 'a'" in message
     u[11] = u[12]                                       # within a split
     check()
     u[[11, 2]] = 0                                      # constant fields evolve alike and leak nothing

@@ -154,7 +154,7 @@ def test_the_classical_row_is_the_coarsest_grid_that_is_as_good():
 @pytest.mark.parametrize('options, message', [
     (['--minutes=0'], '--minutes'), (['--iters=0'], '--iters'), ([f'--json={SMOKE}/p'], 'is a file'),
     (['--n_trajectorie=3'], 'n_trajectories'), (['--operator_stage.batch_size=4'], 'batch_size'),
-    (['--nu', '.1'], 'is not of nu 0.1'), (['--nu', '.1', '.2'], 'one value'), (['epochs=3'], 'epochs')])
+    (['--nu', '.1'], 'nu=0.1, but'), (['--nu', '.1', '.2'], 'one value'), (['epochs=3'], 'epochs')])
 def test_peers_refuse(here, burgers_file, options, message):
     args = ['peers', SMOKE, f'--data_path={burgers_file}', '--methods=unet', *options]
     assert message in refused(bench.main, args) and len(here) < 2    # nothing is trained

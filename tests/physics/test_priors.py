@@ -47,6 +47,17 @@ def test_conservation_is_the_metric_with_a_sign(name, shape):
     assert torch.equal(found > 0, grown)
 
 
+@pytest.mark.parametrize('factor', [1e-9, 1e9])
+def test_measurements_do_not_depend_on_the_unit(factor):
+    axes = [torch.from_numpy(centres(n)) for n in (6, 8)]
+    u, y = (torch.from_numpy(noise(3, 6, 8, 4, seed=seed)).double() for seed in (0, 1))
+    gas = entry('compressible-2d')
+    close(priors.conservation(factor * u, factor * y, axes, gas), priors.conservation(u, y, axes, gas), 1e-9)
+    flow = entry('incompressible')
+    usual = priors.relative_divergence(u, y, axes, flow)
+    close(priors.relative_divergence(factor * u, factor * y, axes, flow), usual, 1e-9)
+
+
 @pytest.mark.parametrize('high', [False, True])
 @pytest.mark.parametrize('gap', [0., .5, .3])
 def test_a_wall_sees_the_parabola(high, gap):

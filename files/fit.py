@@ -1,0 +1,291 @@
+"""
+Does a data file fit a model, another file, or a key? One place decides: train.py, eval.py, sample.py and
+peers/ ask here.
+
+Where a point lies matters between walls and in a flow that is forced. It does not matter on a periodic
+domain whose places are all alike: there the first point of a grid may lie anywhere in its cell. `cfg` is a
+model.ModelConfig, or has its names.
+"""
+import math
+
+import numpy as np
+import torch
+
+from equations.derivatives import shifted
+from files.layouts import spacing
+from files.open import blocks, check_finite
+from grids import is_strided, shape_text
+from runtime.configurator import UserError, say
+from runtime.inputs import axis_points
+
+SAME_TIME = 1e-5                      # relative difference of equal time steps: they are stored in float32
+SAME_POINT = .01                      # distance of equal points, in spacings of the grid
+ROUNDING = 1e-5                       # a negative value of that size, relative to the largest, is rounding
+OTHER_UNITS = 30.                     # a field so many times larger or smaller than in training
+
+
+# ---------------------------------------------------------------------------------------------
+# files that are trained on together
+
+def check_together(sources):
+    """Raise UserError for files that cannot be trained on together, with both names and the numbers that
+    differ. Prints a note for points that do not divide a periodic domain into equal cells."""
+    first = sources[0]
+    for s in sources:
+        check_cells(s)
+        differ = []
+        if s.pde != first.pde:
+            differ.append(f'{s.pde} against {first.pde}')
+        if s.n_frames != first.n_frames:
+            differ.append(f'{s.n_frames} frames against {first.n_frames}')
+        if s.shape != first.shape:
+            differ.append(f'{shape_text(s.shape)} cells against {shape_text(first.shape)}')
+        if not math.isclose(s.dt, first.dt, rel_tol=SAME_TIME):
+            differ.append(f'a frame every {s.dt:g} s against {first.dt:g} s')
+        if not differ:
+            differ = other_points(s, first)
+        if differ:
+            raise UserError(f"'{s.path}' and '{first.path}' differ in equation, frames, grid or time step "
+                            f"({', '.join(differ)}): train on files that agree")
+
+
+def other_points(source, other):
+    """What differs between the points of two files with the same cells, as phrases; on a periodic domain
+    whose places are alike, only the distance of the points counts."""
+    differ = []
+    for x, there in zip(source.x, other.x):
+        if source.entry.translation_invariant:
+            x = x - x[0]
+            there = there - there[0]
+        if np.abs(x - there).max() > SAME_POINT * spacing(there):
+            differ.append(f'points {x[0]:g} .. {x[-1]:g} against {there[0]:g} .. {there[-1]:g}')
+    return differ
+
+
+def check_cells(source):
+    """Print a note where the points of a periodic file are not as far apart as equal cells of the domain.
+    Raises UserError for such a file between walls."""
+    for axis, (x, length) in enumerate(zip(source.x, source.entry.length)):
+        cell = length / len(x)
+        beyond = abs(spacing(x) - cell) * len(x) / cell              # in cells, at the last point
+        if beyond <= SAME_POINT:
+            continue
+        text = (f"'{source.path}': {len(x)} points are {spacing(x):.6g} apart, and not {cell:.6g}: are some "
+                'at both ends of the domain?')
+        if not source.entry.periodic:
+            raise UserError(f'{text} Between walls, points must be cell centres')
+        say(f'data: {text} They are taken for equal cells, which moves them by up to {beyond:.2g} cells along '
+            f'axis {axis}; shifts by a point are then not quite a symmetry')
+
+
+# ---------------------------------------------------------------------------------------------
+# keys beside a file
+
+def settled(config, params, sources, argv):
+    """
+    What a configuration (a dict; params: {'Nu': .01} of it) has to record of the files that it found:
+    {key: value}, a list where the files differ. Raises UserError for a key of the command line argv that says
+    something else. A value of a config file gives way to that of the data file, with a note.
+    """
+    typed = {word[2:].partition('=')[0].replace('-', '_') for word in argv if word.startswith('--')}
+    recorded = {}
+    for source in sources:
+        if not source.exists:                                        # it will be made as the keys say
+            return {}
+        for name, value in params.items():
+            key = name.lower()
+            there = source.params[name]
+            if not math.isclose(value, there, rel_tol=SAME_TIME):
+                told = f"{key}={value:g}, but '{source.path}' has {name}={there:g}"
+                if key in typed:
+                    raise UserError(f'{told}: leave --{key} out, or name a file that has this value')
+                if value != source.entry.params[name]:               # a config file has set it
+                    say(f'note: {told}, which counts')
+            recorded.setdefault(key, []).append(there)
+        cells = config['resolution']
+        if cells and source.shape != source.entry.shape(cells):
+            told = f"resolution={cells}, but '{source.path}' has {shape_text(source.shape)} cells"
+            if 'resolution' in typed:
+                raise UserError(f'{told}: leave --resolution out, which is of data that are made')
+            say(f'note: {told}, which count')
+            recorded['resolution'] = [0]
+    return {key: values[0] if len(set(values)) == 1 else values for key, values in recorded.items()}
+
+
+# ---------------------------------------------------------------------------------------------
+# a file and a model
+
+def check_model(source, cfg):
+    """Raise UserError where the fields, parameters, domain, cells or times of a file do not fit a model.
+    Prints a note where its points lie elsewhere and `read_placed` moves them."""
+    path = source.path
+    if len(source.fields) != cfg.n_field or not set(cfg.params) <= set(source.params):
+        raise UserError(f"'{path}' holds {len(source.fields)} field(s) and the parameters "
+                        f'{list(source.params)}; the model was trained on {cfg.n_field} field(s) and '
+                        f'{list(cfg.params)}')
+    entry = source.entry
+    if (entry.low, entry.length, entry.boundary) != (tuple(cfg.low), tuple(cfg.length), cfg.boundary):
+        raise UserError(f"'{path}' has the {entry.boundary} domain {entry.low} + {entry.length}, the model "
+                        f'the {cfg.boundary} one {tuple(cfg.low)} + {tuple(cfg.length)}')
+    grid = tuple(cfg.grid)
+    if not is_strided(grid, source.shape) and not is_strided(source.shape, grid):
+        ratio = source.shape[0] / grid[0]
+        raise UserError(f"'{path}' has {shape_text(source.shape)} cells, the trained grid {shape_text(grid)} "
+                        f'points: one must be a whole multiple of the other, the same along every axis, and '
+                        f'{source.shape[0]} / {grid[0]} = {ratio:g}')
+    stride = cfg.dt / source.dt
+    if abs(stride - source.time_stride(cfg.dt)) > SAME_TIME * stride:
+        raise UserError(f"'{path}' has a frame every {source.dt:g} s, and the model's step of {cfg.dt:g} s "
+                        f'must be a whole multiple: {cfg.dt:g} / {source.dt:g} = {stride:g}')
+    check_cells(source)
+    check_points(source, cfg)
+
+
+def check_points(source, cfg):
+    """Raise UserError where the points of a file are not those of the model's grid and lie between walls.
+    Prints a note where a periodic file is interpolated to the model's points."""
+    moved = 0.
+    for axis, n in enumerate(grid_of(source, cfg)):
+        x = strided_axis(source, axis, n)
+        expected = axis_points(cfg, axis, n).numpy()
+        step = cfg.length[axis] / n
+        if cfg.periodic:
+            moved = max(moved, abs(move(source, cfg, axis)) / step)
+        elif np.abs(x - expected).max() > SAME_POINT * step:
+            raise UserError(f"'{source.path}' has points at {x[0]:g}, {x[1]:g}, ..., the model at "
+                            f'{expected[0]:g}, {expected[1]:g}, ...: between walls they must be the same')
+    if moved > SAME_POINT:
+        say(f"note: '{source.path}' has points at {source.x[0][0]:g}, ..., the model at {cfg.first[0]:g}, "
+            f'...: its fields are interpolated to these, {moved:.2g} of a spacing away, by Fourier series')
+
+
+def check_continued(cfg, earlier, path):
+    """Raise UserError where the points of a configuration are not those of the checkpoint `path` that it
+    continues, and places differ. earlier: its model arguments, or None."""
+    if not earlier or cfg.translation_invariant or list(cfg.grid) != list(earlier['grid']):
+        return
+    for axis, (first, there) in enumerate(zip(cfg.first, earlier['first'])):
+        step = cfg.length[axis] / cfg.grid[axis]
+        moved = abs(first - there) / step
+        if moved > SAME_POINT:
+            raise UserError(f"the points begin at {first:g}, those of '{path}' at {there:g}, {moved:.2g} of a "
+                            'spacing away, and places differ in this equation: name a file whose points '
+                            'begin there, or train from the start with --init_from=scratch')
+
+
+def grid_of(source, cfg):
+    """The grid on which a model is evaluated: the trained one, or that of the file where it is coarser."""
+    return tuple(min(cells, n) for cells, n in zip(source.shape, cfg.grid))
+
+
+def strided_axis(source, axis, n):
+    """Coordinates (n,) along one axis of every k-th cell of a file."""
+    return source.x[axis][::source.shape[axis] // n]
+
+
+def move(source, cfg, axis):
+    """The way from the first point of a file to that of a model on a periodic axis; 0 where it is
+    indifferent."""
+    if cfg.translation_invariant or not cfg.periodic:
+        return 0.
+    way = cfg.first[axis] - float(source.x[axis][0])
+    return way if abs(way) > 1e-4 * cfg.length[axis] / source.shape[axis] else 0.
+
+
+def placed_axis(source, cfg, axis, n):
+    """Coordinates (n,) along one axis of the points where read_placed has its values."""
+    return strided_axis(source, axis, n) + move(source, cfg, axis)
+
+
+def read_placed(source, rows, cfg, shape, time_stride=None):
+    """
+    Rows of a file at the points of a model's grid with `shape` points, which strides the cells of the file:
+    (len(rows), T, *shape, C) float32. Where the points of a periodic file lie elsewhere and places differ,
+    its fields are moved by Fourier series, exactly for fields that its cells resolve.
+
+    rows: a range of step 1. time_stride: by default, that of the model's step. Raises UserError as
+    files.open.read_rows does.
+    """
+    if rows.stop > source.n:
+        raise UserError(f"'{source.path}' holds {source.n} trajectories, but row {rows.stop - 1} is asked "
+                        'for')
+    time_stride = time_stride or source.time_stride(cfg.dt)
+    stride = slice(None, None, source.shape[0] // shape[0])
+    cells = (slice(None), slice(None), *[stride] * len(shape))
+    ways = [move(source, cfg, axis) for axis in range(len(shape))]
+    n_frames = -(-source.n_frames // time_stride)
+    out = torch.empty(len(rows), n_frames, *shape, len(source.fields))
+    for first, u in blocks(source, rows, time_stride):
+        check_finite(source.path, u if any(ways) else u[cells], rows.start + first)
+        u = torch.from_numpy(u)
+        for axis, way in enumerate(ways):
+            if way:
+                x = axis_points(cfg, axis, source.shape[axis])
+                lines = u.movedim(2 + axis, -1)
+                flat = lines.flatten(0, -2).double()
+                flat = shifted(flat, x, flat.new_full((len(flat),), way))
+                u = flat.view(lines.shape).movedim(-1, 2 + axis)
+        out[first:first + len(u)] = u[cells]
+    return out
+
+
+# ---------------------------------------------------------------------------------------------
+# values
+
+class Signs:
+    """Counts the negative values of the fields that the equation of a file declares positive. Values that
+    are 0 but for rounding do not count."""
+
+    def __init__(self, source):
+        self.source = source
+        self.fields = [source.fields.index(name) for name in source.entry.positive]
+        self.count = np.zeros(len(self.fields), int)
+        self.least = np.zeros(len(self.fields))
+        self.largest = np.zeros(len(self.fields))
+
+    def add(self, u):
+        """Values u (..., C) of the file."""
+        for i, field in enumerate(self.fields):
+            values = u[..., field]
+            self.count[i] += (values < 0).sum()
+            self.least[i] = min(self.least[i], values.min())
+            self.largest[i] = max(self.largest[i], values.max())
+
+    def text(self):
+        """A sentence on the values that were added; '' if there is nothing to say."""
+        told = []
+        for i, field in enumerate(self.fields):
+            if -self.least[i] > ROUNDING * max(self.largest[i], -self.least[i]):
+                told.append(f'{self.count[i]} values of {self.source.fields[field]} are negative, the smallest '
+                            f'is {self.least[i]:g}, and {self.source.pde} declares the field positive')
+        return '; '.join(told)
+
+    def check(self):
+        """Raise UserError where there is something to say: predictions are cut off at 0, and would never
+        come near."""
+        if self.text():
+            raise UserError(f"'{self.source.path}': {self.text()}: mend the values, or take the field out of "
+                            f"`positive` in equations/{self.source.pde.replace('-', '_')}.py")
+
+
+def zero_rows(u, fields):
+    """Numbers of the rows of u (N, T, *X, C) that have a frame in which one of the `fields` is 0 everywhere:
+    its relative error is infinite, or not a number."""
+    some = (u[..., list(fields)] != 0).flatten(2, -2).any(2)         # (N, T, C)
+    return torch.nonzero(~some.all(2).all(1)).flatten().tolist()
+
+
+def other_units(u, model):
+    """A sentence on fields u (N, T, *X, C) whose deviation from the mean of the training is far from that of
+    the training; '' if there is none."""
+    told = []
+    for field, name in enumerate(model.cfg.fields):
+        mean = float(model.mean[field])
+        std = float(model.std[field])
+        values = u[:, 0, ..., field].double()
+        if field in model.cfg.velocity and model.cfg.galilean:       # the moving frame takes the mean off
+            mean = values.flatten(1).mean(1).view(-1, *[1] * (values.ndim - 1))
+        size = float((values - mean).square().mean().sqrt())
+        if not std / OTHER_UNITS <= size <= std * OTHER_UNITS and size > 0:
+            told.append(f'{name} deviates by {size:.2g} from the mean of the training, where it was {std:.2g}')
+    return '; '.join(told)
