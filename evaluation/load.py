@@ -14,7 +14,7 @@ from evaluation.scores import check_initial_step
 from files.open import open_source, read_rows, split_rows
 from grids import is_strided, shape_text
 from runtime.configurator import UserError, say
-from runtime.inputs import axis_points, unseen
+from runtime.inputs import axis_points, say_unseen
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -178,9 +178,7 @@ def open_task(state, model, ckpt, args):
     sources = open_data(state, cfg, ckpt, args.data)
     split = 'all' if args.data else args.split or 'test'
     rows = choose_rows(state, sources, ckpt, split, args.data)
-    note = unseen(cfg, {name: [source.params[name] for source in sources] for name in cfg.params})
-    if note:
-        say(f'eval: note: {note}')
+    say_unseen('eval: note: ', cfg, {name: [source.params[name] for source in sources] for name in cfg.params})
     paths = ', '.join(source.path for source in sources)
     say(f"eval: '{ckpt}' on {split} rows {rows.start}..{rows.stop - 1} of {paths}")
     u = read(sources, rows, cfg, grid_of(sources[0], cfg))

@@ -15,7 +15,7 @@ from grids import pick, positions, random_points, values_at
 from model import Float32Linear, GridEncoder, use_adamw
 from points.splines import Scattered, fewest_points, nearest
 from runtime.configurator import UserError
-from runtime.inputs import grid_points, query_points
+from runtime.inputs import as_numbers, checked_fields, grid_points, query_points
 
 SMALLEST = 1e-6                        # lower limit of sizes in denominators
 LARGEST_SUM = 400.                     # of absolute weights, where the points surround the domain
@@ -84,30 +84,24 @@ class PointEncoder(GridEncoder):
             return self(u.flatten(1, -2), self.stencil(self.grid_points))
         return self(values_at(u, where.points, cfg.first, cfg.length, cfg.periodic), where)
 
-    def preprocess(self, u, x, device):
+    def preprocess(self, u, x, like):
         """Values u (B, P, C) at points x (P, d) or (B, P, d), or fields on a grid like the trained one, in
         physical units -> (B, P, C) and a PointStencil. Raises UserError for a wrong shape, values that are
         not finite, and points that leave a part of the domain out."""
         cfg = self.cfg
-        d = len(cfg.grid)
-        u = torch.as_tensor(u).float()
-        if u.ndim != (d + 2 if x is None else 3) or u.shape[-1] != cfg.n_field:
-            expected = f'(B, *space, {cfg.n_field})' if x is None else f'(B, P, {cfg.n_field})'
-            raise UserError(f'u has shape {tuple(u.shape)}; expected {expected} with {d} space axes')
+        u = checked_fields(cfg, u, like, at_points=x is not None)
         if x is None:
             x = grid_points(cfg, u.shape[1:-1])
             u = u.flatten(1, -2)
-        x = torch.as_tensor(x)
-        x = query_points(cfg, x[:, None] if x.ndim == 1 else x, len(u), device)
+        x = as_numbers('grid', x)
+        x = query_points(cfg, x[:, None] if x.ndim == 1 else x, u.shape[0], like, 'grid')
         if u.shape[1] != x.shape[-2]:
             raise UserError(f'there are {u.shape[1]} values at {x.shape[-2]} points')
-        if u.device.type == 'cpu' and not torch.isfinite(u).all():
-            raise UserError('u holds values that are not finite')
         where = self.stencil(x)
-        if not where.weight.abs().sum(-2).amax() < LARGEST_SUM:
+        if not torch.compiler.is_compiling() and not where.weight.abs().sum(-2).amax() < LARGEST_SUM:
             raise UserError(f'the {x.shape[-2]} points leave a part of the domain out, or lie on a line: no '
                             'field can be interpolated from them')
-        return u.to(device), where
+        return u, where
 
     @torch.no_grad()
     def stencil(self, points):
