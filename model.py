@@ -659,7 +659,8 @@ class Latent(NamedTuple):
     offset: torch.Tensor                   # (B, d): distance that the tokens have moved, physical units
 
 
-PLACES = ('points', 'low', 'length', 'token_step', 'galilean')          # buffers that hold coordinates
+# names of buffers that hold coordinates
+PLACES = ('points', 'low', 'length', 'token_step', 'galilean', 'grid_points', 'centres', 'inside')
 
 
 class UPT(nn.Module):
@@ -815,7 +816,7 @@ class UPT(nn.Module):
         """u (B, *grid, C) on the trained grid, or (B, P, C) at `where`, physical units -> Latent"""
         space = tuple(range(1, u.ndim - 1))
         mean = u.mean(space) if where is None else (where.mean_weight * u).sum(1)
-        mean = mean * self.in_frame                                  # (B, C)
+        mean = mean.to(u.dtype) * self.in_frame                      # (B, C)
         u = u - mean.unflatten(0, (-1, *[1] * len(space)))
         tokens = self.encoder((u - self.mean) / self.std, where)
         return Latent(tokens, mean, self.low.new_zeros(u.shape[0], len(self.cfg.grid)))

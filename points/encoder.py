@@ -111,7 +111,8 @@ class PointEncoder(GridEncoder):
         n_point = points.shape[-2]
         if n_point <= fewest_points(d):
             raise UserError(f'{n_point} points are given; at least {fewest_points(d) + 1} are needed')
-        x = self.in_cells(points.float().reshape(-1, n_point, d))
+        x = points.to(self.grid_points.dtype).reshape(-1, n_point, d)
+        x = self.in_cells(x)
         spline = int(n_point <= 2 * math.prod(cfg.grid))
         index, weight = self.splines[spline].stencils(x)
         mean_weight = torch.zeros_like(x[..., 0])                    # (b, P)
@@ -151,17 +152,17 @@ class PointEncoder(GridEncoder):
         return index, offset / self.radius, share
 
     def forward(self, u, where):
-        """u (B, P, C), normalised values at the points of `where` -> (B, S, latent_dim), float32"""
+        """u (B, P, C), normalised values at the points of `where` -> (B, S, latent_dim)"""
         spline = self.splines[where.spline]
         with torch.autocast(u.device.type, enabled=False):
-            grid = spline(u.float(), where.index, where.weight)
+            grid = spline(u.to(where.weight.dtype), where.index, where.weight)
         z = self.patches.to_tokens(grid)
         if not self.cfg.encoder_dim:
             return z
         error = self.spline_error(u, where)
         size = error.square().mean((1, 2), keepdim=True).sqrt() + SMALLEST        # (B, 1, 1)
         x = self.supernode_features(torch.cat([u, error / size], -1), where)
-        return z + size * self.learned(x)
+        return (z + size * self.learned(x)).to(z.dtype)
 
     def spline_error(self, u, where):
         """Leave-one-out interpolation error at each point, (B, P, C)."""
@@ -175,4 +176,5 @@ class PointEncoder(GridEncoder):
         offset = where.offset.expand(len(u), -1, -1, -1)
         messages = F.gelu(self.stem(torch.cat([values, offset], -1)))
         mean = (where.share[..., None] * messages).sum(2)
-        return self.pooled(mean).float()
+        weights = self.pooled.weight.dtype
+        return self.pooled(mean.to(weights)).to(weights)

@@ -99,7 +99,7 @@ def axis_points(cfg, axis, n):
     cell = cfg.length[axis] / n
     fits = cfg.periodic or cfg.first[axis] - cfg.low[axis] < .99 * cell
     first = cfg.first[axis] if fits else cfg.low[axis] + cell / 2
-    return first + cell * torch.arange(n, dtype=torch.float64)
+    return first + cell * torch.arange(n, dtype=torch.float64, device='cpu')
 
 
 def grid_points(cfg, shape):
