@@ -108,6 +108,13 @@ def components(patches, n_field):
     return torch.cat([means, directions.flip(1)[:, :len(covariance) - n_field].T])
 
 
+def ones_at(numbers, size):
+    """(size,): 1 at the `numbers` below it, else 0."""
+    mask = torch.zeros(size)
+    mask[[number for number in numbers if number < size]] = 1.
+    return mask
+
+
 class Patches(nn.Module):
     """
     Grid values of a token <-> its modes: the fixed, invertible part of encoder and decoder.

@@ -22,12 +22,12 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from grids import Patches, interpolate, merge_tokens, positions, split_tokens
+from grids import Patches, interpolate, merge_tokens, ones_at, positions, split_tokens
 from runtime import extensions
 from runtime.checkpoint import check_shapes, find_checkpoint, load_checkpoint, tuples
 from runtime.configurator import UserError
-from runtime.inputs import (as_numbers, check_sizes, check_token_shift, checked_latent, conditions, divides,
-                            grid_points, per_member, places_to_decode, query_points, to_trained_grid, whole)
+from runtime.inputs import (as_numbers, check_sizes, checked_latent, conditions, divides, grid_points, noise_of,
+                            per_member, places_to_decode, query_points, to_trained_grid, whole)
 
 CODER_HEADS = 4                        # attention heads of encoder and decoder
 
@@ -57,13 +57,6 @@ def zero_init(layer):
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
-
-
-def ones_at(numbers, size):
-    """(size,): 1 at the `numbers` below it, else 0."""
-    mask = torch.zeros(size)
-    mask[[number for number in numbers if number < size]] = 1.
-    return mask
 
 
 class RotaryPositions(nn.Module):
@@ -396,7 +389,6 @@ class ModelConfig(SimpleNamespace):
     def check(self):
         """Raise UserError where values do not fit together. Each layer checks its own sizes when it is
         built."""
-        d = len(self.grid)
         choices = {'arch': NETWORKS, 'attention': ATTENTIONS, 'encoder': ENCODERS,
                    'basis': ('cosine', 'components')}
         for name, allowed in choices.items():
@@ -407,12 +399,6 @@ class ModelConfig(SimpleNamespace):
             if name not in STEPPERS:
                 raise UserError(f"stepper '{name}' is not one of {', '.join(STEPPERS)}")
         check_sizes(self)
-        for n, s in zip(self.grid, self.token_grid):
-            divides(s, n, f'latent_tokens must divide the {n} grid points of an axis')
-        if self.galilean and not (self.translation_invariant and len(self.velocity) == d):
-            raise UserError('a moving frame needs a periodic domain without a force and a velocity along '
-                            'every axis: --moving_frame=false')
-        check_token_shift(self)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -700,7 +686,7 @@ class UPT(nn.Module):
             'token_step': cfg.token_shift * spacing * torch.tensor(cfg.shift_direction or [0] * d),
             'lower_bound': lower_bound, 'low': torch.tensor(cfg.low), 'length': torch.tensor(cfg.length)}
         for name, value in constants.items():
-            self.register_buffer(name, value, persistent=False)
+            self.register_buffer(name, value.float(), persistent=False)
         self.to(torch.get_default_dtype())                           # tables were made in float32
 
     def _apply(self, fn, recurse=True):
@@ -731,8 +717,6 @@ class UPT(nn.Module):
 
     def grid(self, *shape):
         """Points (N, d) of a grid like the trained one, with `shape` points along the axes; row-major."""
-        if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
-            shape = shape[0]
         return grid_points(self.cfg, shape or self.cfg.grid).to(self.low.dtype)
 
     # ---- encode, step, decode: physical units in and out
@@ -758,13 +742,7 @@ class UPT(nn.Module):
 
     def noise(self, seed):
         """A function (*shape) -> Gaussian numbers on the device. Its sequence depends on the seed alone."""
-        generator = torch.Generator('cpu').manual_seed(whole('seed', seed, 0))
-
-        def draw(*shape):
-            drawn = torch.randn(*shape, generator=generator, dtype=torch.float32, device='cpu')
-            return drawn.to(self.mean)
-
-        return draw
+        return noise_of(seed, self.mean)
 
     def decode(self, z, points=None, clip=True):
         """Latent -> fields (B, Q, C) at points (Q, d) or (B, Q, d); without points, on the trained grid. With
@@ -823,8 +801,7 @@ class UPT(nn.Module):
 
     def advance(self, z, cond, dt, module, noise=None):
         """One step by a stepper module; cond and dt as condition_and_dt returns them."""
-        speed = z.mean.to(self.galilean.dtype) @ self.galilean
-        travelled = speed * dt[:, None]                              # (B, d)
+        travelled = z.mean.to(dt.dtype) @ self.galilean * dt[:, None]          # (B, d)
         tokens = module(z.tokens, cond, noise)
         return Latent(tokens, z.mean, z.offset + travelled + self.token_step)
 

@@ -7,6 +7,7 @@ makes no GPU wait, and not while torch.export or torch.compile traces a program.
 """
 import math
 import operator
+import sys
 import warnings
 from collections.abc import Mapping
 
@@ -48,7 +49,7 @@ def as_numbers(what, value):
         raise UserError(f'{what} is no array of numbers: {reason}') from error
     if array.dtype.kind not in 'iuf':
         raise UserError(f'{what} holds values of type {array.dtype}; expected real numbers')
-    n_masked = np.ma.count_masked(array)
+    n_masked = np.ma.count_masked(array) if np.ma.isMaskedArray(array) else 0
     if n_masked:
         raise UserError(f'{n_masked} of {array.size} values of {what} are masked: fill them in first')
     known = array.dtype.kind == 'f' and array.dtype.itemsize <= 8    # not integers and long doubles
@@ -82,7 +83,8 @@ def whole(what, value, least):
     except (TypeError, ValueError, RuntimeError):                    # torch has two for its tensors
         number = None
     if number is None or isinstance(value, bool) or number < least:
-        raise UserError(f'{what}={value} must be a whole number of at least {least}')
+        given = ' '.join(str(value).split())
+        raise UserError(f'{what}={given} must be a whole number of at least {least}')
     return number
 
 
@@ -105,6 +107,8 @@ def axis_points(cfg, axis, n):
 def grid_points(cfg, shape):
     """Points of a grid like the trained one with `shape` points along the axes, (N, d), row-major. Raises
     UserError for another number of axes, and for what is no number of points."""
+    if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
+        shape = shape[0]
     if len(shape) != len(cfg.grid):
         raise UserError(f'a grid of {len(cfg.grid)} axes was trained, not {len(shape)}')
     axes = [axis_points(cfg, axis, whole('points along an axis', n, 1)) for axis, n in enumerate(shape)]
@@ -175,9 +179,11 @@ def checked_fields(cfg, u, like, at_points=False):
     if min(shape[1:-1]) < 2:
         raise UserError(f'u has shape {shape}: a field needs at least 2 points along an axis')
     u = u.to(like.dtype)
-    if readable(u):
-        check_finite('u', u)
-    return u.to(like.device)
+    moved = u.to(like.device)
+    seen = u if readable(u) else moved
+    if readable(seen):
+        check_finite('u', seen)
+    return moved
 
 
 def to_trained_grid(cfg, u, x, like):
@@ -322,12 +328,27 @@ def conditions(cfg, params, dt, n_sample, like):
         raise UserError(f"dt={values['dt'][0]:g} must be positive")
     note = unseen(cfg, values)
     if note:
-        warnings.warn(note, stacklevel=4)
+        warnings.warn(note, stacklevel=users_level())
     columns = []
     for name, seen in trained_values(cfg).items():
-        value = given[name] if name in given else as_numbers(name, seen[0])
-        columns.append(value.to(like.dtype).to(like.device).expand(n_sample))
+        value = given.get(name)
+        if value is None:
+            columns.append(like.new_full((n_sample,), seen[0]))
+        elif value.ndim == 0 and readable(value) and not value.requires_grad:
+            columns.append(like.new_full((n_sample,), float(value)))           # no GPU waits for it
+        else:
+            columns.append(value.to(like.dtype).to(like.device).expand(n_sample))
     return columns[0], torch.stack(columns, 1)[:, 1:]
+
+
+def users_level():
+    """The stacklevel with which warnings.warn names the line that called the model."""
+    level = 1
+    frame = sys._getframe(1)
+    while frame.f_back and frame.f_globals['__name__'].partition('.')[0] in ('model', 'runtime', 'torch'):
+        frame = frame.f_back
+        level += 1
+    return level
 
 
 def trained_values(cfg):
@@ -384,7 +405,7 @@ def say_unseen(begin, cfg, params):
 
 
 # ---------------------------------------------------------------------------------------------
-# latents
+# latents and noise
 
 def checked_latent(cfg, z, like, places):
     """A model.Latent as the model takes it: fields and tokens of the type of `like`, the offset of that of
@@ -402,6 +423,17 @@ def checked_latent(cfg, z, like, places):
     return z._replace(tokens=z.tokens.to(like), mean=z.mean.to(like), offset=z.offset.to(places))
 
 
+def noise_of(seed, like):
+    """A function (*shape) -> Gaussian numbers, which depend on the seed alone."""
+    generator = torch.Generator('cpu').manual_seed(whole('seed', seed, 0))
+
+    def draw(*shape):
+        drawn = torch.randn(*shape, generator=generator, dtype=torch.float32, device='cpu')
+        return drawn.to(like)
+
+    return draw
+
+
 # ---------------------------------------------------------------------------------------------
 # sizes of a network
 
@@ -412,8 +444,8 @@ def divides(small, big, what):
 
 
 def check_sizes(cfg):
-    """Raise UserError for sizes that no network has; what a damaged checkpoint asks for is refused before
-    memory is taken."""
+    """Raise UserError for sizes that no network has or that do not fit together; what a damaged checkpoint
+    asks for is refused before memory is taken."""
     for name, value in vars(cfg).items():
         numbers = value if isinstance(value, tuple) else (value,)
         whole = [n for n in numbers if isinstance(n, int)]
@@ -430,6 +462,12 @@ def check_sizes(cfg):
         raise UserError(f'static={cfg.static} leaves no field to be predicted')
     if not 0 <= cfg.drop_path < 1:
         raise UserError(f'drop_path={cfg.drop_path} must be at least 0 and below 1')
+    for n, s in zip(cfg.grid, cfg.token_grid):
+        divides(s, n, f'latent_tokens must divide the {n} grid points of an axis')
+    if cfg.galilean and not (cfg.translation_invariant and len(cfg.velocity) == len(cfg.grid)):
+        raise UserError('a moving frame needs a periodic domain without a force and a velocity along every '
+                        'axis: --moving_frame=false')
+    check_token_shift(cfg)
 
 
 def check_token_shift(cfg):
