@@ -227,7 +227,7 @@ def check_coverage(cfg, x):
         ends = [x[-1:] - length, x]
     else:
         ends = [x.new_zeros(1), x.sort().values, x.new_full((1,), length)]
-    gap = float(torch.cat(ends).diff().max())
+    gap = float(torch.cat(ends).detach().diff().max())
     if gap > length / 3:
         raise UserError(f'the {len(x)} points leave a part of the domain out: {gap:.3g} of {length:g}')
 

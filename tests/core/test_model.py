@@ -9,7 +9,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import cells, close, config, drawn, refused
 from grids import positions
@@ -385,19 +385,26 @@ def check_export(name, strict, **changes):
         close(a, b)
 
 
+class NoValues(TorchDispatchMode):
+    """Raises where a program looks at the values of a tensor."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default)
+        return func(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize('encoder', ['grid', 'points'])
 def test_no_value_is_looked_at_while_a_program_is_traced(encoder, monkeypatch):
-    """The tensors with which torch.export traces have none."""
+    """The tensors of torch.export have none. Otherwise the values are looked at."""
     m = build(encoder=encoder, boundary='wall')
     args = (field(m), torch.full((3,), .01), points(m))
-    expected = {name: torch.utils._pytree.tree_leaves(call(m, *args)) for name, call in EXPORTED.items()}
+    for call in EXPORTED.values():
+        with NoValues(), pytest.raises(AssertionError):
+            call(m, *args)
     monkeypatch.setattr(torch.compiler, 'is_compiling', lambda: True)
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    args = [mode.from_tensor(x) for x in args]
-    for name, call in EXPORTED.items():
-        with mode:
-            got = torch.utils._pytree.tree_leaves(call(m, *args))
-        assert [x.shape for x in got] == [x.shape for x in expected[name]]
+    for call in EXPORTED.values():
+        with NoValues():
+            call(m, *args)
 
 
 @pytest.mark.slow
