@@ -26,8 +26,8 @@ from grids import Patches, interpolate, merge_tokens, ones_at, positions, split_
 from runtime import extensions
 from runtime.checkpoint import check_shapes, find_checkpoint, load_checkpoint, tuples
 from runtime.configurator import UserError
-from runtime.inputs import (as_numbers, check_sizes, checked_latent, conditions, divides, grid_points, noise_of,
-                            per_member, places_to_decode, query_points, to_trained_grid, whole)
+from runtime.inputs import (as_numbers, check_sizes, checked_latent, conditions, divides, grid_points,
+                            noise_of, per_member, places_to_decode, query_points, to_trained_grid, whole)
 
 CODER_HEADS = 4                        # attention heads of encoder and decoder
 

@@ -271,7 +271,8 @@ def test_a_model_computes_in_the_type_of_its_weights(changes, name, tolerance):
     close(got.double(), m.rollout(u, 2, points=q).double(), tolerance)
     finer = field(m, grid=tuple(2 * n for n in m.cfg.grid))
     close(other.rollout(finer, 1, reencode=True).double(), m.rollout(finer, 1).double(), tolerance)
-    close_latents(m.step(m.encode(u)), [x.float() for x in m.step(other.encode(u))], tolerance)      # it casts
+    cast = [x.float() for x in m.step(other.encode(u))]
+    close_latents(m.step(m.encode(u)), cast, tolerance)
     assert torch.equal(other.double().points, m.points.double())     # no 16 bits for the places of points
 
 
