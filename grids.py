@@ -108,6 +108,13 @@ def components(patches, n_field):
     return torch.cat([means, directions.flip(1)[:, :len(covariance) - n_field].T])
 
 
+def ones_at(numbers, size):
+    """(size,): 1 at the `numbers` below it, else 0."""
+    mask = torch.zeros(size)
+    mask[[number for number in numbers if number < size]] = 1.
+    return mask
+
+
 class Patches(nn.Module):
     """
     Grid values of a token <-> its modes: the fixed, invertible part of encoder and decoder.
@@ -149,15 +156,16 @@ class Patches(nn.Module):
         self.modes[:len(modes)] = modes.float()
 
     def to_tokens(self, u):
-        """(B, *grid, C) -> (B, S, D), float32"""
+        """(B, *grid, C) -> (B, S, D), the type of the modes: float32"""
         with torch.autocast(u.device.type, enabled=False):
-            patches = merge_tokens(u.float().flatten(1, -2), self.grid, self.points)
+            u = u.to(self.modes.dtype)
+            patches = merge_tokens(u.flatten(1, -2), self.grid, self.points)
             return patches @ (self.modes * self.gain).T
 
     def to_grid(self, z):
-        """(B, S, D) -> (B, *grid, C), float32"""
+        """(B, S, D) -> (B, *grid, C), the type of the modes: float32"""
         with torch.autocast(z.device.type, enabled=False):
-            patches = z.float() @ (self.modes / self.gain)
+            patches = z.to(self.modes.dtype) @ (self.modes / self.gain)
             return split_tokens(patches, self.grid, self.points).unflatten(1, self.grid)
 
     def shift(self, z, n):
@@ -226,7 +234,7 @@ def interpolate(u, q, shape, first, length, periodic):
     if q.ndim == 2:                                                  # the same points for the whole batch
         values = u.transpose(0, 1).flatten(1)                        # (N, B C)
         values = (values[index] * weight).sum(1)                     # (Q, B C)
-        return values.unflatten(-1, (len(u), -1)).transpose(0, 1)
+        return values.unflatten(-1, (u.shape[0], u.shape[2])).transpose(0, 1)
     return (pick(u, index) * weight).sum(2)                          # of (B, Q, 4^d, C)
 
 

@@ -22,12 +22,12 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from grids import Patches, interpolate, merge_tokens, padded, positions, split_tokens
+from grids import Patches, interpolate, merge_tokens, ones_at, padded, positions, split_tokens
 from runtime import extensions
 from runtime.checkpoint import check_shapes, find_checkpoint, load_checkpoint, tuples
 from runtime.configurator import UserError
-from runtime.inputs import (check_sizes, check_token_shift, divides, grid_points, parameter_values,
-                            per_member, per_sample, places_to_decode, query_points, to_trained_grid)
+from runtime.inputs import (as_numbers, check_sizes, checked_latent, conditions, divides, grid_points,
+                            noise_of, per_member, places_to_decode, query_points, to_trained_grid, whole)
 
 CODER_HEADS = 4                        # attention heads of encoder and decoder
 
@@ -36,12 +36,13 @@ CODER_HEADS = 4                        # attention heads of encoder and decoder
 # layers
 
 class Float32Linear(nn.Linear):
-    """A linear layer that computes in float32 under autocast. It is used where bfloat16 rounding would be of
-    the size of the model's error: where fields enter and leave, and in the modulation."""
+    """A linear layer that computes in the type of its weights, float32, under autocast. It is used where
+    bfloat16 rounding would be of the size of the model's error: where fields enter and leave, and in the
+    modulation."""
 
     def forward(self, x):
         with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.float())
+            return super().forward(x.to(self.weight.dtype))
 
 
 def use_adamw(layer):
@@ -56,13 +57,6 @@ def zero_init(layer):
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
-
-
-def ones_at(numbers, size):
-    """(size,): 1 at the `numbers` below it, else 0."""
-    mask = torch.zeros(size)
-    mask[[number for number in numbers if number < size]] = 1.
-    return mask
 
 
 class RotaryPositions(nn.Module):
@@ -209,29 +203,29 @@ class Block(nn.Module):
         self.checkpointing = checkpointing
 
     def forward(self, x, cond=None):
-        """x (B, S, dim), cond (B, cond_dim) if the block has a modulation -> (B, S, dim), float32"""
+        """x (B, S, dim), cond (B, cond_dim) if the block has a modulation -> (B, S, dim), the type of x"""
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(self.branches, x, cond, use_reentrant=False)
         return self.branches(x, cond)
 
     def branches(self, x, cond):
         if self.modulation is None:
-            x = x + self.dropped(self.attention(self.norm1(x)))
-            return x + self.dropped(self.mlp(self.norm2(x)))
+            x = x + self.dropped(self.attention(self.norm1(x)), x.dtype)
+            return x + self.dropped(self.mlp(self.norm2(x)), x.dtype)
         modulation = self.modulation(cond)[:, None]                  # (B, 1, 6 dim)
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, -1)
         a = self.attention(torch.addcmul(shift1, self.norm1(x), scale1))
-        x = torch.addcmul(x, self.dropped(a), gate1)
+        x = torch.addcmul(x, self.dropped(a, x.dtype), gate1)
         a = self.mlp(torch.addcmul(shift2, self.norm2(x), scale2))
-        return torch.addcmul(x, self.dropped(a), gate2)
+        return torch.addcmul(x, self.dropped(a, x.dtype), gate2)
 
-    def dropped(self, branch):
+    def dropped(self, branch, dtype):
         """Drop the residual branch (B, S, dim) of a sample with probability drop_path (arXiv 1603.09382)."""
-        branch = branch.float()
+        branch = branch.to(dtype)
         if self.drop_path == 0. or not self.training:
             return branch
         keep = torch.rand(len(branch), 1, 1, device=branch.device) >= self.drop_path
-        return branch * keep.float() / (1 - self.drop_path)
+        return branch * keep.to(dtype) / (1 - self.drop_path)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -285,7 +279,7 @@ class Transformer(nn.Module):
         self.head = zero_init(Float32Linear(dim, cfg.latent_dim))
 
     def forward(self, z, cond):
-        """z (B, S, n_in), cond (B, cond_dim) -> (B, S, latent_dim), float32"""
+        """z (B, S, n_in), cond (B, cond_dim) -> (B, S, latent_dim), the type of the weights"""
         n_level = len(self.down)
         x = self.stem(z)
         if self.position is not None:
@@ -295,12 +289,12 @@ class Transformer(nn.Module):
             for block in self.levels[level]:
                 x = block(x, cond)
             skips.append(x)
-            x = self.down[level](merge_tokens(x, self.grids[level], self.factors)).float()
+            x = self.down[level](merge_tokens(x, self.grids[level], self.factors)).to(x.dtype)
         for block in self.levels[n_level]:
             x = block(x, cond)
         for i, level in enumerate(reversed(range(n_level))):
             x = split_tokens(self.up[i](x), self.grids[level], self.factors)
-            x = (x + self.skip[i](skips[level])).float()
+            x = (x + self.skip[i](skips[level])).to(skips[level].dtype)
             for block in self.levels[n_level + 1 + i]:
                 x = block(x, cond)
         return self.head(self.norm(x))
@@ -395,7 +389,6 @@ class ModelConfig(SimpleNamespace):
     def check(self):
         """Raise UserError where values do not fit together. Each layer checks its own sizes when it is
         built."""
-        d = len(self.grid)
         choices = {'arch': NETWORKS, 'attention': ATTENTIONS, 'encoder': ENCODERS,
                    'basis': ('cosine', 'components')}
         for name, allowed in choices.items():
@@ -406,12 +399,6 @@ class ModelConfig(SimpleNamespace):
             if name not in STEPPERS:
                 raise UserError(f"stepper '{name}' is not one of {', '.join(STEPPERS)}")
         check_sizes(self)
-        for n, s in zip(self.grid, self.token_grid):
-            divides(s, n, f'latent_tokens must divide the {n} grid points of an axis')
-        if self.galilean and not (self.translation_invariant and len(self.velocity) == d):
-            raise UserError('a moving frame needs a periodic domain without a force and a velocity along '
-                            'every axis: --moving_frame=false')
-        check_token_shift(self)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -485,7 +472,7 @@ class GridEncoder(nn.Module):
         if cfg.halo:
             u = padded(u, [cfg.halo] * len(cfg.grid), cfg.periodic)
         with torch.autocast(u.device.type, enabled=False):
-            return self.stem(u.float()).flatten(2).transpose(1, 2)
+            return self.stem(u.to(self.stem.weight.dtype)).flatten(2).transpose(1, 2)
 
     def learned(self, x):
         """Features of the patches (B, S_patch, D) -> g, (B, S, latent_dim)"""
@@ -506,9 +493,9 @@ class GridEncoder(nn.Module):
     def draw_points(self, keys, random):
         return None                                                  # it sees the whole grid
 
-    def preprocess(self, u, x, device):
+    def preprocess(self, u, x, like):
         """Fields in physical units as UPT.encode takes them -> what `forward` takes: (u, where)."""
-        return to_trained_grid(self.cfg, u, x, device), None
+        return to_trained_grid(self.cfg, u, x, like), None
 
 
 ENCODERS = {'grid': GridEncoder}                             # points/ adds 'points'
@@ -562,7 +549,7 @@ class AnyPointDecoder(nn.Module):
         if cfg.decoder_dim:
             u = u + self.learned(z)
         if q is not None:
-            u = interpolate(u, q, cfg.grid, cfg.first, cfg.length, cfg.periodic)
+            u = interpolate(u, q, cfg.grid, cfg.first, cfg.length, cfg.periodic).to(u.dtype)
         if cfg.log_clamp:
             u = u.sign() * cfg.log_clamp * torch.log1p(u.abs() / cfg.log_clamp)
         return u
@@ -574,7 +561,8 @@ class AnyPointDecoder(nn.Module):
         for block in self.blocks:
             x = block(x)
         x = self.norm(x)
-        x = x.float().transpose(1, 2).unflatten(2, cfg.token_grid)   # (B, dim, *tokens)
+        x = x.to(self.write.weight.dtype)
+        x = x.transpose(1, 2).unflatten(2, cfg.token_grid)           # (B, dim, *tokens)
         x = padded(x, self.margin, cfg.periodic)
         with torch.autocast(z.device.type, enabled=False):
             u = self.write(x)                                        # of the tokens and the margin
@@ -597,7 +585,7 @@ class Conditioning(nn.Module):
 
     def forward(self, dt, params):
         """dt (B,) seconds, params (B, P) -> (B, cond_dim). Numbers enter by the signed log(1 + 1e4 |x|)."""
-        x = torch.cat([dt[:, None], params], 1).float()
+        x = torch.cat([dt[:, None], params], 1)
         x = x.sign() * torch.log1p(1e4 * x.abs()) / 10
         return self.mlp(self.numbers(x))
 
@@ -655,13 +643,18 @@ class Latent(NamedTuple):
     offset: torch.Tensor                   # (B, d): distance that the tokens have moved, physical units
 
 
+# names of buffers that hold coordinates
+PLACES = ('points', 'low', 'length', 'token_step', 'galilean', 'grid_points', 'centres', 'inside')
+
+
 class UPT(nn.Module):
     """
     Encoder E, operator A and decoder D, with the normalisation of the data inside.
 
     With a moving frame (cfg.galilean), the mean velocity is subtracted and the rest is advanced in the frame
     that moves with it, exactly, because the decoder reads at any point. E, A and D see normalised fields and
-    tokens (losses.py calls them in training). The methods below take and return physical units.
+    tokens (losses.py calls them in training). The methods below take and return physical units. They take
+    numbers of any kind (runtime.inputs.as_numbers) and compute in the type of the weights.
     """
 
     def __init__(self, cfg):
@@ -692,6 +685,17 @@ class UPT(nn.Module):
             'lower_bound': lower_bound, 'low': torch.tensor(cfg.low), 'length': torch.tensor(cfg.length)}
         for name, value in constants.items():
             self.register_buffer(name, value.float(), persistent=False)
+        self.to(torch.get_default_dtype())                           # tables were made in float32
+
+    def _apply(self, fn, recurse=True):
+        """As of any module, but where m.half() rounds the weights to 16 bits, places keep their type."""
+        places = {id(x) for name, x in self.named_buffers() if name.split('.')[-1] in PLACES}
+
+        def apply(x):
+            new = fn(x)
+            return x.to(new.device) if id(x) in places and new.itemsize < 4 else new
+
+        return super()._apply(apply, recurse)
 
     def normalise(self, mean, std):
         """Take the mean and scale of each field, C numbers each, from the training data."""
@@ -711,7 +715,7 @@ class UPT(nn.Module):
 
     def grid(self, *shape):
         """Points (N, d) of a grid like the trained one, with `shape` points along the axes; row-major."""
-        return grid_points(self.cfg, shape or self.cfg.grid)
+        return grid_points(self.cfg, shape or self.cfg.grid).to(self.low.dtype)
 
     # ---- encode, step, decode: physical units in and out
 
@@ -720,7 +724,7 @@ class UPT(nn.Module):
         grids are resampled to the trained one by cubic interpolation. With encoder='points', u may be values
         (B, P, C) at points `grid` (P, d) or (B, P, d). Raises UserError for a wrong shape, values that are
         not finite, and points that leave a part of the domain out."""
-        return self.encode_preprocessed(*self.encoder.preprocess(u, grid, self.device))
+        return self.encode_preprocessed(*self.encoder.preprocess(u, grid, self.mean))
 
     def step(self, z, params=None, dt=None, stepper='operator', noise=None):
         """One step of `dt` seconds (default: that of training), Latent -> Latent. params: {'Nu': .01}, a
@@ -730,50 +734,46 @@ class UPT(nn.Module):
         if module.stochastic and noise is None:
             raise UserError(f"the stepper '{stepper}' is stochastic: pass noise=m.noise(seed), the same one "
                             'for all steps of a rollout')
-        cond, dt = self.condition_and_dt(len(z.tokens), params, dt)
+        z = checked_latent(self.cfg, z, self.mean, self.low)
+        cond, dt = self.condition_and_dt(z.tokens.shape[0], params, dt)
         return self.advance(z, cond, dt, module, noise)
 
     def noise(self, seed):
         """A function (*shape) -> Gaussian numbers on the device. Its sequence depends on the seed alone."""
-        generator = torch.Generator().manual_seed(seed)
-
-        def draw(*shape):
-            return torch.randn(*shape, generator=generator).to(self.device, non_blocking=True)
-
-        return draw
+        return noise_of(seed, self.mean)
 
     def decode(self, z, points=None, clip=True):
         """Latent -> fields (B, Q, C) at points (Q, d) or (B, Q, d); without points, on the trained grid. With
         clip=False, positive fields may come out negative. Raises UserError for points outside the domain."""
-        if not isinstance(z, Latent):
-            raise UserError(f'decode takes a Latent, as encode and step return it, not {type(z).__name__}')
+        z = checked_latent(self.cfg, z, self.mean, self.low)
         if points is None:
             return self.decode_at(z, None, clip).unflatten(1, self.cfg.grid)
-        return self.decode_at(z, query_points(self.cfg, points, len(z.tokens), self.device), clip)
+        return self.decode_at(z, query_points(self.cfg, points, z.tokens.shape[0], self.low), clip)
 
     @torch.no_grad()
     def rollout(self, u0, steps, points=None, params=None, dt=None, grid=None, reencode=False,
                 stepper='operator', n_members=0, seed=0):
         """
-        Advance u0 by `steps` steps and decode each of them. (For gradients through a rollout, call encode,
-        step and decode.)
+        Advance u0 by `steps` steps and decode each of them, without gradients. For gradients through a
+        rollout, with respect to u0, params, dt, points or weights, call encode, step and decode.
 
         u0 (B, *space, C) and `grid` are as encode takes them; points (Q, d) or (B, Q, d): where to decode
         (default: where u0 is given). With reencode=True, every step is decoded and encoded again. params
         {'Nu': .01} and dt in seconds default to those of training. Returns (B, steps, *space, C), or (B,
         steps, Q, C) with points or grid; with n_members, (B, n_members, steps, ...) by a stochastic stepper.
         """
-        if steps < 1:
-            raise UserError(f'steps={steps} must be at least 1')
+        steps = whole('steps', steps, 1)
+        n_members = whole('n_members', n_members, 0)
         if n_members:
             u0, points, grid, params, dt = per_member(n_members, u0, points, grid, params, dt)
             u = self.rollout(u0, steps, points, params, dt, grid, reencode, stepper, 0, seed)
-            return u.unflatten(0, (-1, n_members))
+            return u.unflatten(0, (len(u) // n_members, n_members))
         module = self.stepper(stepper)
-        noise = self.noise(seed)
-        u, where = self.encoder.preprocess(u0, grid, self.device)
-        cond, dt = self.condition_and_dt(len(u), params, dt)
-        q, shape = places_to_decode(self.cfg, u0, points, grid, self.device)
+        noise = self.noise(seed) if module.stochastic else None
+        u0 = as_numbers('u', u0)
+        u, where = self.encoder.preprocess(u0, grid, self.mean)
+        cond, dt = self.condition_and_dt(u.shape[0], params, dt)
+        q, shape = places_to_decode(self.cfg, u0, points, grid, self.low)
         seen_at = None if where is None else where.points
         z = self.encode_preprocessed(u, where)
         out = []
@@ -792,14 +792,14 @@ class UPT(nn.Module):
         """u (B, *grid, C) on the trained grid, or (B, P, C) at `where`, physical units -> Latent"""
         space = tuple(range(1, u.ndim - 1))
         mean = u.mean(space) if where is None else (where.mean_weight * u).sum(1)
-        mean = mean * self.in_frame                                  # (B, C)
-        u = u - mean.view(len(u), *[1] * len(space), -1)
+        mean = mean.to(u.dtype) * self.in_frame                      # (B, C)
+        u = u - mean.unflatten(0, (-1, *[1] * len(space)))
         tokens = self.encoder((u - self.mean) / self.std, where)
-        return Latent(tokens, mean, mean.new_zeros(len(u), len(self.cfg.grid)))
+        return Latent(tokens, mean, self.low.new_zeros(u.shape[0], len(self.cfg.grid)))
 
     def advance(self, z, cond, dt, module, noise=None):
         """One step by a stepper module; cond and dt as condition_and_dt returns them."""
-        travelled = z.mean @ self.galilean * dt[:, None]             # (B, d)
+        travelled = z.mean.to(dt.dtype) @ self.galilean * dt[:, None]          # (B, d)
         tokens = module(z.tokens, cond, noise)
         return Latent(tokens, z.mean, z.offset + travelled + self.token_step)
 
@@ -811,7 +811,7 @@ class UPT(nn.Module):
             q = q - z.offset.to(q.dtype).nan_to_num(0., 0., 0.)[:, None]
         if q is not None and self.cfg.periodic:
             q = self.low + (q - self.low) % self.length              # x = 1 is x = 0
-        u = self.decoder(z.tokens, q if q is None else q.float())
+        u = self.decoder(z.tokens, q if q is None else q.to(self.low.dtype))
         u = u * self.std + self.mean + z.mean[:, None]
         return self.clip_positive(u) if clip else u
 
@@ -834,10 +834,7 @@ class UPT(nn.Module):
 
     def condition_and_dt(self, n_sample, params, dt):
         """The condition of the operator (B, cond_dim) and the time step (B,) of n_sample = B samples."""
-        values = parameter_values(self.cfg, params)
-        dt = per_sample('dt', self.cfg.dt if dt is None else dt, n_sample, self.device)
-        columns = [per_sample(name, value, n_sample, self.device) for name, value in values.items()]
-        params = torch.stack(columns, 1) if columns else dt.new_zeros(n_sample, 0)
+        dt, params = conditions(self.cfg, params, dt, n_sample, self.low)
         return self.condition(dt, params), dt
 
 
@@ -893,6 +890,6 @@ def load_state(state, path, device='cpu', ema=True, encoder=None):
             raise UserError(f"'{path}' has a learned encoder for encoder={args['encoder']}: train with "
                             f'--encoder={encoder}')
         args['encoder'] = encoder
-    with torch.random.fork_rng(devices=[]):                          # initial weights draw random numbers
+    with torch.device('cpu'), torch.random.fork_rng(devices=[]):     # initial weights draw random numbers
         model = build(args, state['ema' if ema else 'model'], path)
     return model.to(device).eval().requires_grad_(False)

@@ -43,7 +43,7 @@ from runtime import extensions
 from runtime.checkpoint import find_checkpoint, load_checkpoint
 from runtime.configurator import UserError, one_line_errors, parse_flags, say
 from runtime.device import pick
-from runtime.inputs import unseen
+from runtime.inputs import say_unseen
 from runtime.paths import output_file, output_folder
 
 BATCH = 64                             # trajectories rolled out at a time, at most
@@ -250,9 +250,7 @@ def main(argv=None):
     cfg = model.cfg
     check(model, args)
     start = make_start(state, cfg, file, args)
-    note = unseen(cfg, {name: [value] for name, value in start.params.items()})
-    if note:
-        say(f'note: {note}')
+    say_unseen('note: ', cfg, {name: [value] for name, value in start.params.items()})
     truth, truth_axes = truth_of(cfg, start)
     u0 = initial_fields(cfg, start, truth, truth_axes)
     points, shape, coordinates = where_to_decode(model, args, truth)

@@ -15,7 +15,7 @@ from evaluation.scores import check_initial_step
 from files.fit import Signs, check_model, grid_of, other_units, read_placed, zero_rows
 from files.open import open_source, split_rows
 from runtime.configurator import UserError, say
-from runtime.inputs import unseen
+from runtime.inputs import say_unseen
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -155,9 +155,7 @@ def open_task(state, model, ckpt, args):
     sources = open_data(state, cfg, ckpt, args.data)
     split = 'all' if args.data else args.split or 'test'
     rows = choose_rows(state, sources, ckpt, split, args.data)[:args.rows]
-    note = unseen(cfg, {name: [source.params[name] for source in sources] for name in cfg.params})
-    if note:
-        say(f'eval: note: {note}')
+    say_unseen('eval: note: ', cfg, {name: [source.params[name] for source in sources] for name in cfg.params})
     paths = ', '.join(source.path for source in sources)
     say(f"eval: '{ckpt}' on {split} rows {rows.start}..{rows.stop - 1} of {paths}")
     u = read(sources, rows, cfg, grid_of(sources[0], cfg))

@@ -48,7 +48,7 @@ class FieldNetwork(nn.Module):
         self.register_buffer('position', position, persistent=False)
 
     def forward(self, z, cond):
-        """z (B, S, C), cond (B, cond_dim) -> the change of z over a step, (B, S, C) float32"""
+        """z (B, S, C), cond (B, cond_dim) -> the change of z over a step, (B, S, C)"""
         constant = self.condition(cond) / cond.shape[-1]             # a mean: it learns as slowly as a bias
         constant = constant[:, None].expand_as(z)
         u = torch.cat([z, constant], -1)
@@ -56,7 +56,7 @@ class FieldNetwork(nn.Module):
         if self.position is not None:
             u = torch.cat([u, self.position.expand(len(u), *self.position.shape)], 1)
         change = self.network(u)                                     # (B, C, *grid)
-        return change.flatten(2).transpose(1, 2).float()
+        return change.flatten(2).transpose(1, 2).to(z.dtype)
 
 
 def coordinates(cfg):

@@ -15,7 +15,7 @@ from grids import pick, positions, random_points, values_at
 from model import Float32Linear, GridEncoder, use_adamw
 from points.splines import Scattered, fewest_points, nearest
 from runtime.configurator import UserError
-from runtime.inputs import grid_points, query_points
+from runtime.inputs import as_numbers, checked_fields, grid_points, query_points
 
 SMALLEST = 1e-6                        # lower limit of sizes in denominators
 LARGEST_SUM = 400.                     # of absolute weights, where the points surround the domain
@@ -85,30 +85,24 @@ class PointEncoder(GridEncoder):
             return self(u.flatten(1, -2), self.stencil(self.grid_points))
         return self(values_at(u, where.points, cfg.first, cfg.length, cfg.periodic), where)
 
-    def preprocess(self, u, x, device):
+    def preprocess(self, u, x, like):
         """Values u (B, P, C) at points x (P, d) or (B, P, d), or fields on a grid like the trained one, in
         physical units -> (B, P, C) and a PointStencil. Raises UserError for a wrong shape, values that are
         not finite, and points that leave a part of the domain out."""
         cfg = self.cfg
-        d = len(cfg.grid)
-        u = torch.as_tensor(u).float()
-        if u.ndim != (d + 2 if x is None else 3) or u.shape[-1] != cfg.n_field:
-            expected = f'(B, *space, {cfg.n_field})' if x is None else f'(B, P, {cfg.n_field})'
-            raise UserError(f'u has shape {tuple(u.shape)}; expected {expected} with {d} space axes')
+        u = checked_fields(cfg, u, like, at_points=x is not None)
         if x is None:
             x = grid_points(cfg, u.shape[1:-1])
             u = u.flatten(1, -2)
-        x = torch.as_tensor(x)
-        x = query_points(cfg, x[:, None] if x.ndim == 1 else x, len(u), device)
+        x = as_numbers('grid', x)
+        x = query_points(cfg, x[:, None] if x.ndim == 1 else x, u.shape[0], like, 'grid')
         if u.shape[1] != x.shape[-2]:
             raise UserError(f'there are {u.shape[1]} values at {x.shape[-2]} points')
-        if u.device.type == 'cpu' and not torch.isfinite(u).all():
-            raise UserError('u holds values that are not finite')
         where = self.stencil(x)
-        if not where.weight.abs().sum(-2).amax() < LARGEST_SUM:
+        if not torch.compiler.is_compiling() and not where.weight.abs().sum(-2).amax() < LARGEST_SUM:
             raise UserError(f'the {x.shape[-2]} points leave a part of the domain out, or lie on a line: no '
                             'field can be interpolated from them')
-        return u.to(device), where
+        return u, where
 
     @torch.no_grad()
     def stencil(self, points):
@@ -118,7 +112,8 @@ class PointEncoder(GridEncoder):
         n_point = points.shape[-2]
         if n_point <= fewest_points(d):
             raise UserError(f'{n_point} points are given; at least {fewest_points(d) + 1} are needed')
-        x = self.in_cells(points.float().reshape(-1, n_point, d))
+        x = points.to(self.grid_points.dtype).reshape(-1, n_point, d)
+        x = self.in_cells(x)
         spline = int(n_point <= 2 * math.prod(cfg.grid))
         index, weight = self.splines[spline].stencils(x)
         mean_weight = torch.zeros_like(x[..., 0])                    # (b, P)
@@ -158,17 +153,17 @@ class PointEncoder(GridEncoder):
         return index, offset / self.radius, share
 
     def forward(self, u, where):
-        """u (B, P, C), normalised values at the points of `where` -> (B, S, latent_dim), float32"""
+        """u (B, P, C), normalised values at the points of `where` -> (B, S, latent_dim)"""
         spline = self.splines[where.spline]
         with torch.autocast(u.device.type, enabled=False):
-            grid = spline(u.float(), where.index, where.weight)
+            grid = spline(u.to(where.weight.dtype), where.index, where.weight)
         z = self.patches.to_tokens(grid)
         if not self.cfg.encoder_dim:
             return z
         error = self.spline_error(u, where)
         size = error.square().mean((1, 2), keepdim=True).sqrt() + SMALLEST        # (B, 1, 1)
         x = self.supernode_features(torch.cat([u, error / size], -1), where)
-        return z + size * self.learned(x)
+        return (z + size * self.learned(x)).to(z.dtype)
 
     def spline_error(self, u, where):
         """Leave-one-out interpolation error at each point, (B, P, C)."""
@@ -182,4 +177,5 @@ class PointEncoder(GridEncoder):
         offset = where.offset.expand(len(u), -1, -1, -1)
         messages = F.gelu(self.stem(torch.cat([values, offset], -1)))
         mean = (where.share[..., None] * messages).sum(2)
-        return self.pooled(mean).float()
+        weights = self.pooled.weight.dtype
+        return self.pooled(mean.to(weights)).to(weights)

@@ -69,7 +69,7 @@ def spline_weights(x, at):
     polynomials = monomials(x)                                       # (..., K, m)
     m = polynomials.shape[-1]
     corner = x.new_zeros(*x.shape[:-2], m, m)
-    smooth = kernel(x, x) - SMOOTHING * torch.eye(K, device=x.device)
+    smooth = kernel(x, x) - SMOOTHING * torch.eye(K, device=x.device, dtype=x.dtype)
     upper = torch.cat([smooth, polynomials], -1)
     lower = torch.cat([polynomials.mT, corner], -1)
     system = torch.cat([upper, lower], -2)

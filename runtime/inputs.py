@@ -1,17 +1,91 @@
 """
-What a user gives to a model, checked and brought to what the model takes: fields on other grids, points,
-parameters. `cfg` is a model.ModelConfig.
+What a user gives to a model, checked and brought to what the model takes: arrays of any kind, fields on other
+grids, points, parameters. `cfg` is a model.ModelConfig.
+
+`like` is a tensor of the model: results have its type and lie on its device. Values are checked where that
+makes no GPU wait, and not while torch.export or torch.compile traces a program.
 """
 import math
+import operator
+import sys
 import warnings
+from collections.abc import Mapping
 
+import numpy as np
 import torch
 
-from runtime.configurator import UserError
+from runtime.configurator import UserError, say
 
 MAX_POINTS = 2 ** 22                   # limits of what a checkpoint may ask for: grid points or tokens,
 MAX_WIDTH = 2 ** 14                    # features,
 MAX_DEPTH = 2 ** 10                    # blocks
+
+
+# ---------------------------------------------------------------------------------------------
+# arrays and numbers
+
+def as_numbers(what, value):
+    """
+    Real numbers, as a user gives them -> a tensor with the same values.
+
+    value: a tensor (gradients flow through it), what numpy makes an array of (with any type of number, byte
+    order and strides), or nested lists of these. Raises UserError, which names `what`, for other types (bool,
+    complex, text), for lists of unequal length, and for masked values.
+    """
+    if isinstance(value, torch.Tensor):
+        if value.dtype == torch.bool or value.is_complex():
+            raise UserError(f'{what} holds values of type {value.dtype}; expected real numbers')
+        return value.to_dense() if value.is_sparse else value
+    try:
+        if type(value) in (int, float):                              # the usual case, which can be traced
+            return torch.tensor(float(value), dtype=torch.float64, device='cpu')
+        if isinstance(value, (list, tuple)) and holds(value, (torch.Tensor, np.ma.MaskedArray)):
+            return torch.stack([as_numbers(what, row) for row in value])
+        array = np.asanyarray(value)
+    except UserError:
+        raise
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        reason = str(error).partition('\n')[0]
+        raise UserError(f'{what} is no array of numbers: {reason}') from error
+    if array.dtype.kind not in 'iuf':
+        raise UserError(f'{what} holds values of type {array.dtype}; expected real numbers')
+    n_masked = np.ma.count_masked(array) if np.ma.isMaskedArray(array) else 0
+    if n_masked:
+        raise UserError(f'{n_masked} of {array.size} values of {what} are masked: fill them in first')
+    known = array.dtype.kind == 'f' and array.dtype.itemsize <= 8    # not integers and long doubles
+    dtype = array.dtype.newbyteorder('=') if known else np.float64
+    return torch.from_numpy(np.array(array, dtype, order='C'))       # a copy: it may be read-only or flipped
+
+
+def holds(value, kinds):
+    """Is there an object of some kinds in nested lists?"""
+    if isinstance(value, (list, tuple)):
+        return any(holds(part, kinds) for part in value)
+    return isinstance(value, kinds)
+
+
+def readable(x):
+    """May the values of a tensor be looked at?"""
+    return x.device.type == 'cpu' and not torch.compiler.is_compiling()
+
+
+def check_finite(what, x):
+    finite = torch.isfinite(x)
+    if not finite.all():
+        n_bad = x.numel() - int(finite.sum())
+        raise UserError(f'{what} holds values that are not finite as {x.dtype}: {n_bad} of {x.numel()}')
+
+
+def whole(what, value, least):
+    """A whole number of at least `least`. Raises UserError."""
+    try:
+        number = operator.index(value)
+    except (TypeError, ValueError, RuntimeError):                    # torch has two for its tensors
+        number = None
+    if number is None or isinstance(value, bool) or number < least:
+        given = ' '.join(str(value).split())
+        raise UserError(f'{what}={given} must be a whole number of at least {least}')
+    return number
 
 
 # ---------------------------------------------------------------------------------------------
@@ -27,88 +101,120 @@ def axis_points(cfg, axis, n):
     cell = cfg.length[axis] / n
     fits = cfg.periodic or cfg.first[axis] - cfg.low[axis] < .99 * cell
     first = cfg.first[axis] if fits else cfg.low[axis] + cell / 2
-    return first + cell * torch.arange(n, dtype=torch.float64)
+    return first + cell * torch.arange(n, dtype=torch.float64, device='cpu')
 
 
 def grid_points(cfg, shape):
-    """Points of a grid like the trained one with `shape` points along the axes, (N, d), row-major."""
+    """Points of a grid like the trained one with `shape` points along the axes, (N, d), row-major. Raises
+    UserError for another number of axes, and for what is no number of points."""
+    if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
+        shape = shape[0]
     if len(shape) != len(cfg.grid):
         raise UserError(f'a grid of {len(cfg.grid)} axes was trained, not {len(shape)}')
-    axes = [axis_points(cfg, axis, n) for axis, n in enumerate(shape)]
+    axes = [axis_points(cfg, axis, whole('points along an axis', n, 1)) for axis, n in enumerate(shape)]
     mesh = torch.meshgrid(*axes, indexing='ij')
     return torch.stack([axis.flatten() for axis in mesh], -1).float()
 
 
-def places_to_decode(cfg, u0, points, grid, device):
+def places_to_decode(cfg, u0, points, grid, like):
     """Query points of a rollout from u0 (None: the trained grid), and the shape to which they unflatten: that
     of `points`, else of `grid`, else of u0."""
+    what = 'grid' if points is None else 'points'
     given = grid if points is None else points
     if given is not None:
-        given = torch.as_tensor(given)
+        given = as_numbers(what, given)
         given = given[:, None] if given.ndim == 1 else given
-        return query_points(cfg, given, len(u0), device), (given.shape[-2],)
-    space = tuple(torch.as_tensor(u0).shape[1:-1])
-    return None if space == tuple(cfg.grid) else grid_points(cfg, space).to(device), space
+        q = query_points(cfg, given, u0.shape[0], like, what)
+        return q, (q.shape[-2],)
+    space = tuple(u0.shape[1:-1])
+    return None if space == tuple(cfg.grid) else grid_points(cfg, space).to(like), space
 
 
-def query_points(cfg, points, n_sample, device):
-    """Points (Q, d), or (B, Q, d) for B = n_sample samples, of any number type -> on `device`, in double
-    precision where it has that. Raises UserError for a wrong shape and for points outside the domain."""
+def query_points(cfg, points, n_sample, like, what='points'):
+    """Points (Q, d), or (B, Q, d) for B = n_sample samples -> in double precision, where the device has that.
+    Raises UserError for a wrong shape and for points outside the domain; a GPU is waited for if they lie
+    there."""
     d = len(cfg.grid)
-    q = torch.as_tensor(points)
+    q = as_numbers(what, points)
     if q.ndim not in (2, 3) or q.shape[-1] != d:
-        raise UserError(f'points have shape {tuple(q.shape)}; expected (Q, {d}) or (B, Q, {d})')
-    if q.ndim == 3 and len(q) != n_sample:
-        raise UserError(f'there are points for {len(q)} samples and latents for {n_sample}')
-    if not torch.isfinite(q).all():
-        raise UserError('some query points are not finite')
+        raise UserError(f'{what} has shape {tuple(q.shape)}; expected (Q, {d}) or (B, Q, {d})')
+    if q.ndim == 3 and q.shape[0] != n_sample:
+        raise UserError(f'there are points for {q.shape[0]} samples and latents for {n_sample}')
     q = q.to(torch.float32 if q.device.type == 'mps' else torch.float64)
-    if not cfg.periodic:
-        for axis, (low, length) in enumerate(zip(cfg.low, cfg.length)):
-            rounding = 1e-6 * length
-            x = q[..., axis]
-            if ((x < low - rounding) | (x > low + length + rounding)).any():
-                raise UserError(f'some query points lie outside the domain, {low:g} to {low + length:g} '
-                                f'along axis {axis}')
-    if device.type == 'mps':
+    if not torch.compiler.is_compiling():
+        check_finite(what, q)
+        check_inside(cfg, q)
+    if like.device.type == 'mps':
         q = q.float()
-    return q.to(device)
+    return q.to(like.device)
 
 
-def to_trained_grid(cfg, u, x, device):
+def check_inside(cfg, q):
+    """Raise UserError where points q (..., d) lie outside the walls of the domain."""
+    if cfg.periodic:
+        return
+    for axis, (low, length) in enumerate(zip(cfg.low, cfg.length)):
+        rounding = 1e-6 * length
+        x = q[..., axis]
+        if ((x < low - rounding) | (x > low + length + rounding)).any():
+            raise UserError(f'some query points lie outside the domain, {low:g} to {low + length:g} '
+                            f'along axis {axis}')
+
+
+def checked_fields(cfg, u, like, at_points=False):
+    """Fields u (B, *space, C), or values (B, P, C) at points -> the same as a tensor. Raises UserError for a
+    wrong shape and for values that are not finite."""
+    u = as_numbers('u', u)
+    shape = tuple(u.shape)
+    axes = ['P'] if at_points else ['X', 'Y'][:len(cfg.grid)]
+    n_axis = len(axes) + 2
+    n_field = cfg.n_field
+    if len(shape) != n_axis or shape[-1] != n_field:
+        hint = f"{n_field} field(s), {' '.join(cfg.fields)}, last"
+        if len(shape) == n_axis and shape[1] == n_field:
+            hint = 'the fields are the last axis: numpy.moveaxis(u, 1, -1)'
+        elif len(shape) == n_axis - 1:
+            hint = 'add the batch: u[None]' if shape[-1] == n_field else 'add the fields: u[..., None]'
+        raise UserError(f"u has shape {shape}; expected (B, {', '.join(axes)}, {n_field}): {hint}")
+    if min(shape[1:-1]) < 2:
+        raise UserError(f'u has shape {shape}: a field needs at least 2 points along an axis')
+    u = u.to(like.dtype)
+    moved = u.to(like.device)
+    seen = u if readable(u) else moved
+    if readable(seen):
+        check_finite('u', seen)
+    return moved
+
+
+def to_trained_grid(cfg, u, x, like):
     """
-    Fields u (B, *space, C) -> the same on the trained grid and `device`, (B, *grid, C), by cubic
-    interpolation. Points that both grids share keep their values.
+    Fields u (B, *space, C) -> the same on the trained grid, (B, *grid, C), by cubic interpolation. Points
+    that both grids share keep their values.
 
     x: coordinates (N,) or (N, 1) of u in 1D, in any order; None if u is on a grid like the trained one
     (axis_points). Raises UserError for a wrong shape, values that are not finite, and points that leave out a
     third of the domain.
     """
-    d = len(cfg.grid)
-    if x is not None and d != 1:
+    if x is not None and len(cfg.grid) != 1:
         raise UserError('in 2D, values at points need a model with encoder=points; this one takes grids')
-    u = torch.as_tensor(u).float()
-    if u.ndim != d + 2 or u.shape[-1] != cfg.n_field:
-        space = ', '.join('XY'[:d])
-        raise UserError(f'u has shape {tuple(u.shape)}; expected (B, {space}, {cfg.n_field})')
-    if u.device.type == 'cpu' and not torch.isfinite(u).all():
-        raise UserError('u holds values that are not finite')
-    u = u.to(device)
+    u = checked_fields(cfg, u, like)
     space = tuple(u.shape[1:-1])
-    if x is None and space == tuple(cfg.grid):
-        return u
-    wide = torch.float32 if device.type == 'mps' else torch.float64
+    wide = torch.float32 if like.device.type == 'mps' else torch.float64
     known = []
     wanted = []
-    for axis, n in enumerate(space):
-        known.append(axis_points(cfg, axis, n).to(wide).to(device))
-        wanted.append(axis_points(cfg, axis, cfg.grid[axis]).to(wide).to(device))
+    for axis, n in enumerate(cfg.grid):
+        wanted.append(axis_points(cfg, axis, n).to(wide).to(like.device))
+        same = x is None and space[axis] == n
+        known.append(wanted[axis] if same else axis_points(cfg, axis, space[axis]).to(wide).to(like.device))
     if x is not None:
-        x = torch.as_tensor(x)
-        known = [query_points(cfg, x.reshape(-1, 1), 1, device)[:, 0]]
-        if len(known[0]) != space[0]:
-            raise UserError(f'there are {len(known[0])} coordinates for {space[0]} values')
-        check_coverage(cfg, known[0])
+        x = as_numbers('grid', x)
+        x = query_points(cfg, x[:, None] if x.ndim == 1 else x, 1, like, 'grid')
+        if x.ndim != 2 or len(x) != space[0]:
+            raise UserError(f'grid has shape {tuple(x.shape)}: there are {x.shape[-2]} coordinates for '
+                            f'{space[0]} values')
+        known = [x[:, 0]]
+        if not torch.compiler.is_compiling():
+            check_coverage(cfg, known[0])
     return resample_axes(u, known, wanted, cfg.length if cfg.periodic else None)
 
 
@@ -121,7 +227,7 @@ def check_coverage(cfg, x):
         ends = [x[-1:] - length, x]
     else:
         ends = [x.new_zeros(1), x.sort().values, x.new_full((1,), length)]
-    gap = float(torch.cat(ends).diff().max())
+    gap = float(torch.cat(ends).detach().diff().max())
     if gap > length / 3:
         raise UserError(f'the {len(x)} points leave a part of the domain out: {gap:.3g} of {length:g}')
 
@@ -180,14 +286,16 @@ def resample(u, x, to, length=None):
     curve = (a + 1) * y1 - a * y2
     curve = curve + b * tangent2
     curve = curve + (b - s ** 2 + s) * tangent1
-    return curve.float()
+    return curve.to(u.dtype)
 
 
 def resample_axes(u, axes, to, lengths=None):
     """u (..., *X, C) at the coordinates `axes`, one tensor per axis, -> the same at the coordinates `to`, by
     `resample` along each axis; periodic with `lengths`, if they are given."""
     for i, (x, wanted) in enumerate(zip(axes, to)):
-        if not torch.equal(x, wanted):
+        if x is wanted:
+            continue
+        if torch.compiler.is_compiling() or not torch.equal(x, wanted):
             axis = i - len(axes) - 1
             u = resample(u.movedim(axis, -1), x, wanted, lengths and lengths[i]).movedim(-1, axis)
     return u
@@ -196,51 +304,134 @@ def resample_axes(u, axes, to, lengths=None):
 # ---------------------------------------------------------------------------------------------
 # parameters
 
-def parameter_values(cfg, params):
-    """The value of each parameter of the equation, in the order of cfg.params: that of `params` {name: number
-    or (B,)}, else the first of the training. Raises UserError for an unknown name."""
-    values = {name: seen[0] for name, seen in zip(cfg.params, cfg.seen_params)}
-    for name, value in (params or {}).items():
-        if name not in values:
+def conditions(cfg, params, dt, n_sample, like):
+    """
+    Time step (B,) and parameters (B, P), in the order of cfg.params, of B = n_sample samples.
+
+    params: {name: number or (B,)}, dt: number or (B,); those not given are the first of the training. Raises
+    UserError for an unknown name, a wrong shape, values that are not finite and dt <= 0. Warns of values that
+    were never seen in training.
+    """
+    given = {} if params is None else params
+    if not isinstance(given, Mapping):
+        raise UserError(f'params is a {type(given).__name__}; expected a dict of parameters')
+    for name in given:
+        if name not in cfg.params:
             known = ', '.join(cfg.params) or 'none'
             raise UserError(f"unknown parameter '{name}': this model has {known}")
-        values[name] = value
-    numbers = {name: (value,) for name, value in values.items() if isinstance(value, (int, float))}
-    note = unseen(cfg, numbers)
+    if dt is not None:
+        given = {'dt': dt, **given}
+    given = {name: per_sample(name, value, n_sample) for name, value in given.items()}
+    values = {name: value.detach().double().unique().tolist() for name, value in given.items()
+              if readable(value)}
+    if min(values.get('dt') or [1.]) <= 0:
+        raise UserError(f"dt={values['dt'][0]:g} must be positive")
+    note = unseen(cfg, values)
     if note:
-        warnings.warn(note, stacklevel=4)
-    return values
+        warnings.warn(note, stacklevel=users_level())
+    columns = []
+    for name, seen in trained_values(cfg).items():
+        value = given.get(name)
+        if value is None:
+            columns.append(like.new_full((n_sample,), seen[0]))
+        elif value.ndim == 0 and readable(value) and not value.requires_grad:
+            columns.append(like.new_full((n_sample,), float(value)))           # no GPU waits for it
+        else:
+            columns.append(value.to(like.dtype).to(like.device).expand(n_sample))
+    return columns[0], torch.stack(columns, 1)[:, 1:]
 
 
-def per_sample(name, value, n_sample, device):
-    """A number, or one for each sample, -> (n_sample,) float32. Raises UserError for another shape."""
-    value = torch.as_tensor(value).float().to(device)
-    if value.ndim > 1 or value.ndim == 1 and len(value) != n_sample:
+def users_level():
+    """The stacklevel with which warnings.warn names the line that called the model."""
+    level = 1
+    frame = sys._getframe(1)
+    while frame.f_back and frame.f_globals['__name__'].partition('.')[0] in ('model', 'runtime', 'torch'):
+        frame = frame.f_back
+        level += 1
+    return level
+
+
+def trained_values(cfg):
+    """The values that were seen in training, {'dt': (seconds,), 'Nu': (.01, .001)}; the first is the
+    default."""
+    return {'dt': (cfg.dt,), **dict(zip(cfg.params, cfg.seen_params))}
+
+
+def per_sample(name, value, n_sample):
+    """A number, or one for each sample -> a tensor (), (1,) or (n_sample,). Raises UserError for another
+    shape and for what is not finite."""
+    value = as_numbers(name, value)
+    if value.ndim > 1 or value.ndim == 1 and value.shape[0] not in (1, n_sample):
         raise UserError(f'{name} has shape {tuple(value.shape)}; expected one value or ({n_sample},)')
-    return value.expand(n_sample)
+    if readable(value):
+        check_finite(name, value)
+    return value
 
 
 def per_member(n_members, u0, points, grid, params, dt):
     """The arguments of UPT.rollout with those that differ from sample to sample repeated for every member."""
-    def repeated(value, ndim):
-        if value is None or torch.as_tensor(value).ndim < ndim:
-            return value                                             # shared by all samples
-        return torch.as_tensor(value).repeat_interleave(n_members, 0)
+    def repeated(what, value, ndim):
+        if value is None:
+            return None
+        value = as_numbers(what, value)
+        return value if value.ndim < ndim else value.repeat_interleave(n_members, 0)
 
-    params = {name: repeated(value, 1) for name, value in (params or {}).items()}
-    return repeated(u0, 1), repeated(points, 3), repeated(grid, 3), params, repeated(dt, 1)
+    if isinstance(params, Mapping):
+        params = {name: repeated(name, value, 1) for name, value in params.items()}
+    return (repeated('u', u0, 1), repeated('points', points, 3), repeated('grid', grid, 3), params,
+            repeated('dt', dt, 1))
 
 
 def unseen(cfg, params):
-    """A sentence about parameter values {name: numbers} that were not in the training; '' if all were."""
+    """A sentence about values {name: numbers} of parameters, or of 'dt', that were not in the training; '' if
+    all were."""
     notes = []
-    for name, seen in zip(cfg.params, cfg.seen_params):
-        new = [v for v in params.get(name, ()) if not any(math.isclose(v, s, rel_tol=1e-4) for s in seen)]
+    for name, seen in trained_values(cfg).items():
+        new = {v for v in params.get(name, ()) if not any(math.isclose(v, s, rel_tol=1e-4) for s in seen)}
         if new:
-            values = ', '.join(f'{v:g}' for v in sorted(set(new)))
+            values = ', '.join(f'{v:g}' for v in sorted(new)[:4])
+            more = f' and {len(new) - 4} more' if len(new) > 4 else ''
             known = ', '.join(f'{s:g}' for s in seen)
-            notes.append(f'{name}={values} was never seen in training ({known} was)')
+            notes.append(f'{name}={values}{more} was never seen in training ({known} was)')
     return '; '.join(notes)
+
+
+def say_unseen(begin, cfg, params):
+    """Print what `unseen` says, once for a script: the warnings of the model would say it again."""
+    note = unseen(cfg, params)
+    if note:
+        say(f'{begin}{note}')
+        warnings.filterwarnings('ignore', '.*was never seen in training')
+
+
+# ---------------------------------------------------------------------------------------------
+# latents and noise
+
+def checked_latent(cfg, z, like, places):
+    """A model.Latent as the model takes it: fields and tokens of the type of `like`, the offset of that of
+    `places`. Raises UserError for what is none, and for that of a model with other sizes."""
+    expected = {'tokens': (math.prod(cfg.token_grid), cfg.latent_dim), 'mean': (cfg.n_field,),
+                'offset': (len(cfg.grid),)}
+    if getattr(z, '_fields', ()) != tuple(expected):
+        raise UserError(f'expected a Latent, as encode and step return it, not {type(z).__name__}')
+    for name, sizes in expected.items():
+        found = tuple(getattr(z, name).shape)
+        if found != (z.tokens.shape[0], *sizes):
+            wanted = ', '.join(map(str, ('B', *sizes)))
+            raise UserError(f'z is the Latent of another model: its {name} has shape {found}; expected '
+                            f'({wanted})')
+    return z._replace(tokens=z.tokens.to(like), mean=z.mean.to(like), offset=z.offset.to(places))
+
+
+def noise_of(seed, like):
+    """A function (*shape) -> Gaussian numbers, which depend on the seed alone."""
+    generator = torch.Generator('cpu').manual_seed(whole('seed', seed, 0))
+
+    def draw(*shape):
+        drawn = torch.randn(*shape, generator=generator, dtype=torch.float32, device='cpu')
+        return drawn.to(like, non_blocking=True)
+
+    return draw
 
 
 # ---------------------------------------------------------------------------------------------
@@ -253,8 +444,8 @@ def divides(small, big, what):
 
 
 def check_sizes(cfg):
-    """Raise UserError for sizes that no network has; what a damaged checkpoint asks for is refused before
-    memory is taken."""
+    """Raise UserError for sizes that no network has or that do not fit together; what a damaged checkpoint
+    asks for is refused before memory is taken."""
     for name, value in vars(cfg).items():
         numbers = value if isinstance(value, tuple) else (value,)
         whole = [n for n in numbers if isinstance(n, int)]
@@ -271,7 +462,12 @@ def check_sizes(cfg):
         raise UserError(f'static={cfg.static} leaves no field to be predicted')
     if not 0 <= cfg.drop_path < 1:
         raise UserError(f'drop_path={cfg.drop_path} must be at least 0 and below 1')
-
+    for n, s in zip(cfg.grid, cfg.token_grid):
+        divides(s, n, f'latent_tokens must divide the {n} grid points of an axis')
+    if cfg.galilean and not (cfg.translation_invariant and len(cfg.velocity) == len(cfg.grid)):
+        raise UserError('a moving frame needs a periodic domain without a force and a velocity along every '
+                        'axis: --moving_frame=false')
+    check_token_shift(cfg)
 
 
 def check_token_shift(cfg):

@@ -1,10 +1,15 @@
 """model.py: shapes, moving frame, conservation, symmetries, attention against its definition, checkpoints."""
+import copy
+import io
 import math
 import os
+import pickle
+import random
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import cells, close, config, drawn, refused
 from grids import positions
@@ -240,6 +245,175 @@ def test_arrays_of_other_kinds(double, as_array):
     u = field(m)
     q = points(m)
     close(m.rollout(kind(u), 2, points=kind(q)), m.rollout(u, 2, points=q))
+
+
+# ---------------------------------------------------------------------------------------------
+# what users of torch expect of a module
+
+VARIANTS = pytest.mark.parametrize('changes', [
+    {'galilean': 1., 'velocity': (0,)}, {'d': 2, 'arch': 'u', 'attention': 'channel', 'boundary': 'wall'},
+    {'encoder': 'points', 'drop_path': .1}], ids=str)
+
+
+@pytest.mark.parametrize('name, tolerance', [('double', 1e-5), ('half', .02), ('bfloat16', .1)])
+@VARIANTS
+def test_a_model_computes_in_the_type_of_its_weights(changes, name, tolerance):
+    m = build(**changes)
+    if changes.get('encoder') == 'points':
+        tolerance = max(tolerance, 1e-2)                             # float32 rounds its splines
+    u = field(m)
+    q = points(m)
+    other = getattr(copy.deepcopy(m), name)()
+    z = other.step(other.encode(u))
+    got = other.rollout(u, 2, points=q)
+    dtype = next(other.parameters()).dtype
+    assert z.tokens.dtype == z.mean.dtype == got.dtype == other.decode(z).dtype == dtype
+    close(got.double(), m.rollout(u, 2, points=q).double(), tolerance)
+    finer = field(m, grid=tuple(2 * n for n in m.cfg.grid))
+    close(other.rollout(finer, 1, reencode=True).double(), m.rollout(finer, 1).double(), tolerance)
+    cast = [x.float() for x in m.step(other.encode(u))]
+    close_latents(m.step(m.encode(u)), cast, tolerance)
+    assert torch.equal(other.double().points, m.points.double())     # no 16 bits for the places of points
+
+
+def test_a_double_model_is_more_exact():
+    """A conserved integral drifts by rounding alone."""
+    def drift(m):
+        p = m.rollout(u, 3).double()
+        return float((p.mean(2) - u.double().mean(1, keepdim=True)).abs().max())
+    m = build(conserved=(0,))
+    u = field(m)
+    single = drift(m)
+    assert 1e-8 < single < 1e-4
+    assert drift(m.double()) < 1e-6 * single
+
+
+@VARIANTS
+def test_the_default_type_of_torch(changes):
+    """A model that is made with another default has that type; one that is there already keeps its own."""
+    m = build(**changes)
+    u = field(m)
+    expected = m.rollout(u, 2)
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert torch.equal(m.rollout(u, 2), expected)
+        wide = UPT(m.cfg).eval()
+        wide.load_state_dict(m.state_dict())
+        tolerance = 1e-2 if changes.get('encoder') == 'points' else 1e-5
+        close(wide.rollout(u, 2), m.double().rollout(u, 2), tolerance)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize('encoder', ['grid', 'points'])
+def test_loading_draws_no_random_numbers(encoder, tmp_path):
+    """Nor do a model and its rollouts depend on a default device."""
+    def states():
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    path = str(tmp_path / 'best.pt')
+    save_checkpoint(path, state_of(build(encoder=encoder)))
+    before = states()
+    m = load(path, ema=False)
+    assert states() == before
+    u = field(m)
+    with torch.device('meta'):
+        assert torch.equal(load(path, ema=False).rollout(u, 1), m.rollout(u, 1))
+        assert m.noise(0)(2).device.type == 'cpu'
+
+
+@both
+def test_gradients_flow_through_encode_step_and_decode(d):
+    m = build(d).requires_grad_(False)
+    given = {'u': field(m), 'Nu': torch.full((3,), .01), 'dt': torch.tensor(.05), 'q': points(m)}
+    for value in given.values():
+        value.requires_grad_()
+    z = m.encode(given['u'])
+    for _ in range(2):
+        z = m.step(z, {'Nu': given['Nu']}, given['dt'])
+    m.decode(z, given['q']).square().sum().backward()
+    for name, value in given.items():
+        assert value.grad.isfinite().all() and value.grad.abs().max() > 0, name
+    assert not m.rollout(given['u'], 2).requires_grad
+
+
+def test_copies_of_a_model():
+    m = build(galilean=1., velocity=(0,), std=2.)
+    u = field(m)
+    expected = m.rollout(u, 2)
+    stored = io.BytesIO()
+    torch.save(m.state_dict(), stored)
+    stored.seek(0)
+    fresh = UPT(m.cfg).eval()
+    fresh.load_state_dict(torch.load(stored, weights_only=True))
+    for copied in (fresh, copy.deepcopy(m), pickle.loads(pickle.dumps(m)), m.to('cpu')):
+        assert torch.equal(copied.rollout(u, 2), expected)
+    other = copy.deepcopy(m)
+    other.operator.network.head.weight.data += 1
+    assert other.operator.patches is other.decoder.patches           # as before: one set of modes
+    assert torch.equal(m.rollout(u, 2), expected)
+
+
+class Called(torch.nn.Module):
+    """A module that calls a method of a model."""
+
+    def __init__(self, model, call):
+        super().__init__()
+        self.model = model
+        self.call = call
+
+    def forward(self, *args):
+        return self.call(self.model, *args)
+
+
+EXPORTED = {
+    'encode': lambda m, u, nu, q: m.encode(u),
+    'step': lambda m, u, nu, q: m.step(m.encode(u), {'Nu': nu}, dt=.05),
+    'decode': lambda m, u, nu, q: m.decode(m.encode(u), q),
+    'rollout': lambda m, u, nu, q: m.rollout(u, 2, q, {'Nu': nu}),
+    'other grid': lambda m, u, nu, q: m.rollout(u[:, ::2], 2, reencode=True),
+    'own points': lambda m, u, nu, q: m.encode(u[:, :13], q)}
+
+
+def check_export(name, strict, **changes):
+    """The program that torch.export makes of a call computes what the call does."""
+    m = build(**changes).requires_grad_(False)
+    args = (field(m), torch.full((3,), .01), points(m))
+    module = Called(m, EXPORTED[name])
+    program = torch.export.export(module, args, strict=strict)
+    got = torch.utils._pytree.tree_leaves(program.module()(*args))
+    expected = torch.utils._pytree.tree_leaves(module(*args))
+    for a, b in zip(got, expected, strict=True):
+        close(a, b)
+
+
+class NoValues(TorchDispatchMode):
+    """Raises where a program looks at the values of a tensor."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('encoder', ['grid', 'points'])
+def test_no_value_is_looked_at_while_a_program_is_traced(encoder, monkeypatch):
+    """The tensors of torch.export have none. Otherwise the values are looked at."""
+    m = build(encoder=encoder, boundary='wall')
+    args = (field(m), torch.full((3,), .01), points(m))
+    for call in EXPORTED.values():
+        with NoValues(), pytest.raises(AssertionError):
+            call(m, *args)
+    monkeypatch.setattr(torch.compiler, 'is_compiling', lambda: True)
+    for call in EXPORTED.values():
+        with NoValues():
+            call(m, *args)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('strict', [False, True])
+@pytest.mark.parametrize('name', EXPORTED)
+@pytest.mark.parametrize('encoder', ['grid', 'points'])
+def test_every_method_is_exported(encoder, name, strict):
+    check_export(name, strict, encoder=encoder, boundary='wall')
 
 
 class Mine(torch.nn.Module):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conftest import close, config, drawn, refused
-from runtime.inputs import resample, unseen
+from runtime.inputs import as_numbers, resample, say_unseen, unseen
 
 both = pytest.mark.parametrize('d', [1, 2])
 
@@ -27,6 +27,85 @@ def field(m, B=3, seed=0, grid=None):
 def wave(x):
     """A wave with period 1, (N,) -> (N,)"""
     return torch.sin(2 * math.pi * x + .4)
+
+
+# ---------------------------------------------------------------------------------------------
+# arrays and numbers
+
+def read_only(x):
+    x = x.copy()
+    x.flags.writeable = False
+    return x
+
+
+# what becomes of a float32 array, with the same values
+KINDS = {
+    'tensor': torch.tensor, 'list': np.ndarray.tolist, 'list of arrays': list, 'float64': np.float64,
+    'list of tensors': lambda x: [torch.tensor(row) for row in x], 'read-only': read_only,
+    'big-endian': lambda x: x.astype('>f4'), 'long double': np.longdouble,
+    'flipped': lambda x: x[::-1].copy()[::-1], 'column order': np.asfortranarray,
+    'unmasked': np.ma.asarray, 'list of unmasked': lambda x: [np.ma.asarray(row) for row in x],
+    'tensor with a gradient': lambda x: torch.tensor(x, requires_grad=True)}
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_arrays_of_every_kind(kind):
+    """Fields, points, coordinates, parameters and time steps may all be given in any of these ways."""
+    m = build()
+    as_kind = KINDS[kind]
+    u = field(m).numpy()
+    q = np.random.default_rng(0).random((3, 5, 1)).astype('f4')
+    x = m.grid(32)[:, 0].numpy()
+    nu = np.float32([.01, .01, .01])
+    dt = np.float32([.05, .05, .05])
+    expected = m.rollout(torch.tensor(u), 2, torch.tensor(q))
+    got = m.rollout(as_kind(u), 2, as_kind(q), {'Nu': as_kind(nu)}, as_kind(dt), grid=as_kind(x))
+    assert torch.equal(got, expected)
+    z = m.step(m.encode(as_kind(u), as_kind(x)), {'Nu': as_kind(nu)}, as_kind(dt))
+    assert torch.equal(m.decode(z, as_kind(q)), expected[:, 0])
+
+
+@pytest.mark.parametrize('dtype', ['f2', '>i4', 'u2', 'i8'])
+def test_numbers_of_other_types(dtype):
+    x = np.arange(6).reshape(2, 3).astype(dtype)
+    assert as_numbers('x', x).tolist() == x.tolist()
+    assert as_numbers('x', x[0, 1]).ndim == 0                        # a numpy scalar
+
+
+@pytest.mark.parametrize('value, words', [
+    (True, 'bool'), (np.ones((1, 32, 1), bool), 'bool'), (torch.ones(1, 32, 1, dtype=torch.bool), 'bool'),
+    (np.ones(3, complex), 'complex'), (torch.ones(3, dtype=torch.cfloat), 'complex'), ('wave', '<U4'),
+    (None, 'object'), ([[1.], [1., 2.]], 'no array'), ([torch.ones(2), torch.ones(3)], 'no array'),
+    (np.ma.masked_greater([1., 2., 3., 4.], 2), '2 of 4 values of u are masked'),
+    ([1., np.ma.masked], 'masked'), (10 ** 400, 'no array')])
+def test_what_is_no_array_of_real_numbers_is_refused(value, words):
+    m = build()
+    assert words in refused(m.encode, value)
+    assert words in refused(m.rollout, value, 1)
+
+
+@pytest.mark.parametrize('encoder', ['grid', 'points'])
+@both
+def test_an_empty_batch_gives_no_samples(d, encoder):
+    m = build(d, encoder=encoder)
+    none = np.empty((0, *m.cfg.grid, 1))
+    q = np.empty((0, 5, d))
+    z = m.step(m.encode(none), {'Nu': []}, [])
+    assert m.decode(z).shape == none.shape and m.decode(z, q).shape == (0, 5, 1)
+    assert m.rollout(none, 2).shape == (0, 2, *m.cfg.grid, 1)
+    assert m.rollout(none, 2, points=q, reencode=True).shape == (0, 2, 5, 1)
+
+
+@pytest.mark.parametrize('steps', [0, -1, 2., True, '2', None, torch.tensor([1, 2]), np.float32(2)])
+def test_steps_that_are_no_number_of_steps(steps):
+    m = build()
+    assert 'whole number of at least 1' in refused(m.rollout, field(m), steps)
+
+
+def test_steps_of_other_types():
+    m = build()
+    for steps in (np.int16(2), torch.tensor(2), np.array(2)):
+        assert m.rollout(field(m), steps).shape[1] == 2
 
 
 # ---------------------------------------------------------------------------------------------
@@ -91,7 +170,10 @@ def test_the_grid_of_a_model(d):
         assert np.allclose(line, .5 / 1024 + np.arange(4 * n) / (4 * n))
     coarse = fine[::4] if d == 1 else fine[::4, ::4]
     assert torch.equal(coarse.reshape(-1, d), m.grid())
+    assert torch.equal(m.grid(m.cfg.grid), m.grid())                 # a shape, as torch.zeros takes it
     assert f'{d} axes' in refused(m.grid, *[8] * (3 - d))
+    for bad in (0, 8., '8'):
+        assert 'whole number' in refused(m.grid, *[bad] * d)
 
 
 def test_grid_between_walls_stays_inside():
@@ -170,6 +252,14 @@ def test_fields_of_wrong_shape_are_refused(d, shape):
     assert str(shape) in refused(m.rollout, torch.zeros(shape), 3)
 
 
+def test_the_mistake_in_a_shape_is_told():
+    m = build(fields=('a', 'b'))
+    told = {(3, 2, 32): 'moveaxis(u, 1, -1)', (32, 2): 'u[None]', (3, 32): 'u[..., None]', (3, 32, 4): 'a b',
+            (3, 1, 2): 'at least 2 points', (): '(B, X, 2)'}
+    for shape, words in told.items():
+        assert words in refused(m.encode, torch.zeros(shape))
+
+
 @pytest.mark.parametrize('q, words', [
     (torch.rand(5), '(5,)'), (torch.rand(5, 2), '(5, 2)'), (torch.rand(1, 1, 5, 1), '(1, 1, 5, 1)'),
     (torch.rand(2, 5, 1), '2 samples'), (torch.tensor([[np.nan]]), 'not finite')])
@@ -191,10 +281,23 @@ def test_other_arguments_are_refused():
     assert 'part of the domain' in refused(walls.encode, v, grid=torch.linspace(.4, 1, 32))
     assert walls.encode(v, grid=torch.linspace(0, 1, 32)).tokens.isfinite().all()
     assert "'nu'" in refused(m.rollout, u, 1, params={'nu': .1})
+    assert '(1, 32)' in refused(m.encode, v, grid=m.grid(32).T)
+    assert '(16, 2)' in refused(m.encode, v, grid=m.grid(32).view(16, 2))
+    assert 'dict' in refused(m.rollout, u, 1, params=[.01])
+    for value in (math.nan, np.array([.01, math.inf, .02]), torch.tensor(math.nan)):
+        assert 'Nu holds values that are not finite' in refused(m.step, z, {'Nu': value})
+        assert 'dt holds values that are not finite' in refused(m.rollout, u, 1, dt=value)
+    for value in (0, -.05, [.05, 0., .05], torch.tensor(-1.)):
+        assert 'must be positive' in refused(m.step, z, dt=value)
     assert 'dt' in refused(m.step, z, dt=torch.ones(2))
     assert 'Nu' in refused(m.step, z, params={'Nu': torch.ones(3, 1)})
     assert 'steps=0' in refused(m.rollout, u, 0)
     assert 'Latent' in refused(m.decode, z.tokens)
+    assert 'Latent' in refused(m.step, u)
+    other = build(2).encode(torch.zeros(1, 16, 16, 1))
+    for call in (m.step, m.decode):
+        assert 'tokens has shape (1, 16, 8); expected (B, 8, 8)' in refused(call, other)
+    assert 'mean has shape (2, 1)' in refused(m.step, z._replace(mean=z.mean[:2]))
     assert 'stepper=ensemble' in refused(m.step, z, stepper='ensemble')
     u[1, 3] = np.inf
     assert 'not finite' in refused(m.encode, u)
@@ -208,15 +311,41 @@ def test_unseen_parameters_are_told():
     assert unseen(cfg, {'a': [.1, .2, .10000001], 'b': [3.]}) == ''
     note = unseen(cfg, {'a': [.1, .5, .4], 'b': [3.]})
     assert note == 'a=0.4, 0.5 was never seen in training (0.2, 0.1 was)'
+    many = unseen(cfg, {'a': range(1, 10), 'dt': [.05, .1]})
+    assert many == ('dt=0.1 was never seen in training (0.05 was); a=1, 2, 3, 4 and 5 more was never seen in '
+                    'training (0.2, 0.1 was)')
 
 
-def test_use_with_an_unseen_parameter_is_warned_of():
+def warned(call, *args, **options):
+    """The warnings of a call, which must name a line of this file."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter('always')
+        call(*args, **options)
+    assert {note.filename for note in told} <= {__file__}
+    return [str(note.message) for note in told]
+
+
+@pytest.mark.parametrize('name, known, new', [('Nu', .01, .7), ('dt', .05, .1)])
+def test_use_with_an_unseen_parameter_or_time_step_is_warned_of(name, known, new):
+    """However the value is given; once for a rollout."""
     m = build()
     u = field(m)
-    with pytest.warns(UserWarning, match='Nu=0.7 was never seen in training'):
-        m.step(m.encode(u), params={'Nu': .7})
-    with pytest.warns(UserWarning, match='Nu=0.7 was never seen in training'):
-        m.rollout(u, 1, params={'Nu': .7})
+    z = m.encode(u)
+    text = [f'{name}={new} was never seen in training ({known} was)']
+    for kind in (float, np.float32, np.array, torch.tensor, lambda x: [x] * 3,
+                 lambda x: np.array([x, known, x]), lambda x: torch.tensor([known, x, x])):
+        given = {'dt': kind(new)} if name == 'dt' else {'params': {name: kind(new)}}
+        assert warned(m.step, z, **given) == text
+        assert warned(m.rollout, u, 2, **given) == text
+    assert warned(m.rollout, u, 2, n_members=2, **given) == text
+    almost = {'Nu': .01, 'dt': .05, name: known * (1 + 1e-5)}
+    assert warned(m.step, z, {'Nu': almost['Nu']}, almost['dt']) == []
+
+
+def test_a_script_that_tells_of_unseen_values_is_not_followed_by_the_model(capsys):
+    m = build()
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        m.rollout(u, 1, params={'Nu': .01})
+        say_unseen('note: ', m.cfg, {'Nu': [.7]})
+        m.rollout(field(m), 1, params={'Nu': .7})
+    assert capsys.readouterr().out == 'note: Nu=0.7 was never seen in training (0.01 was)\n'
