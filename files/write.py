@@ -188,7 +188,7 @@ def _whole_hdf5(path, way):
             raise
         raise UserError(f"could not write '{path}': {reason}") from error
     except (SystemExit, KeyboardInterrupt):
-        if os.path.exists(temporary):
+        if _goes_on(temporary, way):
             os.replace(temporary, part)
         raise
     finally:

@@ -64,7 +64,6 @@ def test_runs_on_other_data_are_not_compared(three_runs, burgers_file, tmp_path)
     save_checkpoint(later, state)
     assert 'initial_step 2' in user_error('--ckpt', three_runs[0], later, '--compare', '--steps', 1)
     assert '.png' in user_error('--ckpt', *three_runs, '--compare', tmp_path / 'runs.txt')
-    assert '--compare' in user_error('--ckpt', *three_runs, '--compare', tmp_path / 'no' / 'runs.md')
 
 
 def test_tables_of_steppers_and_of_a_search(burgers_file, tmp_path, capsys):

@@ -194,7 +194,7 @@ def test_a_file_that_was_stopped_goes_on(path, tmp_path, monkeypatch, seed, made
         begins.clear()
         write_file(str(path), 'advection', {'beta': .4}, 8, seed, 'cpu', batch_size=2, resolution=16)
 
-    monkeypatch.setattr('files.write._seconds_a_trajectory', lambda *args: 0.)
+    monkeypatch.setattr('files.write._say_cost', lambda *args: None)
     know(monkeypatch.setattr, advection=dataclasses.replace(full, initial=initial))
     with pytest.raises(KeyboardInterrupt):
         write(path, 0)
@@ -239,7 +239,7 @@ def test_a_reader_sees_the_old_file_while_a_new_one_is_written(tmp_path, burgers
 
     know(monkeypatch.setattr, burgers=dataclasses.replace(BURGERS, solve=look))
     write_file(path, 'burgers', {'Nu': .01}, 3, device='cpu', resolution=64)
-    assert seen == [20, 20, 20] and open_source(path).n == 3
+    assert set(seen) == {20} and open_source(path).n == 3
 
 
 def make_small(path, barrier=None, hangs=False):
