@@ -28,7 +28,6 @@ from model import UPT, ModelConfig, build, model_args, on_meta
 from runtime import configurator, extensions
 from runtime import device as devices
 from runtime.device import seed_of
-from runtime.fitting import fitted
 from runtime.run import Run, check_settings
 
 configurator.one_line_errors()
@@ -139,7 +138,11 @@ is_named = dataset != _defaults['dataset'] or f'--dataset={dataset}' in sys.argv
 sources = files.find(dataset, data_dir, data_path, params, n_trajectories, resolution, named=is_named)
 config.update(fit.settled(config, params, sources, sys.argv))    # what the files say is what is recorded
 run = Run(out_dir, config, _defaults, machine, configurator.resumable(__file__))   # locks the folder
-cfg, empty_model = fitted(model_of, keys, sources[0])            # what cannot be built fails here
+try:
+    cfg, empty_model = model_of({})                              # what cannot be built fails here
+except configurator.UserError as error:
+    from runtime.fitting import with_fitting_keys
+    raise with_fitting_keys(error, model_of, keys, sources[0]) from error
 for name in stages:
     s = settings_of(name)
     check_settings(s, machine)

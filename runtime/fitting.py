@@ -11,26 +11,24 @@ POINTS = 32                            # along an axis, which a stride leaves if
 POINTS_PER_TOKEN = 4                   # at least, where the number of tokens has to change
 
 
-def fitted(check, keys, source):
+def with_fitting_keys(error, check, keys, source):
     """
-    check({}), or its UserError together with a command whose keys pass.
+    The UserError of keys that do not fit a file, with a command whose keys do; the same error where no change
+    helps.
 
-    check(changes) raises UserError where the keys do not fit, some of them changed. keys: a namespace;
+    check(changes) raises UserError where the keys, some of them changed, do not fit. keys: a namespace;
     source: a files.Source. Only strides, unrolled steps and sizes of tokens and patches are changed, and only
     those that have to be.
     """
-    try:
-        return check({})
-    except UserError as error:
-        for values in candidates(keys, source):
-            changes = {name: value for name, value in values.items() if value != getattr(keys, name)}
-            try:
-                check(changes)
-            except UserError:
-                continue
-            command = shlex.join(['python', 'train.py', *replaced(sys.argv[1:], changes)])
-            raise UserError(f'{error}. Keys that fit this file: {command}') from error
-        raise
+    for values in candidates(keys, source):
+        changes = {name: value for name, value in values.items() if value != getattr(keys, name)}
+        try:
+            check(changes)
+        except UserError:
+            continue
+        command = shlex.join(['python', 'train.py', *replaced(sys.argv[1:], changes)])
+        return UserError(f'{error}. Keys that fit this file: {command}')
+    return error
 
 
 def replaced(argv, changes):
