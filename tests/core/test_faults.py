@@ -296,6 +296,7 @@ def test_cut_at_every_write(when, n, train, tmp_path, monkeypatch):
         same_run(whole, folder)
 
 
+@pytest.mark.slow
 def test_second_signal_ends_at_once(child, copy):
     before = content(copy)
     victim = child(copy, '--max_iters=30', before=[partial(stop_at, 3, partial(hang, str(copy)))])

@@ -261,6 +261,7 @@ def make_small(path, barrier=None, hangs=False):
     write_file(path, 'burgers', {'Nu': .01}, 3, device='cpu', batch_size=1, resolution=64)
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_no_file(tmp_path):
     path = str(tmp_path / 'a.hdf5')
     victim = SERVER.Process(target=make_small, args=(path, None, True))

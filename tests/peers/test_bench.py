@@ -51,6 +51,7 @@ def here(monkeypatch, tmp_path):
 # ---------------------------------------------------------------------------------------------
 # peers
 
+@pytest.mark.slow
 def test_peers(here, burgers_file, tmp_path, capsys):
     bench.main(['peers', SMOKE, '--iters=2', '--seeds=2', '--methods', 'ours', 'unet', '--json=p.json',
                 '--plot=p.png', '--time_stride=25', f'--data_path={burgers_file}'])
@@ -164,6 +165,7 @@ def test_the_studies_have_moved():
     assert 'dev.study zoo' in refused(bench.main, ['zoo'])
 
 
+@pytest.mark.slow
 def test_the_error_of_a_training_is_passed_on(tmp_path, burgers_file):
     said = refused(compare.run_training, SMOKE, str(tmp_path / 'r'), f'--data_path={burgers_file}.lost')
     assert 'does not exist' in said
