@@ -148,7 +148,7 @@ for name in stages:
     check_settings(s, machine)
     optim.make(losses.STAGES[name](empty_model, s), s)
     optim.EMA(empty_model, s.ema_decay)
-    if name == 'operator' and machine.device.type == 'cpu' and not run.state:
+    if name == 'operator' and machine.device.type == 'cpu' and s.max_iters > 100 and not run.state:
         from evaluation.cost import say_if_long
         say_if_long(cfg, s, machine)
 

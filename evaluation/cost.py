@@ -12,7 +12,6 @@ from model import UPT
 from runtime.progress import duration
 
 LONG = 3 * 3600.                       # seconds of a training that is announced
-QUICK = 3600                           # windows that no training needs so long for
 FEW = 4                                # windows of the larger batch that is measured
 SLOW = 2.                              # seconds of a step that is measured once, without a warm-up
 
@@ -20,7 +19,7 @@ SLOW = 2.                              # seconds of a step that is measured once
 def say_if_long(cfg, settings, machine):
     """Say how long the operator stage will take, if that is hours. cfg: of the model; settings: the keys of
     the stage. Draws no random numbers of the training."""
-    if settings.max_minutes or settings.max_iters * settings.batch_size < QUICK:
+    if settings.max_minutes:
         return
     with torch.random.fork_rng(devices=[]):
         seconds = iteration_seconds(cfg, settings, machine)
