@@ -13,7 +13,7 @@ import torch
 
 from equations.derivatives import shifted
 from files.layouts import spacing
-from files.open import blocks, check_finite
+from files.open import CHUNK_ROWS, read_rows, uneven_axes
 from grids import is_strided, shape_text
 from runtime.configurator import UserError, say
 from runtime.inputs import axis_points
@@ -65,13 +65,8 @@ def other_points(source, other):
 def check_cells(source):
     """Print a note where the points of a periodic file are not as far apart as equal cells of the domain.
     Raises UserError for such a file between walls."""
-    for axis, (x, length) in enumerate(zip(source.x, source.entry.length)):
-        cell = length / len(x)
-        beyond = abs(spacing(x) - cell) * len(x) / cell              # in cells, at the last point
-        if beyond <= SAME_POINT:
-            continue
-        text = (f"'{source.path}': {len(x)} points are {spacing(x):.6g} apart, and not {cell:.6g}: are some "
-                'at both ends of the domain?')
+    for axis, beyond, doubt in uneven_axes(source.x, source.entry):
+        text = f"'{source.path}': {doubt}"
         if not source.entry.periodic:
             raise UserError(f'{text} Between walls, points must be cell centres')
         say(f'data: {text} They are taken for equal cells, which moves them by up to {beyond:.2g} cells along '
@@ -206,18 +201,16 @@ def read_placed(source, rows, cfg, shape, time_stride=None):
     rows: a range of step 1. time_stride: by default, that of the model's step. Raises UserError as
     files.open.read_rows does.
     """
-    if rows.stop > source.n:
-        raise UserError(f"'{source.path}' holds {source.n} trajectories, but row {rows.stop - 1} is asked "
-                        'for')
     time_stride = time_stride or source.time_stride(cfg.dt)
-    stride = slice(None, None, source.shape[0] // shape[0])
-    cells = (slice(None), slice(None), *[stride] * len(shape))
+    space_stride = source.shape[0] // shape[0]
     ways = [move(source, cfg, axis) for axis in range(len(shape))]
+    if not any(ways):
+        return torch.from_numpy(read_rows(source, rows, time_stride, space_stride))
+    cells = (slice(None), slice(None), *[slice(None, None, space_stride)] * len(shape))
     n_frames = -(-source.n_frames // time_stride)
     out = torch.empty(len(rows), n_frames, *shape, len(source.fields))
-    for first, u in blocks(source, rows, time_stride):
-        check_finite(source.path, u if any(ways) else u[cells], rows.start + first)
-        u = torch.from_numpy(u)
+    for first in range(0, len(rows), CHUNK_ROWS):                    # all cells of a few rows at a time
+        u = torch.from_numpy(read_rows(source, rows[first:first + CHUNK_ROWS], time_stride))
         for axis, way in enumerate(ways):
             if way:
                 x = axis_points(cfg, axis, source.shape[axis])

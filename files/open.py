@@ -260,14 +260,18 @@ def _check(path, file, dataset, named):
 def spacing_doubts(x, entry):
     """A doubt for each axis of the coordinates x whose points are not as far apart as equal cells of the
     domain."""
-    doubts = []
-    for axis, length in zip(x, entry.length):
+    return [doubt for _, _, doubt in uneven_axes(x, entry)]
+
+
+def uneven_axes(x, entry):
+    """Yields such axes: (number, how many cells the last point is off, the doubt)."""
+    for number, (axis, length) in enumerate(zip(x, entry.length)):
         dx = spacing(axis)
         cell = length / len(axis)
-        if abs(dx - cell) * len(axis) > .01 * cell:
-            doubts.append(f'{len(axis)} points are {dx:.6g} apart, and not {cell:.6g}: are some at both ends '
-                          'of the domain?')
-    return doubts
+        beyond = abs(dx - cell) * len(axis) / cell
+        if beyond > .01:
+            yield number, beyond, (f'{len(axis)} points are {dx:.6g} apart, and not {cell:.6g}: are some at '
+                                   'both ends of the domain?')
 
 
 # -----------------------------------------------------------------------------

@@ -66,7 +66,7 @@ class CachedWindows:
         self.shape = (self.copies * self.n_windows, stage.settings.unroll + 1, math.prod(cfg.token_grid),
                       cfg.latent_dim)
         self.n_parts = -(-self.n_windows // PART) * self.copies
-        folder = os.path.expanduser(stage.settings.data_dir)
+        folder = stage.settings.data_dir
         self.path = os.path.join(folder, 'latents', f'{self.key()}.npy')
         with machine.master_first():                             # one process makes the file, the others wait
             z = self.read()

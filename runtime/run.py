@@ -107,8 +107,9 @@ class Run:
             self.find_state(config['init_from'], config['overwrite'])
             if self.state:
                 self.check_config()
-        machine.agree(f"another checkpoint, or none, in '{out_dir}'", self.identity(),
-                      'all need the same files, such as a folder that they share')
+        if machine.ddp:                # alone, no time is spent on the hash
+            machine.agree(f"another checkpoint, or none, in '{out_dir}'", self.identity(),
+                          'all need the same files, such as a folder that they share')
         self.stage = ''
         self.stage_index = 0
         self.iteration = 0             # of the stage
