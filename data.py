@@ -25,6 +25,7 @@ from equations.derivatives import is_centred
 from files.fit import Signs, check_together, other_units, zero_rows
 from files.open import (blocks, check_finite, check_overlap, fingerprints, first_prints, opened, read,
                         split_rows)
+from grids import shape_text
 from runtime.configurator import UserError, one_line_errors, say
 from runtime.device import DATA, seed_of
 
@@ -220,6 +221,22 @@ class Trajectories:
             note = other_units(self.val[rows], model)
             if note:
                 say(f"data: warning: '{s.path}': {note}: are its units others?")
+
+    def text(self):
+        return (f'{", ".join(s.path for s in self.sources)} | {self.n_rows} train and {len(self.val)} validation trajectories, {self.n_frames} frames of '
+                f'{shape_text(self.grid)} points | '
+                f'{"read from HDF5" if self.home is None else f"in the memory of {self.home}"}')
+
+    def windows(self, model, keys):
+        return Windows(self, model, keys)
+
+    def normalise(self, model, keys):
+        """Give a new model the mean and scale of the fields and, with basis=components, the principal
+        components of its patches."""
+        cfg = model.cfg
+        model.normalise(*self.statistics(moving=cfg.velocity if cfg.galilean else ()))
+        if cfg.basis == 'components':
+            model.encoder.patches.fit(Windows(self, model, keys).frames(1000).cpu())
 
     # ---- what checkpoints know of the data
 

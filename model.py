@@ -22,9 +22,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from grids import Patches, interpolate, merge_tokens, ones_at, padded, positions, split_tokens
+from grids import Patches, interpolate, merge_tokens, ones_at, padded, positions, shape_text, split_tokens
 from runtime import extensions
-from runtime.checkpoint import check_shapes, find_checkpoint, load_checkpoint, tuples
+from runtime.checkpoint import check_shapes, find_checkpoint, load_checkpoint, of_equation, tuples
 from runtime.configurator import UserError
 from runtime.inputs import (as_numbers, check_sizes, checked_latent, conditions, divides, grid_points,
                             noise_of, per_member, places_to_decode, query_points, to_trained_grid, whole)
@@ -346,6 +346,12 @@ class ModelConfig(SimpleNamespace):
     def replace(self, **changes):
         return ModelConfig(**{**vars(self), **changes})
 
+    def model(self):
+        return UPT(self)
+
+    def latent_text(self):
+        return f'latent {shape_text(self.token_grid)} tokens of {self.latent_dim}'
+
     @property
     def n_field(self):
         return len(self.fields)
@@ -590,6 +596,9 @@ class Conditioning(nn.Module):
         return self.mlp(self.numbers(x))
 
 
+CONDITIONS = {}                                              # by the key arch; universal/ has its own
+
+
 class Operator(nn.Module):
     """
     One step in latent space: A(z, c) = z + f(z, c), then a shift of the tokens.
@@ -664,7 +673,7 @@ class UPT(nn.Module):
         d = len(cfg.grid)
         patches = Patches(cfg)
         self.encoder = ENCODERS[cfg.encoder](cfg, patches)
-        self.condition = Conditioning(cfg)
+        self.condition = CONDITIONS.get(cfg.arch, Conditioning)(cfg)
         self.operator = Operator(cfg, patches)
         self.decoder = AnyPointDecoder(cfg, patches)
         for name in cfg.steppers:
@@ -704,6 +713,10 @@ class UPT(nn.Module):
 
     def n_params(self):
         return sum(p.numel() for p in self.parameters())
+
+    def parts(self):
+        """The modules that are compiled."""
+        return [self.encoder, self.decoder, *(getattr(self, name) for name in self.cfg.steppers)]
 
     @property
     def device(self):
@@ -850,7 +863,7 @@ def on_meta(cfg):
     """The model of a configuration without memory for its weights. Raises UserError where it has none."""
     try:
         with torch.device('meta'):
-            return UPT(cfg)
+            return cfg.model()
     except AttributeError as error:
         if error.obj is not cfg:
             raise
@@ -874,12 +887,13 @@ def build(args, weights, path, new_steppers=()):
     return model
 
 
-def load(path, device='cpu', ema=True, encoder=None):
+def load(path, device='cpu', ema=True, encoder=None, equation=None):
     """The model of a run folder (best weights) or checkpoint file, in evaluation mode and without gradients
     (model.requires_grad_(True) brings them back). encoder='points' lets a model that was trained on a grid
-    take values at any points, if its encoder is not learned. Leaves the random state as it was."""
+    take values at any points, if its encoder is not learned. equation: which one, of a model of several.
+    Leaves the random state as it was."""
     file = find_checkpoint(path)
-    return load_state(load_checkpoint(file), file, device, ema, encoder)
+    return load_state(of_equation(load_checkpoint(file), file, equation), file, device, ema, encoder)
 
 
 def load_state(state, path, device='cpu', ema=True, encoder=None):

@@ -191,6 +191,50 @@ def load_checkpoint(path):
     return state
 
 
+# ---- checkpoints of several equations
+
+# Model arguments of the blocks that the equations of a mixture share (universal/), and the beginnings of the
+# names of their weights
+NETWORK = ('arch', 'attention', 'hidden_dim', 'depth', 'n_head', 'group_size', 'mlp_ratio')
+SHARED = ('operator.network.levels.', 'operator.network.norm.', 'condition.mlp.', 'condition.numbers.weights.',
+          'condition.numbers.boundary.')
+
+
+def is_shared(name):
+    """Is this weight of a member shared by all equations of a mixture?"""
+    return name.startswith(SHARED)
+
+
+def equations_of(state):
+    """{name: its equation} of the members of a checkpoint of several equations; {} for that of one."""
+    return {name: args['pde'] for name, args in state['model_args'].get('members', {}).items()}
+
+
+def of_equation(state, path, equation):
+    """A checkpoint of several equations as that of one of them, by the name of the equation or of its config.
+    That of one equation stays as it is. Raises UserError."""
+    members = equations_of(state)
+    if not members:
+        pde = state['model_args']['pde']
+        if equation not in (None, pde):
+            raise UserError(f"'{path}' is a model of {pde}, not of {equation}")
+        return state
+    names = [name for name, pde in members.items() if equation in (name, pde)]
+    if len(names) != 1:
+        raise UserError(f"'{path}' is a model of several equations: name one, such as equation={list(members)[0]} "
+                        f'(it has {", ".join(members)})')
+    [name] = names
+    about = state['data']
+    one = {**state, 'model_args': state['model_args']['members'][name],
+           'config': {**state['config'], **state['config'][name]},
+           'data': {**about, **about['members'][name]}}
+    start = f'members.{name}.'
+    for key in ('model', 'ema'):
+        one[key] = {weight.removeprefix(start): value for weight, value in state[key].items()
+                    if weight.startswith(start)}
+    return one
+
+
 def tuples(value):
     """JSON's lists as the tuples that they were."""
     return tuple(tuples(item) for item in value) if isinstance(value, list) else value

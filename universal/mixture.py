@@ -1,0 +1,208 @@
+"""
+A training of several equations: what train.py needs of their files, and the stage that trains them.
+
+The key `mixture` names configs. Data, grid, latent and rollout keys are those of each config; the network and
+the optimisation are those of the training. Keys of the command line that are not shared are set in all of
+them. Each of the `accumulation` micro-batches of an iteration is of one equation, in turn.
+"""
+import hashlib
+import os
+import torch
+import torch.distributed as dist
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import data
+import equations
+import losses
+from files import fit
+from files import open as files
+from model import ModelConfig
+from runtime import configurator, extensions
+from runtime.checkpoint import NETWORK
+from runtime.configurator import UserError
+
+from universal.model import MixtureConfig, build
+
+TRAIN = os.path.join(extensions.HERE, 'train.py')
+# sections of train.py whose keys all equations share, and further such keys
+SECTIONS = ('run', 'optimisation', 'stages', 'system')
+SHARED = (*NETWORK, 'drop_path', 'checkpointing', 'data_dir', 'memory_gb', 'mixture')
+
+
+# ---------------------------------------------------------------------------------------------
+# keys
+
+def shared_keys(config):
+    """Names of the keys that all equations share."""
+    of_sections = [name for heading in SECTIONS for name in configurator.section(TRAIN, heading)]
+    return {name for name in (*of_sections, *SHARED) if name in config}
+
+
+def member_keys(name, config, argv):
+    """The keys of one equation, its parameters {'Nu': .01}: those of config/NAME.py (or a path), and shared
+    ones of the training. Raises UserError."""
+    path = name if name.endswith('.py') else os.path.join(extensions.HERE, 'config', f'{name}.py')
+    shared = shared_keys(config)
+    flags = []
+    for word in argv:
+        key = word[2:].partition('=')[0].replace('-', '_')
+        if word.startswith('--') and '.' not in key and key not in shared:
+            flags.append(word)
+    defaults = {key: default for key, (default, _) in configurator.read_keys(TRAIN).items()}
+    own, params, _, _ = extensions.resolve(defaults, [path, *flags], TRAIN, losses, equations)
+    for stage in losses.STAGES:                                      # of the config's own training
+        own.pop(f'{stage}_stage', None)
+    return {**own, **{key: config[key] for key in shared}, 'arch': 'universal'}, params
+
+
+class Mixture:
+    """The equations of a training. train.py uses its `sources`, `model_of`, `trajectories` and `build`."""
+    build = staticmethod(build)
+
+    def __init__(self, config, model_keys, argv):
+        """config: the keys of train.py, to which the own keys of each equation are added as a dict. Raises
+        UserError."""
+        if config['stages'] != ('mixture',):
+            raise UserError(f"stages={','.join(config['stages'])}: a mixture is trained by stages=mixture")
+        names = [os.path.splitext(os.path.basename(name))[0] for name in config['mixture']]
+        if len(set(names)) < len(names):
+            raise UserError(f'mixture={",".join(config["mixture"])}: two configs have the same name')
+        if config['accumulation'] % len(names):
+            raise UserError(f'accumulation={config["accumulation"]} must be a multiple of the {len(names)} equations '
+                            'of the mixture: each micro-batch is of one of them')
+        self.model_keys = model_keys
+        self.keys = {}
+        self.sources_of = {}
+        for name, path in zip(names, config['mixture']):
+            own, params = member_keys(path, config, argv)
+            found = files.find(own['dataset'], own['data_dir'], own['data_path'], params, own['n_trajectories'],
+                               own['resolution'], named=True)
+            own.update(fit.settled(own, params, found, argv))
+            data.check_strides(found[0], SimpleNamespace(**own), own['unroll'])
+            self.keys[name] = SimpleNamespace(**own)
+            self.sources_of[name] = found
+            config[name] = {key: value for key, value in own.items() if key not in config or value != config[key]}
+
+    @property
+    def sources(self):
+        return [source for found in self.sources_of.values() for source in found]
+
+    def model_of(self, run):
+        """The MixtureConfig. Raises UserError where keys do not fit the files, or the run that goes on."""
+        configs = {name: ModelConfig.of(keys, self.model_keys, self.sources_of[name])
+                   for name, keys in self.keys.items()}
+        there = run.trained_args or {'members': {}}
+        for name, cfg in configs.items():
+            fit.check_continued(cfg, there['members'].get(name), run.trained_path)
+        return run.continued(MixtureConfig.of(configs))
+
+    def trajectories(self, sources, keys, device, processes=1):
+        """sources: all of them, which exist now. -> MixtureTrajectories"""
+        there = {source.path: source for source in sources}
+        members = {}
+        for name, own in self.keys.items():
+            found = [there[source.path] for source in self.sources_of[name]]
+            members[name] = data.Trajectories(found, own, device, processes)
+        return MixtureTrajectories(members)
+
+
+# ---------------------------------------------------------------------------------------------
+# data
+
+class MixtureTrajectories:
+    """The trajectories of each equation, by name. In place of data.Trajectories."""
+
+    def __init__(self, members):
+        self.members = members
+        self.identity = digest(member.identity for member in members.values())
+
+    def text(self):
+        return '; '.join(f'{name}: {member.text()}' for name, member in self.members.items())
+
+    def normalise(self, model, keys):
+        for name, member in self.members.items():
+            member.normalise(model.members[name], member.keys)
+
+    def check_units(self, model):
+        for name, member in self.members.items():
+            member.check_units(model.members[name])
+
+    def windows(self, model, keys):
+        members = {name: member.windows(model.members[name], member.keys)
+                   for name, member in self.members.items()}
+        return MixtureWindows(members)
+
+    def check_history(self, run):
+        """As of one equation. A part of the mixture that the earlier run did not have is new."""
+        if run.state and run.state['data']['identity'] != self.identity:
+            raise UserError(f"the data are not those that '{run.folder}' was trained on: put those back, or use "
+                            'another --out_dir')
+        if run.parent:
+            for member in self.members.values():
+                member.check_history(SimpleNamespace(state=None, parent=run.parent, parent_path=run.parent_path))
+
+    def describe(self, run):
+        """As of one equation, of all of them; `members` has those of each but for `seen`."""
+        found = {name: member.describe(run) for name, member in self.members.items()}
+        seen = torch.cat([about.pop('seen') for about in found.values()]).unique()
+        paths = {key: [path for about in found.values() for path in about[key]]
+                 for key in ('paths', 'absolute', 'relative')}
+        return {**paths, 'identity': self.identity, 'seen': seen, 'members': found}
+
+
+def digest(texts):
+    return hashlib.sha256(' '.join(texts).encode()).hexdigest()
+
+
+class MixtureBatch(NamedTuple):
+    name: str                              # of the member
+    batch: data.Batch
+
+
+class MixtureWindows:
+    """Windows of all equations. In place of data.Windows: micro-batch k of an iteration is of equation
+    k mod n, from windows that the numbers of the sampler name modulo the windows of this equation."""
+
+    def __init__(self, members):
+        self.members = members
+        self.n_windows = sum(windows.n_windows for windows in members.values())
+
+    def batches(self, index, iteration, rank=0, world=1, n_micro=1, following=None):
+        names = list(self.members)
+        for number, part in enumerate(index.chunk(n_micro)):
+            name = names[number % len(names)]
+            windows = self.members[name]
+            for batch in windows.batches(part % windows.n_windows, iteration, rank, world):
+                yield MixtureBatch(name, batch)
+
+    def row_names(self, index):
+        """For a message: which rows were in the batch is told for each equation."""
+        return [f'{name} {row}' for name, windows in self.members.items()
+                for row in windows.row_names(index % windows.n_windows)[:2]]
+
+
+# ---------------------------------------------------------------------------------------------
+# the stage
+
+class MixtureStage(losses.Stage):
+    """The operator stage of every member. Its loss is the mean of theirs. The validation error is the
+    geometric mean."""
+    defaults = {}
+
+    def __init__(self, model, settings):
+        super().__init__(model, settings)
+        self.stages = torch.nn.ModuleDict()
+        for name, member in model.members.items():
+            own = SimpleNamespace(**{**vars(settings), **getattr(settings, name)})
+            self.stages[name] = losses.OperatorStage(member, own)
+
+    def forward(self, batch, progress):
+        """batch: MixtureBatch. The terms are the losses of the equations."""
+        loss, _ = self.stages[batch.name](batch.batch, progress)
+        if dist.is_initialized():                                    # DDP waits for a gradient of everything
+            loss = loss + 0. * sum(p.sum() for p in self.parameters() if p.requires_grad)
+        return loss, {batch.name: loss.detach() * len(self.stages)}
+
+    def parts(self, model, trajectories):
+        return [(model.members[name], stage, trajectories.members[name]) for name, stage in self.stages.items()]
