@@ -56,9 +56,9 @@ class NamedNumbers(nn.Module):
 
     def __init__(self, cfg):
         super().__init__()
-        names = ('dt', *cfg.params)
-        scale = len(names) ** -.5
-        self.weights = nn.ParameterDict({name: scale * torch.randn(cfg.cond_dim) for name in names})
+        self.names = ('dt', *cfg.params)
+        scale = len(self.names) ** -.5
+        self.weights = nn.ParameterDict({name: scale * torch.randn(cfg.cond_dim) for name in self.names})
         self.boundary = nn.ParameterDict({cfg.boundary: torch.zeros(cfg.cond_dim)})
         self.equation = nn.Parameter(torch.zeros(cfg.cond_dim))
 
@@ -66,7 +66,7 @@ class NamedNumbers(nn.Module):
         """x (B, 1 + P): numbers of the names, in their order"""
         with torch.autocast(x.device.type, enabled=False):
             [boundary] = self.boundary.values()
-            weights = torch.stack([*self.weights.values()])
+            weights = torch.stack([self.weights[name] for name in self.names])
             return x.to(weights.dtype) @ weights + boundary + self.equation
 
 
