@@ -230,6 +230,9 @@ class Trajectories:
     def windows(self, model, keys):
         return Windows(self, model, keys)
 
+    def sampler(self, windows, keys):
+        return Sampler(windows.n_windows, keys.batch_size, keys.seed)
+
     def normalise(self, model, keys):
         """Give a new model the mean and scale of the fields and, with basis=components, the principal
         components of its patches."""

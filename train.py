@@ -188,7 +188,7 @@ for name in run.remaining(stages):
     s = settings_of(name)
     stage = losses.STAGES[name](model, s)                        # a module: (batch, progress) -> loss, terms
     windows = stage.prepare(trajectories.windows(model, s), machine)
-    sampler = data.Sampler(windows.n_windows, s.batch_size, s.seed)
+    sampler = trajectories.sampler(windows, s)
     optimizers = optim.make(stage, s, machine.compiled)
     ema = optim.EMA(model, s.ema_decay)
     wrapped = machine.wrap(stage)                                # in DDP, where there are several processes

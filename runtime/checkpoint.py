@@ -60,11 +60,15 @@ def ship(run, path):
     places of this machine."""
     state = load_checkpoint(find_checkpoint(run))
     output_file('FILE', path)
-    names = [os.path.basename(name) for name in state['data']['paths']]
-    typed = [os.path.join('datasets', name) for name in names]
-    state['data'].update(paths=typed, absolute=typed, relative=[os.path.join('..', name) for name in typed])
-    for key in ('out_dir', 'data_dir', 'data_path', 'init_from'):
-        state['config'][key] = os.path.basename(state['config'].get(key, ''))
+    members = state['data'].get('members', {})
+    for about in (state['data'], *members.values()):
+        names = [os.path.basename(name) for name in about['paths']]
+        typed = [os.path.join('datasets', name) for name in names]
+        about.update(paths=typed, absolute=typed, relative=[os.path.join('..', name) for name in typed])
+    for config in (state['config'], *(state['config'][name] for name in members)):
+        for key in ('out_dir', 'data_dir', 'data_path', 'init_from'):
+            if key in config:
+                config[key] = os.path.basename(config[key])
     for key in ('platform', 'wandb_id'):
         state['environment'].pop(key, None)
     state['model'] = state['ema']                # the same tensors are stored once

@@ -3,14 +3,16 @@ A training of several equations: what train.py needs of their files, and the sta
 
 The key `mixture` names configs. Data, grid, latent and rollout keys are those of each config; the network and
 the optimisation are those of the training. Keys of the command line that are not shared are set in all of
-them. Each of the `accumulation` micro-batches of an iteration is of one equation, in turn.
+them. Each of the `accumulation` micro-batches of an iteration is of one equation.
 """
 import hashlib
+import math
 import os
-import torch
-import torch.distributed as dist
 from types import SimpleNamespace
 from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
 
 import data
 import equations
@@ -27,6 +29,7 @@ from universal.model import MixtureConfig, build
 TRAIN = os.path.join(extensions.HERE, 'train.py')
 # sections of train.py whose keys all equations share, and further such keys
 SECTIONS = ('run', 'optimisation', 'stages', 'system')
+MOST = 8                               # times as many windows of an equation of few tokens, at most
 SHARED = (*NETWORK, 'drop_path', 'checkpointing', 'data_dir', 'memory_gb', 'mixture')
 
 
@@ -133,6 +136,15 @@ class MixtureTrajectories:
                    for name, member in self.members.items()}
         return MixtureWindows(members)
 
+    def sampler(self, windows, keys):
+        """Where batch_size / accumulation windows are taken of the equation with the most tokens, so many times
+        more are taken of one with fewer (MOST at most), so that all cost about as much."""
+        n_tokens = {name: math.prod(of.model.cfg.token_grid) for name, of in windows.members.items()}
+        most = max(n_tokens.values())
+        each = keys.batch_size // len(n_tokens)
+        return MixtureSampler({name: data.Sampler(of.n_windows, each * min(MOST, most // n_tokens[name]), keys.seed)
+                               for name, of in windows.members.items()})
+
     def check_history(self, run):
         """As of one equation. A part of the mixture that the earlier run did not have is new."""
         if run.state and run.state['data']['identity'] != self.identity:
@@ -160,26 +172,44 @@ class MixtureBatch(NamedTuple):
     batch: data.Batch
 
 
+class MixtureSampler:
+    """Order of the windows of each equation: a data.Sampler for each. An index is {name: numbers}."""
+
+    def __init__(self, samplers):
+        self.samplers = samplers
+
+    def next(self):
+        return {name: sampler.next() for name, sampler in self.samplers.items()}
+
+    def peek(self):
+        return {name: sampler.peek() for name, sampler in self.samplers.items()}
+
+    def state_dict(self):
+        return {name: sampler.state_dict() for name, sampler in self.samplers.items()}
+
+    def load_state_dict(self, state):
+        for name, sampler in self.samplers.items():
+            sampler.load_state_dict(state[name])
+
+
 class MixtureWindows:
-    """Windows of all equations. In place of data.Windows: micro-batch k of an iteration is of equation
-    k mod n, from windows that the numbers of the sampler name modulo the windows of this equation."""
+    """Windows of all equations. In place of data.Windows."""
 
     def __init__(self, members):
-        self.members = members
-        self.n_windows = sum(windows.n_windows for windows in members.values())
+        self.members = members                                       # {name: data.Windows}
 
     def batches(self, index, iteration, rank=0, world=1, n_micro=1, following=None):
-        names = list(self.members)
-        for number, part in enumerate(index.chunk(n_micro)):
-            name = names[number % len(names)]
-            windows = self.members[name]
-            for batch in windows.batches(part % windows.n_windows, iteration, rank, world):
+        """The global batch of windows {name: numbers}, in n_micro micro-batches, as many of each equation.
+        Yields MixtureBatch."""
+        turns = n_micro // len(self.members)
+        for name, windows in self.members.items():
+            for batch in windows.batches(index[name], iteration, rank, world, turns):
                 yield MixtureBatch(name, batch)
 
     def row_names(self, index):
-        """For a message: which rows were in the batch is told for each equation."""
+        """For a message: some rows of each equation."""
         return [f'{name} {row}' for name, windows in self.members.items()
-                for row in windows.row_names(index % windows.n_windows)[:2]]
+                for row in windows.row_names(index[name])[:2]]
 
 
 # ---------------------------------------------------------------------------------------------

@@ -125,7 +125,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(monkeypatch, mixture, t
     folder = tmp_path / 'stopped'
     with monkeypatch.context() as patch:
         patch.setattr(data.Sampler, 'next', data.Sampler.next)
-        stop_at(4, no_power)
+        stop_at(7, no_power)                                         # in iteration 4, of two equations
         with pytest.raises(RuntimeError, match='power cut'):
             train_here(patch, *mixture, f'--out_dir={folder}')
     assert state_of(folder)['iter'] == 2
