@@ -266,7 +266,7 @@ class Transformer(nn.Module):
             centres = cfg.token_centres(grid)
             blocks = nn.ModuleList()
             for _ in range(depth):
-                done = sum(len(other) for other in self.levels) + len(blocks)
+                done = sum(map(len, self.levels)) + len(blocks)
                 rate = cfg.drop_path * done / max(1, n_block - 1)
                 attention = ATTENTIONS[cfg.attention](cfg, dim, cfg.n_head, centres)
                 blocks.append(Block(dim, attention, cfg.mlp_ratio, cfg.cond_dim, rate, layer_norm,
@@ -301,6 +301,7 @@ class Transformer(nn.Module):
 
 
 NETWORKS = {'pure': Transformer, 'u': Transformer}           # by the key arch; peers/ adds others
+CONDITIONS = {}                                              # by arch, if not Conditioning: universal/
 
 
 # ---------------------------------------------------------------------------------------------
@@ -566,8 +567,7 @@ class AnyPointDecoder(nn.Module):
         x = self.stem(z) + self.position
         for block in self.blocks:
             x = block(x)
-        x = self.norm(x)
-        x = x.to(self.write.weight.dtype)
+        x = self.norm(x).to(self.write.weight.dtype)
         x = x.transpose(1, 2).unflatten(2, cfg.token_grid)           # (B, dim, *tokens)
         x = padded(x, self.margin, cfg.periodic)
         with torch.autocast(z.device.type, enabled=False):
@@ -594,9 +594,6 @@ class Conditioning(nn.Module):
         x = torch.cat([dt[:, None], params], 1)
         x = x.sign() * torch.log1p(1e4 * x.abs()) / 10
         return self.mlp(self.numbers(x))
-
-
-CONDITIONS = {}                                              # by the key arch; universal/ has its own
 
 
 class Operator(nn.Module):
@@ -890,8 +887,7 @@ def build(args, weights, path, new_steppers=()):
 def load(path, device='cpu', ema=True, encoder=None, equation=None):
     """The model of a run folder (best weights) or checkpoint file, in evaluation mode and without gradients
     (model.requires_grad_(True) brings them back). encoder='points' lets a model that was trained on a grid
-    take values at any points, if its encoder is not learned. equation: which one, of a model of several.
-    Leaves the random state as it was."""
+    take values at any points, if its encoder is not learned. equation: which one, of several."""
     file = find_checkpoint(path)
     return load_state(of_equation(load_checkpoint(file), file, equation), file, device, ema, encoder)
 

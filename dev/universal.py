@@ -7,12 +7,17 @@ One model of several equations against a model of each, and its blocks on equati
     python -m dev.universal few_shot config/kdv_cpu.py --test datasets/kdv_test.hdf5 --minutes 2 \
         --blocks universal=pretrained/universal.pt ns=out/only_ns random=
 
+    python -m dev.universal parameters out/burgers_nus datasets/1D_Burgers_Sols_Nu*_N100_seed1.hdf5
+
 compare prints a row an equation: its error in the mixture, that of its own model (mean of the seeds of
 docs/zoo.json), and their ratio; then the geometric mean.
 
 few_shot trains a config on 4, 16, 64 and 256 trajectories (--sizes) for equal minutes, from blocks of several
 checkpoints; `random=` begins with random blocks of the same network. Each model is scored on all trajectories
 of the file --test, made with another seed. Every finished training is a JSON file in --out.
+
+parameters scores one model, trained at several values of a parameter, on all trajectories of files of other
+values, inside and outside of the range.
 """
 import argparse
 import itertools
@@ -26,6 +31,7 @@ from dev.cells import experiment, part_of
 from evaluation.load import choose_rows, open_data, params_of, read
 from evaluation.scores import evaluate
 from evaluation.tables import aligned, as_text
+from files.open import open_source
 from model import load_state
 from peers.compare import HERE, run_training, write_json
 from runtime.checkpoint import NETWORK, find_checkpoint, load_checkpoint
@@ -120,6 +126,23 @@ def table(folder):
     print(aligned(rows))
 
 
+# ---------------------------------------------------------------------------------------------
+# values of a parameter
+
+def parameters(run, paths):
+    """Print a row a file, in the order of its parameter: its place among the trained values, and the error."""
+    args = load_checkpoint(find_checkpoint(run))['model_args']
+    [name] = args['params']
+    [trained] = args['seen_params']
+    found = []
+    for path in paths:
+        value = open_source(path, args['pde'], quiet=True, named=True).params[name]
+        place = 'between' if min(trained) < value < max(trained) else 'outside'
+        found.append((value, 'trained' if value in trained else place, score(run, path)))
+    rows = [[f'{value:g}', place, as_text(error)] for value, place, error in sorted(found)]
+    print(aligned([[name, 'value', 'nRMSE'], *rows]))
+
+
 def main(argv):
     parser = argparse.ArgumentParser(description='One model of several equations.', allow_abbrev=False)
     commands = parser.add_subparsers(dest='command', required=True)
@@ -137,10 +160,16 @@ def main(argv):
     add('--seeds', type=int, default=2)
     add('--part', default='0/1', help='i/n: every n-th training, for several processes')
     add('--out')
+    three = commands.add_parser('parameters', allow_abbrev=False)
+    three.add_argument('run')
+    three.add_argument('files', nargs='+')
     args, keys = parser.parse_known_args(argv)
     args.keys = keys
     if args.command == 'few_shot':
         few_shot(args)
+        return
+    if args.command == 'parameters':
+        parameters(args.run, args.files)
         return
     with open(args.json) as file:
         results = json.load(file)
