@@ -23,13 +23,14 @@ TIMEOUT = timedelta(hours=2)                     # of an exchange between GPUs
 PATIENCE = timedelta(days=30)                    # the first process may be making data meanwhile; the end of
                                                  # a process is noticed at once
 DATA = 1008                                      # the stream of random numbers that augmentation takes
+ALIKE = 1007                                     # of what a stage draws alike in all processes
 
 
 def seed_of(seed, number, stream=None):
     """
     The seed of a random generator, a whole number. number: an iteration, or an epoch for the order of the
-    data (without a stream). stream: what takes the numbers of one iteration, a process (its rank) or DATA.
-    The factors are primes, so that two different triples hardly ever share a seed.
+    data (without a stream). stream: what takes the numbers of one iteration, a process (its rank), DATA or
+    ALIKE. The factors are primes, so that two different triples hardly ever share a seed.
     """
     value = seed * 1_000_003 + number
     return value if stream is None else value * 1_009 + stream
