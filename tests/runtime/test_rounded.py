@@ -2,7 +2,6 @@
 import pytest
 import torch
 import torch.distributed as dist
-from torch._dynamo.backends.common import aot_autograd
 
 from batches import batch_of, settings
 from conftest import close, drawn
@@ -120,6 +119,7 @@ def test_processes_average_the_gradients():
 def test_compiled_code_rounds_no_weights():
     """Of two steps. Before, each rounded the weights and biases of two layers, and took the gradients of one
     back to float32."""
+    from torch._dynamo.backends.common import aot_autograd           # it takes seconds
     n_cast = []
 
     def count(graph, inputs):
