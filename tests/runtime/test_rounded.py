@@ -63,8 +63,8 @@ class Toy(torch.nn.Module):
 # --- gradients ---------------------------------------------------------------
 
 @pytest.mark.parametrize('name, model', [
-    ('operator', dict(checkpointing=True)), ('operator', dict(arch='u', attention='channel')),
-    ('operator', dict(encoder='points')),
+    ('operator', {}), ('operator', dict(arch='u', attention='channel')), ('operator', dict(encoder='points')),
+    pytest.param('operator', dict(checkpointing=True), marks=pytest.mark.slow),
     *[pytest.param(name, FLOWS, marks=pytest.mark.slow) for name in STEPPERS[1:]]])
 def test_numbers_are_those_of_autocast(name, model):
     """Of every layer of the house: none reads the type of a weight that is rounded."""
