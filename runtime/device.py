@@ -3,7 +3,7 @@ The one place that picks the device, the precision and the processes.
 
     device = pick('auto', 'eval')                # a torch.device; says which, or raises UserError
     machine = start('auto', dtype='auto', compile='auto', deterministic=False)
-    with machine.autocast():
+    with machine.autocast(stage):
         ...
 """
 import contextlib
