@@ -216,7 +216,7 @@ for name in run.remaining(stages):
                                         following=sampler.peek)
         for micro, batch in enumerate(micro_batches):
             machine.synchronise_gradients(wrapped, micro == s.accumulation - 1)
-            with machine.autocast():
+            with machine.autocast(stage):
                 loss, terms = wrapped(batch, run.progress)
             (loss / s.accumulation).backward()
             loss_sum = loss_sum + loss.detach() / s.accumulation

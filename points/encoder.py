@@ -177,5 +177,5 @@ class PointEncoder(GridEncoder):
         offset = where.offset.expand(len(u), -1, -1, -1)
         messages = F.gelu(self.stem(torch.cat([values, offset], -1)))
         mean = (where.share[..., None] * messages).sum(2)
-        weights = self.pooled.weight.dtype
+        weights = self.stem.weight.dtype
         return self.pooled(mean.to(weights)).to(weights)

@@ -3,7 +3,7 @@ The one place that picks the device, the precision and the processes.
 
     device = pick('auto', 'eval')                # a torch.device; says which, or raises UserError
     machine = start('auto', dtype='auto', compile='auto', deterministic=False)
-    with machine.autocast():
+    with machine.autocast(stage):
         ...
 """
 import contextlib
@@ -23,13 +23,14 @@ TIMEOUT = timedelta(hours=2)                     # of an exchange between GPUs
 PATIENCE = timedelta(days=30)                    # the first process may be making data meanwhile; the end of
                                                  # a process is noticed at once
 DATA = 1008                                      # the stream of random numbers that augmentation takes
+ALIKE = 1007                                     # of what a stage draws alike in all processes
 
 
 def seed_of(seed, number, stream=None):
     """
     The seed of a random generator, a whole number. number: an iteration, or an epoch for the order of the
-    data (without a stream). stream: what takes the numbers of one iteration, a process (its rank) or DATA.
-    The factors are primes, so that two different triples hardly ever share a seed.
+    data (without a stream). stream: what takes the numbers of one iteration, a process (its rank), DATA or
+    ALIKE. The factors are primes, so that two different triples hardly ever share a seed.
     """
     value = seed * 1_000_003 + number
     return value if stream is None else value * 1_009 + stream
@@ -115,11 +116,15 @@ class Machine:
         """Whether there are several processes."""
         return self.world > 1
 
-    def autocast(self):
-        """A context in which matrices are multiplied in bfloat16 where the machine was started so."""
+    @contextlib.contextmanager
+    def autocast(self, module=None):
+        """A context in which matrices are multiplied in bfloat16 where the machine was started so. Compiled
+        code would round weights again in every call, so it finds those of `module` rounded."""
         if not self.bf16:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
+            yield
+            return
+        with torch.autocast(self.device.type, torch.bfloat16), rounded(module if self.compiled else None):
+            yield
 
     def wrap(self, module):
         """The module, whose gradients are averaged over the processes where there are several."""
@@ -207,6 +212,59 @@ class Machine:
             sys.stderr.flush()
             os._exit(0)
 
+
+# --- weights in bfloat16 -----------------------------------------------------
+
+def _copies(tensors, dtype):
+    """Copies of tensors in another type, all by one launch."""
+    copies = [torch.empty_like(x, dtype=dtype) for x in tensors]
+    torch._foreach_copy_(copies, tensors)
+    return copies
+
+
+class _Rounded(torch.autograd.Function):
+    """float32 tensors -> their copies in bfloat16, whose gradients come back in float32."""
+
+    @staticmethod
+    def forward(ctx, *weights):
+        ctx.set_materialize_grads(False)
+        copies = _copies(weights, torch.bfloat16)
+        frozen = [copy for copy, trained in zip(copies, ctx.needs_input_grad) if not trained]
+        ctx.mark_non_differentiable(*frozen)
+        return tuple(copies)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        given = [grad for grad in grads if grad is not None]         # not of what the loss did not use
+        float32 = iter(_copies(given, torch.float32))
+        return tuple(None if grad is None else next(float32) for grad in grads)
+
+
+@contextlib.contextmanager
+def rounded(module):
+    """
+    In this context the linear layers of a module hold copies of their weights in bfloat16. Gradients reach
+    the weights, also after it.
+
+    Subclasses of nn.Linear, such as those that compute in float32, keep their own. So does everything if
+    module is None.
+    """
+    places = []                                  # (the parameters of a layer, name)
+    for layer in module.modules() if module else ():
+        if type(layer) is torch.nn.Linear:
+            places += [(layer._parameters, name) for name, p in layer._parameters.items() if p is not None]
+    weights = [parameters[name] for parameters, name in places]
+    copies = _Rounded.apply(*weights) if weights else []
+    try:
+        for (parameters, name), copy in zip(places, copies):
+            parameters[name] = copy
+        yield
+    finally:
+        for (parameters, name), weight in zip(places, weights):
+            parameters[name] = weight
+
+
+# --- what the machine has, and how it starts ---------------------------------
 
 def _precision(dtype, device):
     """Whether to use bfloat16, and why. torch.cuda.is_bf16_supported() would count its emulation on

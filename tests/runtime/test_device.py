@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from conftest import refused
 from runtime import device as devices
-from runtime.device import DATA, Machine, float64_device, pick, seed_of, start
+from runtime.device import ALIKE, DATA, Machine, float64_device, pick, seed_of, start
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_deterministic(computer, monkeypatch):
 
 def test_seeds_of_iterations_processes_and_augmentation_differ():
     seeds = [seed_of(seed, iteration, stream) for seed in range(3) for iteration in range(200)
-             for stream in (*range(16), DATA)]
+             for stream in (*range(16), DATA, ALIKE)]
     assert len(set(seeds)) == len(seeds)
     assert len({seed_of(seed, epoch) for seed in range(3) for epoch in range(200)}) == 600
 
