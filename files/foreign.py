@@ -34,7 +34,7 @@ def _is_forced(file):
 def _check_forced(path, file):
     shapes = {'velocity': 'N T X Y 2', 'particles': 'N T X Y 1', 'force': 'N X Y 2', 't': 'N T'}
     sizes = check_datasets(path, file, shapes)
-    t = uniform(path, 't', stored(file['t'], 0))
+    t = uniform(path, 't', stored(file['t']))
     x = (centres(sizes['X']), centres(sizes['Y']))
     doubts = ['no coordinates: cells of the unit square are assumed']
     return Content(sizes['N'], sizes['T'], spacing(t), x, type_of(file['velocity']), fields=FORCED,
@@ -129,7 +129,7 @@ def _read_well(file, rows, frames):
 # 'matlab'
 
 def _is_matlab(file):
-    return all(name in file for name in ('a', 'u', 't'))
+    return 'a' in file and len(getattr(file.get('u'), 'shape', ())) == 4
 
 
 def _check_matlab(path, file):
