@@ -15,7 +15,7 @@ import torch
 from equations.derivatives import shifted
 from files.layouts import COORDINATE, one_axis, spacing
 from files.open import CHUNK_ROWS, read_rows, uneven_axes
-from files.values import parameter, stored
+from files.values import check_filters, parameter, stored
 from grids import is_strided, shape_text
 from runtime.configurator import UserError, say
 from runtime.inputs import axis_points
@@ -239,6 +239,7 @@ def initial_params(path, cfg):
             key = COORDINATE.format(letter)
             if key not in file:
                 continue
+            check_filters(path, key, file[key])
             x = one_axis(path, key, stored(file[key]))
             expected = axis_points(cfg, axis, len(x)).numpy()
             apart = np.abs(x - expected).max() / (cfg.length[axis] / len(x))

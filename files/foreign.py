@@ -18,7 +18,7 @@ import numpy as np
 from equations.common import centres
 from files.layouts import (Content, Layout, check_datasets, check_own, read_axes, read_frames, spacing,
                            uniform)
-from files.values import as_text, parameter, stored, type_of
+from files.values import as_numbers, as_text, parameter, stored, type_of
 from runtime.configurator import UserError
 
 # -----------------------------------------------------------------------------
@@ -100,7 +100,7 @@ def _well_boundary(file, doubts):
     """'periodic', 'wall' or 'open'. The axes of a file may differ, but not those of an equation here."""
     kinds = set()
     for part in file.get('boundary_conditions', {}).values():
-        kinds.update(text.lower() for text in _texts(part.attrs['bc_type']))
+        kinds.update(text.lower() for text in _texts(part.attrs.get('bc_type', ())))
     if len(kinds) == 1:
         return kinds.pop()
     doubts.append(f"boundaries are {', '.join(sorted(kinds)) or 'not named'}: taken as open")
@@ -110,8 +110,12 @@ def _well_boundary(file, doubts):
 def _well_parameters(file, doubts):
     params = {}
     for name in _texts(file.attrs.get('simulation_parameters', [])):
-        if np.size(file.attrs.get(name, ())) == 1:
-            params[name] = float(np.squeeze(file.attrs[name]))
+        try:
+            numbers = as_numbers(file.attrs.get(name, ()))
+        except ValueError:
+            numbers = ()
+        if len(numbers) == 1:
+            params[name] = float(numbers[0])
         else:
             doubts.append(f'the parameter {name} is left out: it is not one number')
     return params

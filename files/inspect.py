@@ -13,7 +13,7 @@ from files.fit import Signs
 from files.open import blocks, check_finite, check_overlap, fingerprints, open_source, split_rows
 from runtime.configurator import parse_flags
 
-FAR = 30.                             # standard deviations of a value from the mean of its field
+FAR = 20.                             # standard deviations of a value from the mean of its field
 
 
 def inspect(path):

@@ -33,7 +33,8 @@ def test_forced_flow(path):
     ('force', noise(5, 8, 6, 2), '(5, 8, 6, 2)'),
     ('particles', noise(6, 5, 8, 6, 2), '(6, 5, 8, 6, 2)'),
     ('velocity', noise(6, 5, 8, 6), '(6, 5, 8, 6)'),
-    ('t', np.zeros((6, 5)), 't does not increase')])
+    ('t', np.zeros((6, 5)), 't does not increase'),
+    ('t', np.arange(5) * np.array([[1], [1], [2], [1], [1], [1]]), 't differs from row to row')])
 def test_broken_forced_flow(path, key, values, word):
     change(forced(path)[0], key, values)
     message = refused(open_source, path)
