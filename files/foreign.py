@@ -74,6 +74,8 @@ def _check_well(path, file):
     for group in ('dimensions', 't0_fields', 't1_fields', 't2_fields', 'boundary_conditions'):
         if group in file:
             check_own(path, file, group)
+    if 'spatial_dims' not in file['dimensions'].attrs:
+        raise UserError(f"'{path}': the group dimensions has no attribute spatial_dims, such as ['x', 'y']")
     letters = _texts(file['dimensions'].attrs['spatial_dims'])
     axes = {f'dimensions/{letter}': letter for letter in letters}
     parts = _well_parts(file)

@@ -19,7 +19,7 @@ import equations
 from equations.common import centres
 from files.layouts import GAS, LAYOUTS, spacing
 from files.recognise import Found, check_asked, recognise
-from files.values import check_filters, stored, unit_doubts
+from files.values import check_filters, is_number, stored, unit_doubts
 from runtime.configurator import UserError, say
 
 CHUNK_ROWS = 16                       # rows read at a time, at most: 13 MB of a released file on one axis
@@ -231,7 +231,7 @@ def _check(path, file, dataset, named):
         LAYOUTS.update(READ_ONLY)
         fitting = [name for name, layout in READ_ONLY.items() if layout.fits(file)]
     layout = fitting[0] if fitting else 'tensor'                        # its check says what the file lacks
-    if not np.all(file.attrs.get('complete', 1)):
+    if is_number(file.attrs.get('complete'), 0):                        # ours is; other programs' are not
         raise UserError(f"'{path}' is marked incomplete: delete it and make it again")
     content = LAYOUTS[layout].check(path, file)
     if min(map(len, content.x)) < 2:

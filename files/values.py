@@ -44,6 +44,14 @@ def as_numbers(value):
         raise ValueError(f"is the text '{texts[0][:40]}'") from None
 
 
+def is_number(value, number):
+    """Is the value of an attribute this one number?"""
+    try:
+        return as_numbers(value).tolist() == [number]
+    except ValueError:
+        return False
+
+
 # -----------------------------------------------------------------------------
 # packed and missing values
 

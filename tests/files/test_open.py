@@ -235,6 +235,8 @@ def test_a_file_that_is_marked_incomplete(path):
     with h5py.File(tensor(path), 'a') as file:
         file.attrs['complete'] = 0
     assert 'incomplete' in refused(open_source, path)
+    for other in (1, 'no', h5py.Empty('f'), np.zeros(2), np.array((1, 2.), [('a', 'i4'), ('b', 'f8')])):
+        assert open_source(tensor(path, attrs={'Nu': .01, 'complete': other})).n == 10      # another program's
 
 
 # -----------------------------------------------------------------------------
