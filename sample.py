@@ -36,6 +36,7 @@ from evaluation.off_grid import POINTS, at_points, grid_axes, resampled
 from evaluation.pictures import draw, draw_members, draw_tokens
 from evaluation.scores import batches, predicted_fields
 from evaluation.starts import initial_fields, make_start, truth_of
+from files.fit import odd_values
 from grids import shape_text
 from metrics import field_nrmse, mean_nrmse
 from model import load_state
@@ -253,6 +254,9 @@ def main(argv=None):
     say_unseen('note: ', cfg, {name: [value] for name, value in start.params.items()})
     truth, truth_axes = truth_of(cfg, start)
     u0 = initial_fields(cfg, start, truth, truth_axes)
+    note = odd_values(u0[:, None], model)
+    if note:
+        say(f'sample: warning: {start.what}: {note}')
     points, shape, coordinates = where_to_decode(model, args, truth)
     if args.ttc:
         p = searched(model, start, u0, args.ttc)
