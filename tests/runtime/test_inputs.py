@@ -77,6 +77,7 @@ def test_numbers_of_other_types(dtype):
     (np.ones(3, complex), 'complex'), (torch.ones(3, dtype=torch.cfloat), 'complex'), ('wave', '<U4'),
     (None, 'object'), ([[1.], [1., 2.]], 'no array'), ([torch.ones(2), torch.ones(3)], 'no array'),
     (np.ma.masked_greater([1., 2., 3., 4.], 2), '2 of 4 values of u are masked'),
+    (torch.quantize_per_tensor(torch.ones(1, 32, 1), .1, 0, torch.qint8), 'quantized'),
     ([1., np.ma.masked], 'masked'), (10 ** 400, 'no array')])
 def test_what_is_no_array_of_real_numbers_is_refused(value, words):
     m = build()
