@@ -221,6 +221,8 @@ def make_command(argv):
         if args.seed:                                                # training takes seed 0 by this name
             stem, ending = os.path.splitext(out)
             out = f'{stem}_seed{args.seed}{ending}'
+    elif not out.endswith(('.hdf5', '.h5')):
+        raise UserError(f"--out '{out}' must end with .hdf5 or .h5, or with a / for a folder")
     if os.path.exists(out):
         raise UserError(f"'{out}' exists: remove it first, or write elsewhere with --out")
     write_file(out, args.name, params, args.n, args.seed, args.device, args.batch_size, args.resolution)
