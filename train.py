@@ -149,7 +149,7 @@ except configurator.UserError as error:
 for name in stages:
     s = settings_of(name)
     check_settings(s, machine)
-    optim.make(losses.STAGES[name](empty_model, s), s)
+    optim.make(losses.STAGES[name](empty_model, s).checked(sources), s)
     optim.EMA(empty_model, s.ema_decay)
     if name == 'operator' and machine.device.type == 'cpu' and s.max_iters > 100 and not run.state:
         from evaluation.cost import say_if_long
