@@ -27,6 +27,11 @@ import argparse
 import os
 from dataclasses import replace
 
+from runtime.configurator import UserError, one_line_errors, parse_flags, say
+
+if __name__ == '__main__':
+    one_line_errors()                  # also while the rest is imported
+
 import h5py
 import numpy as np
 import torch
@@ -42,7 +47,6 @@ from metrics import field_nrmse, mean_nrmse
 from model import load_state
 from runtime import extensions
 from runtime.checkpoint import find_checkpoint, load_checkpoint
-from runtime.configurator import UserError, one_line_errors, parse_flags, say
 from runtime.device import pick
 from runtime.inputs import say_unseen
 from runtime.paths import output_file, output_folder
@@ -296,5 +300,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    one_line_errors()
     main()

@@ -14,6 +14,10 @@ import math
 import sys
 from types import SimpleNamespace
 
+from runtime import configurator
+
+configurator.one_line_errors()         # also while the rest is imported
+
 import torch
 
 import data
@@ -25,12 +29,11 @@ from files import fit
 from files import open as files
 from grids import shape_text
 from model import UPT, ModelConfig, build, model_args, on_meta
-from runtime import configurator, extensions
+from runtime import extensions
 from runtime import device as devices
 from runtime.device import seed_of
 from runtime.run import Run, check_settings
 
-configurator.one_line_errors()
 # -----------------------------------------------------------------------------
 # run (a resumed run may change the keys whose comment ends with *)
 out_dir = 'out/run'                # folder of the run *
@@ -146,7 +149,7 @@ except configurator.UserError as error:
 for name in stages:
     s = settings_of(name)
     check_settings(s, machine)
-    optim.make(losses.STAGES[name](empty_model, s), s)
+    optim.make(losses.STAGES[name](empty_model, s).checked(sources), s)
     optim.EMA(empty_model, s.ema_decay)
     if name == 'operator' and machine.device.type == 'cpu' and s.max_iters > 100 and not run.state:
         from evaluation.cost import say_if_long

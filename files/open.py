@@ -21,6 +21,7 @@ from files.layouts import GAS, LAYOUTS, spacing
 from files.recognise import Found, check_asked, recognise
 from files.values import check_filters, is_number, stored, unit_doubts
 from runtime.configurator import UserError, say
+from runtime.progress import counted
 
 CHUNK_ROWS = 16                       # rows read at a time, at most: 13 MB of a released file on one axis
 CHUNK_VALUES = 2 ** 23                # values read at a time, at most (or one row): 34 MB
@@ -142,6 +143,8 @@ def _named_paths(data_path):
             raise UserError(f"data_path '{path}' does not exist: leave data_path empty to have the data made")
     if not paths:
         raise UserError(f"data_path='{data_path}' names no file")
+    if len(set(map(os.path.realpath, paths))) < len(paths):
+        raise UserError(f"data_path='{data_path}' names a file twice: leave it out once")
     return paths
 
 
@@ -317,7 +320,7 @@ def blocks(source, rows, time_stride=1):
     row_values = source.n_frames * int(np.prod(source.shape)) * len(source.fields)
     at_once = min(CHUNK_ROWS, max(1, CHUNK_VALUES // row_values))
     with opened(source) as file:
-        for first in range(0, len(rows), at_once):
+        for first in counted(f"reading '{source.path}'", range(0, len(rows), at_once)):
             start = rows.start + first
             stop = min(start + at_once, rows.stop)
             yield first, read(source, file, slice(start, stop), slice(None, None, time_stride))

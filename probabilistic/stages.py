@@ -6,7 +6,7 @@ The later stages. Each trains a stepper of its own name; encoder, operator and d
 import torch
 
 from losses import Stage, mean_square
-from probabilistic.cache import CachedWindows
+from probabilistic.cache import CachedWindows, check_room
 from probabilistic.scores import crps, crps_loss
 from runtime.configurator import UserError
 from runtime.device import ALIKE, seed_of
@@ -59,6 +59,11 @@ class DiffResidualStage(LaterStage):
             raise UserError(f'flow_steps={settings.flow_steps} must be at least 1')
         self.flow = self.module.flow                                 # what is trained
         self.module.n_steps = settings.flow_steps
+
+    def checked(self, sources):
+        if self.settings.cache_copies:
+            check_room(self, sources)
+        return self
 
     @torch.no_grad()
     def prepare(self, windows, machine):

@@ -38,8 +38,11 @@ def seed_of(seed, number, stream=None):
 
 # --- device ------------------------------------------------------------------
 
-def _find(name):
-    """The device that `name` asks for. Raises UserError where there is none such."""
+def find(name):
+    """The torch.device that `name`, one of those of `pick` or a torch.device, asks for. Nothing is said, and
+    none becomes the current one. Raises UserError where there is none such."""
+    if isinstance(name, torch.device) and name.type != 'cuda':
+        return name
     name = str(name).lower()
     if name == 'auto':
         if torch.cuda.is_available():
@@ -59,16 +62,22 @@ def _find(name):
 
 
 def _find_cuda(name, number):
-    """The CUDA device of that number, by default this process's own. It becomes the current one."""
+    """The CUDA device of that number, by default this process's own."""
     if not torch.cuda.is_available():
         raise UserError(f'device={name}, but torch sees no CUDA device: use --device=cpu or --device=auto')
     index = int(number or os.environ.get('LOCAL_RANK', 0))
     count = torch.cuda.device_count()
     if index >= count:
         raise UserError(f'device=cuda:{index}, but torch sees {count} CUDA device(s)')
-    torch.cuda.set_device(index)
-    torch.backends.cudnn.allow_tf32 = False      # float32 means float32 in convolutions, too
     return torch.device('cuda', index)
+
+
+def current(device):
+    """The device, which becomes the current one where it is of CUDA."""
+    if device.type == 'cuda':
+        torch.cuda.set_device(device.index)
+        torch.backends.cudnn.allow_tf32 = False  # float32 means float32 in convolutions, too
+    return device
 
 
 def pick(name, why=''):
@@ -77,7 +86,7 @@ def pick(name, why=''):
     cpu, and says which; `why` begins that line. Plain 'cuda' is the device of this process
     (LOCAL_RANK), or the first. Raises UserError for a device that is not there.
     """
-    device = _find(name)
+    device = current(find(name))
     if str(name) == 'auto':
         prefix = f'{why}: ' if why else ''
         configurator.say(f'{prefix}device {device} (auto: the first available of cuda, mps, cpu)')
@@ -87,11 +96,21 @@ def pick(name, why=''):
 def float64_device(name):
     """As `pick`, for the numerical solvers, which need float64: MPS has none and is replaced by the
     CPU, with a line that says so."""
-    device = torch.device('mps') if str(name) == 'mps' else _find(name)
+    device = torch.device('mps') if str(name) == 'mps' else current(find(name))
     if device.type == 'mps':
         configurator.say('solvers: mps has no float64, solving on the cpu')
         device = torch.device('cpu')
     return device
+
+
+def free_memory():
+    """Bytes of memory that this computer has left."""
+    try:
+        with open('/proc/meminfo') as file:
+            lines = file.readlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith('MemAvailable'))
+    except (OSError, StopIteration):             # not Linux
+        return 8e9
 
 
 # --- precision, compilation, processes ---------------------------------------
@@ -327,7 +346,7 @@ def start(device='auto', dtype='auto', compile='auto', deterministic=False, max_
     if deterministic:
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
         torch.use_deterministic_algorithms(True)
-    device = _find(device)
+    device = current(find(device))
     talk = None
     if world > 1:
         backend, own = ('nccl', device) if device.type == 'cuda' else ('gloo', None)

@@ -1,6 +1,7 @@
 """files/open.py: files that are there, missing, broken or planned; which equation they are of; rows, splits,
 fingerprints; initial conditions alone. (test_layouts.py has the other layouts.)"""
 import dataclasses
+import itertools
 import os
 
 import h5py
@@ -334,9 +335,22 @@ def test_named_files_must_exist(tmp_path, path):
     with_comma = tensor(tmp_path / 'a,b.hdf5')
     assert missing in refused(find_burgers, tmp_path, f'{path},{missing}')
     assert 'names no file' in refused(find_burgers, tmp_path, ' , ')
-    for data_path, paths in ((path, [path]), (f'{path}, {path}', [path, path]), (with_comma, [with_comma])):
+    other = tensor(tmp_path / 'other.hdf5')
+    for data_path, paths in ((path, [path]), (f'{path}, {other}', [path, other]), (with_comma, [with_comma])):
         assert [source.path for source in find_burgers(tmp_path, data_path)] == paths
     assert '--dataset=burgers' in refused(find, 'advection', str(tmp_path), path, {'beta': .4}, 12)
+    again = os.path.join(tmp_path, '.', os.path.basename(path))
+    assert 'twice' in refused(find_burgers, tmp_path, f'{path},{other},{again}')
+
+
+def test_long_reading_says_how_far_it_is(path, monkeypatch, capsys):
+    monkeypatch.setattr('runtime.progress.perf_counter', itertools.count(step=20.).__next__)
+    source = open_source(tensor(path, noise(40)))
+    monkeypatch.setattr('files.open.CHUNK_ROWS', 10)
+    read_rows(source, range(40))
+    assert capsys.readouterr().out.splitlines() == [
+        f"reading '{path}' {percent}% | eta {eta}" for percent, eta in ((25, '1m00s'), (50, '0m40s'),
+                                                                      (75, '0m20s'))]
 
 
 def test_a_file_that_is_not_there_is_planned(tmp_path):
