@@ -41,7 +41,7 @@ TRAIN_MINUTES ?= 60
 PEER_MINUTES ?= 20
 
 gpu:
-	@echo "about $$(( ($(words $(GPU_CONFIGS)) * $(TRAIN_MINUTES) + (14 + 44) * $(PEER_MINUTES)) / 60 + 2 )) hours; 55 GB of data are made in datasets/"
+	@echo "about $$(( ($(words $(GPU_CONFIGS)) * $(TRAIN_MINUTES) + (14 + 44) * $(PEER_MINUTES)) / 60 + 4 )) hours; 55 GB of data are made in datasets/"
 	for name in $(GPU_CONFIGS); do $(MAKE) gpu-$$name MINUTES=100000 || exit 1; done
 	$(PY_GPU) eval.py --ckpt out/burgers_128_pure --device cuda --initial_step 10 --json out/burgers_128_pure/eval10.json
 	$(PY_GPU) bench.py speed --device=cuda --batch_size=256 --json out/speed.json

@@ -109,14 +109,14 @@ def time_config(config, mode, overrides, args, has_cuda):
 # every config in every mode
 
 def time_all(configs, modes, overrides, args):
-    """Each config and mode in a process of its own, as its memory is measured. After one that fails, the
-    others go on."""
+    """Each config and mode in a process of its own, as its memory is measured. Data are made once for all that
+    share them. After one that fails, the others go on."""
     found = []
-    for config, mode in itertools.product(configs, modes):
-        with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, 'one.json')
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, 'one.json')
+        for config, mode in itertools.product(configs, modes):
             options = [f'--repeats={args.repeats}', f'--seconds={args.seconds}', f'--modes={mode}',
-                       f'--iters={args.iters or 400}', f'--json={path}', *overrides]
+                       f'--iters={args.iters or 400}', f'--json={path}', f'--data_dir={folder}', *overrides]
             command = [sys.executable, os.path.join(HERE, 'bench.py'), 'speed', config, *options]
             if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
                 say(f'{config}, {mode}: failed; the others go on')

@@ -18,6 +18,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+from runtime.configurator import UserError, one_line_errors, say
+
+if __name__ == '__main__':
+    one_line_errors()                  # also while the rest is imported
+
 import numpy as np
 import torch
 
@@ -26,8 +31,7 @@ from files.fit import Signs, check_together, other_units, zero_rows
 from files.open import (blocks, check_finite, check_overlap, fingerprints, first_prints, opened, read,
                         split_rows)
 from grids import shape_text
-from runtime.configurator import UserError, one_line_errors, say
-from runtime.device import DATA, seed_of
+from runtime.device import DATA, free_memory, seed_of
 
 
 CONSTANT = 1e-7                        # a standard deviation of that size, relative to the rms, is rounding
@@ -308,15 +312,6 @@ def seen_rows(source, rows, seen):
     return [row for row, fingerprint in zip(rows, prints) if fingerprint in seen]
 
 
-def free_memory():
-    try:
-        with open('/proc/meminfo') as file:
-            lines = file.readlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith('MemAvailable'))
-    except (OSError, StopIteration):                                 # not Linux
-        return 8e9
-
-
 # ---------------------------------------------------------------------------------------------
 # windows
 
@@ -559,7 +554,6 @@ class Sampler:
 
 
 if __name__ == '__main__':
-    one_line_errors()
     command = sys.argv[1] if len(sys.argv) > 1 else ''
     if command == 'make':
         from files.write import make_command as run

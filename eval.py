@@ -29,6 +29,11 @@ import math
 import os
 import sys
 
+from runtime.configurator import UserError, one_line_errors, parse_flags, say
+
+if __name__ == '__main__':
+    one_line_errors()                  # also while the rest is imported
+
 import numpy as np
 import torch
 
@@ -43,7 +48,6 @@ from grids import shape_text
 from model import load_state
 from runtime import extensions
 from runtime.checkpoint import equations_of, find_runs, load_checkpoint, of_equation, whole_file
-from runtime.configurator import UserError, one_line_errors, parse_flags, say
 from runtime.device import pick
 from runtime.paths import output_file, output_files
 from runtime.progress import EVERY, duration
@@ -122,6 +126,8 @@ def write_and_note(args, write, *what):
         write(*what)
     except (UserError, OSError) as error:
         args.unwritten.append(str(error))
+
+
 def what_is_left(file, state):
     """What the run of a checkpoint has still to do, as its last.pt says, which is read where it lies beside a
     best.pt; None of a finished run, and where there is no last.pt."""
@@ -359,5 +365,4 @@ def print_side_by_side(results):
 
 
 if __name__ == '__main__':
-    one_line_errors()
     main()

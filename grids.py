@@ -240,7 +240,7 @@ def interpolate(u, q, shape, first, length, periodic):
 
 def pick(u, index):
     """Rows `index` (b, M, K) of u (B, P, C), b = B or 1 -> (B, M, K, C)"""
-    index = index.expand(len(u), -1, -1)
+    index = index.expand(u.shape[0], -1, -1)
     flat = index.flatten(1)[..., None]
     rows = u.gather(1, flat.expand(-1, -1, u.shape[-1]))
     return rows.unflatten(1, index.shape[1:])

@@ -176,6 +176,10 @@ class Stage(nn.Module):
         made = [extension(self) for extension in EXTENSIONS]
         self.extensions = [extend for extend in made if extend]
 
+    def checked(self, sources):
+        """This stage, before any training. Raises UserError for data files (files.Source) that it cannot use."""
+        return self
+
     def prepare(self, windows, machine):
         """Before the first iteration: take from the data what this stage starts with. Returns the windows to
         train on. A stage that resumes keeps what it has trained."""

@@ -26,6 +26,7 @@ from grids import Patches, interpolate, merge_tokens, ones_at, padded, positions
 from runtime import extensions
 from runtime.checkpoint import check_shapes, find_checkpoint, load_checkpoint, of_equation, tuples
 from runtime.configurator import UserError
+from runtime.device import find as find_device
 from runtime.inputs import (as_numbers, check_sizes, checked_latent, conditions, divides, grid_points,
                             noise_of, per_member, places_to_decode, query_points, to_trained_grid, whole)
 
@@ -902,4 +903,4 @@ def load_state(state, path, device='cpu', ema=True, encoder=None):
         args['encoder'] = encoder
     with torch.device('cpu'), torch.random.fork_rng(devices=[]):     # initial weights draw random numbers
         model = build(args, state['ema' if ema else 'model'], path)
-    return model.to(device).eval().requires_grad_(False)
+    return model.to(find_device(device)).eval().requires_grad_(False)

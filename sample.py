@@ -27,6 +27,11 @@ import argparse
 import os
 from dataclasses import replace
 
+from runtime.configurator import UserError, one_line_errors, parse_flags, say
+
+if __name__ == '__main__':
+    one_line_errors()                  # also while the rest is imported
+
 import h5py
 import numpy as np
 import torch
@@ -36,12 +41,12 @@ from evaluation.off_grid import POINTS, at_points, grid_axes, resampled
 from evaluation.pictures import draw, draw_members, draw_tokens
 from evaluation.scores import batches, predicted_fields
 from evaluation.starts import initial_fields, make_start, truth_of
+from files.fit import odd_values
 from grids import shape_text
 from metrics import field_nrmse, mean_nrmse
 from model import load_state
 from runtime import extensions
 from runtime.checkpoint import find_checkpoint, load_checkpoint, of_equation
-from runtime.configurator import UserError, one_line_errors, parse_flags, say
 from runtime.device import pick
 from runtime.inputs import say_unseen
 from runtime.paths import output_file, output_folder
@@ -254,6 +259,9 @@ def main(argv=None):
     say_unseen('note: ', cfg, {name: [value] for name, value in start.params.items()})
     truth, truth_axes = truth_of(cfg, start)
     u0 = initial_fields(cfg, start, truth, truth_axes)
+    note = odd_values(u0[:, None], model)
+    if note:
+        say(f'sample: warning: {start.what}: {note}')
     points, shape, coordinates = where_to_decode(model, args, truth)
     if args.ttc:
         p = searched(model, start, u0, args.ttc)
@@ -293,5 +301,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    one_line_errors()
     main()

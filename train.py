@@ -14,6 +14,10 @@ import math
 import sys
 from types import SimpleNamespace
 
+from runtime import configurator
+
+configurator.one_line_errors()         # also while the rest is imported
+
 import torch
 
 import data
@@ -24,12 +28,11 @@ from evaluation.scores import rollout_error
 from files import fit
 from files import open as files
 from model import ModelConfig, build, model_args, on_meta
-from runtime import configurator, extensions
+from runtime import extensions
 from runtime import device as devices
 from runtime.device import seed_of
 from runtime.run import Run, check_settings
 
-configurator.one_line_errors()
 # -----------------------------------------------------------------------------
 # run (a resumed run may change the keys whose comment ends with *)
 out_dir = 'out/run'                # folder of the run *
@@ -152,7 +155,7 @@ except configurator.UserError as error:
 for name in stages:
     s = settings_of(name)
     check_settings(s, machine)
-    optim.make(losses.STAGES[name](empty_model, s), s)
+    optim.make(losses.STAGES[name](empty_model, s).checked(sources), s)
     optim.EMA(empty_model, s.ema_decay)
     if name == 'operator' and machine.device.type == 'cpu' and s.max_iters > 100 and not run.state:
         from evaluation.cost import say_if_long
@@ -218,7 +221,7 @@ for name in run.remaining(stages):
                                         following=sampler.peek)
         for micro, batch in enumerate(micro_batches):
             machine.synchronise_gradients(wrapped, micro == s.accumulation - 1)
-            with machine.autocast():
+            with machine.autocast(stage):
                 loss, terms = wrapped(batch, run.progress)
             (loss / s.accumulation).backward()
             loss_sum = loss_sum + loss.detach() / s.accumulation

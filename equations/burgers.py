@@ -27,6 +27,7 @@ from equations import PDE
 from equations.common import checked, empty_frames, waves
 from equations.derivatives import at_rest, derivative
 from runtime.configurator import UserError
+from runtime.progress import counted
 
 MIN_SIGMA = 1.25                # least kernel width in cells: quadrature error 4e-14
 TAIL = 8.5                      # cut-off of the kernel in widths: exp(-36) = 2e-16
@@ -59,7 +60,7 @@ def burgers(u0, nu, t):
     h = 1 / (n_cells * refine)
     jump = -u0.mean(1) / (2 * diffusivity)                          # θ(x + 1) - θ(x)
     theta = _potential(u0, diffusivity, refine)                     # (B, X refine) at the left edges
-    for i, gap in enumerate(gaps):
+    for i, gap in enumerate(counted('solver: frames', gaps)):
         n_sub = max(1, math.ceil(gap / longest))
         for _ in range(n_sub):
             theta = _heat_step(theta, jump, gap / n_sub, diffusivity, u_max, h)

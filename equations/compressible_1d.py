@@ -28,6 +28,7 @@ from equations import PDE
 from equations.common import (centres, checked, empty_frames, from_0_to_1, generators, limited_slope,
                               sum_of_waves, tridiagonal)
 from runtime.configurator import UserError
+from runtime.progress import counted
 
 GAMMA = 5 / 3
 CFL = .3
@@ -60,7 +61,7 @@ def compressible_1d(u0, eta, zeta, t, boundary='periodic'):
     viscosity = 4 / 3 * eta + zeta
     out = empty_frames(u0, t)
     gas = u0.movedim(-1, 0).contiguous()                            # (3, B, X): density, pressure, velocity
-    for i, gap in enumerate(np.diff(t)):
+    for i, gap in enumerate(counted('solver: frames', np.diff(t))):
         left = gap * torch.ones_like(u0[:, :1, 0])                  # time left to the next frame, (B, 1)
         owed = torch.zeros_like(left)                               # time by which viscosity lags behind
         rows = torch.arange(len(u0), device=u0.device)              # samples that have not reached it

@@ -19,6 +19,7 @@ from equations import PDE
 from equations.common import NO_FLUX, checked, empty_frames, exchange_axes, generators, indices
 from equations.derivatives import spacing
 from grids import padded
+from runtime.progress import counted
 
 DIFFUSIVITY = (1e-3, 5e-3)      # of u and v
 FITZHUGH_K = 5e-3
@@ -43,7 +44,7 @@ def diffusion_reaction(u0, t, step=DR_STEP):
     out = empty_frames(u0, t)
     u = u0.movedim(3, 1)                                            # (B, 2, X, Y)
     tau = 0.
-    for i, gap in enumerate(np.diff(t)):
+    for i, gap in enumerate(counted('solver: frames', np.diff(t))):
         n_step = math.ceil(gap / step * (1 - 1e-9))                 # a gap of 2.0000001 steps takes two
         if not math.isclose(tau, gap / n_step):
             tau = gap / n_step

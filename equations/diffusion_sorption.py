@@ -23,6 +23,7 @@ import torch
 from equations import PDE
 from equations.common import checked, empty_frames, generators, graded_steps, tridiagonal
 from runtime.configurator import UserError
+from runtime.progress import counted
 
 DIFFUSION = 5e-4
 ISOTHERM = (1 - .29) / .29 * 2880 * 3.5e-4      # K
@@ -50,7 +51,7 @@ def diffusion_sorption(u0, t):
     first = h ** 2 / DIFFUSION
     out = empty_frames(u0, t)
     u = u0
-    for i in range(1, len(t)):
+    for i in counted('solver: frames', range(1, len(t))):
         for step in graded_steps(t[i - 1], t[i], first, SORPTION_GROWTH):
             start = _sorbed(u)[0]
             u = _sorption_stage(u, start, SDIRK * step)

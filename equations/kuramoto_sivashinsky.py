@@ -18,6 +18,7 @@ from equations.common import (centres, checked, empty_frames, etdrk4_step, etdrk
                               wave_numbers)
 from equations.derivatives import at_rest, derivative
 from runtime.configurator import UserError
+from runtime.progress import counted
 
 KS_STEP = .025                  # longest step in seconds
 
@@ -51,7 +52,7 @@ def kuramoto_sivashinsky(u0, length, t):
     out = empty_frames(u0, t)
     v = torch.fft.rfft(u0 - mean)
     last_step = 0.
-    for i, gap in enumerate(np.diff(t)):
+    for i, gap in enumerate(counted('solver: frames', np.diff(t))):
         n_steps = math.ceil(gap / KS_STEP)
         step = gap / n_steps
         if abs(step - last_step) > 1e-9 * step:

@@ -18,6 +18,7 @@ from equations.common import (centres, checked, empty_frames, etdrk4_step, etdrk
                               indices, sum_of_squares)
 from equations.derivatives import derivative, velocity_from_vorticity
 from runtime.configurator import UserError
+from runtime.progress import counted
 
 NS_CELLS = 5.5                  # internal cells per axis, times ν^(1/3): 55, 119, 256 at ν 1e-3, 1e-4, 1e-5
 NS_REFINEMENT = 16              # largest number of internal cells in a given cell, along an axis
@@ -89,7 +90,7 @@ def navier_stokes(w0, nu, t, forced=True, refine=None, cfl=NS_CFL):
     w = _finer_spectrum(w0, refine) * kept
     step = 0.
     start = float(velocity(w).abs().sum(1).max())
-    for i, gap in enumerate(np.diff(t)):
+    for i, gap in enumerate(counted('solver: frames', np.diff(t))):
         n_part = math.ceil(gap)                                      # parts of a second at most
         for _ in range(n_part):
             fastest = float(velocity(w).abs().sum(1).max()) + FORCE_SPEED * gap / n_part

@@ -18,6 +18,7 @@ from equations.common import (centres, checked, empty_frames, from_0_to_1, gener
                               sum_of_waves, wave_numbers)
 from equations.derivatives import derivative
 from runtime.configurator import UserError
+from runtime.progress import counted
 
 REACTION_FIRST = 1e-5           # first step in units of 1/ν,
 REACTION_GROWTH = .05           # longest step in units of the time,
@@ -44,7 +45,7 @@ def reaction_diffusion(u0, nu, rho, t):
     u = u0
     first = REACTION_FIRST / nu
     longest = REACTION_STEP / rho
-    for i in range(1, len(t)):
+    for i in counted('solver: frames', range(1, len(t))):
         for step in graded_steps(t[i - 1], t[i], first, REACTION_GROWTH, longest):
             u = _grown(u, rho * step / 2)
             spectrum = torch.fft.rfft(u) * torch.exp(rate * step)

@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 from equations import PDE
 from equations.common import centres, checked, exchange_axes, generators, limited_slope
 from runtime.configurator import UserError
+from runtime.progress import counted
 
 BASIN = 5.                      # extent of both axes
 GRAVITY = 1.
@@ -59,7 +60,7 @@ def still_water(h0, t, full=False, cfl=SW_CFL):
     rest = torch.zeros_like(h0)
     state = torch.stack([h0, rest, rest], 1)                        # h, hu, hv
     frames = [state]
-    for gap in np.diff(t):
+    for gap in counted('solver: frames', np.diff(t)):
         left = gap
         while left > 0:
             fastest = _fastest(state, width)

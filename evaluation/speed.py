@@ -95,7 +95,7 @@ def time_parts(t, repeats):
     latents = torch.randn(size, n_decoded, *shape, device=t.device, requires_grad=True)
 
     def encode():
-        with t.machine.autocast():
+        with t.machine.autocast(t.stage):
             tokens = t.stage.encode(batch.u[:, 0], batch)
             if tokens.requires_grad:
                 tokens.sum().backward()
@@ -104,14 +104,14 @@ def time_parts(t, repeats):
                     t.stage.encode(batch.u[:, 1:1 + steps], batch)
 
     def advance():
-        with t.machine.autocast():
+        with t.machine.autocast(t.stage):
             v = z
             for _ in range(steps):
                 v = t.model.operator(v, condition)
         v.square().sum().backward()
 
     def decode():
-        with t.machine.autocast():
+        with t.machine.autocast(t.stage):
             fields = t.stage.decode(latents, batch)
         fields.sum().backward()
 
@@ -140,7 +140,7 @@ def time_rollouts(t, repeats):
         def roll():
             t.model.rollout(u0, 40)
 
-        with t.machine.autocast():
+        with t.machine.autocast(t.model):
             return median_ms(roll, t.device, max(1, repeats // 5)) / size
 
     one = ms_of(1)

@@ -12,7 +12,7 @@ import equations
 from evaluation.load import open_data
 from evaluation.off_grid import grid_axes, on_solver_axes, resampled, solver_axes
 from evaluation.scores import check_initial_step
-from files.fit import read_placed
+from files.fit import initial_params, read_placed
 from files.open import read_initial, split_rows
 from runtime.configurator import UserError, say
 
@@ -80,7 +80,7 @@ def from_file(cfg, args, given):
     u0 = read_initial(args.initial, cfg.n_field, len(cfg.grid), equations.entry(cfg.pde).steady)
     u0 = torch.from_numpy(u0)
     axes = grid_axes(cfg, u0.shape[1:-1])
-    params = {**trained_params(cfg), **given}
+    params = {**trained_params(cfg), **initial_params(os.path.expanduser(args.initial), cfg), **given}
     steps = args.steps or usual_steps(cfg, 1)
     return Start(u0[:, None], axes, params, os.path.basename(args.initial), 1, steps)
 

@@ -8,12 +8,14 @@ model.ModelConfig, or has its names.
 """
 import math
 
+import h5py
 import numpy as np
 import torch
 
 from equations.derivatives import shifted
-from files.layouts import spacing
+from files.layouts import COORDINATE, one_axis, spacing
 from files.open import CHUNK_ROWS, read_rows, uneven_axes
+from files.values import check_filters, parameter, stored
 from grids import is_strided, shape_text
 from runtime.configurator import UserError, say
 from runtime.inputs import axis_points
@@ -222,6 +224,35 @@ def read_placed(source, rows, cfg, shape, time_stride=None):
     return out
 
 
+def initial_params(path, cfg):
+    """
+    The parameters of a model that a file of initial conditions names, {'Nu': .02}, where it is an HDF5 file.
+    Prints a warning where the file has other coordinates than those of the model, which its values are taken
+    for.
+    """
+    if not h5py.is_hdf5(path):
+        return {}
+    with h5py.File(path, 'r') as file:
+        n = len(file['tensor']) if 'tensor' in file else 1
+        found = {name: parameter(file, name, n) for name in cfg.params}
+        for axis, letter in enumerate('xy'[:len(cfg.grid)]):
+            key = COORDINATE.format(letter)
+            if key not in file:
+                continue
+            check_filters(path, key, file[key])
+            x = one_axis(path, key, stored(file[key]))
+            expected = axis_points(cfg, axis, len(x)).numpy()
+            apart = np.abs(x - expected).max() / (cfg.length[axis] / len(x))
+            if not apart < SAME_POINT:
+                say(f"warning: '{path}' has {key} from {x[0]:g} to {x[-1]:g}, and its values are taken for those "
+                    f'from {expected[0]:g} to {expected[-1]:g}, up to {apart:.3g} spacings away; --data FILE '
+                    'heeds its coordinates')
+    for name, value in found.items():
+        if isinstance(value, str):
+            say(f"warning: '{path}': {value}: not used")
+    return {name: value for name, value in found.items() if isinstance(value, float)}
+
+
 # ---------------------------------------------------------------------------------------------
 # values
 
@@ -282,3 +313,15 @@ def other_units(u, model):
         if not std / OTHER_UNITS <= size <= std * OTHER_UNITS and size > 0:
             told.append(f'{name} deviates by {size:.2g} from the mean of the training, where it was {std:.2g}')
     return '; '.join(told)
+
+
+def odd_values(u, model):
+    """Sentences on fields u (N, T, *X, C) that a rollout begins with: those of `other_units`, and on positive
+    fields that are negative; '' if there are none."""
+    told = [other_units(u, model)]
+    for field in model.cfg.positive:
+        least = float(u[..., field].min())
+        if -least > ROUNDING * float(u[..., field].abs().max()):
+            told.append(f'{model.cfg.fields[field]} falls to {least:g}, and the equation declares it positive: '
+                        'predictions are cut off at 0')
+    return '; '.join(text for text in told if text)

@@ -18,7 +18,7 @@ import numpy as np
 from equations.common import centres
 from files.layouts import (Content, Layout, check_datasets, check_own, read_axes, read_frames, spacing,
                            uniform)
-from files.values import as_text, parameter, stored, type_of
+from files.values import as_numbers, as_text, parameter, stored, type_of
 from runtime.configurator import UserError
 
 # -----------------------------------------------------------------------------
@@ -34,7 +34,7 @@ def _is_forced(file):
 def _check_forced(path, file):
     shapes = {'velocity': 'N T X Y 2', 'particles': 'N T X Y 1', 'force': 'N X Y 2', 't': 'N T'}
     sizes = check_datasets(path, file, shapes)
-    t = uniform(path, 't', stored(file['t'], 0))
+    t = uniform(path, 't', stored(file['t']))
     x = (centres(sizes['X']), centres(sizes['Y']))
     doubts = ['no coordinates: cells of the unit square are assumed']
     return Content(sizes['N'], sizes['T'], spacing(t), x, type_of(file['velocity']), fields=FORCED,
@@ -74,6 +74,8 @@ def _check_well(path, file):
     for group in ('dimensions', 't0_fields', 't1_fields', 't2_fields', 'boundary_conditions'):
         if group in file:
             check_own(path, file, group)
+    if 'spatial_dims' not in file['dimensions'].attrs:
+        raise UserError(f"'{path}': the group dimensions has no attribute spatial_dims, such as ['x', 'y']")
     letters = _texts(file['dimensions'].attrs['spatial_dims'])
     axes = {f'dimensions/{letter}': letter for letter in letters}
     parts = _well_parts(file)
@@ -100,7 +102,7 @@ def _well_boundary(file, doubts):
     """'periodic', 'wall' or 'open'. The axes of a file may differ, but not those of an equation here."""
     kinds = set()
     for part in file.get('boundary_conditions', {}).values():
-        kinds.update(text.lower() for text in _texts(part.attrs['bc_type']))
+        kinds.update(text.lower() for text in _texts(part.attrs.get('bc_type', ())))
     if len(kinds) == 1:
         return kinds.pop()
     doubts.append(f"boundaries are {', '.join(sorted(kinds)) or 'not named'}: taken as open")
@@ -110,8 +112,12 @@ def _well_boundary(file, doubts):
 def _well_parameters(file, doubts):
     params = {}
     for name in _texts(file.attrs.get('simulation_parameters', [])):
-        if np.size(file.attrs.get(name, ())) == 1:
-            params[name] = float(np.squeeze(file.attrs[name]))
+        try:
+            numbers = as_numbers(file.attrs.get(name, ()))
+        except ValueError:
+            numbers = ()
+        if len(numbers) == 1:
+            params[name] = float(numbers[0])
         else:
             doubts.append(f'the parameter {name} is left out: it is not one number')
     return params
@@ -129,7 +135,7 @@ def _read_well(file, rows, frames):
 # 'matlab'
 
 def _is_matlab(file):
-    return all(name in file for name in ('a', 'u', 't'))
+    return 'a' in file and len(getattr(file.get('u'), 'shape', ())) == 4
 
 
 def _check_matlab(path, file):

@@ -13,6 +13,8 @@ from files.fit import Signs
 from files.open import blocks, check_finite, check_overlap, fingerprints, open_source, split_rows
 from runtime.configurator import parse_flags
 
+FAR = 20.                             # standard deviations of a value from the mean of its field
+
 
 def inspect(path):
     """All facts about a file as JSON types; reads every row. Raises UserError if it is broken."""
@@ -51,6 +53,12 @@ def inspect(path):
         doubts.append(signs.text())
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean ** 2, 0))
+    for name, low, high, middle, deviation in zip(source.fields, least, largest, mean, std):
+        far = max(high - middle, middle - low)
+        if far > FAR * deviation > 0:
+            value = low if middle - low == far else high
+            doubts.append(f'{name} reaches {value:g}, which is {far / deviation:.3g} standard deviations from its '
+                          'mean: is it a mark of a missing value?')
     telling = prints[prints != 0]
     return {
         'path': path,

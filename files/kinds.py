@@ -43,8 +43,7 @@ def other_kind(path):
         head = file.read(8192)
     if not head:
         return 'empty (0 bytes)', 'make or download it again'
-    # HDF5 may begin after a block of 512, 1024, .. bytes, as MATLAB 7.3 has it
-    if SIGNATURE.startswith(head[:8]) or head.startswith(b'MATLAB 7.3') or SIGNATURE in head:
+    if SIGNATURE.startswith(head[:8]) or head.startswith(b'MATLAB 7.3'):
         return '', ''
     for start, (what, mend) in KINDS.items():
         if head.startswith(start):
@@ -55,6 +54,8 @@ def other_kind(path):
         return 'a Python pickle', f'write an HDF5 file from it: {OWN}'
     if head[257:262] == b'ustar':
         return 'a tar archive', UNPACK
+    if SIGNATURE in [head[start:start + 8] for start in (512, 1024, 2048, 4096)]:        # after another block
+        return '', ''
     if head.lstrip(b'\xef\xbb\xbf \r\n\t').lower().startswith(PAGES):
         return 'a web page or message, not the file', 'look at it in a browser: is a login needed?'
     if not any(head):

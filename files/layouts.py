@@ -11,8 +11,8 @@ written. They are PDEBench's (arXiv 2210.07182); foreign.py has those that are o
 |          | Read as two frames of two fields: (coefficient, 0), (coefficient, solution)               |
 | 'groups' | one group a trajectory: `0000/data` (T, *X, C), `0000/grid/x`, `y`, `t`                   |
 
-Coordinates and times are in physical units; each may be a row or a column. values.py says how numbers may be
-packed, and where parameters may stand.
+Coordinates and times are in physical units; each may be a row, a column, or the same row for every
+trajectory. values.py says how numbers may be packed, and where parameters may stand.
 """
 import re
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from typing import Callable
 import h5py
 import numpy as np
 
-from files.values import check_conventions, is_own, stored, type_of
+from files.values import check_conventions, check_filters, is_own, stored, type_of
 from runtime.configurator import UserError
 
 CHUNK_VALUES = 2 ** 18                # values in a chunk of a file that is written: 1 MB
@@ -76,6 +76,8 @@ def check_datasets(path, file, shapes):
         names = axes.split()
         if len(names) == 1 and max(shape, default=0) == file[key].size:
             shape = (file[key].size,)                                    # a row or a column is an axis
+        elif len(names) == 1 and len(shape) == 2:
+            shape = shape[1:]                                            # one for each trajectory: `one_axis`
         known = {name: sizes[name] for name in names if name in sizes}
         fits = len(shape) == len(names)
         hint = _shape_hint(key, shape, names, sizes)
@@ -138,39 +140,49 @@ def _check_dataset(path, file, key, expected):
     check_conventions(path, key, dataset)
 
 
-def check_filters(path, key, dataset):
-    """Raise UserError where a data set went through a filter that is neither installed nor in hdf5plugin."""
-    plist = dataset.id.get_create_plist()
-    for index in range(plist.get_nfilters()):
-        code, _, _, name = plist.get_filter(index)
-        if not h5py.h5z.filter_avail(code):
-            from files.kinds import missing_filter
-            missing_filter(path, key, code, name)
-
-
 def check_own(path, file, key):
     """Raise UserError where a part of the file, or a group that holds it, is a link."""
     parts = key.split('/')
     for depth in range(1, len(parts) + 1):
         name = '/'.join(parts[:depth])
         if not is_own(file, name):
-            raise UserError(f"'{path}': '{name}' is a link, and links are not followed")
+            raise UserError(f"'{path}': '{name}' is a link, and links are not followed: copy what it "
+                            'names into the file')
+
+
+def one_axis(path, name, axis):
+    """The coordinates or times of all trajectories, (X,) float64: a row, a column, or (N, X), a row for each
+    trajectory. Raises UserError where trajectories differ by a hundredth of a step or more."""
+    axis = np.asarray(axis, np.float64)
+    if axis.ndim == 2 and 1 not in axis.shape:
+        step = np.abs(np.diff(axis[0])).mean()
+        differs = np.abs(axis - axis[0]).max(1) > .01 * step
+        if differs.any():
+            row = int(differs.argmax())
+            raise UserError(f"'{path}': {name} differs from row to row ({_ends(axis[row])} in row {row}, "
+                            f'{_ends(axis[0])} in row 0): keep trajectories of the same points and times in one '
+                            'file')
+        axis = axis[0]
+    return axis.ravel()
 
 
 def uniform(path, name, axis):
-    """The coordinates or times `axis`, (X,), a row or a column, as (X,) float64. Raises UserError unless they
+    """The coordinates or times `axis`, as `one_axis` takes them, (X,) float64. Raises UserError unless they
     increase by equal steps."""
-    axis = axis.astype(np.float64).ravel()
+    axis = one_axis(path, name, axis)
     if len(axis) < 2:
         raise UserError(f"'{path}': {name} has {len(axis)} value, and at least 2 are needed")
     if not np.isfinite(axis).all():
         raise UserError(f"'{path}': {name} has values that are not finite")
     step = np.diff(axis)
+    if step.max() < 0:
+        raise UserError(f"'{path}': {name} does not increase, it falls from {axis[0]:g} to {axis[-1]:g}: "
+                        'reverse it and this axis of the fields')
     if step.min() <= 0:
         raise UserError(f"'{path}': {name} does not increase after its value {axis[step.argmin()]:g}")
     if not np.allclose(step, step.mean(), rtol=1e-2):
         raise UserError(f"'{path}': {name} is not uniform: its steps lie between {step.min():g} and "
-                        f'{step.max():g}')
+                        f'{step.max():g}: interpolate the fields to equal steps')
     return axis
 
 
@@ -198,7 +210,8 @@ def read_frames(dataset, before, frames):
         values = stored(dataset, (*before, whole))[(*every, slice(None, None, frames.step))]
     else:
         values = stored(dataset, (*before, frames))
-    return values.astype(np.float32, copy=False)
+    with np.errstate(over='ignore'):                     # what float32 does not hold is refused as not finite
+        return values.astype(np.float32, copy=False)
 
 
 def _axes(file, pattern):
@@ -211,13 +224,14 @@ def _axes(file, pattern):
 def _read_times(path, file, name, sizes):
     """Seconds between the frames, whether there is one time more than there are frames, and the time of
     frame 0."""
-    n_times = file[name].size
+    times = one_axis(path, name, stored(file[name]))
+    n_times = len(times)
     n_frames = sizes['T']
     if n_times not in (n_frames, n_frames + 1):
         is_swapped = sizes.get('N') in (n_times, n_times - 1)
         raise UserError(f"'{path}': {n_frames} frames but {n_times} times in {name}, expected {n_frames + 1} "
                         f'or {n_frames}' + ('; the axes N and T seem to be swapped' if is_swapped else ''))
-    t = uniform(path, name, stored(file[name]).ravel()[:n_frames])
+    t = uniform(path, name, times[:n_frames])
     return spacing(t), n_times > n_frames, float(t[0])
 
 

@@ -17,13 +17,17 @@ import numpy as np
 
 import equations
 from equations.common import centres
-from files.layouts import GAS, LAYOUTS, check_filters, spacing
+from files.layouts import GAS, LAYOUTS, spacing
 from files.recognise import Found, check_asked, recognise
-from files.values import stored
+from files.values import check_filters, is_number, stored, unit_doubts
 from runtime.configurator import UserError, say
+from runtime.progress import counted
 
 CHUNK_ROWS = 16                       # rows read at a time, at most: 13 MB of a released file on one axis
 CHUNK_VALUES = 2 ** 23                # values read at a time, at most (or one row): 34 MB
+OTHER_TIMES = 100.                    # a time step so many times longer or shorter than usual
+ZARR = {'.zgroup', '.zarray', '.zmetadata', 'zarr.json'}
+MISSING = 9.9e36                      # netCDF's own mark is 9.97e36, without an attribute that says so
 # what h5py raises for damaged metadata
 _NOT_READABLE = (OSError, RuntimeError, KeyError, ValueError, AttributeError, TypeError)
 
@@ -139,6 +143,8 @@ def _named_paths(data_path):
             raise UserError(f"data_path '{path}' does not exist: leave data_path empty to have the data made")
     if not paths:
         raise UserError(f"data_path='{data_path}' names no file")
+    if len(set(map(os.path.realpath, paths))) < len(paths):
+        raise UserError(f"data_path='{data_path}' names a file twice: leave it out once")
     return paths
 
 
@@ -150,7 +156,7 @@ def as_file(path, what='data file'):
     if path != bare and os.path.isfile(bare):
         raise UserError(f"'{path}' ends with a slash, but '{bare}' is a file: leave the slash out")
     if os.path.isdir(path):
-        if any(name in ('.zgroup', '.zarray', 'zarr.json') for name in os.listdir(path)):
+        if ZARR.intersection(os.listdir(path)):
             raise UserError(f"'{path}' is a Zarr folder, and an HDF5 file is needed: write it by h5py")
         raise UserError(f"'{path}' is a directory, expected a file: {_found_beside(path + '/')}")
     if not os.path.exists(path):
@@ -228,7 +234,7 @@ def _check(path, file, dataset, named):
         LAYOUTS.update(READ_ONLY)
         fitting = [name for name, layout in READ_ONLY.items() if layout.fits(file)]
     layout = fitting[0] if fitting else 'tensor'                        # its check says what the file lacks
-    if not np.all(file.attrs.get('complete', 1)):
+    if is_number(file.attrs.get('complete'), 0):                        # ours is; other programs' are not
         raise UserError(f"'{path}' is marked incomplete: delete it and make it again")
     content = LAYOUTS[layout].check(path, file)
     if min(map(len, content.x)) < 2:
@@ -245,6 +251,7 @@ def _check(path, file, dataset, named):
     notes = [*content.notes]
     guesses = [guess] if guess else []
     guesses += [f'{text}: not used' for text in found.passed_over(entry)]
+    guesses += [*unit_doubts(file), *time_doubts(content, entry)]
     doubts += [f'the file {text}' for text in guesses]
     unused = found.unused(entry)
     if unused and not found.label:
@@ -255,6 +262,18 @@ def _check(path, file, dataset, named):
     source = Source(path, pde, content.n, content.n_frames, content.dt, content.x, params, content.dtype,
                     layout, tuple(doubts), content.first_time, notes=tuple(notes))
     return source, guesses
+
+
+def time_doubts(content, entry):
+    """Sentences on times that begin late, or have steps far from those of the equation's own files."""
+    doubts = []
+    if abs(content.first_time) > .01 * content.dt:
+        doubts.append(f'begins at {content.first_time:g} s: rollouts start there, from its frame 0')
+    ratio = content.dt / entry.dt
+    if entry.solve and not 1 / OTHER_TIMES < ratio < OTHER_TIMES:
+        doubts.append(f'has a frame every {content.dt:g} s, {ratio:.3g} times the {entry.dt:g} s of files that '
+                      'are made: are its times seconds?')
+    return doubts
 
 
 def spacing_doubts(x, entry):
@@ -301,7 +320,7 @@ def blocks(source, rows, time_stride=1):
     row_values = source.n_frames * int(np.prod(source.shape)) * len(source.fields)
     at_once = min(CHUNK_ROWS, max(1, CHUNK_VALUES // row_values))
     with opened(source) as file:
-        for first in range(0, len(rows), at_once):
+        for first in counted(f"reading '{source.path}'", range(0, len(rows), at_once)):
             start = rows.start + first
             stop = min(start + at_once, rows.stop)
             yield first, read(source, file, slice(start, stop), slice(None, None, time_stride))
@@ -326,13 +345,15 @@ def read_rows(source, rows, time_stride=1, space_stride=1, check=True):
 
 
 def check_finite(path, u, first_row=0):
-    """Raise UserError for values of u (n, T, *X, C) that are not finite, with their number and the first."""
-    bad = ~np.isfinite(u)
-    if bad.any():
-        row, frame = np.argwhere(bad)[0][:2]
-        raise UserError(f"'{path}': {bad.sum()} values are not finite, the first in trajectory "
-                        f'{first_row + row}, frame {frame} (of those read); values marked as missing count, '
-                        'too')
+    """Raise UserError for values of u (n, T, *X, C) float32 that are not finite, or so large that they mark
+    missing ones, with their number and the first."""
+    if not u.size or u.min() > -MISSING and u.max() < MISSING:       # False for NaN
+        return
+    bad = ~(np.abs(u) < MISSING)
+    row, frame = np.argwhere(bad)[0][:2]
+    raise UserError(f"'{path}': {bad.sum()} values are not finite, the first in trajectory {first_row + row}, "
+                    f'frame {frame} (of those read); values that are marked as missing or larger than '
+                    f'{MISSING:g} count, too')
 
 
 def split_rows(n, split, test='first'):

@@ -9,10 +9,16 @@ import os
 import re
 from fnmatch import fnmatch
 
+import numpy as np
+
 import equations
 from files.layouts import LAYOUTS, spacing
 from files.values import as_text, parameter, passed_over, possible_parameters
 from runtime.configurator import UserError
+
+OTHER = 'for another equation, add a file to equations/ as docs/RECIPES.md shows'
+ENDS = 'its points lie at both ends'
+WRITE = "an attribute is written by h5py.File(FILE, 'a').attrs[NAME] = VALUE; "
 
 
 class Found:
@@ -66,7 +72,7 @@ def recognise(found, dataset, named):
         if name not in equations.names():
             if not named:
                 raise UserError(f"'{path}' has the attribute pde='{label}', which is no known equation: "
-                                f"--dataset names one of {', '.join(equations.names())}")
+                                f"--dataset names one of {', '.join(equations.names())}; {OTHER}")
             name = dataset
         entry = equations.entry(name)
         misfit = _misfit(found, entry)
@@ -93,7 +99,9 @@ def recognise(found, dataset, named):
         guess = f"is taken for {pde}, and could be {', '.join(best[1:])}"
     elif not most and not like:
         guess = f'is taken for {pde} by its domain and layout alone'
-    return pde, guess and f'{guess}; --dataset={pde} or an attribute pde says so'
+    elif len(fitting) > 1:
+        guess = f"has all parameters of {pde}, and could be {', '.join(key for key in fitting if key != pde)}"
+    return pde, guess and f'{guess}; --dataset={pde} or an attribute pde says so; {OTHER}'
 
 
 def check_asked(found, pde, guess, dataset):
@@ -111,18 +119,19 @@ def _no_equation(found, entries, name):
     attributes = ', '.join(found.names) or 'none'
     if name is not None:
         return (f"'{found.path}' is no file of {name}, nor of another known equation: "
-                f'{_misfit(found, entries[name])} (attributes: {attributes})')
+                f'{_misfit(found, entries[name])} (attributes: {attributes}); {WRITE}{OTHER}')
     content = found.content
     spans = ' x '.join('({:g}, {:g})'.format(*_span(axis)) for axis in content.x)
     fields = ', '.join(content.fields) if content.fields else content.n_fields
     reasons = {}                                         # {why: names of equations that fit otherwise}
     for key, entry in entries.items():
-        if not _misfit_of_form(found, entry):
-            reasons.setdefault(_misfit_of_parameters(found, entry), []).append(key)
+        why = _misfit_of_form(found, entry)
+        if not why or why.startswith(ENDS):
+            reasons.setdefault(why or _misfit_of_parameters(found, entry), []).append(key)
     near = [f"no file of {', '.join(keys)}, for {why}" for why, keys in reasons.items()]
     return (f"'{found.path}' fits no known equation (layout '{found.layout}', fields: {fields}, cells span "
             f"{spans}, attributes: {attributes}): {'; '.join(near)}{'; ' if near else ''}name one of "
-            f"{', '.join(entries)} in an attribute pde of the file, or add an equation")
+            f"{', '.join(entries)} in an attribute pde of the file; {WRITE}{OTHER}")
 
 
 def _misfit(found, entry):
@@ -153,6 +162,10 @@ def _misfit_of_form(found, entry):
         dx = spacing(axis)
         tolerance = .02 * (high - low)
         is_long = abs(len(axis) * dx - (high - low)) <= tolerance
+        ends = np.abs([axis[0] - low, axis[-1] - high]).max()
+        if not is_long and ends < .01 * dx:
+            return (f'{ENDS} of ({low:g}, {high:g}), and must be in {len(axis)} equal cells: '
+                    'leave the last out on a periodic domain, interpolate to centres between walls')
         if not is_long or not low - tolerance < axis[0] < low + dx + tolerance:
             return 'its cells span ({:g}, {:g}), not ({:g}, {:g})'.format(*_span(axis), low, high)
     return ''

@@ -10,11 +10,18 @@ import numpy as np
 from runtime.configurator import UserError
 
 MARKS = ('_FillValue', 'missing_value')             # attributes: a stored value that stands for none
+LIMITS = ('valid_min', 'valid_max', 'valid_range')  # attributes: stored values beyond stand for none
 PACKING = ('scale_factor', 'add_offset')            # attributes: value = stored value * factor + offset
+
+# of an axis, that need no word
+UNITS = ('', '1', '-', 'none', 's', 'sec', 'second', 'seconds', 'm', 'meter', 'meters', 'metre', 'metres',
+         'nondimensional', 'dimensionless')
 
 
 def as_text(value):
-    """The text of an attribute: bytes are decoded, an array of one value is this value."""
+    """The text of an attribute: bytes are decoded, an array of one value is this value, none is ''."""
+    if isinstance(value, h5py.Empty):
+        return ''
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()
     return value.decode(errors='replace') if isinstance(value, bytes) else str(value)
@@ -37,6 +44,14 @@ def as_numbers(value):
         raise ValueError(f"is the text '{texts[0][:40]}'") from None
 
 
+def is_number(value, number):
+    """Is the value of an attribute this one number?"""
+    try:
+        return as_numbers(value).tolist() == [number]
+    except ValueError:
+        return False
+
+
 # -----------------------------------------------------------------------------
 # packed and missing values
 
@@ -56,6 +71,20 @@ def check_conventions(path, key, dataset):
         raise UserError(f"'{path}': the attribute scale_factor of {key} is 0")
 
 
+def unit_doubts(file):
+    """A sentence on each axis of space or time whose attribute `units` names another unit than a second or a
+    metre: its numbers are taken as they are."""
+    doubts = []
+    for pattern in ('{}-coordinate', '0000/grid/{}', 'dimensions/{}', '{}'):
+        for name in ('t', 'time', 'x', 'y', 'z'):
+            key = pattern.format(name)
+            units = as_text(file[key].attrs.get('units', '')) if key in file and is_own(file, key) else ''
+            if units.partition(' since ')[0].strip().lower() not in UNITS:
+                doubts.append(f"has {key} in '{units[:40]}': its numbers are taken as they are, in the units "
+                              'of the equation')
+    return doubts
+
+
 def type_of(dataset):
     """The type of the stored numbers, a text: 'float32', 'int16 packed by scale_factor'."""
     used = [name for name in PACKING if name in dataset.attrs]
@@ -68,7 +97,7 @@ def stored(dataset, where=()):
     values = np.asarray(dataset[where])
     if not len(dataset.attrs):
         return values
-    names = [name for name in (*MARKS, *PACKING) if name in dataset.attrs]
+    names = [name for name in (*MARKS, *LIMITS, *PACKING) if name in dataset.attrs]
     attrs = {name: _numbers_or_none(dataset.attrs[name]) for name in names}
     is_unsigned = as_text(dataset.attrs.get('_Unsigned', '')).lower() == 'true'
     if is_unsigned and values.dtype.kind == 'i':
@@ -80,6 +109,9 @@ def stored(dataset, where=()):
                 missing |= values == values.dtype.type(mark)             # NaN needs no mark
             else:
                 missing |= values == (mark % 2 ** (8 * values.itemsize) if is_unsigned else mark)
+    low, high = _limits(attrs)
+    if not is_unsigned and (low > -np.inf or high < np.inf):
+        missing |= (values < low) | (values > high)
     if any(name in attrs for name in PACKING):
         factor, = attrs.get('scale_factor', [1.])
         offset, = attrs.get('add_offset', [0.])
@@ -89,12 +121,32 @@ def stored(dataset, where=()):
     return values
 
 
+def _limits(attrs):
+    """The least and the largest stored value that is no missing one. attrs: {name: its numbers}."""
+    low = high = ()
+    if len(attrs.get('valid_range', ())) == 2:
+        low, high = np.split(attrs['valid_range'], 2)
+    low = attrs.get('valid_min', low)
+    high = attrs.get('valid_max', high)
+    return max(low, default=-np.inf), min(high, default=np.inf)
+
+
 def _numbers_or_none(value):
     """The numbers of an attribute; none of a text such as 'n/a', which marks no number."""
     try:
         return as_numbers(value)
     except ValueError:
         return []
+
+
+def check_filters(path, key, dataset):
+    """Raise UserError where a data set went through a filter that is neither installed nor in hdf5plugin."""
+    plist = dataset.id.get_create_plist()
+    for index in range(plist.get_nfilters()):
+        code, _, _, name = plist.get_filter(index)
+        if not h5py.h5z.filter_avail(code):
+            from files.kinds import missing_filter
+            missing_filter(path, key, code, name)
 
 
 # -----------------------------------------------------------------------------
@@ -154,7 +206,7 @@ def possible_parameters(file, n):
 def _may_be_parameter(place, name, n):
     try:
         return len(_few_numbers(place[name], n)) in (1, n)
-    except (ValueError, TypeError, OSError):                         # h5py cannot read all types
+    except (ValueError, TypeError, OSError, UserError):              # h5py cannot read all types
         return False
 
 
@@ -163,6 +215,7 @@ def _few_numbers(value, n):
     if isinstance(value, h5py.Dataset):
         if value.size not in (1, n):
             raise ValueError(f'has the shape {value.shape}')
+        check_filters(value.file.filename, value.name.lstrip('/'), value)
         value = stored(value) if value.dtype.kind in 'fiu' else value[()]
     numbers = as_numbers(value)
     if not len(numbers):

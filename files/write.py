@@ -46,8 +46,8 @@ def write_file(path, dataset, params, n, seed=0, device='auto', batch_size=None,
     equation's own). The file holds float32 values, the coordinates, and the parameters as attributes; it is
     checksummed (fletcher32). Prints the cost when the first of them are solved. Raises UserError.
     """
-    if seed < 0:
-        raise UserError(f'seed={seed} must be 0 or more')
+    if not 0 <= seed < 2 ** 63:
+        raise UserError(f'seed={seed} must be from 0 to {2 ** 63 - 1}')
     if batch_size is not None and batch_size < 1:
         raise UserError(f'batch_size={batch_size} must be at least 1 trajectory')
     return _write(plan(path, dataset, params, n, resolution), seed, device, batch_size)
@@ -221,6 +221,8 @@ def make_command(argv):
         if args.seed:                                                # training takes seed 0 by this name
             stem, ending = os.path.splitext(out)
             out = f'{stem}_seed{args.seed}{ending}'
+    elif not out.endswith(('.hdf5', '.h5')):
+        raise UserError(f"--out '{out}' must end with .hdf5 or .h5, or with a / for a folder")
     if os.path.exists(out):
         raise UserError(f"'{out}' exists: remove it first, or write elsewhere with --out")
     write_file(out, args.name, params, args.n, args.seed, args.device, args.batch_size, args.resolution)

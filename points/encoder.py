@@ -174,8 +174,8 @@ class PointEncoder(GridEncoder):
         """u (B, P, 2 C) -> (B, S_patch, D). The second layer of the message MLP is linear and acts on the
         mean."""
         values = pick(u, where.neighbours)                          # (B, S_patch, n, 2 C)
-        offset = where.offset.expand(len(u), -1, -1, -1)
+        offset = where.offset.expand(u.shape[0], -1, -1, -1)
         messages = F.gelu(self.stem(torch.cat([values, offset], -1)))
         mean = (where.share[..., None] * messages).sum(2)
-        weights = self.pooled.weight.dtype
+        weights = self.stem.weight.dtype
         return self.pooled(mean.to(weights)).to(weights)

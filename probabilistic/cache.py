@@ -11,17 +11,19 @@ batch_size. So a cache pays with a learned encoder, if a stage is long for its d
 import hashlib
 import math
 import os
+import shutil
 from itertools import chain
 
 import numpy as np
 import torch
 
 from data import Batch
+from files.open import split_rows
 from files.write import check_space
 from model import model_args
 from runtime.checkpoint import whole_file
 from runtime.configurator import UserError, say
-from runtime.device import DATA, seed_of
+from runtime.device import DATA, free_memory, seed_of
 from runtime.paths import output_file, remove_stale
 
 PART = 64                              # windows that are encoded at once
@@ -41,6 +43,27 @@ def check_cache(stage):
     if copies and not stage.latent_only:
         raise UserError(f'cache_copies={copies} caches tokens, but {type(stage).__name__} needs fields: set '
                         f'--diff_residual_stage.cache_copies={copies}')
+
+
+def check_room(stage, sources):
+    """Raise UserError for tokens of the files `sources` that are more than the whole disk holds, and than the
+    memory; whether they fit beside other files is known when they are made."""
+    keys = stage.settings
+    cfg = stage.model.cfg
+    first = sources[0]
+    n = min(keys.n_trajectories, *(source.n for source in sources))
+    n_row = len(sources) * len(split_rows(n, 'train', first.entry.test))
+    n_start = -(-first.n_frames // keys.time_stride) - max(keys.initial_step, 1) + 1 - keys.unroll
+    n_latent = keys.cache_copies * n_row * n_start * (keys.unroll + 1)
+    n_bytes = 4 * n_latent * math.prod(cfg.token_grid) * cfg.latent_dim
+    folder = os.path.abspath(keys.data_dir)
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    memory = free_memory() if keys.memory_gb < 0 else 1e9 * keys.memory_gb
+    room = max(shutil.disk_usage(folder).total, memory)
+    if n_bytes > room:
+        raise UserError(f'cache_copies={keys.cache_copies} needs {n_bytes / 1e9:.1f} GB, and the disk and the '
+                        f'memory hold {room / 1e9:.1f} GB: lower cache_copies')
 
 
 class CachedWindows:

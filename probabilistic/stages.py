@@ -6,9 +6,10 @@ The later stages. Each trains a stepper of its own name; encoder, operator and d
 import torch
 
 from losses import Stage, mean_square
-from probabilistic.cache import CachedWindows
+from probabilistic.cache import CachedWindows, check_room
 from probabilistic.scores import crps, crps_loss
 from runtime.configurator import UserError
+from runtime.device import ALIKE, seed_of
 
 SAMPLES = 512                          # windows from which a flow takes the size of its features
 TAU_SHAPE = 1.2                        # a flow is trained at times drawn from Beta(1.2, 1.2)
@@ -59,6 +60,11 @@ class DiffResidualStage(LaterStage):
         self.flow = self.module.flow                                 # what is trained
         self.module.n_steps = settings.flow_steps
 
+    def checked(self, sources):
+        if self.settings.cache_copies:
+            check_room(self, sources)
+        return self
+
     @torch.no_grad()
     def prepare(self, windows, machine):
         if self.settings.cache_copies:
@@ -83,12 +89,17 @@ class DiffResidualStage(LaterStage):
         """Encodings of frame k of the windows, (B, S, D), from the cache if there is one."""
         return self.encode(batch.u[:, k], batch) if batch.z is None else batch.z[:, k]
 
+    def random(self, batch):
+        """The generator of the numbers of steps of an iteration. They are the same in all processes and
+        micro-batches, since an iteration takes as long as the slowest process."""
+        return torch.Generator().manual_seed(seed_of(self.settings.seed, batch.iteration, ALIKE))
+
     @torch.no_grad()
-    def states(self, batch):
+    def states(self, batch, random):
         """Latents (B, S, D) after a random number of steps of the model's own rollout, this number, and the
         condition of the steps."""
         condition = self.model.condition(batch.dt, batch.params)
-        steps = int(torch.randint(self.settings.unroll, ()))
+        steps = int(torch.randint(self.settings.unroll, (), generator=random))
         z = self.tokens(batch, 0)
         for _ in range(steps):
             z = self.module(z, condition, gaussian(z.device))
@@ -96,7 +107,7 @@ class DiffResidualStage(LaterStage):
 
     def forward(self, batch, progress):
         """As OperatorStage.forward."""
-        z, steps, condition = self.states(batch)
+        z, steps, condition = self.states(batch, self.random(batch))
         with torch.no_grad():
             base, context = self.module.base_and_context(z, condition)
             x = self.tokens(batch, steps + 1) - base
@@ -142,10 +153,11 @@ class ConsistencyDistillStage(DiffResidualStage):
 
     def forward(self, batch, progress):
         """As OperatorStage.forward."""
-        z, _, condition = self.states(batch)
+        random = self.random(batch)
+        z, _, condition = self.states(batch, random)
         schedule = self.settings.tau_schedule
         n_steps = schedule[min(int(progress * len(schedule)), len(schedule) - 1)]
-        start = int(torch.randint(n_steps, ()))
+        start = int(torch.randint(n_steps, (), generator=random))
         with torch.no_grad():
             _, context = self.module.base_and_context(z, condition)
             noise = self.flow.project(torch.randn_like(z))

@@ -27,6 +27,8 @@ def whole_file(path, mode='w', shared=False, **options):
     directory is flushed to disk and renamed over the old one. shared: other processes may write the same
     file meanwhile. Raises UserError where the disk is full or may not be written."""
     temporary = temporary_name(path) if shared else path + '.tmp'
+    if 'b' not in mode:
+        options['encoding'] = 'utf-8'
     try:
         with open(temporary, mode, **options) as file:
             yield file

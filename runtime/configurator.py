@@ -72,8 +72,11 @@ class UserError(ValueError):
 
 def one_line_errors():
     """Print user errors and out of memory as one `error: ...` line; exit status 1, no traceback. SIGTERM ends
-    the program as an exception does, so that no temporary file is left and what it runs is stopped too."""
+    the program as an exception does, so that no temporary file is left and what it runs is stopped too. A
+    letter that the output has no code for is printed as its number."""
     sys.excepthook = _excepthook
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')
     if os.environ.get('RANK', '0') == '0':     # other processes wait for the first one, and hear no handler
         signal.signal(signal.SIGTERM, _leave)
 
@@ -101,6 +104,7 @@ def _excepthook(kind, error, trace):
         print(f'error: {what}: lower batch_size, raise accumulation, set checkpointing=True, in that order',
               file=sys.stderr)
     elif issubclass(kind, KeyboardInterrupt):
+        print('stopped by Ctrl-C', file=sys.stderr)
         sys.exit(130)
     elif issubclass(kind, BrokenPipeError):  # `| head`; the flush at exit must not raise it again
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -3,7 +3,7 @@ The one place that picks the device, the precision and the processes.
 
     device = pick('auto', 'eval')                # a torch.device; says which, or raises UserError
     machine = start('auto', dtype='auto', compile='auto', deterministic=False)
-    with machine.autocast():
+    with machine.autocast(stage):
         ...
 """
 import contextlib
@@ -23,13 +23,14 @@ TIMEOUT = timedelta(hours=2)                     # of an exchange between GPUs
 PATIENCE = timedelta(days=30)                    # the first process may be making data meanwhile; the end of
                                                  # a process is noticed at once
 DATA = 1008                                      # the stream of random numbers that augmentation takes
+ALIKE = 1007                                     # of what a stage draws alike in all processes
 
 
 def seed_of(seed, number, stream=None):
     """
     The seed of a random generator, a whole number. number: an iteration, or an epoch for the order of the
-    data (without a stream). stream: what takes the numbers of one iteration, a process (its rank) or DATA.
-    The factors are primes, so that two different triples hardly ever share a seed.
+    data (without a stream). stream: what takes the numbers of one iteration, a process (its rank), DATA or
+    ALIKE. The factors are primes, so that two different triples hardly ever share a seed.
     """
     value = seed * 1_000_003 + number
     return value if stream is None else value * 1_009 + stream
@@ -37,8 +38,11 @@ def seed_of(seed, number, stream=None):
 
 # --- device ------------------------------------------------------------------
 
-def _find(name):
-    """The device that `name` asks for. Raises UserError where there is none such."""
+def find(name):
+    """The torch.device that `name`, one of those of `pick` or a torch.device, asks for. Nothing is said, and
+    none becomes the current one. Raises UserError where there is none such."""
+    if isinstance(name, torch.device) and name.type != 'cuda':
+        return name
     name = str(name).lower()
     if name == 'auto':
         if torch.cuda.is_available():
@@ -58,16 +62,22 @@ def _find(name):
 
 
 def _find_cuda(name, number):
-    """The CUDA device of that number, by default this process's own. It becomes the current one."""
+    """The CUDA device of that number, by default this process's own."""
     if not torch.cuda.is_available():
         raise UserError(f'device={name}, but torch sees no CUDA device: use --device=cpu or --device=auto')
     index = int(number or os.environ.get('LOCAL_RANK', 0))
     count = torch.cuda.device_count()
     if index >= count:
         raise UserError(f'device=cuda:{index}, but torch sees {count} CUDA device(s)')
-    torch.cuda.set_device(index)
-    torch.backends.cudnn.allow_tf32 = False      # float32 means float32 in convolutions, too
     return torch.device('cuda', index)
+
+
+def current(device):
+    """The device, which becomes the current one where it is of CUDA."""
+    if device.type == 'cuda':
+        torch.cuda.set_device(device.index)
+        torch.backends.cudnn.allow_tf32 = False  # float32 means float32 in convolutions, too
+    return device
 
 
 def pick(name, why=''):
@@ -76,7 +86,7 @@ def pick(name, why=''):
     cpu, and says which; `why` begins that line. Plain 'cuda' is the device of this process
     (LOCAL_RANK), or the first. Raises UserError for a device that is not there.
     """
-    device = _find(name)
+    device = current(find(name))
     if str(name) == 'auto':
         prefix = f'{why}: ' if why else ''
         configurator.say(f'{prefix}device {device} (auto: the first available of cuda, mps, cpu)')
@@ -86,11 +96,21 @@ def pick(name, why=''):
 def float64_device(name):
     """As `pick`, for the numerical solvers, which need float64: MPS has none and is replaced by the
     CPU, with a line that says so."""
-    device = torch.device('mps') if str(name) == 'mps' else _find(name)
+    device = torch.device('mps') if str(name) == 'mps' else current(find(name))
     if device.type == 'mps':
         configurator.say('solvers: mps has no float64, solving on the cpu')
         device = torch.device('cpu')
     return device
+
+
+def free_memory():
+    """Bytes of memory that this computer has left."""
+    try:
+        with open('/proc/meminfo') as file:
+            lines = file.readlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith('MemAvailable'))
+    except (OSError, StopIteration):             # not Linux
+        return 8e9
 
 
 # --- precision, compilation, processes ---------------------------------------
@@ -115,11 +135,15 @@ class Machine:
         """Whether there are several processes."""
         return self.world > 1
 
-    def autocast(self):
-        """A context in which matrices are multiplied in bfloat16 where the machine was started so."""
+    @contextlib.contextmanager
+    def autocast(self, module=None):
+        """A context in which matrices are multiplied in bfloat16 where the machine was started so. Compiled
+        code would round weights again in every call, so it finds those of `module` rounded."""
         if not self.bf16:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
+            yield
+            return
+        with torch.autocast(self.device.type, torch.bfloat16), rounded(module if self.compiled else None):
+            yield
 
     def wrap(self, module):
         """The module, whose gradients are averaged over the processes where there are several."""
@@ -208,6 +232,59 @@ class Machine:
             os._exit(0)
 
 
+# --- weights in bfloat16 -----------------------------------------------------
+
+def _copies(tensors, dtype):
+    """Copies of tensors in another type, all by one launch."""
+    copies = [torch.empty_like(x, dtype=dtype) for x in tensors]
+    torch._foreach_copy_(copies, tensors)
+    return copies
+
+
+class _Rounded(torch.autograd.Function):
+    """float32 tensors -> their copies in bfloat16, whose gradients come back in float32."""
+
+    @staticmethod
+    def forward(ctx, *weights):
+        ctx.set_materialize_grads(False)
+        copies = _copies(weights, torch.bfloat16)
+        frozen = [copy for copy, trained in zip(copies, ctx.needs_input_grad) if not trained]
+        ctx.mark_non_differentiable(*frozen)
+        return tuple(copies)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        given = [grad for grad in grads if grad is not None]         # not of what the loss did not use
+        float32 = iter(_copies(given, torch.float32))
+        return tuple(None if grad is None else next(float32) for grad in grads)
+
+
+@contextlib.contextmanager
+def rounded(module):
+    """
+    In this context the linear layers of a module hold copies of their weights in bfloat16. Gradients reach
+    the weights, also after it.
+
+    Subclasses of nn.Linear, such as those that compute in float32, keep their own. So does everything if
+    module is None.
+    """
+    places = []                                  # (the parameters of a layer, name)
+    for layer in module.modules() if module else ():
+        if type(layer) is torch.nn.Linear:
+            places += [(layer._parameters, name) for name, p in layer._parameters.items() if p is not None]
+    weights = [parameters[name] for parameters, name in places]
+    copies = _Rounded.apply(*weights) if weights else []
+    try:
+        for (parameters, name), copy in zip(places, copies):
+            parameters[name] = copy
+        yield
+    finally:
+        for (parameters, name), weight in zip(places, weights):
+            parameters[name] = weight
+
+
+# --- what the machine has, and how it starts ---------------------------------
+
 def _precision(dtype, device):
     """Whether to use bfloat16, and why. torch.cuda.is_bf16_supported() would count its emulation on
     older GPUs."""
@@ -269,7 +346,7 @@ def start(device='auto', dtype='auto', compile='auto', deterministic=False, max_
     if deterministic:
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
         torch.use_deterministic_algorithms(True)
-    device = _find(device)
+    device = current(find(device))
     talk = None
     if world > 1:
         backend, own = ('nccl', device) if device.type == 'cuda' else ('gloo', None)

@@ -35,6 +35,8 @@ def as_numbers(what, value):
     if isinstance(value, torch.Tensor):
         if value.dtype == torch.bool or value.is_complex():
             raise UserError(f'{what} holds values of type {value.dtype}; expected real numbers')
+        if value.is_nested or value.is_quantized:
+            raise UserError(f'{what} is a nested or quantized tensor; expected an ordinary one')
         return value.to_dense() if value.is_sparse else value
     try:
         if type(value) in (int, float):                              # the usual case, which can be traced
@@ -107,8 +109,8 @@ def axis_points(cfg, axis, n):
 def grid_points(cfg, shape):
     """Points of a grid like the trained one with `shape` points along the axes, (N, d), row-major. Raises
     UserError for another number of axes, and for what is no number of points."""
-    if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
-        shape = shape[0]
+    if len(shape) == 1 and np.ndim(shape[0]) == 1:
+        [shape] = shape
     if len(shape) != len(cfg.grid):
         raise UserError(f'a grid of {len(cfg.grid)} axes was trained, not {len(shape)}')
     axes = [axis_points(cfg, axis, whole('points along an axis', n, 1)) for axis, n in enumerate(shape)]
@@ -122,8 +124,6 @@ def places_to_decode(cfg, u0, points, grid, like):
     what = 'grid' if points is None else 'points'
     given = grid if points is None else points
     if given is not None:
-        given = as_numbers(what, given)
-        given = given[:, None] if given.ndim == 1 else given
         q = query_points(cfg, given, u0.shape[0], like, what)
         return q, (q.shape[-2],)
     space = tuple(u0.shape[1:-1])
@@ -131,11 +131,12 @@ def places_to_decode(cfg, u0, points, grid, like):
 
 
 def query_points(cfg, points, n_sample, like, what='points'):
-    """Points (Q, d), or (B, Q, d) for B = n_sample samples -> in double precision, where the device has that.
-    Raises UserError for a wrong shape and for points outside the domain; a GPU is waited for if they lie
-    there."""
+    """Points (Q, d), in 1D also (Q,), or (B, Q, d) for B = n_sample samples -> in double precision, where the
+    device has that. Raises UserError for a wrong shape and for points outside the domain; a GPU is waited for
+    if they lie there."""
     d = len(cfg.grid)
     q = as_numbers(what, points)
+    q = q[:, None] if q.ndim == d == 1 else q
     if q.ndim not in (2, 3) or q.shape[-1] != d:
         raise UserError(f'{what} has shape {tuple(q.shape)}; expected (Q, {d}) or (B, Q, {d})')
     if q.ndim == 3 and q.shape[0] != n_sample:
@@ -175,6 +176,8 @@ def checked_fields(cfg, u, like, at_points=False):
             hint = 'the fields are the last axis: numpy.moveaxis(u, 1, -1)'
         elif len(shape) == n_axis - 1:
             hint = 'add the batch: u[None]' if shape[-1] == n_field else 'add the fields: u[..., None]'
+        elif len(shape) == n_axis - 2 and n_field == 1:
+            hint = 'add the batch and the fields: u[None, ..., None]'
         raise UserError(f"u has shape {shape}; expected (B, {', '.join(axes)}, {n_field}): {hint}")
     if min(shape[1:-1]) < 2:
         raise UserError(f'u has shape {shape}: a field needs at least 2 points along an axis')
@@ -207,8 +210,7 @@ def to_trained_grid(cfg, u, x, like):
         same = x is None and space[axis] == n
         known.append(wanted[axis] if same else axis_points(cfg, axis, space[axis]).to(wide).to(like.device))
     if x is not None:
-        x = as_numbers('grid', x)
-        x = query_points(cfg, x[:, None] if x.ndim == 1 else x, 1, like, 'grid')
+        x = query_points(cfg, x, 1, like, 'grid')
         if x.ndim != 2 or len(x) != space[0]:
             raise UserError(f'grid has shape {tuple(x.shape)}: there are {x.shape[-2]} coordinates for '
                             f'{space[0]} values')
@@ -425,7 +427,10 @@ def checked_latent(cfg, z, like, places):
 
 def noise_of(seed, like):
     """A function (*shape) -> Gaussian numbers, which depend on the seed alone."""
-    generator = torch.Generator('cpu').manual_seed(whole('seed', seed, 0))
+    seed = whole('seed', seed, 0)
+    if seed >= 2 ** 64:
+        raise UserError(f'seed={seed} must be below 2**64')
+    generator = torch.Generator('cpu').manual_seed(seed)
 
     def draw(*shape):
         drawn = torch.randn(*shape, generator=generator, dtype=torch.float32, device='cpu')

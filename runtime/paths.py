@@ -22,6 +22,7 @@ try:
 except ImportError:                    # not Windows
     msvcrt = None
 
+INPUTS = ('.pt', '.hdf5', '.h5', '.mat', '.npy', '.py', 'config.json', 'env.json', 'log.csv')
 LOCKED_BYTE = 2 ** 30                  # beyond the text of a lock: nobody else can read the byte on Windows
 
 
@@ -59,11 +60,14 @@ def output_file(what, path):
 
 
 def output_files(paths):
-    """Check several files, {flag: path or None}. Raises UserError, also where two of them are one file."""
+    """Check several files, {flag: path or None}. Raises UserError, also where two of them are one file, and
+    for one that exists and is no result: a checkpoint, data, a file of a run folder."""
     taken = {}
     for what, path in paths.items():
         if path is None:
             continue
+        if os.path.exists(path) and path.endswith(INPUTS):
+            raise UserError(f"{what} '{path}' would overwrite a file that is no result: choose another name")
         real = os.path.realpath(output_file(what, path))
         if real in taken:
             raise UserError(f"{what} and {taken[real]} name the same file '{path}': choose two names")

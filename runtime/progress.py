@@ -6,6 +6,7 @@ Long work says how far it is, in plain lines: what, percent, and the time that i
         ...
         progress.add(len(batch))
 """
+import os
 from time import perf_counter
 
 from runtime.configurator import say
@@ -37,12 +38,21 @@ class Progress:
         self.next = self.start + EVERY / 2
 
     def add(self, n=1):
-        """More of it is done. Prints a line where one is due."""
+        """More of it is done. Prints a line where one is due, once for several processes."""
         self.done += n
         now = perf_counter()
         expected = (now - self.start) * self.total / self.done
-        if now < self.next or expected < EVERY or self.done >= self.total:
+        is_first = os.environ.get('RANK', '0') == '0'
+        if now < self.next or expected < EVERY or self.done >= self.total or not is_first:
             return
         self.next = now + EVERY
         left = duration(expected - (now - self.start))
         say(f'{self.what} {self.done / self.total:.0%} | eta {left}')
+
+
+def counted(what, items):
+    """The items of a sequence, one after another, with lines of progress."""
+    progress = Progress(what, len(items))
+    for item in items:
+        yield item
+        progress.add()

@@ -161,6 +161,9 @@ class Run:
         """Which checkpoint, if any, this run goes on from."""
         has_last = os.path.exists(self.last_path)
         has_run = has_last or os.path.exists(self.best_path)
+        if not has_run and is_foreign(os.path.join(self.folder, 'config.json')):
+            raise UserError(f"out_dir '{self.folder}' holds a config.json that is not of a run: choose another "
+                            'folder')
         if init_from == 'auto':
             if has_last:
                 self.state = self.load_last()
@@ -739,6 +742,17 @@ def unfinished(state):
         return ''
     of_stage = f", stage {state['stage_index'] + 1} of {len(stages)} ({stage})" if len(stages) > 1 else ''
     return f'iteration {done} of {n_iters}{of_stage}'
+
+
+def is_foreign(path):
+    """Is this a config.json that no run has written, and that a new run would overwrite?"""
+    try:
+        with open(path, encoding='utf-8') as file:
+            return 'out_dir' not in json.load(file)
+    except FileNotFoundError:
+        return False
+    except (OSError, TypeError, ValueError):                         # it holds something else
+        return True
 
 
 def same(a, b):

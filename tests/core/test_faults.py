@@ -472,6 +472,14 @@ def test_scratch_refuses_to_overwrite(copy, train):
     assert train(copy, '--init_from=scratch', '--overwrite=true', '--max_iters=1')['run'].total == 1
 
 
+@pytest.mark.parametrize('text', ['{"model_type": "gpt2"}', '[1]', 'a = 1'])
+def test_the_config_of_another_program_is_not_overwritten(tmp_path, train, text):
+    path = tmp_path / 'config.json'
+    path.write_text(text)
+    assert 'config.json that is not of a run' in refused(train, tmp_path)
+    assert path.read_text() == text
+
+
 def test_second_training_in_one_folder_is_refused(tmp_path, train):
     os.makedirs(tmp_path / 'o')
     with open(tmp_path / 'o' / 'lock', 'w') as lock:                 # what another process would hold

@@ -9,6 +9,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from torch.export import Dim
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import cells, close, config, drawn, refused
@@ -406,6 +407,18 @@ def test_no_value_is_looked_at_while_a_program_is_traced(encoder, monkeypatch):
     for call in EXPORTED.values():
         with NoValues():
             call(m, *args)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('encoder', ['grid', 'points'])
+def test_an_exported_rollout_takes_batches_of_any_size(encoder):
+    m = build(encoder=encoder, moving_frame=True).requires_grad_(False)
+    module = Called(m, EXPORTED['rollout'])
+    args = (field(m), torch.full((3,), .01), points(m))
+    sizes = ({0: Dim.DYNAMIC}, {0: Dim.DYNAMIC}, None)
+    program = torch.export.export(module, args, dynamic_shapes=(sizes,))
+    more = (field(m, 5), torch.full((5,), .01), args[2])
+    close(program.module()(*more), module(*more))
 
 
 @pytest.mark.slow
@@ -961,6 +974,15 @@ def test_load_refuses_what_does_not_fit(tmp_path, change, words):
     path = str(tmp_path / 'best.pt')
     save_checkpoint(path, state_of(m, model_args={**model_args(m.cfg), **change}))
     assert words in refused(load, path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+@pytest.mark.parametrize('device, words', [('cuda', 'no CUDA device'), (torch.device('cuda:0'), 'no CUDA'),
+                                           ('gpu', 'not one of auto, cpu')])
+def test_load_refuses_a_device_that_is_not_there(tmp_path, device, words):
+    path = str(tmp_path / 'best.pt')
+    save_checkpoint(path, state_of(build()))
+    assert words in refused(load, path, device)
 
 
 def test_arguments_that_are_missing(tmp_path):

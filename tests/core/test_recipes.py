@@ -14,11 +14,13 @@ import runpy
 import shutil
 import subprocess
 import sys
+from functools import partialmethod
 
 import pytest
 import torch
 
 from conftest import ENV, ROOT, TIMEOUT, rows_of, state_of
+from model import load
 
 with open(os.path.join(ROOT, 'docs', 'RECIPES.md'), encoding='utf-8') as file:
     RECIPES = file.read()
@@ -116,6 +118,26 @@ def test_gradients_through_a_rollout(run_folder):
     found = {}
     exec(code.replace('out/burgers_cpu', run_folder), found)
     assert found['u0'].grad.abs().min() > 0 and found['nu'].grad.abs() > 0
+
+
+@pytest.mark.slow
+def test_a_compiled_rollout(run_folder, monkeypatch):
+    """Two graphs, without Inductor, and for another batch size two more."""
+    import torch._dynamo.testing                                     # it takes seconds
+    [code] = re.findall('recipe: compiled -->.*?```python\n(.*?)```', RECIPES, re.DOTALL)
+    graphs = torch._dynamo.testing.CompileCounterWithBackend('aot_eager')
+    with_backend = partialmethod(torch.nn.Module.compile, backend=graphs)
+    monkeypatch.setattr(torch.nn.Module, 'compile', with_backend)
+    found = {}
+    exec(code.replace('out/burgers_cpu', run_folder).replace('cuda', 'cpu'), found)
+    compiled = found['m']
+    n_graph = []
+    for size in (1, 1, 3, 4):
+        u0 = torch.randn(size, *compiled.cfg.grid, 1)
+        expected = load(run_folder).rollout(u0, 2)
+        torch.testing.assert_close(compiled.rollout(u0, 2), expected, rtol=1e-5, atol=1e-5)
+        n_graph.append(graphs.frame_count)
+    assert n_graph == [2, 2, 4, 4]
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """equations/__init__.py: names, parameters and files; whether the solvers keep what the entries declare."""
 import dataclasses
 import functools
+import itertools
 import os
 import sys
 
@@ -222,6 +223,16 @@ def test_shapes_and_conserved_and_positive_fields(name):
         if field in pde.static:
             assert torch.equal(u[..., index], u0[:, None, ..., index].expand_as(u[..., index]))
         assert field not in pde.positive or u[..., index].min() > -1e-12
+
+
+@pytest.mark.parametrize('name', [name for name in SOLVED if name not in ('advection', 'darcy')])
+def test_a_long_solution_says_how_far_it_is(name, monkeypatch, capsys):
+    """advection's solution is a formula, darcy's no series of frames."""
+    pde = ENTRIES[name]
+    u0, _ = solution(name)
+    monkeypatch.setattr('runtime.progress.perf_counter', itertools.count(step=20.).__next__)
+    pde.solution(u0[:1], PARAMS.get(name, pde.params), pde.dt * np.array([0., .1, .2]))
+    assert 'solver: frames 50% | eta' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('name', SOLVED)

@@ -177,6 +177,25 @@ def test_the_mean_that_a_frame_takes_off_is_no_other_unit():
     assert not fit.other_units(fast, model) and fit.other_units(fast, drawn())
 
 
+def test_what_a_rollout_begins_with_is_told():
+    u = torch.from_numpy(noise(4, 1, 32, 1))
+    assert not fit.odd_values(u, drawn()) and 'deviates by' in fit.odd_values(1e3 * u, drawn())
+    assert 'and the equation declares it positive' in fit.odd_values(u, drawn(positive=(0,)))
+    assert not fit.odd_values(u.abs() - 1e-9, drawn(positive=(0,)))
+
+
+def test_a_file_of_initial_conditions_has_parameters_and_points(tmp_path, capsys):
+    cfg = config(grid=(16,), first=(float(centres(16)[0]),))
+    path = tensor(tmp_path / 'a.hdf5', attrs={'nu': '0.02'})
+    assert fit.initial_params(path, cfg) == {'Nu': .02} and not capsys.readouterr().out
+    np.save(tmp_path / 'a.npy', noise())
+    assert fit.initial_params(str(tmp_path / 'a.npy'), cfg) == {}
+    tensor(path, x=np.arange(16) / 16, attrs={'Nu': 'small'})
+    assert fit.initial_params(path, cfg) == {}
+    out = capsys.readouterr().out
+    assert 'up to 0.5 spacings away; --data FILE' in out and "Nu is the text 'small'" in out
+
+
 def test_negative_values_are_counted(tmp_path, monkeypatch):
     know(monkeypatch.setattr, burgers=FORCED)
     signs = fit.Signs(opened(tmp_path / 'a.hdf5'))

@@ -33,7 +33,8 @@ def test_forced_flow(path):
     ('force', noise(5, 8, 6, 2), '(5, 8, 6, 2)'),
     ('particles', noise(6, 5, 8, 6, 2), '(6, 5, 8, 6, 2)'),
     ('velocity', noise(6, 5, 8, 6), '(6, 5, 8, 6)'),
-    ('t', np.zeros((6, 5)), 't does not increase')])
+    ('t', np.zeros((6, 5)), 't does not increase'),
+    ('t', np.arange(5) * np.array([[1], [1], [2], [1], [1], [1]]), 't differs from row to row')])
 def test_broken_forced_flow(path, key, values, word):
     change(forced(path)[0], key, values)
     message = refused(open_source, path)
@@ -87,7 +88,8 @@ def test_the_well(path, spots):
 
 def test_what_the_well_says_of_boundaries_parameters_and_tensors(path, spots):
     spots(boundary='open', params={'feed': .01})
-    own = {'simulation_parameters': ['feed', 'wind', 'lost'], 'wind': [1., 2.]}
+    own = {'simulation_parameters': ['feed', 'wind', 'lost'], 'feed': '0.014', 'wind': [1., 2.],
+           'lost': h5py.Empty('f')}
     with h5py.File(well(path, ('WALL', 'PERIODIC'), **own)[0], 'a') as file:
         file['t2_fields/stress'] = np.zeros((6, 5, 8, 6, 2, 2))
     doubts = open_source(path).doubts
@@ -107,6 +109,18 @@ def test_a_broken_well(path, key, values, word):
     change(well(path)[0], key, values)
     message = refused(open_source, path)
     assert path in message and word in message, message
+
+
+def test_a_well_whose_times_stand_for_every_trajectory(path, spots):
+    t = np.tile(10. * np.arange(5), (6, 1))
+    change(well(path)[0], 'dimensions/time', t)
+    assert open_source(path).dt == 10.
+    t[2] += 5
+    change(path, 'dimensions/time', t)
+    assert 'dimensions/time differs from row to row' in refused(open_source, path)
+    with h5py.File(path, 'a') as file:
+        del file['dimensions'].attrs['spatial_dims']
+    assert 'no attribute spatial_dims' in refused(open_source, path)
 
 
 def test_links_in_a_well_are_not_followed(path, tmp_path, spots):

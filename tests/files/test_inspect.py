@@ -46,6 +46,14 @@ def test_fields_that_are_zero_are_doubted(path):
     assert inspect(darcy(path, abs(NU), abs(STEADY)))['doubts'] == []         # only the first solution is 0
 
 
+def test_a_value_far_from_all_others_is_doubted(path):
+    u = noise()
+    assert inspect(tensor(path, 1e-9 * u))['doubts'] == []
+    u[4, 2, 3] = -9999
+    doubt, = inspect(tensor(path, u))['doubts']
+    assert 'u reaches -9999, which is 28' in doubt and 'standard deviations' in doubt
+
+
 def test_inspect_command(path, capsys):
     tensor(path, noise(20))
     inspect_command([path, '--json'])

@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import os
 import sys
+import tarfile
 import types
 import zipfile
 
@@ -16,6 +17,8 @@ import equations
 from conftest import centres, noise, refused, smoke_args, train_here
 from files.open import find, open_source, read_initial
 from handmade import know, tensor
+
+SAME = np.full(10, .01, 'f4')
 
 
 # -----------------------------------------------------------------------------
@@ -44,10 +47,14 @@ def test_arrays_and_weights_are_named(tmp_path):
     np.save(tmp_path / 'u.npy', noise())
     np.savez(tmp_path / 'u.npz', u=noise(), x=centres(16))
     torch.save({'u': torch.zeros(3)}, tmp_path / 'u.pt')
+    inside = tensor(tmp_path / 'u.hdf5')
     with zipfile.ZipFile(tmp_path / 'u.zip', 'w') as archive:
-        archive.writestr('u.hdf5', 'x')
+        archive.write(inside)                           # not compressed: HDF5's own first bytes are in it
+    with tarfile.open(tmp_path / 'u.tar', 'w') as archive:
+        archive.add(inside, 'u.hdf5')
     for name, word in (('u.npy', 'a NumPy array (.npy)'), ('u.npz', '(.npz) of u, x'), ('u.pt', 'PyTorch'),
-                       ('u.zip', 'zip archive, and an HDF5 file is needed: unpack it')):
+                       ('u.zip', 'zip archive, and an HDF5 file is needed: unpack it'),
+                       ('u.tar', 'tar archive')):
         assert word in refused(open_source, str(tmp_path / name))
 
 
@@ -67,17 +74,17 @@ def test_initial_conditions_are_read_by_their_content(tmp_path):
 # -----------------------------------------------------------------------------
 # filters
 
-def filtered(path, code=32015):
-    """A file whose tensor is said to have passed a filter that is not there."""
-    u = noise()
-    with h5py.File(tensor(path), 'a') as file:
-        del file['tensor']
+def filtered(path, code=32015, key='tensor', u=noise()):
+    """A file one of whose data sets is said to have passed a filter that is not there."""
+    with h5py.File(tensor(path, attrs={} if key == 'nu' else None), 'a') as file:
+        if key in file:
+            del file[key]
         plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         plist.set_chunk(u.shape)
         plist.set_filter(code, h5py.h5z.FLAG_OPTIONAL, ())
         space = h5py.h5s.create_simple(u.shape)
-        made = h5py.h5d.create(file.id, b'tensor', h5py.h5t.IEEE_F32LE, space, plist)
-        made.write_direct_chunk((0, 0, 0), u.tobytes(), 0)
+        made = h5py.h5d.create(file.id, key.encode(), h5py.h5t.IEEE_F32LE, space, plist)
+        made.write_direct_chunk((0,) * u.ndim, u.tobytes(), 0)
     return path
 
 
@@ -87,6 +94,12 @@ def test_a_filter_that_is_not_installed_is_named(path, code, name, monkeypatch):
     assert f'filter {name} ({code})' in refused(open_source, filtered(path, code))
     message = refused(read_initial, path, 1)
     assert 'pip install hdf5plugin' in message and path in message
+
+
+def test_a_filter_matters_where_values_are_needed(path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'hdf5plugin', None)
+    assert 'nu is compressed by the filter zstd' in refused(open_source, filtered(path, 32015, 'nu', SAME))
+    assert open_source(filtered(path, 32015, 'other', SAME)).params == {'Nu': .01}
 
 
 def test_filters_of_hdf5plugin_are_used_where_it_is_installed(path, monkeypatch):
@@ -155,6 +168,7 @@ def test_of_several_equations_the_one_with_the_most_parameters_is_taken_unless_o
     assert open_source(path).pde == 'reaction-diffusion'
     message = refused(open_source, path, 'burgers')
     assert '(it has all parameters of reaction-diffusion, and an attribute' in message and 'pde=' in message
+    assert 'could be burgers' in open_source(path).doubts[0]
     assert open_source(path, 'burgers', named=True).pde == 'burgers'
     found, = find('burgers', '', path, {'Nu': .5}, 5, named=True)
     assert found.pde == 'burgers' and 'rho, which burgers does not use' in found.notes[-1]
@@ -168,6 +182,11 @@ def test_the_default_dataset_is_not_one_that_the_user_names(path, tmp_path, monk
     assert 'no file of burgers' in refused(train_here, monkeypatch, *arguments)
     assert 'space_stride=3' in refused(train_here, monkeypatch, *arguments, '--dataset=burgers',
                                        '--n_trajectories=10')
+
+
+def test_an_empty_attribute_pde_says_nothing(path):
+    for value in (h5py.Empty('S1'), ''):
+        assert open_source(tensor(path, attrs={'Nu': .5, 'pde': value})).pde == 'burgers'
 
 
 def test_an_attribute_pde_that_is_no_equation(path, monkeypatch):

@@ -1,6 +1,7 @@
 """files/open.py: files that are there, missing, broken or planned; which equation they are of; rows, splits,
 fingerprints; initial conditions alone. (test_layouts.py has the other layouts.)"""
 import dataclasses
+import itertools
 import os
 
 import h5py
@@ -96,7 +97,10 @@ def test_rows_that_are_not_there(path):
     ('t-coordinate', np.arange(4) * .01, '5 frames but 4 times'),
     ('t-coordinate', np.arange(7) * .01, '5 frames but 7 times'),
     ('t-coordinate', np.arange(6)[::-1] * .01, 't-coordinate does not increase'),
+    ('t-coordinate', np.arange(6)[::-1] * .01, 'falls from 0.05 to 0.01: reverse it'),
     ('t-coordinate', np.arange(6) ** 2 * .01, 't-coordinate is not uniform'),
+    ('t-coordinate', np.arange(5) * np.ones((10, 1)) + np.eye(10, 5), 'differs from row to row'),
+    ('x-coordinate', np.linspace(0, 1, 16), 'burgers, reaction-diffusion, for its points lie at both'),
     ('x-coordinate', np.full(16, np.nan), 'x-coordinate has values that are not finite'),
     ('tensor', noise() + 0j, 'complex64'),
     ('tensor', noise() > 0, 'bool'),
@@ -132,6 +136,37 @@ def test_values_that_are_not_finite_are_refused_with_count_and_place(path):
     assert '4 values are not finite, the first in trajectory 33, frame 2' in refused(
         read_rows, source, range(20, 40))
     assert np.array_equal(read_rows(source, range(20, 40), check=False)[..., 0], u[20:], equal_nan=True)
+
+
+@pytest.mark.parametrize('value', [np.float32(9.96921e36), 1e300])
+def test_marks_without_an_attribute_and_what_float32_does_not_hold(path, value):
+    u = noise().astype(type(value))
+    u[4, 2, 3] = value
+    message = refused(read_rows, open_source(tensor(path, u)), range(10))
+    assert '1 values are not finite, the first in trajectory 4, frame 2' in message and '9.9e+36' in message
+
+
+def test_times_and_points_of_every_trajectory(path):
+    t = np.arange(5) * np.full((10, 1), .01)
+    source = open_source(tensor(path, x=np.tile(centres(16), (10, 1)), t=t))
+    assert source.dt == pytest.approx(.01) and np.array_equal(source.x[0], centres(16))
+    t[3] *= 2
+    assert '0 to 0.08 in row 3, 5 from 0 to 0.04 in row 0' in refused(open_source, tensor(path, t=t))
+
+
+@pytest.mark.parametrize('t, units, told', [
+    (np.arange(6) * .01, 's', None), (np.arange(6) * .01, 'seconds since 2000-01-01', None),
+    (np.arange(6) * .01, 'ms', "has t-coordinate in 'ms'"), (2 + np.arange(6) * .01, '', 'begins at 2 s'),
+    (np.arange(6) * 10., '', 'has a frame every 10 s, 1e+03 times the 0.01 s')])
+def test_times_that_may_be_meant_otherwise_are_told(path, t, units, told, capsys):
+    with h5py.File(tensor(path, t=t), 'a') as file:
+        file['t-coordinate'].attrs['units'] = units
+    doubts = open_source(path).doubts
+    out = capsys.readouterr().out
+    if told:
+        assert told in doubts[0] and told in out
+    else:
+        assert not doubts and not out
 
 
 @pytest.mark.parametrize('size', [0, 1, 100, .5, -1])
@@ -201,6 +236,8 @@ def test_a_file_that_is_marked_incomplete(path):
     with h5py.File(tensor(path), 'a') as file:
         file.attrs['complete'] = 0
     assert 'incomplete' in refused(open_source, path)
+    for other in (1, 'no', h5py.Empty('f'), np.zeros(2), np.array((1, 2.), [('a', 'i4'), ('b', 'f8')])):
+        assert open_source(tensor(path, attrs={'Nu': .01, 'complete': other})).n == 10      # another program's
 
 
 # -----------------------------------------------------------------------------
@@ -298,9 +335,22 @@ def test_named_files_must_exist(tmp_path, path):
     with_comma = tensor(tmp_path / 'a,b.hdf5')
     assert missing in refused(find_burgers, tmp_path, f'{path},{missing}')
     assert 'names no file' in refused(find_burgers, tmp_path, ' , ')
-    for data_path, paths in ((path, [path]), (f'{path}, {path}', [path, path]), (with_comma, [with_comma])):
+    other = tensor(tmp_path / 'other.hdf5')
+    for data_path, paths in ((path, [path]), (f'{path}, {other}', [path, other]), (with_comma, [with_comma])):
         assert [source.path for source in find_burgers(tmp_path, data_path)] == paths
     assert '--dataset=burgers' in refused(find, 'advection', str(tmp_path), path, {'beta': .4}, 12)
+    again = os.path.join(tmp_path, '.', os.path.basename(path))
+    assert 'twice' in refused(find_burgers, tmp_path, f'{path},{other},{again}')
+
+
+def test_long_reading_says_how_far_it_is(path, monkeypatch, capsys):
+    monkeypatch.setattr('runtime.progress.perf_counter', itertools.count(step=20.).__next__)
+    source = open_source(tensor(path, noise(40)))
+    monkeypatch.setattr('files.open.CHUNK_ROWS', 10)
+    read_rows(source, range(40))
+    assert capsys.readouterr().out.splitlines() == [
+        f"reading '{path}' {percent}% | eta {eta}" for percent, eta in ((25, '1m00s'), (50, '0m40s'),
+                                                                      (75, '0m20s'))]
 
 
 def test_a_file_that_is_not_there_is_planned(tmp_path):

@@ -109,6 +109,20 @@ def test_missing_values_are_refused_with_their_number(path, name, dtype, mark):
     assert '3 values are not finite, the first in trajectory 4, frame 2' in refused(inspect, path)
 
 
+@pytest.mark.parametrize('attrs', [{'valid_range': [-100., 100.]}, {'valid_min': -100.},
+                                   {'valid_max': 100.}], ids=str)
+def test_values_beyond_their_limits_are_missing(path, attrs):
+    u = noise()
+    for value, n_bad in ((99., 0), (-999. if 'valid_min' in attrs else 999., 1)):
+        u[4, 2, 3] = value
+        with h5py.File(tensor(path, u), 'a') as file:
+            file['tensor'].attrs.update(attrs)
+        if n_bad:
+            assert '1 values are not finite' in refused(inspect, path)
+        else:
+            assert inspect(path)['max'][0] == 99.
+
+
 def test_packing_that_is_no_number(path):
     with h5py.File(tensor(path), 'a') as file:
         file['tensor'].attrs['missing_value'] = 'n/a'

@@ -164,6 +164,9 @@ def test_the_command_names_the_file(tmp_path):
     assert os.listdir(tmp_path / 'new') == ['1D_Burgers_Sols_Nu0.1_X32_N3.hdf5']
     assert 'no parameter nu' in refused(make_command, ['advection', '--nu', '0.1', *arguments])
     assert 'exists' in refused(make_command, ['advection', '--beta', '0.7', *arguments])
+    for out in ('a.npz', 'folder', ''):
+        assert '.hdf5' in refused(make_command, ['advection', '--out', out, *arguments])
+    assert 'seed' in refused(make_command, ['advection', '--seed', str(2 ** 63), *arguments])
 
 
 def test_the_command_as_a_user_runs_it(tmp_path, burgers_file):

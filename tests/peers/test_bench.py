@@ -225,7 +225,11 @@ def test_parts_are_timed_on_the_shapes_of_the_training(here, tmp_path, burgers_f
 
 
 def test_one_config_that_fails_does_not_stop_the_others(monkeypatch, tmp_path, capsys):
+    """All find the data of the others, unless a folder is named."""
+    folders = []
+
     def run(command, stdout):
+        folders.append([arg for arg in command if arg.startswith('--data_dir=')])
         path = next(arg for arg in command if arg.startswith('--json=')).removeprefix('--json=')
         if 'bad.py' in command:
             return SimpleNamespace(returncode=1)
@@ -235,7 +239,8 @@ def test_one_config_that_fails_does_not_stop_the_others(monkeypatch, tmp_path, c
 
     monkeypatch.setattr(bench, 'subprocess', SimpleNamespace(run=run, DEVNULL=None))
     args = SimpleNamespace(repeats=1, seconds=1., iters=None)
-    found = bench.time_all(['bad.py', 'good.py'], ['eager', 'bf16'], [], args)
+    found = bench.time_all(['bad.py', 'good.py'], ['eager', 'bf16'], ['--data_dir=own'], args)
+    assert len(folders) == 4 and all(given == [folders[0][0], '--data_dir=own'] for given in folders)
     assert [r['mode'] for r in found] == ['--modes=eager', '--modes=bf16']
     assert capsys.readouterr().out.count('bad.py') == 2
     assert 'nothing' in refused(bench.time_all, ['bad.py'], ['eager'], [], args)

@@ -1,7 +1,9 @@
 """cache.py: tokens that are encoded once are those that a stage would have encoded, whatever happens to their
 file."""
 import errno
+import math
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -263,6 +265,19 @@ def test_without_a_file_tokens_stay_in_memory(tmp_path, capsys, monkeypatch, how
     if how != 'no folder':
         assert files_of(folder) == []
     assert 'lower cache_copies' in refused(Case(folder, memory_gb=0.).cached)
+
+
+@pytest.mark.parametrize('initial_step', [1, 2])
+def test_tokens_that_no_disk_holds_are_refused_before_any_training(tmp_path, monkeypatch, initial_step):
+    case = Case(tmp_path, memory_gb=0., initial_step=initial_step, data_dir=str(tmp_path / 'none' / 'yet'))
+    cfg = case.model.cfg
+    n_bytes = 4 * 2 * case.windows.n_windows * 3 * math.prod(cfg.token_grid) * cfg.latent_dim
+    total = [n_bytes]
+    monkeypatch.setattr(cache.shutil, 'disk_usage', lambda folder: SimpleNamespace(total=total[0]))
+    sources = case.windows.trajectories.sources
+    assert case.stage.checked(sources) is case.stage
+    total[0] -= 1
+    assert 'lower cache_copies' in refused(case.stage.checked, sources)
 
 
 def refuse(path, n_bytes):

@@ -10,7 +10,7 @@ from model import load
 from probabilistic.scores import fair_crps
 from probabilistic.stages import (ConsistencyDistillStage, DiffResidualStage, EnsembleStage,
                                   SteadyPriorStage)
-from runtime.device import Machine
+from runtime.device import Machine, seed_of
 from steppers import ALL, STOCHASTIC
 
 LATER = [DiffResidualStage, ConsistencyDistillStage, EnsembleStage, SteadyPriorStage]
@@ -44,8 +44,8 @@ class Windows:
 def test_a_stage_trains_its_stepper_alone(make, d):
     m = drawn(d, **ALL)
     stage = make(m, settings(**KEYS))
-    for _ in range(8):                       # every unrolled step and every time of the flow may be drawn
-        loss, terms = stage(batch_of(m), .9)
+    for iteration in range(8):               # every unrolled step and every time of the flow may be drawn
+        loss, terms = stage(batch_of(m, iteration=iteration), .9)
         assert list(terms.values()) == [loss.detach()]
         loss.backward()
     assert trained(m) == {stage.stepper}
@@ -122,6 +122,34 @@ def test_the_teacher_takes_the_steps_of_its_schedule(monkeypatch):
     for progress in (0., .49, .5, 1.):
         stage(batch_of(m), progress)
     assert taken == [2, 2, 5, 5]
+
+
+@pytest.mark.parametrize('name, n_case', [('diff_residual', 2), ('consistency_distill', 2 * 2)])
+def test_all_processes_take_as_many_steps(name, n_case, monkeypatch):
+    """Their own random numbers differ. Whether a rollout has 0 or 1 steps does not tell at which of two times
+    the student begins."""
+    m = drawn(**ALL)
+    stage = STAGES[name](m, settings(**{**KEYS, 'tau_schedule': (2,)}))
+    taken = []
+    stage.module.register_forward_hook(lambda *_: taken.append('step'))
+    if name == 'consistency_distill':
+        end = stage.flow.end
+
+        def noted(x, tau, *args):
+            taken.append(float(tau[0]))
+            return end(x, tau, *args)
+
+        monkeypatch.setattr(stage.flow, 'end', noted)
+    of_process = []
+    for rank in range(2):
+        cases = []
+        for iteration in range(12):
+            torch.manual_seed(seed_of(0, iteration, rank))
+            stage(batch_of(m, iteration=iteration), .9)
+            cases.append(tuple(taken))
+            taken.clear()
+        of_process.append(cases)
+    assert of_process[0] == of_process[1] and len(set(cases)) == n_case
 
 
 def test_checkpointing_recomputes_the_blocks_of_an_ensemble():

@@ -255,6 +255,7 @@ if out_dir == 'user': raise UserError('first\\nsecond')
 if out_dir == 'oom': raise OutOfMemoryError('CUDA out of memory. Tried 2.00 GiB. GPU 0 has 1.')
 if out_dir == 'int': raise KeyboardInterrupt
 if out_dir == 'pipe': raise BrokenPipeError
+if out_dir == 'é': print(out_dir); sys.exit()
 if out_dir == 'bug': raise RuntimeError('bug')
 print(batch_size)
 '''
@@ -263,8 +264,8 @@ print(batch_size)
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
     path = tmp_path_factory.mktemp('script') / 'toy.py'
-    path.write_text(SCRIPT)
-    env = dict(os.environ, PYTHONPATH=ROOT)
+    path.write_text(SCRIPT, encoding='utf-8')
+    env = dict(os.environ, PYTHONPATH=ROOT, PYTHONIOENCODING='ascii')
     def _run(*argv, stdout=subprocess.PIPE):
         p = subprocess.run([sys.executable, str(path), *argv], env=env, stdout=stdout, stderr=subprocess.PIPE,
                            text=True, timeout=600)
@@ -278,7 +279,7 @@ def run(tmp_path_factory):
     ('--out_dir=user', 1, '', 'error: first second\n'),
     ('--out_dir=oom', 1, '', 'error: CUDA out of memory. Tried 2.00 GiB: lower batch_size, raise '
      'accumulation, set checkpointing=True, in that order\n'),
-    ('--out_dir=int', 130, '', ''),
+    ('--out_dir=int', 130, '', 'stopped by Ctrl-C\n'),
     ('--out_dir=pipe', 1, '', ''),
 ])
 def test_exit_codes(run, arg, code, out, err):
@@ -288,6 +289,11 @@ def test_exit_codes(run, arg, code, out, err):
 def test_a_bug_keeps_its_traceback(run):
     code, out, err = run('--out_dir=bug')
     assert code == 1 and err.startswith('Traceback') and err.endswith('RuntimeError: bug\n')
+
+
+def test_a_letter_without_a_code_is_printed_as_its_number(run):
+    code, out, err = run('--out_dir=é')
+    assert (code, out, err) == (0, '\\xe9\n', '')
 
 
 def test_help_into_a_closed_pipe(run):
@@ -308,7 +314,7 @@ def test_ctrl_c_leaves_130(tmp_path):
     p.stdout.readline()
     p.send_signal(signal.SIGINT)
     _, err = p.communicate(timeout=600)
-    assert (p.returncode, err) == (130, b'')
+    assert (p.returncode, err) == (130, b'stopped by Ctrl-C\n')
 
 
 # --- flags -------------------------------------------------------------------

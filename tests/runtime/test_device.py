@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from conftest import refused
 from runtime import device as devices
-from runtime.device import DATA, Machine, float64_device, pick, seed_of, start
+from runtime.device import ALIKE, DATA, Machine, find, float64_device, pick, seed_of, start
 
 
 @pytest.fixture
@@ -46,6 +46,13 @@ def test_a_named_device_is_taken_without_a_word(computer, capsys, name, expected
     assert pick(name) == torch.device(expected)
     assert capsys.readouterr().out == ''
     assert current == ([torch.device(expected).index] if 'cuda' in expected else [])
+
+
+@pytest.mark.parametrize('name', ['cuda:1', torch.device('cuda:1'), torch.device('mps:0')])
+def test_a_device_that_is_found_is_not_made_the_current_one(computer, capsys, name):
+    current = computer(cuda=2)
+    assert find(name) == torch.device(name)
+    assert capsys.readouterr().out == '' and current == []
 
 
 def test_plain_cuda_is_the_device_of_the_process(computer, monkeypatch):
@@ -146,7 +153,7 @@ def test_deterministic(computer, monkeypatch):
 
 def test_seeds_of_iterations_processes_and_augmentation_differ():
     seeds = [seed_of(seed, iteration, stream) for seed in range(3) for iteration in range(200)
-             for stream in (*range(16), DATA)]
+             for stream in (*range(16), DATA, ALIKE)]
     assert len(set(seeds)) == len(seeds)
     assert len({seed_of(seed, epoch) for seed in range(3) for epoch in range(200)}) == 600
 

@@ -77,6 +77,7 @@ def test_numbers_of_other_types(dtype):
     (np.ones(3, complex), 'complex'), (torch.ones(3, dtype=torch.cfloat), 'complex'), ('wave', '<U4'),
     (None, 'object'), ([[1.], [1., 2.]], 'no array'), ([torch.ones(2), torch.ones(3)], 'no array'),
     (np.ma.masked_greater([1., 2., 3., 4.], 2), '2 of 4 values of u are masked'),
+    (torch.quantize_per_tensor(torch.ones(1, 32, 1), .1, 0, torch.qint8), 'quantized'),
     ([1., np.ma.masked], 'masked'), (10 ** 400, 'no array')])
 def test_what_is_no_array_of_real_numbers_is_refused(value, words):
     m = build()
@@ -261,11 +262,27 @@ def test_the_mistake_in_a_shape_is_told():
 
 
 @pytest.mark.parametrize('q, words', [
-    (torch.rand(5), '(5,)'), (torch.rand(5, 2), '(5, 2)'), (torch.rand(1, 1, 5, 1), '(1, 1, 5, 1)'),
+    (.5, '()'), (torch.rand(5, 2), '(5, 2)'), (torch.rand(1, 1, 5, 1), '(1, 1, 5, 1)'),
     (torch.rand(2, 5, 1), '2 samples'), (torch.tensor([[np.nan]]), 'not finite')])
 def test_points_of_wrong_shape_are_refused(q, words):
     m = build()
     assert words in refused(m.decode, m.encode(field(m)), q)
+
+
+def test_flat_points_are_points_of_one_axis():
+    m = build()
+    z = m.encode(field(m))
+    assert torch.equal(m.decode(z, [.1, .7]), m.decode(z, [[.1], [.7]]))
+    plane = build(2)
+    assert 'shape (2,)' in refused(plane.rollout, field(plane), 1, [.1, .7])
+
+
+@both
+def test_a_field_without_batch_and_fields_is_refused_with_the_way_out(d):
+    m = build(d)
+    u = field(m)[0, ..., 0]
+    assert 'u[None, ..., None]' in refused(m.encode, u)
+    assert m.encode(u[None, ..., None]).tokens.shape[0] == 1
 
 
 def test_other_arguments_are_refused():

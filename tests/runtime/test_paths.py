@@ -41,6 +41,15 @@ def test_two_outputs_are_two_files(tmp_path):
     assert 'same file' in refused(output_files, {'--json': a, '--save': str(tmp_path / '.' / 'a.json')})
 
 
+@pytest.mark.parametrize('name', ['best.pt', 'data.hdf5', 'u0.npy', 'config.json', 'log.csv'])
+def test_what_is_no_result_is_not_overwritten(tmp_path, name):
+    path = tmp_path / name
+    output_files({'--json': str(path)})
+    path.write_text('kept')
+    assert 'no result' in refused(output_files, {'--json': str(path)})
+    assert path.read_text() == 'kept'
+
+
 # --- locks -------------------------------------------------------------------
 
 def test_a_lock_is_held_by_one(tmp_path):
