@@ -127,7 +127,7 @@ def model_of(changes):
     keys do not fit the files, or each other."""
     for name in stages:
         s = settings_of(name, changes)
-        data.check_strides(sources[0], s, s.unroll)
+        fit.check_strides(sources[0], s, s.unroll)
     cfg = ModelConfig.of(SimpleNamespace(**{**config, **changes}), _model_keys, sources)
     cfg = run.continued(cfg)
     fit.check_continued(cfg, run.trained_args, run.trained_path)
