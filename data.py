@@ -29,7 +29,7 @@ import torch
 from equations.derivatives import is_centred
 from files.fit import Signs, check_together, other_units, zero_rows
 from files.open import (blocks, check_finite, check_overlap, fingerprints, first_prints, opened, read,
-                        split_rows)
+                        seen_rows, split_rows)
 from grids import shape_text
 from runtime.device import DATA, free_memory, seed_of
 
@@ -53,23 +53,6 @@ class Batch(NamedTuple):
 
 # ---------------------------------------------------------------------------------------------
 # trajectories
-
-def check_strides(source, keys, unroll):
-    """Raise UserError where the strides do not fit the file, a window the trajectory, or where there are too
-    few rows."""
-    split_rows(min(keys.n_trajectories, source.n), 'train')
-    for name in ('time_stride', 'space_stride'):
-        if getattr(keys, name) < 1:
-            raise UserError(f'{name}={getattr(keys, name)} must be at least 1')
-    for cells in source.shape:
-        if cells % keys.space_stride:
-            raise UserError(f'space_stride={keys.space_stride} must divide the {cells} cells of the file')
-    n = -(-source.n_frames // keys.time_stride)
-    needed = max(keys.initial_step, 1) + unroll
-    if n < needed:
-        raise UserError(f'{source.n_frames} frames at time_stride={keys.time_stride} leave {n}, but '
-                        f'initial_step={keys.initial_step} and unroll={unroll} need {needed}')
-
 
 class Trajectories:
     """
@@ -303,13 +286,6 @@ class Trajectories:
             u = read(self.sources[which], self.files[which], slice(row, row + 1), frames)
             out[i] = self.strided(u)[0]
         return out
-
-
-def seen_rows(source, rows, seen):
-    """The rows, of `rows` in a file, whose first frame has one of the fingerprints `seen` (int64 tensor)."""
-    seen = set(seen.tolist()) - {0}
-    prints = first_prints(source, rows).tolist()
-    return [row for row, fingerprint in zip(rows, prints) if fingerprint in seen]
 
 
 # ---------------------------------------------------------------------------------------------

@@ -129,7 +129,7 @@ def model_of(changes):
         return cfg, on_meta(cfg)
     for name in stages:
         s = settings_of(name, changes)
-        data.check_strides(sources[0], s, s.unroll)
+        fit.check_strides(sources[0], s, s.unroll)
     cfg = ModelConfig.of(SimpleNamespace(**{**config, **changes}), _model_keys, sources)
     cfg = run.continued(cfg)
     fit.check_continued(cfg, run.trained_args, run.trained_path)

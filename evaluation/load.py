@@ -10,10 +10,9 @@ from typing import NamedTuple
 import torch
 
 import equations
-from data import seen_rows
 from evaluation.scores import check_initial_step
 from files.fit import Signs, check_model, grid_of, other_units, read_placed, zero_rows
-from files.open import open_source, split_rows
+from files.open import open_source, seen_rows, split_rows
 from runtime.configurator import UserError, say
 from runtime.inputs import say_unseen
 

@@ -14,7 +14,7 @@ import torch
 
 from equations.derivatives import shifted
 from files.layouts import COORDINATE, one_axis, spacing
-from files.open import CHUNK_ROWS, read_rows, uneven_axes
+from files.open import CHUNK_ROWS, read_rows, split_rows, uneven_axes
 from files.values import check_filters, parameter, stored
 from grids import is_strided, shape_text
 from runtime.configurator import UserError, say
@@ -73,6 +73,23 @@ def check_cells(source):
             raise UserError(f'{text} Between walls, points must be cell centres')
         say(f'data: {text} They are taken for equal cells, which moves them by up to {beyond:.2g} cells along '
             f'axis {axis}; shifts by a point are then not quite a symmetry')
+
+
+def check_strides(source, keys, unroll):
+    """Raise UserError where the strides do not fit the file, a window the trajectory, or where there are too
+    few rows."""
+    split_rows(min(keys.n_trajectories, source.n), 'train')
+    for name in ('time_stride', 'space_stride'):
+        if getattr(keys, name) < 1:
+            raise UserError(f'{name}={getattr(keys, name)} must be at least 1')
+    for cells in source.shape:
+        if cells % keys.space_stride:
+            raise UserError(f'space_stride={keys.space_stride} must divide the {cells} cells of the file')
+    n = -(-source.n_frames // keys.time_stride)
+    needed = max(keys.initial_step, 1) + unroll
+    if n < needed:
+        raise UserError(f'{source.n_frames} frames at time_stride={keys.time_stride} leave {n}, but '
+                        f'initial_step={keys.initial_step} and unroll={unroll} need {needed}')
 
 
 # ---------------------------------------------------------------------------------------------

@@ -398,6 +398,13 @@ def first_prints(source, rows):
     return np.concatenate(prints)
 
 
+def seen_rows(source, rows, seen):
+    """The rows, of `rows` in a file, whose first frame has one of the fingerprints `seen` (int64 tensor)."""
+    seen = set(seen.tolist()) - {0}
+    prints = first_prints(source, rows).tolist()
+    return [row for row, fingerprint in zip(rows, prints) if fingerprint in seen]
+
+
 def check_overlap(splits):
     """Raise UserError for equal initial conditions in different splits, of one file or of several. splits:
     {split: [(path, number of the first row, fingerprints (n,)), ..]}, an entry for each file."""

@@ -82,7 +82,7 @@ class Mixture:
             found = files.find(own['dataset'], own['data_dir'], own['data_path'], params, own['n_trajectories'],
                                own['resolution'], named=True)
             own.update(fit.settled(own, params, found, argv))
-            data.check_strides(found[0], SimpleNamespace(**own), own['unroll'])
+            fit.check_strides(found[0], SimpleNamespace(**own), own['unroll'])
             self.keys[name] = SimpleNamespace(**own)
             self.sources_of[name] = found
             config[name] = {key: value for key, value in own.items() if key not in config or value != config[key]}

@@ -18,9 +18,10 @@ import equations
 import files.open as files
 from batches import settings
 from conftest import MODEL_KEYS, ROOT, centres, close, know, noise, refused, write
-from data import Sampler, Trajectories, Windows, check_strides
+from data import Sampler, Trajectories, Windows
 from equations import PDE
 from equations.common import exchange_axes
+from files.fit import check_strides
 from files.layouts import Content, Layout
 from files.write import write_file
 from losses import OperatorStage
