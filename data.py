@@ -210,9 +210,10 @@ class Trajectories:
                 say(f"data: warning: '{s.path}': {note}: are its units others?")
 
     def text(self):
-        return (f'{", ".join(s.path for s in self.sources)} | {self.n_rows} train and {len(self.val)} validation trajectories, {self.n_frames} frames of '
-                f'{shape_text(self.grid)} points | '
-                f'{"read from HDF5" if self.home is None else f"in the memory of {self.home}"}')
+        files = ', '.join(source.path for source in self.sources)
+        home = 'read from HDF5' if self.home is None else f'in the memory of {self.home}'
+        return (f'{files} | {self.n_rows} train and {len(self.val)} validation trajectories, '
+                f'{self.n_frames} frames of {shape_text(self.grid)} points | {home}')
 
     def windows(self, model, keys):
         return Windows(self, model, keys)

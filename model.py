@@ -22,7 +22,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from grids import Patches, interpolate, merge_tokens, ones_at, padded, positions, shape_text, split_tokens
+from grids import Patches, interpolate, merge_tokens, ones_at, padded, positions, split_tokens
 from runtime import extensions
 from runtime.checkpoint import check_shapes, find_checkpoint, load_checkpoint, of_equation, tuples
 from runtime.configurator import UserError
@@ -351,9 +351,6 @@ class ModelConfig(SimpleNamespace):
     def model(self):
         return UPT(self)
 
-    def latent_text(self):
-        return f'latent {shape_text(self.token_grid)} tokens of {self.latent_dim}'
-
     @property
     def n_field(self):
         return len(self.fields)
@@ -604,8 +601,7 @@ class Operator(nn.Module):
     f is a network by the key arch. Its last layer starts at zero, so an untrained operator is the identity.
     Feature c < C of a token is the mean of field c over its patch. For a conserved field, f does not change
     the mean of this feature over the tokens, so the integral stays. The features of a static field stay as
-    they are. With token_shift the patches move by as many grid points after every step, so that errors at
-    patch boundaries do not repeat at the same places.
+    they are. With token_shift the patches then move by as many grid points: errors at their borders move too.
     """
     stochastic = False
 
@@ -660,8 +656,8 @@ class UPT(nn.Module):
 
     With a moving frame (cfg.galilean), the mean velocity is subtracted and the rest is advanced in the frame
     that moves with it, exactly, because the decoder reads at any point. E, A and D see normalised fields and
-    tokens (losses.py calls them in training). The methods below take and return physical units. They take
-    numbers of any kind (runtime.inputs.as_numbers) and compute in the type of the weights.
+    tokens. The methods below take and return physical units. They take numbers of any kind
+    (runtime.inputs.as_numbers) and compute in the type of the weights.
     """
 
     def __init__(self, cfg):

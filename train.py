@@ -27,6 +27,7 @@ import optim
 from evaluation.scores import rollout_error
 from files import fit
 from files import open as files
+from grids import shape_text
 from model import ModelConfig, build, model_args, on_meta
 from runtime import extensions
 from runtime import device as devices
@@ -183,7 +184,8 @@ trajectories.check_units(model)
 if machine.compiled:
     for part in model.parts():
         part.compile()                                           # in place: parameter names stay as they are
-machine.say(f'model {arch}, {attention} attention | {model.n_params():,} parameters | {cfg.latent_text()}')
+machine.say(f'model {arch}, {attention} attention | {model.n_params():,} parameters | '
+            + (mixture.names if mixture else f'latent {shape_text(cfg.token_grid)} tokens of {latent_dim}'))
 run.start(stages, model_args=model_args(model.cfg), data=trajectories.describe(run))
 
 # ---- the loop

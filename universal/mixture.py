@@ -68,16 +68,18 @@ class Mixture:
         UserError."""
         if config['stages'] != ('mixture',):
             raise UserError(f"stages={','.join(config['stages'])}: a mixture is trained by stages=mixture")
-        names = [os.path.splitext(os.path.basename(name))[0] for name in config['mixture']]
+        paths = config['mixture']
+        names = [os.path.splitext(os.path.basename(name))[0] for name in paths]
         if len(set(names)) < len(names):
             raise UserError(f'mixture={",".join(config["mixture"])}: two configs have the same name')
         if config['accumulation'] % len(names):
             raise UserError(f'accumulation={config["accumulation"]} must be a multiple of the {len(names)} equations '
                             'of the mixture: each micro-batch is of one of them')
+        self.names = f'{len(names)} equations: {", ".join(names)}'
         self.model_keys = model_keys
         self.keys = {}
         self.sources_of = {}
-        for name, path in zip(names, config['mixture']):
+        for name, path in zip(names, paths):
             own, params = member_keys(path, config, argv)
             found = files.find(own['dataset'], own['data_dir'], own['data_path'], params, own['n_trajectories'],
                                own['resolution'], named=True)

@@ -98,9 +98,6 @@ class MixtureConfig(SimpleNamespace):
     def model(self):
         return Universal(self)
 
-    def latent_text(self):
-        return f'latents of {len(self.members)} equations: {", ".join(self.members)}'
-
 
 class Universal(nn.Module):
     """The members of a mixture, UPTs by name. Their shared parameters are the same tensors."""
