@@ -1,12 +1,13 @@
 """Several equations in one training: shared blocks, members that are models of their own, fine-tuning."""
 import os
+import signal
 
 import pytest
 import torch
 
 import data
 import eval as ev
-from conftest import (close, config, no_power, refused, same_run, state_of, stop_at, train_here,
+from conftest import (Child, close, config, no_power, refused, same_run, state_of, stop_at, train_here,
                       two_processes, waves, write)
 from model import UPT, RotaryPositions, load
 from runtime.checkpoint import equations_of, is_shared, load_checkpoint, of_equation
@@ -134,6 +135,19 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(monkeypatch, mixture, t
 
 
 @pytest.mark.slow
+def test_a_run_that_was_killed_ends_as_one_that_was_not(mixture, trained, tmp_path):
+    folder = tmp_path / 'killed'
+    for _ in range(3):
+        before = os.path.getmtime(folder / 'last.pt') if os.path.exists(folder / 'last.pt') else 0
+        child = Child(folder, *mixture, f'--out_dir={folder}')
+        child.wait_for(lambda: os.path.exists(folder / 'last.pt') and os.path.getmtime(folder / 'last.pt') > before)
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+    assert Child(folder, *mixture, f'--out_dir={folder}').wait() == 0
+    same_run(folder, trained)
+
+
+@pytest.mark.slow
 def test_two_processes_train_as_one(mixture, trained, tmp_path):
     children = two_processes(tmp_path, *mixture, f'--out_dir={tmp_path}/two')
     assert [child.wait() for child in children] == [0, 0], children[0].text('err')
@@ -170,6 +184,19 @@ def test_a_member_is_fine_tuned_as_a_whole(monkeypatch, trained, burgers_file, t
     assert m.keys() == there.keys()
     for name, value in m.items():
         close(value, there[name], 1e-6)
+
+
+def test_two_grids_of_one_equation(monkeypatch, mixture, burgers_file, tmp_path):
+    """Two configs of one equation are two members, which differ in points, time step and tokens."""
+    [paths, *args] = mixture
+    coarse = tmp_path / 'coarse.py'
+    coarse.write_text(f"data_path = {burgers_file!r}\ntime_stride = 20\nspace_stride = 64\nlatent_tokens = 4\n"
+                      'latent_dim = 4\n')
+    line = paths.partition('=')[2].split(',')[0]
+    train_here(monkeypatch, f'--mixture={line},{coarse}', *args, '--max_iters=1', f'--out_dir={tmp_path}/run')
+    a, b = (load(f'{tmp_path}/run', equation=name) for name in ('line', 'coarse'))
+    assert (a.cfg.grid, b.cfg.grid) == ((32,), (16,)) and a.cfg.dt == 2 * b.cfg.dt
+    assert "name one" in refused(load, f'{tmp_path}/run', equation='burgers')
 
 
 def test_what_a_mixture_cannot_do(monkeypatch, mixture, tmp_path):
