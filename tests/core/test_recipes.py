@@ -18,7 +18,7 @@ import sys
 import pytest
 import torch
 
-from conftest import ENV, ROOT, TIMEOUT, rows_of, state_of
+from conftest import ENV, ROOT, TIMEOUT, rows_of, run, state_of
 
 with open(os.path.join(ROOT, 'docs', 'RECIPES.md'), encoding='utf-8') as file:
     RECIPES = file.read()
@@ -55,9 +55,7 @@ def copy_with(folder, *names):
 
 def call(folder, script, *args):
     """Run a script of the copy."""
-    done = subprocess.run([sys.executable, script, *map(str, args)], cwd=folder, env=ENV, capture_output=True,
-                          text=True, timeout=TIMEOUT)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run(*args, script=folder / script, cwd=folder)
 
 
 ARGS = {'loss': ['--lambda_gradient=.1'], 'attention': ['--attention=mean'],
