@@ -1,6 +1,7 @@
 """Shared by the tests: one thread, small files made by the built-in solvers, a second stage, and train.py run
 in this process, and with the other scripts in a child: as a user does, to be killed, and as two processes."""
 import csv
+import gc
 import importlib
 import multiprocessing
 import os
@@ -38,6 +39,12 @@ ENV = {**os.environ, 'OMP_NUM_THREADS': '1'}
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 FAST = ['--time_stride=40', '--unroll=1']           # few frames, since validations take the longest
 TWO_STAGES = [*FAST, '--stages=operator,second']
+
+
+def pytest_collection_finish():
+    """What is imported stays, so no search for garbage has to look at it: seconds in every worker."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -307,7 +307,7 @@ def test_second_signal_ends_at_once(child, copy):
     assert victim.wait() == 143 and content(copy) == before
 
 
-SECOND_STAGE = ' '.join([*TWO_STAGES, '--second_stage.max_iters=9', '--max_iters=3', '--optimizer=adamw'])
+SECOND_STAGE = ' '.join([*TWO_STAGES, '--second_stage.max_iters=6', '--max_iters=2', '--optimizer=adamw'])
 
 
 @pytest.mark.parametrize('extra', [
@@ -320,15 +320,15 @@ SECOND_STAGE = ' '.join([*TWO_STAGES, '--second_stage.max_iters=9', '--max_iters
     slow('--lambda_inverse_decoding=1 --weight_decay=.1'),
     slow(SECOND_STAGE + ' --dtype=bfloat16 --memory_gb=0')])
 def test_resume_is_bit_equal(extra, train, cut, tmp_path, capsys):
-    """Cut off at the 8th iteration, which is 7 after the start and 2 after last.pt."""
-    args = [*STOCHASTIC, '--max_iters=9', '--save_interval=5', '--log_interval=1', '--eval_interval=4',
+    """Cut off at the 6th iteration, which is 5 after the start and 2 after last.pt."""
+    args = [*STOCHASTIC, '--max_iters=6', '--save_interval=3', '--log_interval=1', '--eval_interval=2',
             *extra.split()]
-    at = 8
-    saved = 5
+    at = 6
+    saved = 3
     if extra.startswith(SECOND_STAGE):
         args += ['--save_interval=2']
-        at = 9                                                       # the 6th of the stage, 2 after last.pt
-        saved = 7
+        at = 8                                                       # the 6th of the stage, 2 after last.pt
+        saved = 6
     if extra.startswith('--batch_size=60'):                         # an epoch and a half of windows
         args += ['--max_iters=3', '--save_interval=2', '--eval_interval=1', '--latent_dim=6']
         at = 3
@@ -945,16 +945,17 @@ class Wandb:
 
 def test_wandb_changes_nothing(tmp_path, train, monkeypatch, capsys):
     """Nor does it stop a run, whatever fails. It has every number of log.csv."""
-    args = [*TWO_STAGES, *STOCHASTIC, '--max_iters=1', '--second_stage.max_iters=2', '--log_interval=1',
-            '--eval_interval=1']
+    args = [*STOCHASTIC, '--max_iters=2', '--log_interval=1', '--eval_interval=2']
     train(tmp_path / 'without', *args)
+    more = [*TWO_STAGES, *args, '--max_iters=1', '--second_stage.max_iters=2', '--eval_interval=1']
     for fails in ('import', 'init', 'log', 'finish', 'nothing'):
         wandb = None if fails == 'import' else Wandb(fails)
         monkeypatch.setitem(sys.modules, 'wandb', wandb)
         capsys.readouterr()
-        train(tmp_path / fails, *args, '--wandb_log=true')
+        train(tmp_path / fails, *(more if fails == 'nothing' else args), '--wandb_log=true')
         assert ('log.csv has it all' in capsys.readouterr().out) == (fails != 'nothing')
-        same_run(tmp_path / fails, tmp_path / 'without')
+        if fails != 'nothing':
+            same_run(tmp_path / fails, tmp_path / 'without')
     with open(tmp_path / 'nothing' / 'log.csv') as file:
         logged = [{name: text for name, text in row.items() if text} for row in csv.DictReader(file)]
     assert [{name: str(value) for name, value in row.items()} for row in wandb.rows] == logged
@@ -1012,6 +1013,7 @@ def test_killed_wandb_does_not_stop_a_training(tmp_path, burgers_file, train):
 
 @pytest.mark.parametrize('kind', ['closed pipe', 'full disk'])
 def test_lost_stdout_does_not_stop_a_training(kind, tmp_path, child):
-    done = child(tmp_path / 'o', before=[partial(stdout_to, kind)])
+    args = [*FAST, '--max_iters=5', '--log_interval=1']
+    done = child(tmp_path / 'o', *args, before=[partial(stdout_to, kind)])
     assert done.wait() == 0 and done.text('err') == ''
-    assert load_checkpoint(str(tmp_path / 'o' / 'last.pt'))['iter'] == 20
+    assert load_checkpoint(str(tmp_path / 'o' / 'last.pt'))['iter'] == 5
