@@ -217,7 +217,8 @@ def train_here(monkeypatch, *args, script=os.path.join(ROOT, 'train.py')):
 # A child is forked from a server that has imported the program and what it needs: 4 s less than a new
 # interpreter, and unlike a fork of this process sound after CUDA or autograd have been used here.
 SERVER = multiprocessing.get_context('forkserver')
-SERVER.set_forkserver_preload(['torch._dynamo', 'torch.distributed.fsdp', 'conftest'])
+SERVER.set_forkserver_preload(['torch._dynamo', 'torch.distributed.fsdp', 'numpy.ma', 'conftest',
+                               'equations.burgers', 'evaluation.scores', 'optim', 'runtime.run'])
 PATHS = (ROOT, os.path.join(ROOT, 'tests'))
 
 
@@ -255,7 +256,7 @@ class Child:
             if not self.process.is_alive():
                 return there()
             assert time.monotonic() < end, self.text() + self.text('err')
-            time.sleep(.002)
+            time.sleep(.005)
         return True
 
     def wait(self):
@@ -272,6 +273,7 @@ class Child:
 
 def _run_script(command, cwd, env, before, own_modules, out, err):
     """What an interpreter does, in a process that has imported the program."""
+    gc.freeze()                                                      # else the memory of imports is copied
     for path, stream in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
     os.chdir(cwd)
