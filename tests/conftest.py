@@ -233,8 +233,8 @@ def forked(target, *args):
 
 
 class Child:
-    """A script in a child process: start, signal, wait. before: functions that the child calls first, which
-    can be pickled. own_modules: the child imports the program anew, which changes of `before` do not reach."""
+    """A script in a child process: start, signal, wait. before: functions that the child calls first
+    (picklable). own_modules: the child imports the program anew, which changes by `before` do not reach."""
 
     def __init__(self, folder, *args, script='train.py', cwd=None, before=(), env=None, own_modules=False):
         os.makedirs(folder, exist_ok=True)

@@ -203,8 +203,10 @@ def random_run(tmp_path_factory, burgers_file):
 
 def strikes(n, number, start, folder, whole, least=0, seed=0):
     """Signal a run n times, at random moments. What was struck goes on and is struck again, until it ends and
-    is the whole run; then another one begins. Yields each struck Child. start() -> Child; least: the number of
-    new lines of the log, less one, before the earliest moment."""
+    is the whole run; then another one begins. Yields each struck Child.
+
+    start: () -> Child. The earliest moment is after least + 1 new lines of the log, the first of which is its
+    head."""
     log = folder / 'log.csv'
     rng = random.Random(seed)
 
@@ -778,7 +780,8 @@ def test_bfloat16_stays_close_to_float32(tmp_path, train):
 # data
 
 def test_test_rows_change_nothing(tmp_path, train, burgers_file, monkeypatch):
-    """Of them, only the first frames are read: they must not be those of other rows. Nor does it matter whether the train rows are in memory or read when they are needed."""
+    """Of them, only the first frames are read: they must not be those of other rows. Nor does it matter
+    whether the train rows are in memory or read when they are needed."""
     shutil.copy(burgers_file, tmp_path / 'b.hdf5')
     with h5py.File(tmp_path / 'b.hdf5', 'a') as file:
         file['tensor'][:2] *= 1000

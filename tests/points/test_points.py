@@ -251,7 +251,7 @@ def test_a_model_of_the_grid_takes_points_if_its_encoder_is_not_learned(train, t
     x = scattered(500, 1)
     out = m.rollout(1 + .1 * wave(x)[:, :1].expand(2, -1, -1), 3, points=m.points, grid=x)
     close(out, grid.rollout(u, 3), 1e-2)
-    train(tmp_path / 'points', '--encoder=points', '--decoder_dim=0', '--encoder_dim=0', '--max_iters=1', *FAST,
-          f'--init_from={fixed}')
+    train(tmp_path / 'points', '--encoder=points', '--decoder_dim=0', '--encoder_dim=0', '--max_iters=1',
+          *FAST, f'--init_from={fixed}')
     train(tmp_path / 'learned', '--encoder_dim=16', '--max_iters=1', *FAST)
     assert 'encoder=points' in refused(load, str(tmp_path / 'learned'), encoder='points')
