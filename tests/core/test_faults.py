@@ -888,7 +888,7 @@ def test_refused_before_any_work(args, says, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('script', ['train.py', 'eval.py', 'sample.py', 'data.py make', 'bench.py'])
+@pytest.mark.parametrize('script', ['train.py', 'eval.py', 'sample.py', 'data.py', 'bench.py'])
 def test_scripts_in_an_interpreter_of_their_own(script, tmp_path):
     """Where nothing is imported before them; what conftest.py runs has torch already."""
     name, *args = script.split()
