@@ -536,6 +536,9 @@ if __name__ == '__main__':
         from files.write import make_command as run
     elif command == 'inspect':
         from files.inspect import inspect_command as run
+    elif command in ('-h', '--help'):
+        print(__doc__.strip())
+        sys.exit()
     else:
         raise UserError('python data.py make NAME makes a data file, python data.py inspect FILE checks one')
     run(sys.argv[2:])

@@ -1,6 +1,8 @@
 """Shared by the tests: one thread, small files made by the built-in solvers, a second stage, and train.py run
-in four ways: as a user does, in this process, in a child that can be killed, and as two processes."""
+in this process, and with the other scripts in a child: as a user does, to be killed, and as two processes."""
 import csv
+import gc
+import importlib
 import multiprocessing
 import os
 import runpy
@@ -9,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from types import SimpleNamespace
@@ -36,6 +39,12 @@ ENV = {**os.environ, 'OMP_NUM_THREADS': '1'}
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 FAST = ['--time_stride=40', '--unroll=1']           # few frames, since validations take the longest
 TWO_STAGES = [*FAST, '--stages=operator,second']
+
+
+def pytest_collection_finish():
+    """What is imported stays, so no search for garbage has to look at it: seconds in every worker."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -179,14 +188,6 @@ class SecondStage(losses.Stage):
 losses.STAGES['second'] = SecondStage                                # in children, too: they import this
 
 
-def run(*args, script='train.py', cwd, check=True, env=None):
-    """Run a script in a process of its own, as a user does. -> CompletedProcess"""
-    command = [sys.executable, os.path.join(ROOT, script), *map(str, args)]
-    done = subprocess.run(command, cwd=cwd, env=env or ENV, capture_output=True, text=True, timeout=TIMEOUT)
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
 def smoke_args(data_path, folder):
     """The arguments of train.py for the smoke config on a file, on the CPU, into a folder."""
     return SMOKE, f'--data_path={data_path}', '--device=cpu', f'--out_dir={folder}'
@@ -213,23 +214,35 @@ def train_here(monkeypatch, *args, script=os.path.join(ROOT, 'train.py')):
             signal.signal(number, handler)
 
 
-# A child is forked from a server that has imported what a training imports of torch: 5 s less than a new
+# A child is forked from a server that has imported the program and what it needs: 4 s less than a new
 # interpreter, and unlike a fork of this process sound after CUDA or autograd have been used here.
 SERVER = multiprocessing.get_context('forkserver')
-SERVER.set_forkserver_preload(['torch', 'torch._dynamo', 'torch.distributed.fsdp', 'h5py', 'pytest'])
+SERVER.set_forkserver_preload(['torch._dynamo', 'torch.distributed.fsdp', 'numpy.ma', 'conftest',
+                               'equations.burgers', 'evaluation.scores', 'optim', 'runtime.run'])
+PATHS = (ROOT, os.path.join(ROOT, 'tests'))
+
+
+def forked(target, *args):
+    """A process that calls target(*args), which can be pickled; started."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('PYTHONPATH', os.pathsep.join(PATHS))           # for the server, if it begins here
+        patch.setenv('OMP_NUM_THREADS', '1')
+        process = SERVER.Process(target=target, args=args)
+        process.start()
+    return process
 
 
 class Child:
-    """train.py in a child process: start, signal, wait. before: functions that the child calls first
-    (picklable)."""
+    """A script in a child process: start, signal, wait. before: functions that the child calls first
+    (picklable). own_modules: the child imports the program anew, which changes by `before` do not reach."""
 
-    def __init__(self, folder, *args, before=(), env=None):
+    def __init__(self, folder, *args, script='train.py', cwd=None, before=(), env=None, own_modules=False):
         os.makedirs(folder, exist_ok=True)
         self.out = os.path.join(folder, f'stdout{time.monotonic_ns()}')
         self.err = os.path.join(folder, f'stderr{time.monotonic_ns()}')
-        streams = (self.out, self.err)
-        self.process = SERVER.Process(target=_train, args=(*streams, [*map(str, args)], before, env or {}))
-        self.process.start()
+        command = [os.path.join(ROOT, script), *map(str, args)]
+        self.process = forked(_run_script, command, str(cwd or os.getcwd()), {**ENV, **(env or {})}, before,
+                              own_modules, self.out, self.err)
         self.pid = self.process.pid
 
     def text(self, stream='out'):
@@ -243,7 +256,7 @@ class Child:
             if not self.process.is_alive():
                 return there()
             assert time.monotonic() < end, self.text() + self.text('err')
-            time.sleep(.002)
+            time.sleep(.005)
         return True
 
     def wait(self):
@@ -258,21 +271,45 @@ class Child:
         return error_line(self.text('err'))
 
 
-def _train(out, err, args, before, env):
+def _run_script(command, cwd, env, before, own_modules, out, err):
+    """What an interpreter does, in a process that has imported the program."""
+    gc.freeze()                                                      # else the memory of imports is copied
     for path, stream in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
+    os.chdir(cwd)
+    os.environ.clear()
     os.environ.update(env)
-    sys.argv = ['train.py', *args]
+    sys.argv = command
+    folder = os.path.dirname(command[0])
+    if own_modules:
+        for name in list(sys.modules):
+            if os.path.exists(os.path.join(ROOT, name.partition('.')[0] + '.py')) or \
+                    os.path.exists(os.path.join(ROOT, name.partition('.')[0], '__init__.py')):
+                del sys.modules[name]
+        sys.path[:] = [path for path in sys.path if path not in PATHS]
+        importlib.invalidate_caches()
+    sys.path.insert(0, folder)
     try:
         for call in before:
             call()
-        runpy.run_path(os.path.join(ROOT, 'train.py'), run_name='__main__')
+        runpy.run_path(command[0], run_name='__main__')
     except SystemExit:
         raise
     except BaseException:                                            # what the interpreter does
         sys.excepthook(*sys.exc_info())
+        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
+
+
+def run(*args, script='train.py', cwd, check=True):
+    """Run a script of this program, or of a copy, as a user does: it imports its modules anew.
+    -> CompletedProcess"""
+    with tempfile.TemporaryDirectory() as folder:
+        child = Child(folder, *args, script=script, cwd=cwd, own_modules=True)
+        done = subprocess.CompletedProcess(args, child.wait(), child.text(), child.text('err'))
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
 
 
 def two_processes(folder, *args, before=(), own=((), ())):

@@ -683,13 +683,13 @@ def test_windows_of_the_forced_flow_are_solutions(path):
     write_file(path, 'navier-stokes', params, 4, resolution=16)
     w = windows_of(path, symmetries=True, unroll=2, initial_step=4)
     plain = windows_of(path, unroll=2, initial_step=4)
-    index = torch.arange(16)
+    index = torch.arange(8)
     u = physical(w, batch_of(w, index).u)
     solved = equations.entry('navier-stokes').solution(u[:, 0], params, [0., 1., 2.])
     assert (solved - u).abs().max() < 1e-4 * u.abs().max()
     other = physical(plain, batch_of(plain, index).u)
     differ = [(a - b).abs().max() > .1 * b.abs().max() for a, b in zip(u, other)]
-    assert sum(differ) > 12                                          # all but the identity
+    assert sum(differ) > 5                                          # all but the identity
 
 
 def test_points_of_the_forced_flow_move_along_the_diagonal(path):

@@ -19,7 +19,7 @@ from functools import partialmethod
 import pytest
 import torch
 
-from conftest import ENV, ROOT, TIMEOUT, rows_of, state_of
+from conftest import ENV, ROOT, TIMEOUT, rows_of, run, state_of
 from model import load
 
 with open(os.path.join(ROOT, 'docs', 'RECIPES.md'), encoding='utf-8') as file:
@@ -57,9 +57,7 @@ def copy_with(folder, *names):
 
 def call(folder, script, *args):
     """Run a script of the copy."""
-    done = subprocess.run([sys.executable, script, *map(str, args)], cwd=folder, env=ENV, capture_output=True,
-                          text=True, timeout=TIMEOUT)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run(*args, script=folder / script, cwd=folder)
 
 
 ARGS = {'loss': ['--lambda_gradient=.1'], 'attention': ['--attention=mean'],

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import equations
-from conftest import SERVER, TIMEOUT, centres, refused, run
+from conftest import SERVER, TIMEOUT, centres, forked, refused, run
 from files.inspect import inspect
 from files.open import blocks, find, open_source, plan, read_rows
 from files.write import make, make_command, write_file
@@ -267,8 +267,7 @@ def make_small(path, barrier=None, hangs=False):
 @pytest.mark.slow
 def test_a_killed_writer_leaves_no_file(tmp_path):
     path = str(tmp_path / 'a.hdf5')
-    victim = SERVER.Process(target=make_small, args=(path, None, True))
-    victim.start()
+    victim = forked(make_small, path, None, True)
     end = time.monotonic() + TIMEOUT
     while not os.path.exists(tmp_path / 'hangs'):
         assert victim.is_alive() and time.monotonic() < end
@@ -284,9 +283,7 @@ def test_a_killed_writer_leaves_no_file(tmp_path):
 def test_two_writers_at_once_make_a_whole_file(tmp_path):
     path = str(tmp_path / 'a.hdf5')
     barrier = SERVER.Barrier(2)
-    both = [SERVER.Process(target=make_small, args=(path, barrier)) for _ in range(2)]
-    for process in both:
-        process.start()
+    both = [forked(make_small, path, barrier) for _ in range(2)]
     for process in both:
         process.join(TIMEOUT)
         assert process.exitcode == 0
@@ -322,7 +319,6 @@ def test_a_disk_that_is_full_at_any_place_of_a_file(dataset, tmp_path):
     """In its rows, attributes or directories, of one dataset, several or a group for each row. Nothing is
     left, and HDF5 says nothing later, when its objects are freed or the program ends."""
     os.makedirs(tmp_path / 'd')
-    writer = SERVER.Process(target=make_on_small_disks, args=(tmp_path / 'd', dataset, tmp_path / 'err'))
-    writer.start()
+    writer = forked(make_on_small_disks, tmp_path / 'd', dataset, tmp_path / 'err')
     writer.join(TIMEOUT)
     assert writer.exitcode == 0 and (tmp_path / 'err').read_text() == '', (tmp_path / 'err').read_text()

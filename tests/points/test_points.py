@@ -6,7 +6,7 @@ import torch
 
 from batches import batch_of, outputs_of, settings, trained
 from clouds import both, edges, scattered, wave
-from conftest import close, drawn, equal, noise, refused, state_of, weights, write
+from conftest import FAST, close, drawn, equal, noise, refused, state_of, weights, write
 from data import Trajectories, Windows
 from files.open import open_source
 from losses import LOSSES, OperatorStage
@@ -229,12 +229,13 @@ def test_every_loss_trains_from_points(boundary):
     assert 'input_points=4' in refused(OperatorStage, m, settings(input_points=4))
 
 
-ARGS = ('--encoder=points', '--input_points=200', '--encoder_dim=16', '--max_iters=6', '--save_interval=2')
+ARGS = ('--encoder=points', '--input_points=200', '--encoder_dim=16', '--max_iters=4', '--save_interval=2',
+        *FAST)
 
 
 def test_a_run_is_trained_and_resumed(train, cut, tmp_path):
     train(tmp_path / 'whole', *ARGS)
-    cut(6, tmp_path / 'cut', *ARGS)
+    cut(4, tmp_path / 'cut', *ARGS)
     train(tmp_path / 'cut', *ARGS)
     assert equal(weights(tmp_path / 'whole'), weights(tmp_path / 'cut'))
     assert state_of(tmp_path / 'whole')['model_args']['encoder'] == 'points'
@@ -242,7 +243,7 @@ def test_a_run_is_trained_and_resumed(train, cut, tmp_path):
 
 def test_a_model_of_the_grid_takes_points_if_its_encoder_is_not_learned(train, tmp_path):
     fixed = str(tmp_path / 'fixed')
-    train(fixed, '--encoder_dim=0', '--decoder_dim=0', '--max_iters=2')
+    train(fixed, '--encoder_dim=0', '--decoder_dim=0', '--max_iters=2', *FAST)
     grid = load(fixed)
     m = load(fixed, encoder='points')
     assert (grid.cfg.encoder, m.cfg.encoder) == ('grid', 'points')
@@ -251,6 +252,6 @@ def test_a_model_of_the_grid_takes_points_if_its_encoder_is_not_learned(train, t
     out = m.rollout(1 + .1 * wave(x)[:, :1].expand(2, -1, -1), 3, points=m.points, grid=x)
     close(out, grid.rollout(u, 3), 1e-2)
     train(tmp_path / 'points', '--encoder=points', '--decoder_dim=0', '--encoder_dim=0', '--max_iters=1',
-          f'--init_from={fixed}')
-    train(tmp_path / 'learned', '--encoder_dim=16', '--max_iters=1')
+          *FAST, f'--init_from={fixed}')
+    train(tmp_path / 'learned', '--encoder_dim=16', '--max_iters=1', *FAST)
     assert 'encoder=points' in refused(load, str(tmp_path / 'learned'), encoder='points')

@@ -30,7 +30,7 @@ FIELDS = noise(10, 12, 32)
 LATER = ['--stages=diff_residual', '--diff_residual_stage.max_iters=3', '--diff_residual_stage.unroll=2',
          '--diff_residual_stage.cache_copies=2', '--n_members=2', '--save_interval=2', '--log_interval=1',
          '--hidden_dim=16', '--encoder_dim=16', '--decoder_dim=16', '--depth=1', '--flow_dim=16',
-         '--flow_depth=1', '--flow_steps=1', '--eval_interval=100']
+         '--flow_depth=1', '--flow_steps=1', '--eval_interval=100', '--time_stride=20']
 
 
 class Case:

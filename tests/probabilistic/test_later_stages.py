@@ -4,7 +4,7 @@ import torch
 
 import data
 from batches import batch_of, settings, trained
-from conftest import close, drawn, equal, refused, rows_of, same_run, state_of, weights
+from conftest import FAST, close, drawn, equal, refused, rows_of, same_run, state_of, weights
 from losses import STAGES
 from model import load
 from probabilistic.scores import fair_crps
@@ -225,8 +225,8 @@ def test_all_stages_cut_anywhere(at, train, cut, tmp_path):
 
 def test_later_stages_on_a_run_that_has_none(train, tmp_path):
     """Fine-tuning keeps the operator and the steppers that are there, also for a student of one of them."""
-    args = ['--max_iters=1', '--flow_dim=16', '--flow_depth=1', '--n_members=2', '--time_stride=20']
-    train(tmp_path / 'operator', '--max_iters=1', '--time_stride=20')
+    args = ['--max_iters=1', '--flow_dim=16', '--flow_depth=1', '--n_members=2', *FAST]
+    train(tmp_path / 'operator', '--max_iters=1', *FAST)
     earlier = 'operator'
     for name in ('diff_residual', 'consistency_distill'):
         stage = [f'--stages={name}', f'--{name}_stage.max_iters=1', f'--{name}_stage.unroll=1',
