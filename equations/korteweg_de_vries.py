@@ -21,7 +21,7 @@ from runtime.configurator import UserError
 LENGTH = 128.
 KDV_STEP = .025                 # longest step in seconds
 KDV_CELLS = 256.                # internal cells, times μ^(1/2)
-KDV_REFINEMENT = 16             # largest number of internal cells in a given cell
+KDV_REFINEMENT = 32             # largest number of internal cells in a given cell
 KDV_SHORT = .05                 # largest share of energy in the shorter half of the waves; beyond it the error
                                 # is 5 % or more
 
