@@ -2,6 +2,8 @@
 # 40 steps of 10 s.
 #
 #     python train.py config/gray_scott_cpu.py
+#
+# 2 to 3 minutes of one thread for the data. After 313 iterations (seed 0): validation nRMSE .087.
 out_dir = 'out/gray_scott_cpu'
 dataset = 'gray-scott'
 n_trajectories = 300

@@ -2,6 +2,9 @@
 # t = 5.5 .. 15 s are predicted.
 #
 #     python train.py config/kolmogorov_cpu.py
+#
+# 4 minutes of one thread for the data. After 899 iterations (seed 0): test nRMSE .33, persistence .77. Errors
+# grow sevenfold in these 10 s.
 out_dir = 'out/kolmogorov_cpu'
 dataset = 'kolmogorov-flow'
 nu = .025
