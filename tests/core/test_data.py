@@ -360,12 +360,15 @@ def test_files_that_differ_are_refused(path, tmp_path, shape, other):
 @pytest.mark.parametrize('changes, words', [
     ({'space_stride': 3}, 'space_stride=3'), ({'space_stride': 0}, 'space_stride=0'),
     ({'time_stride': 0}, 'time_stride=0'), ({'unroll': 5}, 'unroll=5'),
+    ({'initial_step': 0, 'unroll': 5}, 'unroll=5'), ({'n_trajectories': 2}, '2 trajectories'),
     ({'time_stride': 2, 'unroll': 3}, 'unroll=3'), ({'initial_step': 3, 'unroll': 3}, 'initial_step=3')])
 def test_strides_that_do_not_fit_are_refused(path, changes, words):
     source = files.open_source(write(path, noise()), quiet=True)
     keys = keys_of(**changes)
     assert words in refused(check_strides, source, keys, keys.unroll)
     check_strides(source, keys_of(space_stride=4, time_stride=2), 2)
+    flat = dataclasses.replace(source, x=(source.x[0], source.x[0][:6]))
+    assert 'the 6 cells' in refused(check_strides, flat, keys_of(space_stride=4), 1)
 
 
 # ---------------------------------------------------------------------------------------------

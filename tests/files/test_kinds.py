@@ -115,9 +115,11 @@ def test_filters_of_hdf5plugin_are_used_where_it_is_installed(path, monkeypatch)
 def test_paths_of_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
     tensor(tmp_path / 'a.hdf5')
+    tensor(tmp_path / 'b.hdf5')
     a = str(tmp_path / 'a.hdf5')
+    b = str(tmp_path / 'b.hdf5')
     assert open_source('~/a.hdf5').path == a
-    assert [s.path for s in find('burgers', '', '~/a.hdf5, ~/a.hdf5', {'Nu': .01}, 5)] == [a, a]
+    assert [s.path for s in find('burgers', '', '~/a.hdf5, ~/b.hdf5', {'Nu': .01}, 5)] == [a, b]
     planned, = find('burgers', '~', '', {'Nu': .01}, 5)
     assert planned.path == str(tmp_path / '1D_Burgers_Sols_Nu0.01_N5.hdf5')
 
