@@ -155,7 +155,7 @@ def test_times_and_points_of_every_trajectory(path):
 
 
 @pytest.mark.parametrize('t, units, told', [
-    (np.arange(6) * .01, 's', None), (np.arange(6) * .01, 'seconds since 2000-01-01', None),
+    (np.arange(6) * .01, 's', None), (np.arange(6) * .01, 'Seconds', None), (np.arange(6) * .01, 'seconds since 2000-01-01', None),
     (np.arange(6) * .01, 'ms', "has t-coordinate in 'ms'"), (2 + np.arange(6) * .01, '', 'begins at 2 s'),
     (np.arange(6) * 10., '', 'has a frame every 10 s, 1e+03 times the 0.01 s')])
 def test_times_that_may_be_meant_otherwise_are_told(path, t, units, told, capsys):
