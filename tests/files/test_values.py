@@ -64,6 +64,13 @@ def test_places_of_a_parameter_that_disagree_are_told(path):
     assert 'nu has the shape (10, 16), and Nu must be a number: not used' in doubts[0]
 
 
+def test_a_parameter_behind_a_link_is_not_read(path, tmp_path):
+    other = with_dataset(tmp_path / 'other.hdf5', 'nu', .01)
+    with h5py.File(tensor(path, attrs={}), 'a') as file:
+        file['settings/nu'] = h5py.ExternalLink(str(other), 'nu')
+    assert 'it has no attribute Nu' in refused(open_source, path, 'burgers')
+
+
 def test_a_parameter_of_the_data_set_and_of_every_group(path):
     with h5py.File(tensor(path, attrs={}), 'a') as file:
         file['tensor'].attrs['Nu'] = .02
