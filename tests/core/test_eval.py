@@ -166,7 +166,13 @@ def test_progress(monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines() == [
         'eval: rollouts 12% | eta 0m35s', 'eval: rollouts 38% | eta 0m25s', 'eval: rollouts 62% | eta 0m15s',
         'eval: rollouts 88% | eta 0m05s']
-    assert [progress.duration(t) for t in (5, 4000, 3e5)] == ['0m05s', '1h06m', '3d11h']
+    assert [progress.duration(t) for t in (5, 4000, 1e5, 3e5)] == ['0m05s', '1h06m', '27h46m', '3d11h']
+    monkeypatch.setenv('RANK', '1')                                  # another process has said it
+    clock[0] += 10
+    work = progress.Progress('eval: rollouts', 2)
+    clock[0] += 10
+    work.add()
+    assert capsys.readouterr().out == ''
 
 
 def test_one_rollout_of_each_kind(run_folder, truth):

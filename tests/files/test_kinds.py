@@ -165,7 +165,9 @@ def test_an_attribute_that_is_not_needed_never_matters(path):
         assert source.doubts == ()
 
 
-def test_of_several_equations_the_one_with_the_most_parameters_is_taken_unless_one_is_named(path):
+def test_of_several_equations_the_one_with_the_most_parameters_is_taken_unless_one_is_named(path, tmp_path):
+    released = open_source(tensor(tmp_path / '1D_Burgers_Sols_Nu0.5.hdf5', attrs={'Nu': .5, 'rho': 1.}))
+    assert released.pde == 'burgers' and released.doubts == ()       # the name of the file decides
     tensor(path, attrs={'Nu': .5, 'rho': 1.})
     assert open_source(path).pde == 'reaction-diffusion'
     message = refused(open_source, path, 'burgers')

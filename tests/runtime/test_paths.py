@@ -89,12 +89,14 @@ def test_only_files_of_dead_processes_are_removed(tmp_path):
     child = subprocess.Popen(['true'])
     child.wait()
     here = platform.node()
-    stale = [f'a.hdf5.tmp.{here}.{child.pid}', f'b [1].npy.tmp.{here}.{child.pid}']
+    stale = [f'a.hdf5.tmp.{here}.{child.pid}', f'b [1].npy.tmp.{here}.{child.pid}', f'c\nd.tmp.{here}.{child.pid}']
     kept = ['a.hdf5', f'a.hdf5.tmp.elsewhere.{child.pid}', f'a.tmp.{here}.x', f'held.tmp.{here}.{child.pid}',
-            os.path.basename(temporary_name('a.hdf5'))]
+            os.path.basename(temporary_name('a.hdf5')), f'a.tmp.{here}.{10 ** 30}']
+    folder = tmp_path / '[1]'
+    folder.mkdir()
     for name in [*stale, *kept]:
-        (tmp_path / name).write_bytes(b'x')
-    with open(tmp_path / kept[3]) as held:                           # by the same number in another container
+        (folder / name).write_bytes(b'x')
+    with open(folder / kept[3]) as held:                             # by the same number in another container
         lock(held)
-        remove_stale(str(tmp_path))
-    assert sorted(os.listdir(tmp_path)) == sorted(kept)
+        remove_stale(str(folder))
+    assert sorted(os.listdir(folder)) == sorted(kept)
