@@ -154,6 +154,15 @@ def test_what_is_left_of_a_run(changes, words):
     assert words in left and bool(left) == bool(words)
 
 
+def test_what_is_left_stands_in_last_pt(tmp_path):
+    state = {'stage': 'operator', 'stage_index': 0, 'stage_iter': 4, 'limits': [20, 0], 'finished': False,
+             'stage_seconds': 60., 'config': {'stages': ['operator'], 'max_minutes': 0.}}
+    assert ev.what_is_left(str(tmp_path / 'last.pt'), state) == 'iteration 4 of 20'
+    assert ev.what_is_left(str(tmp_path / 'best.pt'), state) is None
+    (tmp_path / 'last.pt').write_bytes(b'damaged')
+    assert ev.what_is_left(str(tmp_path / 'best.pt'), state) == 'last.pt cannot be read'
+
+
 def test_progress(monkeypatch, capsys):
     """The first line after five seconds, then one in ten; none of work that takes less than ten."""
     clock = [0.]

@@ -38,7 +38,14 @@ def test_what_cannot_be_written_is_refused(tmp_path, monkeypatch, check, path, w
 def test_two_outputs_are_two_files(tmp_path):
     a = str(tmp_path / 'a.json')
     output_files({'--json': a, '--save': None, '--plot': str(tmp_path / 'b')})
-    assert 'same file' in refused(output_files, {'--json': a, '--save': str(tmp_path / '.' / 'a.json')})
+    assert 'same file' in refused(output_files, {'--json': f'{tmp_path}/./a.json', '--save': a})
+
+
+def test_a_file_that_is_write_protected_is_not_replaced(tmp_path, monkeypatch):
+    path = tmp_path / 'a.json'
+    path.write_text('kept')
+    monkeypatch.setattr(os, 'access', lambda path, mode: mode != os.W_OK)        # root may write everything
+    assert 'is write-protected' in refused(output_file, '--json', str(path))
 
 
 @pytest.mark.parametrize('name', ['best.pt', 'data.hdf5', 'u0.npy', 'config.json', 'log.csv'])
@@ -74,6 +81,7 @@ def test_a_lock_of_windows(tmp_path, monkeypatch):
         lock(first)
         with pytest.raises(BlockingIOError):
             lock(second)
+    assert held == [(paths.LOCKED_BYTE, 1)]                          # the text can be read
 
 
 def test_a_system_without_locks_says_so(tmp_path, monkeypatch, capsys):
