@@ -7,6 +7,7 @@ import math
 import os
 import random
 import shutil
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -184,6 +185,17 @@ def test_progress(monkeypatch, capsys):
     assert capsys.readouterr().out == ''
 
 
+@pytest.mark.parametrize('seconds, rows, text', [
+    (9., None, ''), (60., None, 'about 1m00s for 3 trajectories of 40 steps, and more for --horizon\n'),
+    (180., None, '--horizon; --rows N takes only the first N\n'), (180., 3, '--horizon\n')])
+def test_minutes_are_said_with_what_shortens_them(seconds, rows, text, monkeypatch, capsys):
+    monkeypatch.setattr(ev, 'expected_seconds', lambda *args: seconds)
+    task = SimpleNamespace(model=None, u=torch.zeros(3), params={}, initial_step=1, steps=40, batch_size=1)
+    ev.say_cost(task, SimpleNamespace(**{**dict.fromkeys(ev.EXTRAS), 'horizon': 2, 'rows': rows}))
+    out = capsys.readouterr().out
+    assert out.endswith(text) and bool(out) == bool(text)
+
+
 def test_one_rollout_of_each_kind(run_folder, truth):
     """A latent and a re-encoded one of every row, and one of a batch for the clock."""
     m = load(run_folder)
@@ -197,6 +209,22 @@ def test_one_rollout_of_each_kind(run_folder, truth):
     scores.evaluate(m, u, {'Nu': torch.full((3,), .01)}, batch_size=2)
     assert sum(steps) == 4 * (2 * 3 + 2)
     assert len(m.operator._forward_hooks) == 1                       # those of the evaluation are gone
+
+
+def test_the_clock_of_rollouts_leaves_the_scores_of_latents_out(run_folder, truth, monkeypatch):
+    m = load(run_folder)
+    clock = [0.]
+    cycle = m.cycle
+
+    def slow(tokens):
+        clock[0] += 100
+        return cycle(tokens)
+
+    monkeypatch.setattr(m, 'cycle', slow)
+    monkeypatch.setattr(scores, 'time', SimpleNamespace(perf_counter=lambda: clock[0]))
+    arguments = m, truth[:, :3], {'Nu': torch.full((len(truth),), .01)}, 1, 64, False
+    _, seconds = scores.rolled_out(*arguments, scores.LatentScores(m, 2))
+    assert clock[0] == 200 and seconds == 0
 
 
 def test_a_trained_run(smoke, monkeypatch):
@@ -403,7 +431,7 @@ def test_a_model_that_blows_up(burgers_file, tmp_path, capsys):
     torch.nn.init.constant_(model.operator.network.head.bias, 6e37)  # past float32 in a few steps
     evaluate('--ckpt', save(model, tmp_path / 'blow.pt', burgers_file), '--json', tmp_path / 'blow.json')
     r = json.loads((tmp_path / 'blow.json').read_text())
-    assert r['metrics']['nrmse'] is None and r['metrics']['latent_norm_drift'] is None
+    assert r['metrics']['nrmse'] is r['metrics']['latent_norm_drift'] is r['metrics']['latent_gap'] is None
     assert 'inf at step' in capsys.readouterr().out
 
 

@@ -257,6 +257,7 @@ def test_equations_are_told_apart(path):
                                'file of burgers, reaction-diffusion, for it has no attribute Nu'),
     ({'attrs': {}}, 'attributes: none'),
     ({'x': centres(16, 0, 2)}, '(0, 2)'),
+    ({'x': np.linspace(0, 1, 16)}, 'its points lie at both ends of (0, 1), and must be in 16 equal cells'),
     ({'x': centres(16, .3, 1.3)}, '(0.3, 1.3)'), ({'x': centres(16, -.3, .7)}, '(-0.3, 0.7)'),
     ({'attrs': {'Nu': .01, 'pde': 'advection'}}, "pde='advection', but it has no attribute beta"),
     ({'attrs': {'Nu': .01, 'pde': 'heat'}}, "pde='heat', which is no known equation"),
