@@ -177,12 +177,13 @@ def test_progress(monkeypatch, capsys):
         'eval: rollouts 12% | eta 0m35s', 'eval: rollouts 38% | eta 0m25s', 'eval: rollouts 62% | eta 0m15s',
         'eval: rollouts 88% | eta 0m05s']
     assert [progress.duration(t) for t in (5, 4000, 1e5, 3e5)] == ['0m05s', '1h06m', '27h46m', '3d11h']
-    monkeypatch.setenv('RANK', '1')                                  # another process has said it
-    clock[0] += 10
-    work = progress.Progress('eval: rollouts', 2)
-    clock[0] += 10
-    work.add()
-    assert capsys.readouterr().out == ''
+    for rank, lines in (('0', ['eval: rollouts 50% | eta 0m10s']), ('1', [])):       # one process says it
+        monkeypatch.setenv('RANK', rank)
+        work = progress.Progress('eval: rollouts', 2)
+        for _ in range(2):                                           # the last line, of 100%, says nothing
+            clock[0] += 10
+            work.add()
+        assert capsys.readouterr().out.splitlines() == lines
 
 
 @pytest.mark.parametrize('seconds, rows, text', [
@@ -209,6 +210,15 @@ def test_one_rollout_of_each_kind(run_folder, truth):
     scores.evaluate(m, u, {'Nu': torch.full((3,), .01)}, batch_size=2)
     assert sum(steps) == 4 * (2 * 3 + 2)
     assert len(m.operator._forward_hooks) == 1                       # those of the evaluation are gone
+
+
+def test_what_begins_at_0_keeps_no_integral(run_folder, truth):
+    u = truth[:, :3].clone()
+    params = {'Nu': torch.full((len(u),), .01)}
+    m = load(run_folder)
+    assert 'conservation_gap' in scores.evaluate(m, u, params)[0]['metrics']
+    u[:, 0] = 0
+    assert 'conservation_gap' not in scores.evaluate(m, u, params)[0]['metrics']
 
 
 def test_the_clock_of_rollouts_leaves_the_scores_of_latents_out(run_folder, truth, monkeypatch):

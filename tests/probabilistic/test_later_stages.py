@@ -150,6 +150,8 @@ def test_all_processes_take_as_many_steps(name, n_case, monkeypatch):
             taken.clear()
         of_process.append(cases)
     assert of_process[0] == of_process[1] and len(set(cases)) == n_case
+    other = STAGES[name](m, settings(**{**KEYS, 'tau_schedule': (2,), 'seed': 1})).random(batch_of(m))
+    assert other.initial_seed() != stage.random(batch_of(m)).initial_seed()
 
 
 def test_checkpointing_recomputes_the_blocks_of_an_ensemble():

@@ -44,7 +44,7 @@ KINDS = {
     'list of tensors': lambda x: [torch.tensor(row) for row in x], 'read-only': read_only,
     'big-endian': lambda x: x.astype('>f4'), 'long double': np.longdouble,
     'flipped': lambda x: x[::-1].copy()[::-1], 'column order': np.asfortranarray,
-    'unmasked': np.ma.asarray, 'list of unmasked': lambda x: [np.ma.asarray(row) for row in x],
+    'sparse': lambda x: torch.tensor(x).to_sparse(), 'unmasked': np.ma.asarray, 'list of unmasked': lambda x: [np.ma.asarray(row) for row in x],
     'tensor with a gradient': lambda x: torch.tensor(x, requires_grad=True)}
 
 
@@ -70,6 +70,7 @@ def test_numbers_of_other_types(dtype):
     x = np.arange(6).reshape(2, 3).astype(dtype)
     assert as_numbers('x', x).tolist() == x.tolist()
     assert as_numbers('x', x[0, 1]).ndim == 0                        # a numpy scalar
+    assert as_numbers('x', x).dtype == (torch.float16 if dtype == 'f2' else torch.float64)
 
 
 @pytest.mark.parametrize('value, words', [
@@ -243,6 +244,8 @@ def test_points_outside_walls_are_refused(d, dtype):
         outside[4, d - 1] = bad
         assert 'outside' in refused(m.decode, z, outside)
     assert torch.isfinite(build(d).decode(z, torch.full((1, d), 1.01))).all()
+    below = build(d, boundary='wall', low=(-1.,) * d)
+    assert 'outside' in refused(below.decode, below.encode(field(below)), torch.full((1, d), .5))
 
 
 @pytest.mark.parametrize('d, shape', [(1, (32, 1)), (1, (2, 32)), (1, (2, 32, 2)), (1, (2, 3, 32, 1)),
