@@ -331,6 +331,7 @@ def test_unseen_parameters_are_told():
     assert unseen(cfg, {'a': [.1, .2, .10000001], 'b': [3.]}) == ''
     note = unseen(cfg, {'a': [.1, .5, .4], 'b': [3.]})
     assert note == 'a=0.4, 0.5 was never seen in training (0.2, 0.1 was)'
+    assert unseen(config(seen_params=((1e-8,),)), {'Nu': [2e-8]})    # numbers differ relatively
     many = unseen(cfg, {'a': range(1, 10), 'dt': [.05, .1]})
     assert many == ('dt=0.1 was never seen in training (0.05 was); a=1, 2, 3, 4 and 5 more was never seen in '
                     'training (0.2, 0.1 was)')
