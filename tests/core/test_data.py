@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+import data
 import equations
 import files.open as files
 from batches import settings
@@ -287,6 +288,17 @@ def test_small_files_live_in_memory_by_default(path):
     assert open_all(write(path, noise()), memory_gb=-1.).in_memory
 
 
+@pytest.mark.parametrize('memory_gb, device, n_value', [
+    (1., 'cpu', 250_000_000), (-1., 'cpu', 500_000_000), (-1., 'cuda', 1_000_000_000)])
+def test_numbers_that_fit_into_memory(memory_gb, device, n_value, monkeypatch):
+    """Of 4 bytes: memory_gb, or half of what is free, of a host of 8 GB for each of two processes."""
+    monkeypatch.setattr(data, 'free_memory', lambda: 8e9)
+    monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda device: (8e9, 9e9))
+    asking = SimpleNamespace(keys=SimpleNamespace(memory_gb=memory_gb), device=torch.device(device))
+    assert Trajectories.fits(asking, n_value, 2)
+    assert not Trajectories.fits(asking, n_value + 1, 2)
+
+
 def test_overlap_of_train_and_validation_is_refused(path):
     u = noise(20)
     u[11, 0] = u[2, 0]
@@ -469,13 +481,14 @@ def test_a_batch_that_is_read_ahead_is_the_same(burgers_file, n_micro):
 
     ahead.trajectories.gather = note
     index = torch.randperm(ahead.n_windows)[:24].split(6)
-    for iteration, expected in enumerate([1, 0, 0]):                 # the second one is wrong
-        shard = index[iteration], iteration, 1, 2, n_micro           # of the second of two processes
+    # the third batch has other windows than expected, the fourth begins at other frames
+    for number, iteration, expected in ((0, 0, 1), (1, 1, 0), (2, 2, 0), (0, 9, 0)):
+        shard = index[number], iteration, 1, 2, n_micro              # of the second of two processes
         read = ahead.batches(*shard, following=partial(index.__getitem__, expected))
         for batch, other in zip(read, plain.batches(*shard), strict=True):
             assert same(batch, other)
     ahead.reader.shutdown()
-    assert sorted(threads) == [False] * 3 * n_micro + [True] * 2 * n_micro
+    assert sorted(threads) == [False] * 4 * n_micro + [True] * 3 * n_micro
 
 
 @pytest.mark.parametrize('memory_gb', [0., 100.])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conftest import close, config, drawn, refused
-from runtime.inputs import as_numbers, resample, say_unseen, unseen
+from runtime.inputs import as_numbers, noise_of, resample, say_unseen, unseen
 
 both = pytest.mark.parametrize('d', [1, 2])
 
@@ -102,6 +102,12 @@ def test_an_empty_batch_gives_no_samples(d, encoder):
 def test_steps_that_are_no_number_of_steps(steps):
     m = build()
     assert 'whole number of at least 1' in refused(m.rollout, field(m), steps)
+
+
+@pytest.mark.parametrize('seed', [2 ** 64, -1, 1.5])
+def test_numbers_that_are_no_seed(seed):
+    assert 'seed=' in refused(noise_of, seed, torch.zeros(1))
+    assert noise_of(2 ** 64 - 1, torch.zeros(1))(3).shape == (3,)
 
 
 def test_steps_of_other_types():
