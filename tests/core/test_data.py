@@ -299,6 +299,12 @@ def test_numbers_that_fit_into_memory(memory_gb, device, n_value, monkeypatch):
     assert not Trajectories.fits(asking, n_value + 1, 2)
 
 
+def test_rows_that_do_not_fit_on_a_device_live_in_its_host(path, monkeypatch):
+    monkeypatch.setattr(Trajectories, 'fits', lambda self, n_value, processes, place: place.type == 'cpu')
+    found = Trajectories([files.open_source(write(path, noise()), quiet=True)], keys_of(), torch.device('meta'))
+    assert found.home == found.u.device == torch.device('cpu')
+
+
 def test_overlap_of_train_and_validation_is_refused(path):
     u = noise(20)
     u[11, 0] = u[2, 0]
