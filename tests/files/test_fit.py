@@ -150,7 +150,8 @@ def test_where_places_are_alike_nothing_is_moved(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('changes, told', [
-    ({'length': (2.,)}, 'the periodic domain (0.0,) + (1.0,), the model'), ({'fields': ('u', 'v')}, '1 field(s)'),
+    ({'length': (2.,)}, 'the periodic domain (0.0,) + (1.0,), the model'),
+    ({'fields': ('u', 'v')}, '1 field(s)'),
     ({'params': ('Nu', 'rho'), 'seen_params': ((.01,), (1.,))}, "the parameters ['Nu']")], ids=str)
 def test_a_file_of_another_domain_or_without_a_parameter(tmp_path, changes, told):
     assert told in refused(fit.check_model, opened(tmp_path / 'a.hdf5', X=32), config(dt=.01, **changes))

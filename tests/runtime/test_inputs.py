@@ -44,7 +44,8 @@ KINDS = {
     'list of tensors': lambda x: [torch.tensor(row) for row in x], 'read-only': read_only,
     'big-endian': lambda x: x.astype('>f4'), 'long double': np.longdouble,
     'flipped': lambda x: x[::-1].copy()[::-1], 'column order': np.asfortranarray,
-    'sparse': lambda x: torch.tensor(x).to_sparse(), 'unmasked': np.ma.asarray, 'list of unmasked': lambda x: [np.ma.asarray(row) for row in x],
+    'sparse': lambda x: torch.tensor(x).to_sparse(),
+    'unmasked': np.ma.asarray, 'list of unmasked': lambda x: [np.ma.asarray(row) for row in x],
     'tensor with a gradient': lambda x: torch.tensor(x, requires_grad=True)}
 
 
