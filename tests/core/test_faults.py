@@ -847,7 +847,7 @@ TWO = ' '.join(TWO_STAGES)
     ('--batch_size=-1', 'negative'), ('--batch_size=0', 'batch_size=0'),
     ('--accumulation=0', 'accumulation=0'),
     ('--eval_interval=0', 'eval_interval=0'), ('--n_validated=0', 'n_validated=0'),
-    ('--early_bias=0', 'early_bias=0'), ('--seed=1e10', 'seed=1'),
+    ('--early_bias=0', 'early_bias=0'), ('--seed=4294967296', 'seed=4294967296 must be below'),
     ('--ema_decay=1', 'ema_decay=1'), ('--optimizer=sgd', 'muon, adamw'),
     ('--device=tpu', 'auto, cpu'), ('--device=cuda:7', 'CUDA'), ('--dtype=fp8', 'auto, float32'),
     ('--compile=maybe', 'auto, true'), ('--accumulation=3', 'accumulation=3'),
