@@ -180,6 +180,7 @@ def stdout_to(kind):
     else:
         write = os.open('/dev/full', os.O_WRONLY)
     os.dup2(write, 1)
+    sys.stdout = open(1, 'w')                                        # as an interpreter that begins with it
 
 
 # ---------------------------------------------------------------------------------------------
