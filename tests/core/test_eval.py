@@ -33,6 +33,7 @@ TOP = {'ckpt', 'dataset', 'split', 'initial_step', 'rollout', 'n_trajectories', 
 
 # --- JSON and tables ---------------------------------------------------------
 
+@pytest.mark.slow
 def test_as_a_user_runs_it(run_folder, tmp_path):
     out = run('--ckpt', run_folder, '--json', 'eval.json', '--superres', 1, 2, 4, '--batch_size', 3,
               '--device', 'cpu', script='eval.py', cwd=tmp_path)
