@@ -62,6 +62,7 @@ def test_what_diverged_is_never_the_best(tmp_path, capsys):
     assert rows[0][0] == '| b' and rows[0][-1] == 'best |' and {row[0] for row in rows[1:]} == {'| a', '| c'}
 
 
+@pytest.mark.slow
 def test_zoo(here, tmp_path, burgers_file, capsys):
     args = ['zoo', SMOKE, '--iters=2', '--methods=ours', '--out=z', '--json=z.json', '--time_stride=25',
             f'--data_path={burgers_file}']
