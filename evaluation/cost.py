@@ -26,7 +26,7 @@ def say_if_long(cfg, settings, machine):
     whole = seconds * settings.max_iters
     if whole > LONG:
         machine.say(f'note: this CPU needs about {duration(whole)} for {settings.max_iters} iterations of '
-                    f'{seconds:.2g} s (measured now); config/burgers_cpu.py and the other config/*_cpu.py take '
+                    f'{seconds:.3g} s (measured now); config/burgers_cpu.py and the other config/*_cpu.py take '
                     'minutes, and --max_minutes=N stops in time')
 
 

@@ -8,7 +8,6 @@ scored. Every number is a mean over all trajectories, never a mean of batch mean
 u (N, T, *grid, C) are true frames at the trained time step, in physical units, on the CPU.
 """
 import contextlib
-import math
 import time
 
 import torch
@@ -240,10 +239,8 @@ class LatentScores:
 
     def drift_and_gap(self):
         """Drift of the latent norm, rms(z_last) / rms(z_0) - 1, and the mean over the steps of the relative
-        cycle error |E(D(z)) - z| / |z|; nan where a latent is not finite, or the first is 0."""
+        cycle error |E(D(z)) - z| / |z|; not finite where a latent is not, or is 0."""
         squares = self.squares
-        if squares[0] == 0 or not squares.isfinite().all():
-            return math.nan, math.nan
         drift = float((squares[-1] / squares[0]).sqrt()) - 1
         gap = (self.gaps / squares[1:]).sqrt().mean()
         return drift, float(gap)

@@ -176,7 +176,7 @@ def check_points(source, cfg):
 def check_continued(cfg, earlier, path):
     """Raise UserError where the points of a configuration are not those of the checkpoint `path` that it
     continues, and places differ. earlier: its model arguments, or None."""
-    if not earlier or cfg.translation_invariant or list(cfg.grid) != list(earlier['grid']):
+    if not earlier or cfg.translation_invariant:
         return
     for axis, (first, there) in enumerate(zip(cfg.first, earlier['first'])):
         step = cfg.length[axis] / cfg.grid[axis]
@@ -296,7 +296,7 @@ class Signs:
         """A sentence on the values that were added; '' if there is nothing to say."""
         told = []
         for i, field in enumerate(self.fields):
-            if -self.least[i] > ROUNDING * max(self.largest[i], -self.least[i]):
+            if -self.least[i] > ROUNDING * self.largest[i]:
                 told.append(f'{self.count[i]} values of {self.source.fields[field]} are negative, the smallest '
                             f'is {self.least[i]:g}, and {self.source.pde} declares the field positive')
         return '; '.join(told)

@@ -50,8 +50,6 @@ class Found:
         """Texts on what has the name of a parameter in the file, but is none."""
         texts = []
         for name in entry.params if self.content.params is None else ():
-            if self.layout == 'steady' and name.lower() == 'nu':         # the coefficient
-                continue
             texts += passed_over(self.file, name, self.content.n)
         return texts
 

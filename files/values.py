@@ -171,9 +171,9 @@ def parameter(file, name, n):
 
 
 def passed_over(file, name, n):
-    """Texts on what has the name of a parameter, but is no number, where something else gives the number."""
-    numbers, problems = _numbers_named(file, name, n)
-    return problems if numbers else []
+    """Texts on what has the name of a parameter, but is no number."""
+    _, problems = _numbers_named(file, name, n)
+    return problems
 
 
 def _numbers_named(file, name, n):

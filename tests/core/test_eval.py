@@ -7,6 +7,7 @@ import math
 import os
 import random
 import shutil
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -32,6 +33,7 @@ TOP = {'ckpt', 'dataset', 'split', 'initial_step', 'rollout', 'n_trajectories', 
 
 # --- JSON and tables ---------------------------------------------------------
 
+@pytest.mark.slow
 def test_as_a_user_runs_it(run_folder, tmp_path):
     out = run('--ckpt', run_folder, '--json', 'eval.json', '--superres', 1, 2, 4, '--batch_size', 3,
               '--device', 'cpu', script='eval.py', cwd=tmp_path)
@@ -154,6 +156,15 @@ def test_what_is_left_of_a_run(changes, words):
     assert words in left and bool(left) == bool(words)
 
 
+def test_what_is_left_stands_in_last_pt(tmp_path):
+    state = {'stage': 'operator', 'stage_index': 0, 'stage_iter': 4, 'limits': [20, 0], 'finished': False,
+             'stage_seconds': 60., 'config': {'stages': ['operator'], 'max_minutes': 0.}}
+    assert ev.what_is_left(str(tmp_path / 'last.pt'), state) == 'iteration 4 of 20'
+    assert ev.what_is_left(str(tmp_path / 'best.pt'), state) is None
+    (tmp_path / 'last.pt').write_bytes(b'damaged')
+    assert ev.what_is_left(str(tmp_path / 'best.pt'), state) == 'last.pt cannot be read'
+
+
 def test_progress(monkeypatch, capsys):
     """The first line after five seconds, then one in ten; none of work that takes less than ten."""
     clock = [0.]
@@ -166,7 +177,25 @@ def test_progress(monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines() == [
         'eval: rollouts 12% | eta 0m35s', 'eval: rollouts 38% | eta 0m25s', 'eval: rollouts 62% | eta 0m15s',
         'eval: rollouts 88% | eta 0m05s']
-    assert [progress.duration(t) for t in (5, 4000, 3e5)] == ['0m05s', '1h06m', '3d11h']
+    assert [progress.duration(t) for t in (5, 4000, 1e5, 3e5)] == ['0m05s', '1h06m', '27h46m', '3d11h']
+    for rank, lines in (('0', ['eval: rollouts 50% | eta 0m10s']), ('1', [])):       # one process says it
+        monkeypatch.setenv('RANK', rank)
+        work = progress.Progress('eval: rollouts', 2)
+        for _ in range(2):                                           # the last line, of 100%, says nothing
+            clock[0] += 10
+            work.add()
+        assert capsys.readouterr().out.splitlines() == lines
+
+
+@pytest.mark.parametrize('seconds, rows, text', [
+    (9., None, ''), (60., None, 'about 1m00s for 3 trajectories of 40 steps, and more for --horizon\n'),
+    (180., None, '--horizon; --rows N takes only the first N\n'), (180., 3, '--horizon\n')])
+def test_minutes_are_said_with_what_shortens_them(seconds, rows, text, monkeypatch, capsys):
+    monkeypatch.setattr(ev, 'expected_seconds', lambda *args: seconds)
+    task = SimpleNamespace(model=None, u=torch.zeros(3), params={}, initial_step=1, steps=40, batch_size=1)
+    ev.say_cost(task, SimpleNamespace(**{**dict.fromkeys(ev.EXTRAS), 'horizon': 2, 'rows': rows}))
+    out = capsys.readouterr().out
+    assert out.endswith(text) and bool(out) == bool(text)
 
 
 def test_one_rollout_of_each_kind(run_folder, truth):
@@ -182,6 +211,31 @@ def test_one_rollout_of_each_kind(run_folder, truth):
     scores.evaluate(m, u, {'Nu': torch.full((3,), .01)}, batch_size=2)
     assert sum(steps) == 4 * (2 * 3 + 2)
     assert len(m.operator._forward_hooks) == 1                       # those of the evaluation are gone
+
+
+def test_what_begins_at_0_keeps_no_integral(run_folder, truth):
+    u = truth[:, :3].clone()
+    params = {'Nu': torch.full((len(u),), .01)}
+    m = load(run_folder)
+    assert 'conservation_gap' in scores.evaluate(m, u, params)[0]['metrics']
+    u[:, 0] = 0
+    assert 'conservation_gap' not in scores.evaluate(m, u, params)[0]['metrics']
+
+
+def test_the_clock_of_rollouts_leaves_the_scores_of_latents_out(run_folder, truth, monkeypatch):
+    m = load(run_folder)
+    clock = [0.]
+    cycle = m.cycle
+
+    def slow(tokens):
+        clock[0] += 100
+        return cycle(tokens)
+
+    monkeypatch.setattr(m, 'cycle', slow)
+    monkeypatch.setattr(scores, 'time', SimpleNamespace(perf_counter=lambda: clock[0]))
+    arguments = m, truth[:, :3], {'Nu': torch.full((len(truth),), .01)}, 1, 64, False
+    _, seconds = scores.rolled_out(*arguments, scores.LatentScores(m, 2))
+    assert clock[0] == 200 and seconds == 0
 
 
 def test_a_trained_run(smoke, monkeypatch):
@@ -392,7 +446,7 @@ def test_a_model_that_blows_up(burgers_file, tmp_path, capsys):
     file = save(model, tmp_path / 'blow.pt', burgers_file)
     evaluate('--ckpt', file, '--steps', 10, '--json', tmp_path / 'blow.json')
     r = json.loads((tmp_path / 'blow.json').read_text())
-    assert r['metrics']['nrmse'] is None and r['metrics']['latent_norm_drift'] is None
+    assert r['metrics']['nrmse'] is r['metrics']['latent_norm_drift'] is r['metrics']['latent_gap'] is None
     assert 'inf at step' in capsys.readouterr().out
 
 

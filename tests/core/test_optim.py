@@ -138,6 +138,17 @@ def test_the_iteration_in_bfloat16():
     assert 1e-5 < difference < .2
 
 
+def test_a_step_takes_the_precision_of_the_device(monkeypatch):
+    found = []
+    for fast in (False, True):
+        monkeypatch.setattr(optim, '_multiplies_bf16', lambda device: fast)
+        p = nn.Parameter(torch.zeros(16, 16))
+        p.grad = torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
+        optim.Muon([p], lr=1.).step()
+        found.append(p.detach())
+    assert 1e-5 < (found[0] - found[1]).abs().max() < .2
+
+
 def test_the_updates_are_compiled_as_one_graph(monkeypatch):
     """Once for all shapes and learning rates, with the result of the eager ones."""
     graphs = CompileCounterWithBackend('eager')

@@ -19,8 +19,8 @@ import data
 import losses
 import optim
 import runtime.run
-from conftest import (ENV, FAST, ROOT, TIMEOUT, TWO_STAGES, Child, close, equal, refused, rows_of, smoke_args,
-                      state_of, stop_at, train_here, two_processes, weights, write)
+from conftest import (ENV, FAST, ROOT, TIMEOUT, TWO_STAGES, Child, close, config, equal, refused,
+                      rows_of, smoke_args, state_of, stop_at, train_here, two_processes, weights, write)
 from evaluation.scores import rollout_error
 from grids import Patches
 from losses import Loss, relative_l2
@@ -109,6 +109,19 @@ def test_fine_tuning_starts_from_the_best_weights(smoke, tmp_path, train):
     g = train(tmp_path / 'o', f'--init_from={smoke}/o', '--max_iters=1', *STILL)
     old = state_of(smoke / 'o', 'best.pt')['ema']
     assert all(torch.allclose(v, old[k], atol=1e-6) for k, v in g['model'].state_dict().items())
+
+
+def test_a_continued_run_has_the_architecture_and_the_steppers_of_its_checkpoint(monkeypatch):
+    """But for the rounding of numbers. What keeps the steppers is loaded, also where no key names them."""
+    load_extensions = Mock()
+    monkeypatch.setattr(runtime.run.extensions, 'load', load_extensions)
+    cfg = config(dt=.01)
+    there = {**runtime.run.plain(vars(cfg)), 'steppers': ['operator', 'other'], 'dt': .01 * (1 + 1e-6)}
+    run = Mock(trained_args=there, trained_path='a.pt')
+    assert runtime.run.Run.continued(run, cfg).steppers == ('operator', 'other')
+    load_extensions.assert_called_with({'steppers': ['operator', 'other']})
+    there['dt'] = .02
+    assert 'dt: 0.02 there, 0.01 now' in refused(runtime.run.Run.continued, run, cfg)
 
 
 def test_fine_tuning_on_the_same_grid_of_another_file(smoke, tmp_path, train, burgers_file, monkeypatch):

@@ -177,7 +177,8 @@ def test_values_that_no_score_can_tell(run_folder, tmp_path, capsys):
     u = 1e3 * waves(4, 6, 32)
     u[2, 3] = 0
     file = write(tmp_path / 'other.hdf5', u)
-    evaluate('--ckpt', run_folder, '--data', file)
+    [r] = evaluate('--ckpt', run_folder, '--data', file)
+    assert r['metrics']['nrmse'] is None and r['metrics']['recon_nrmse'] > 0     # of the other frames
     out = capsys.readouterr().out
     assert f"warning: '{file}': 1 of 4 trajectories (2) have a frame in which a field is 0" in out
     assert f"warning: '{file}': u deviates by" in out

@@ -164,6 +164,7 @@ def test_finer_grids_between_walls_of_two_axes(monkeypatch, tmp_path):
         assert error[inner, inner].max() < 1e-5, factor
 
 
+@pytest.mark.slow
 def test_between_walls_a_finer_truth_is_computed_on_the_solvers_cells(path):
     """48 points of a model that keeps every other of 32 cells are no centres of equal cells."""
     source = open_source(write_file(path, 'diffusion-sorption', {}, 1, device='cpu', resolution=32))

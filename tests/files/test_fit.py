@@ -1,6 +1,7 @@
 """files/fit.py: which files fit each other, a key, a model; and where the values of those that fit are taken."""
 import dataclasses
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -31,6 +32,7 @@ def test_points_must_agree_where_places_differ(tmp_path, monkeypatch, entry, cap
     fit.check_together(sources)                         # on a circle, the first point makes no difference
     know(monkeypatch.setattr, burgers=entry)
     message = refused(fit.check_together, sources)
+    assert 'points' in refused(fit.check_together, [sources[0], opened(tmp_path / 'd.hdf5', centres(16) - .002)])
     for word in ('a.hdf5', 'b.hdf5', '0.03125', '0.00625'):
         assert word in message
     fit.check_together([sources[0], opened(tmp_path / 'c.hdf5', centres(16) + 1e-7)])
@@ -91,6 +93,12 @@ def test_a_key_that_says_something_else_is_refused(tmp_path, word, given, told):
     assert settled([source], '--nu=.02', '--resolution=16', nu=.02, resolution=16) == {'nu': .02}
 
 
+def test_a_parameter_may_be_typed_with_a_dash(tmp_path):
+    source = dataclasses.replace(opened(tmp_path / 'a.hdf5'), params={'N_u': .02})
+    arguments = {'resolution': 0}, {'N_u': .05}, [source], ['train.py', '--n-u=.05']
+    assert 'n_u=0.05, but' in refused(fit.settled, *arguments)
+
+
 # -----------------------------------------------------------------------------
 # a file and a model
 
@@ -136,13 +144,23 @@ def test_where_places_are_alike_nothing_is_moved(tmp_path, capsys):
     fit.check_model(source, cfg)
     assert capsys.readouterr().out == ''
     assert np.array_equal(fit.read_placed(source, range(1), cfg, (32,))[..., 0], wave(x)[..., ::2].astype('f'))
+    forced = cfg.replace(translation=False, first=(1e-9,))           # a distance that is rounding
+    assert np.array_equal(fit.read_placed(source, range(1), forced, (32,))[..., 0], wave(x)[..., ::2].astype('f'))
     assert 'holds 1 trajectories' in refused(fit.read_placed, source, range(2), cfg, (32,))
+
+
+@pytest.mark.parametrize('changes, told', [
+    ({'length': (2.,)}, 'the periodic domain (0.0,) + (1.0,), the model'),
+    ({'fields': ('u', 'v')}, '1 field(s)'),
+    ({'params': ('Nu', 'rho'), 'seen_params': ((.01,), (1.,))}, "the parameters ['Nu']")], ids=str)
+def test_a_file_of_another_domain_or_without_a_parameter(tmp_path, changes, told):
+    assert told in refused(fit.check_model, opened(tmp_path / 'a.hdf5', X=32), config(dt=.01, **changes))
 
 
 @pytest.mark.parametrize('changes', [{'translation': False}, {'boundary': 'wall'}])
 def test_a_continued_run_has_its_points(changes):
     """Where places differ. A fraction of a hundredth of a spacing is rounding."""
-    earlier = {'grid': [32], 'first': [.5 / 32]}
+    earlier = {'first': [.5 / 32]}
     other = config(first=(.25 / 32,))
     fit.check_continued(other, earlier, 'a.pt')
     fit.check_continued(other.replace(**changes), None, None)        # a run that begins
@@ -169,19 +187,24 @@ def test_rows_without_a_relative_error():
 def test_fields_in_other_units_are_told(factor, told):
     model = drawn()                                     # mean 0 and deviation 1
     assert bool(fit.other_units(factor * torch.from_numpy(noise(4, 3, 32, 1)), model)) is told
+    assert not fit.other_units(torch.zeros(4, 3, 32, 1), model)      # a deviation of 0 tells no unit
 
 
 def test_the_mean_that_a_frame_takes_off_is_no_other_unit():
     model = drawn(velocity=(0,), galilean=1.)
     fast = 1e3 + torch.from_numpy(noise(4, 3, 32, 1))
     assert not fit.other_units(fast, model) and fit.other_units(fast, drawn())
+    model = drawn(fields=('u', 'b'), velocity=(0,), galilean=1.)     # the frame takes off that of u alone
+    assert fit.other_units(fast.expand(-1, -1, -1, 2), model).startswith('b deviates')
 
 
 def test_what_a_rollout_begins_with_is_told():
     u = torch.from_numpy(noise(4, 1, 32, 1))
     assert not fit.odd_values(u, drawn()) and 'deviates by' in fit.odd_values(1e3 * u, drawn())
     assert 'and the equation declares it positive' in fit.odd_values(u, drawn(positive=(0,)))
-    assert not fit.odd_values(u.abs() - 1e-9, drawn(positive=(0,)))
+    u = u.abs()
+    u[0, 0, 0] = -1e-6                                  # rounding, beside values of 1
+    assert not fit.odd_values(u, drawn(positive=(0,)))
 
 
 def test_a_file_of_initial_conditions_has_parameters_and_points(tmp_path, capsys):
@@ -194,12 +217,17 @@ def test_a_file_of_initial_conditions_has_parameters_and_points(tmp_path, capsys
     assert fit.initial_params(path, cfg) == {}
     out = capsys.readouterr().out
     assert 'up to 0.5 spacings away; --data FILE' in out and "Nu is the text 'small'" in out
+    tensor(path, x=np.full(16, np.nan), attrs={'Nu': np.full(10, .02)})
+    assert fit.initial_params(path, cfg) == {'Nu': .02} and 'up to nan spacings' in capsys.readouterr().out
+    with h5py.File(tensor(path, attrs={}), 'a') as file:
+        file['nu'] = np.full(10, .03)                   # one a trajectory
+    assert fit.initial_params(path, cfg) == {'Nu': .03}
 
 
 def test_negative_values_are_counted(tmp_path, monkeypatch):
     know(monkeypatch.setattr, burgers=FORCED)
     signs = fit.Signs(opened(tmp_path / 'a.hdf5'))
-    for values in ([1., 2.], [-1e-9, 3.], [4., 5.]):    # rounding
+    for values in ([1., 2.], [-4e-5, 5.], [2., 3.]):    # rounding, beside 5
         signs.add(np.array(values)[:, None])
     assert signs.text() == ''
     signs.add(np.array([-.5, -2.])[:, None])

@@ -15,6 +15,7 @@ import torch
 
 import equations
 from conftest import centres, noise, refused, smoke_args, train_here
+from files.kinds import SIGNATURE, other_kind
 from files.open import find, open_source, read_initial
 from handmade import know, tensor
 
@@ -32,6 +33,7 @@ SAME = np.full(10, .01, 'f4')
     (b'\n<!DOCTYPE html><html></html>', 'web page'), (b'<?xml version="1.0"?><Error>', 'web page'),
     (b'PK\x03\x04broken', 'zip archive that is truncated'), (b'\x80\x02}q\x00.', 'Python pickle'),
     (b'x,u\n0.1,3\n', "text (it begins with 'x,u')"), (bytes(9000), 'begins with zeros'),
+    (b'PK\x05\x06' + bytes(18), 'zip archive'), (('x' + 9000 * 'é').encode(), 'text (it begins'),
     (bytes(range(128, 200)), 'no HDF5 file'), (b'\0' * 257 + b'ustar\0', 'tar archive')])
 def test_other_kinds_of_file_are_named(path, content, words):
     with open(path, 'wb') as file:
@@ -41,6 +43,14 @@ def test_other_kinds_of_file_are_named(path, content, words):
     for word in words.split('|'):
         assert word in message, message
     assert words.split('|')[0] in refused(read_initial, path, 1)
+
+
+@pytest.mark.parametrize('head', [SIGNATURE[:4], SIGNATURE, b'MATLAB 7.3 MAT-file', b'x' * 512 + SIGNATURE,
+                                  b'x' * 4096 + SIGNATURE], ids=len)
+def test_a_damaged_file_of_hdf5_is_no_other_kind(path, head):
+    with open(path, 'wb') as file:
+        file.write(head)
+    assert other_kind(path) == ('', '')
 
 
 def test_arrays_and_weights_are_named(tmp_path):
@@ -103,10 +113,10 @@ def test_a_filter_matters_where_values_are_needed(path, monkeypatch):
 
 
 def test_filters_of_hdf5plugin_are_used_where_it_is_installed(path, monkeypatch):
-    asked = []
-    monkeypatch.setitem(sys.modules, 'hdf5plugin', types.ModuleType('hdf5plugin'))
-    monkeypatch.setattr(h5py.h5z, 'filter_avail', lambda code: asked.append(code) or len(asked) > 1)
-    assert open_source(filtered(path)).n == 10           # there once hdf5plugin was imported
+    imported = []
+    monkeypatch.setattr('files.kinds.importlib', types.SimpleNamespace(import_module=imported.append))
+    monkeypatch.setattr(h5py.h5z, 'filter_avail', lambda code: imported == ['hdf5plugin'])
+    assert open_source(filtered(path)).n == 10
 
 
 # -----------------------------------------------------------------------------
@@ -115,9 +125,11 @@ def test_filters_of_hdf5plugin_are_used_where_it_is_installed(path, monkeypatch)
 def test_paths_of_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
     tensor(tmp_path / 'a.hdf5')
+    tensor(tmp_path / 'b.hdf5')
     a = str(tmp_path / 'a.hdf5')
+    b = str(tmp_path / 'b.hdf5')
     assert open_source('~/a.hdf5').path == a
-    assert [s.path for s in find('burgers', '', '~/a.hdf5, ~/a.hdf5', {'Nu': .01}, 5)] == [a, a]
+    assert [s.path for s in find('burgers', '', '~/a.hdf5, ~/b.hdf5', {'Nu': .01}, 5)] == [a, b]
     planned, = find('burgers', '~', '', {'Nu': .01}, 5)
     assert planned.path == str(tmp_path / '1D_Burgers_Sols_Nu0.01_N5.hdf5')
 
@@ -163,7 +175,9 @@ def test_an_attribute_that_is_not_needed_never_matters(path):
         assert source.doubts == ()
 
 
-def test_of_several_equations_the_one_with_the_most_parameters_is_taken_unless_one_is_named(path):
+def test_of_several_equations_the_one_with_the_most_parameters_is_taken_unless_one_is_named(path, tmp_path):
+    released = open_source(tensor(tmp_path / '1D_Burgers_Sols_Nu0.5.hdf5', attrs={'Nu': .5, 'rho': 1.}))
+    assert released.pde == 'burgers' and released.doubts == ()       # the name of the file decides
     tensor(path, attrs={'Nu': .5, 'rho': 1.})
     assert open_source(path).pde == 'reaction-diffusion'
     message = refused(open_source, path, 'burgers')

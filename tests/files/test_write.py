@@ -41,7 +41,11 @@ def test_layout_of_a_written_file(burgers_file):
     assert os.listdir(os.path.dirname(burgers_file)) == [os.path.basename(burgers_file)]
 
 
-@pytest.mark.parametrize('name', SOLVED)
+SLOW = ('kuramoto-sivashinsky', 'diffusion-sorption')      # solved through a burn-in, or on a finer grid
+
+
+@pytest.mark.parametrize('name', [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW))
+                                  for name in SOLVED])
 def test_a_written_file_is_what_was_planned_and_holds_the_solution(name, path, monkeypatch):
     full = equations.entry(name)
     pde = dataclasses.replace(full, frames=min(full.frames, 4), params=dict.fromkeys(full.params, .02))
@@ -169,6 +173,7 @@ def test_the_command_names_the_file(tmp_path):
     assert 'seed' in refused(make_command, ['advection', '--seed', str(2 ** 63), *arguments])
 
 
+@pytest.mark.slow
 def test_the_command_as_a_user_runs_it(tmp_path, burgers_file):
     arguments = ['burgers', '--n', 4, '--out', 'sub dir/a.hdf5', '--device', 'cpu']
     run('make', *arguments, script='data.py', cwd=tmp_path)

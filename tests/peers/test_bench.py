@@ -278,6 +278,7 @@ def test_slow_calls_are_repeated_less(monkeypatch):
     assert [calls_of(seconds) for seconds in (.01, 1., 60.)] == [23, 5, 1]
 
 
+@pytest.mark.slow
 def test_speed_against_another_tree(here, tmp_path, burgers_file, capsys):
     bench.main(['speed', SMOKE, '--against', ROOT, '--rounds=1', '--iters=5', '--json=s.json',
                 f'--data_path={burgers_file}'])

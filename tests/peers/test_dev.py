@@ -33,6 +33,7 @@ def test_other_numbers_of_tokens_make_a_latent_of_as_many_numbers():
     assert '768 numbers' in refused(study.study_cells, {**plane, 'latent_dim': 3}, (64, 64, 2), [64])
 
 
+@pytest.mark.slow
 def test_study_runs_what_is_missing_and_tables_what_is_there(here, tmp_path, burgers_file, capsys):
     args = ['study', SMOKE, '--iters=1', '--nu', '.01', '--tokens', '8', '--methods', 'ours', '--out=s',
             '--time_stride=25', f'--data_path={burgers_file}']
@@ -61,6 +62,7 @@ def test_what_diverged_is_never_the_best(tmp_path, capsys):
     assert rows[0][0] == '| b' and rows[0][-1] == 'best |' and {row[0] for row in rows[1:]} == {'| a', '| c'}
 
 
+@pytest.mark.slow
 def test_zoo(here, tmp_path, burgers_file, capsys):
     args = ['zoo', SMOKE, '--iters=2', '--methods=ours', '--out=z', '--json=z.json', '--time_stride=25',
             f'--data_path={burgers_file}']

@@ -163,6 +163,7 @@ def arguments(method, *more):
     return [*METHODS[method].changes, *small, *more]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('method', ['unet_frame', 'fno_frame'])
 def test_train_and_resume(train, cut, tmp_path, method):
     """Stopped and continued, a training is what it would have been; the checkpoint holds weights alone."""

@@ -273,11 +273,18 @@ def test_tokens_that_no_disk_holds_are_refused_before_any_training(tmp_path, mon
     cfg = case.model.cfg
     n_bytes = 4 * 2 * case.windows.n_windows * 3 * math.prod(cfg.token_grid) * cfg.latent_dim
     total = [n_bytes]
-    monkeypatch.setattr(cache.shutil, 'disk_usage', lambda folder: SimpleNamespace(total=total[0]))
+
+    def disk_usage(folder):
+        assert folder == str(tmp_path)                               # the first folder that there is
+        return SimpleNamespace(total=total[0])
+
+    monkeypatch.setattr(cache.shutil, 'disk_usage', disk_usage)
     sources = case.windows.trajectories.sources
     assert case.stage.checked(sources) is case.stage
     total[0] -= 1
     assert 'lower cache_copies' in refused(case.stage.checked, sources)
+    case.s.memory_gb = (n_bytes + 1) / 1e9                           # they need no disk
+    assert case.stage.checked(sources) is case.stage
 
 
 def refuse(path, n_bytes):

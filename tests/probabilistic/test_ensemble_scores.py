@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from conftest import close, drawn
+from evaluation.scores import predict
 from metrics import nrmse
 from probabilistic.scores import (coverage, crps, crps_loss, ensemble_metrics, ensembles, fair_crps,
                                   spread_skill)
@@ -44,6 +45,13 @@ def test_an_ensemble_of_one_state_scores_as_that_state():
     assert scores['nrmse_member'] == pytest.approx(scores['nrmse_mean'])
     assert scores['spread_skill'] == pytest.approx(0, abs=1e-9) and scores['coverage'] == 0
     assert scores['coverage_if_calibrated'] == pytest.approx(4 / 6)
+
+
+def test_every_batch_has_noise_of_its_own():
+    m = drawn(**ALL).eval()
+    u = field(m, 1, frames=3).expand(2, -1, -1, -1)
+    p = predict(m, u, {'Nu': torch.full((2,), .01)}, 1, 1, stepper='ensemble', n_members=2)
+    assert not torch.equal(p[0], p[1])
 
 
 def test_the_ensembles_of_a_model():

@@ -113,6 +113,21 @@ def test_the_loss_of_the_ensemble_is_the_crps_of_its_decoded_rollouts():
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
 
 
+@pytest.mark.parametrize('steps', [0, 1])
+def test_the_corrector_learns_what_the_operator_leaves_of_the_next_frame(steps, monkeypatch):
+    m = drawn(**ALL)
+    stage = STAGES['diff_residual'](m, settings(**KEYS))
+    batch = batch_of(m)
+    z = stage.tokens(batch, 0).detach()
+    condition = m.condition(batch.dt, batch.params)
+    learned = []
+    target = stage.flow.prediction_and_target
+    monkeypatch.setattr(stage, 'states', lambda *_: (z, steps, condition))
+    monkeypatch.setattr(stage.flow, 'prediction_and_target', lambda x, *more: learned.append(x) or target(x, *more))
+    stage(batch, 0.)
+    close(learned[0], stage.tokens(batch, steps + 1) - m.operator(z, condition))
+
+
 def test_the_teacher_takes_the_steps_of_its_schedule(monkeypatch):
     m = drawn(**ALL)
     stage = ConsistencyDistillStage(m, settings(**{**KEYS, 'tau_schedule': (2, 5)}))
@@ -150,6 +165,8 @@ def test_all_processes_take_as_many_steps(name, n_case, monkeypatch):
             taken.clear()
         of_process.append(cases)
     assert of_process[0] == of_process[1] and len(set(cases)) == n_case
+    other = STAGES[name](m, settings(**{**KEYS, 'tau_schedule': (2,), 'seed': 1})).random(batch_of(m))
+    assert other.initial_seed() != stage.random(batch_of(m)).initial_seed()
 
 
 def test_checkpointing_recomputes_the_blocks_of_an_ensemble():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conftest import close, config, drawn, refused
-from runtime.inputs import as_numbers, resample, say_unseen, unseen
+from runtime.inputs import as_numbers, noise_of, resample, say_unseen, unseen
 
 both = pytest.mark.parametrize('d', [1, 2])
 
@@ -44,6 +44,7 @@ KINDS = {
     'list of tensors': lambda x: [torch.tensor(row) for row in x], 'read-only': read_only,
     'big-endian': lambda x: x.astype('>f4'), 'long double': np.longdouble,
     'flipped': lambda x: x[::-1].copy()[::-1], 'column order': np.asfortranarray,
+    'sparse': lambda x: torch.tensor(x).to_sparse(),
     'unmasked': np.ma.asarray, 'list of unmasked': lambda x: [np.ma.asarray(row) for row in x],
     'tensor with a gradient': lambda x: torch.tensor(x, requires_grad=True)}
 
@@ -70,6 +71,7 @@ def test_numbers_of_other_types(dtype):
     x = np.arange(6).reshape(2, 3).astype(dtype)
     assert as_numbers('x', x).tolist() == x.tolist()
     assert as_numbers('x', x[0, 1]).ndim == 0                        # a numpy scalar
+    assert as_numbers('x', x).dtype == (torch.float16 if dtype == 'f2' else torch.float64)
 
 
 @pytest.mark.parametrize('value, words', [
@@ -101,6 +103,12 @@ def test_an_empty_batch_gives_no_samples(d, encoder):
 def test_steps_that_are_no_number_of_steps(steps):
     m = build()
     assert 'whole number of at least 1' in refused(m.rollout, field(m), steps)
+
+
+@pytest.mark.parametrize('seed', [2 ** 64, -1, 1.5])
+def test_numbers_that_are_no_seed(seed):
+    assert 'seed=' in refused(noise_of, seed, torch.zeros(1))
+    assert noise_of(2 ** 64 - 1, torch.zeros(1))(3).shape == (3,)
 
 
 def test_steps_of_other_types():
@@ -243,6 +251,8 @@ def test_points_outside_walls_are_refused(d, dtype):
         outside[4, d - 1] = bad
         assert 'outside' in refused(m.decode, z, outside)
     assert torch.isfinite(build(d).decode(z, torch.full((1, d), 1.01))).all()
+    below = build(d, boundary='wall', low=(-1.,) * d)
+    assert 'outside' in refused(below.decode, below.encode(field(below)), torch.full((1, d), .5))
 
 
 @pytest.mark.parametrize('d, shape', [(1, (32, 1)), (1, (2, 32)), (1, (2, 32, 2)), (1, (2, 3, 32, 1)),
@@ -328,6 +338,7 @@ def test_unseen_parameters_are_told():
     assert unseen(cfg, {'a': [.1, .2, .10000001], 'b': [3.]}) == ''
     note = unseen(cfg, {'a': [.1, .5, .4], 'b': [3.]})
     assert note == 'a=0.4, 0.5 was never seen in training (0.2, 0.1 was)'
+    assert unseen(config(seen_params=((1e-8,),)), {'Nu': [2e-8]})    # numbers differ relatively
     many = unseen(cfg, {'a': range(1, 10), 'dt': [.05, .1]})
     assert many == ('dt=0.1 was never seen in training (0.05 was); a=1, 2, 3, 4 and 5 more was never seen in '
                     'training (0.2, 0.1 was)')

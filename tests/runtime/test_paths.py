@@ -38,7 +38,14 @@ def test_what_cannot_be_written_is_refused(tmp_path, monkeypatch, check, path, w
 def test_two_outputs_are_two_files(tmp_path):
     a = str(tmp_path / 'a.json')
     output_files({'--json': a, '--save': None, '--plot': str(tmp_path / 'b')})
-    assert 'same file' in refused(output_files, {'--json': a, '--save': str(tmp_path / '.' / 'a.json')})
+    assert 'same file' in refused(output_files, {'--json': f'{tmp_path}/./a.json', '--save': a})
+
+
+def test_a_file_that_is_write_protected_is_not_replaced(tmp_path, monkeypatch):
+    path = tmp_path / 'a.json'
+    path.write_text('kept')
+    monkeypatch.setattr(os, 'access', lambda path, mode: mode != os.W_OK)        # root may write everything
+    assert 'is write-protected' in refused(output_file, '--json', str(path))
 
 
 @pytest.mark.parametrize('name', ['best.pt', 'data.hdf5', 'u0.npy', 'config.json', 'log.csv'])
@@ -74,6 +81,7 @@ def test_a_lock_of_windows(tmp_path, monkeypatch):
         lock(first)
         with pytest.raises(BlockingIOError):
             lock(second)
+    assert held == [(paths.LOCKED_BYTE, 1)]                          # the text can be read
 
 
 def test_a_system_without_locks_says_so(tmp_path, monkeypatch, capsys):
@@ -89,12 +97,14 @@ def test_only_files_of_dead_processes_are_removed(tmp_path):
     child = subprocess.Popen(['true'])
     child.wait()
     here = platform.node()
-    stale = [f'a.hdf5.tmp.{here}.{child.pid}', f'b [1].npy.tmp.{here}.{child.pid}']
+    stale = [f'a.hdf5.tmp.{here}.{child.pid}', f'b [1].npy.tmp.{here}.{child.pid}', f'c\nd.tmp.{here}.{child.pid}']
     kept = ['a.hdf5', f'a.hdf5.tmp.elsewhere.{child.pid}', f'a.tmp.{here}.x', f'held.tmp.{here}.{child.pid}',
-            os.path.basename(temporary_name('a.hdf5'))]
+            os.path.basename(temporary_name('a.hdf5')), f'a.tmp.{here}.{10 ** 30}']
+    folder = tmp_path / '[1]'
+    folder.mkdir()
     for name in [*stale, *kept]:
-        (tmp_path / name).write_bytes(b'x')
-    with open(tmp_path / kept[3]) as held:                           # by the same number in another container
+        (folder / name).write_bytes(b'x')
+    with open(folder / kept[3]) as held:                             # by the same number in another container
         lock(held)
-        remove_stale(str(tmp_path))
-    assert sorted(os.listdir(tmp_path)) == sorted(kept)
+        remove_stale(str(folder))
+    assert sorted(os.listdir(folder)) == sorted(kept)

@@ -87,6 +87,15 @@ def test_the_weights_come_back():
     assert all(p is before[name] for name, p in layers.named_parameters())
     with EAGER.autocast(layers), COMPILED.autocast():                # autocast itself keeps those of eager code
         assert layers.inner.weight is before['inner.weight']
+    with COMPILED.autocast(layers):
+        assert layers.inner.weight.dtype == torch.bfloat16
+
+
+def test_a_layer_that_the_loss_does_not_use_has_no_gradient():
+    layers = Step()
+    with rounded(layers):
+        layers.inner.weight.float().sum().backward()
+    assert layers.inner.weight.grad is not None and layers.inner.bias.grad is None
 
 
 def test_processes_average_the_gradients():
