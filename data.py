@@ -86,7 +86,6 @@ class Trajectories:
         n_value = self.n_rows * self.n_frames * np.prod(self.grid) * len(self.entry.fields)
         places = (device, torch.device('cpu'))                       # where the rows live; else in the files
         self.home = next((place for place in places if self.fits(n_value, processes, place)), None)
-        self.in_memory = self.home is not None
         self.files = None                                            # opened when first read, in this process
         self.digest = hashlib.sha256()
         self.prints = {'train': [], 'val': []}                       # (path, first row, fingerprints)
@@ -97,10 +96,8 @@ class Trajectories:
         check_overlap(self.prints)
         self.identity = self.digest.hexdigest()
 
-    def fits(self, n_value, processes, device=None):
-        """Do n_value float32 numbers fit into memory_gb of a device's memory (default: that of the training)?
-        -1: half of what is free."""
-        device = device or self.device
+    def fits(self, n_value, processes, device):
+        """Do n_value float32 numbers fit into memory_gb of a device's memory? -1: half of what is free."""
         limit = self.keys.memory_gb
         if limit < 0:
             is_cuda = device.type == 'cuda'
@@ -151,9 +148,8 @@ class Trajectories:
                 'everywhere in a frame: no relative error is defined, and validation leaves it out')
         kept = [row for row in range(len(self.val)) if row not in left_out]
         self.val_file = [row % len(self.sources) for row in kept]
-        if left_out:
-            self.val = self.val[kept]
-            self.val_params = self.val_params[kept]
+        self.val = self.val[kept]
+        self.val_params = self.val_params[kept]
 
     def read_train(self):
         """One pass over the train rows: statistics, and the rows themselves where they fit."""
@@ -164,7 +160,7 @@ class Trajectories:
         count = 0
         means = []
         self.u = None
-        if self.in_memory:
+        if self.home:
             self.u = torch.empty(self.n_rows, self.n_frames, *self.grid, n_field, device=self.home)
         filled = 0
         for s in self.sources:
@@ -177,7 +173,7 @@ class Trajectories:
                 means.append(mean)
                 deviation = u.reshape(len(u), -1, n_field) - mean[:, None]
                 moving_squares += np.square(deviation).sum((0, 1))
-                if self.in_memory:
+                if self.home:
                     self.u[filled:filled + len(u)] = torch.from_numpy(u)
                 filled += len(u)
         self.row_means = np.concatenate(means)                       # (N, C): of the first frames
@@ -222,8 +218,7 @@ class Trajectories:
         return Sampler(windows.n_windows, keys.batch_size, keys.seed)
 
     def normalise(self, model, keys):
-        """Give a new model the mean and scale of the fields and, with basis=components, the principal
-        components of its patches."""
+        """Give a new model the mean and scale of the fields, and the components that basis=components asks for."""
         cfg = model.cfg
         model.normalise(*self.statistics(moving=cfg.velocity if cfg.galilean else ()))
         if cfg.basis == 'components':

@@ -71,7 +71,7 @@ class RotaryPositions(nn.Module):
         if head_dim % 2:
             raise UserError(f'a head has {head_dim} features; rotary positions need an even number')
         S, d = centres.shape
-        n_pair = head_dim // 2
+        self.half = n_pair = head_dim // 2
         finest = max(1., round(S ** (1 / d)) / 4)                    # a wave of four tokens
         angles = torch.zeros(S, n_pair)
         for axis in range(d):
@@ -80,7 +80,6 @@ class RotaryPositions(nn.Module):
                 wave = finest ** (rank / max(1, len(pairs) - 1))
                 wave = round(wave) if periodic else wave / 2
                 angles[:, pair] = 2 * math.pi * wave * centres[:, axis]
-        self.half = n_pair
         cos = torch.cat([angles.cos(), angles.cos()], 1)             # (S, head_dim)
         sin = torch.cat([-angles.sin(), angles.sin()], 1)
         self.register_buffer('cos', cos, persistent=False)
@@ -708,8 +707,7 @@ class UPT(nn.Module):
     def n_params(self):
         return sum(p.numel() for p in self.parameters())
 
-    def parts(self):
-        """The modules that are compiled."""
+    def parts(self):                                                 # those that are compiled
         return [self.encoder, self.decoder, *(getattr(self, name) for name in self.cfg.steppers)]
 
     @property
@@ -882,9 +880,9 @@ def build(args, weights, path, new_steppers=()):
 
 
 def load(path, device='cpu', ema=True, encoder=None, equation=None):
-    """The model of a run folder (best weights) or checkpoint file, in evaluation mode and without gradients
-    (model.requires_grad_(True) brings them back). encoder='points' lets a model that was trained on a grid
-    take values at any points, if its encoder is not learned. equation: which one, of several."""
+    """The model of a run folder (best weights) or checkpoint file, for evaluation (model.requires_grad_(True)
+    brings gradients back). encoder='points' lets a model of a grid take values at any points, if its encoder
+    is not learned. equation: which one, of a model of several. Leaves the random state as it was."""
     file = find_checkpoint(path)
     return load_state(of_equation(load_checkpoint(file), file, equation), file, device, ema, encoder)
 

@@ -125,9 +125,6 @@ def settings_of(stage, changes={}):
 def model_of(changes):
     """The configuration of the model and a model without memory, with some keys changed; UserError where the
     keys do not fit the files, or each other."""
-    if mixture:
-        cfg = mixture.model_of(run)
-        return cfg, on_meta(cfg)
     for name in stages:
         s = settings_of(name, changes)
         fit.check_strides(sources[0], s, s.unroll)
@@ -149,7 +146,7 @@ else:
     config.update(fit.settled(config, params, sources, sys.argv))    # what the files say is what is recorded
 run = Run(out_dir, config, _defaults, machine, configurator.resumable(__file__))   # locks the folder
 try:
-    cfg, empty_model = model_of({})                              # what cannot be built fails here
+    cfg, empty_model = mixture.model_of(run) if mixture else model_of({})    # what cannot be built fails here
 except configurator.UserError as error:
     from runtime.fitting import with_fitting_keys
     raise with_fitting_keys(error, model_of, keys, sources[0]) from error

@@ -19,7 +19,7 @@ import equations
 import losses
 from files import fit
 from files import open as files
-from model import ModelConfig
+from model import ModelConfig, on_meta
 from runtime import configurator, extensions
 from runtime.checkpoint import NETWORK
 from runtime.configurator import UserError
@@ -94,13 +94,14 @@ class Mixture:
         return [source for found in self.sources_of.values() for source in found]
 
     def model_of(self, run):
-        """The MixtureConfig. Raises UserError where keys do not fit the files, or the run that goes on."""
+        """The MixtureConfig, and a model without memory. Raises UserError where keys do not fit the files, or the run that goes on."""
         configs = {name: ModelConfig.of(keys, self.model_keys, self.sources_of[name])
                    for name, keys in self.keys.items()}
         there = run.trained_args or {'members': {}}
         for name, cfg in configs.items():
             fit.check_continued(cfg, there['members'].get(name), run.trained_path)
-        return run.continued(MixtureConfig.of(configs))
+        cfg = run.continued(MixtureConfig.of(configs))
+        return cfg, on_meta(cfg)
 
     def trajectories(self, sources, keys, device, processes=1):
         """sources: all of them, which exist now. -> MixtureTrajectories"""
