@@ -275,6 +275,14 @@ def check_arguments(args):
         raise UserError(f"--save '{args.save}' must end with .npz")
 
 
+def members_of(file):
+    """Names of the equations of a checkpoint of several; [None] of one, and where it cannot be read."""
+    try:
+        return list(equations_of(load_checkpoint(file))) or [None]
+    except UserError:                                                # told when it is evaluated
+        return [None]
+
+
 def check_outputs(args, files):
     """Raise UserError where a file that is asked for cannot be written, before minutes of work. files: the
     checkpoints."""
@@ -295,7 +303,7 @@ def main(argv=None):
     files = {}                                                       # (file, equation): one of several?
     for found in runs.values():
         for file in found:
-            names = args.equation or equations_of(load_checkpoint(file)) or [None]
+            names = args.equation or members_of(file)
             files.update(dict.fromkeys([(file, name) for name in names], len(found) > 1))
     if args.save and len(files) > 1:
         raise UserError(f'--save writes the predictions of one checkpoint: name one of these {len(files)}')

@@ -224,7 +224,9 @@ class MixtureStage(losses.Stage):
     defaults = {}
 
     def __init__(self, model, settings):
-        super().__init__(model, settings)
+        torch.nn.Module.__init__(self)                               # the rest is done by the stages of members
+        self.model = model
+        self.settings = settings
         self.stages = torch.nn.ModuleDict()
         for name, member in model.members.items():
             own = SimpleNamespace(**{**vars(settings), **getattr(settings, name)})
