@@ -1,3 +1,3 @@
 # Keys of this folder, in the form of train.py.
 # data
-mixture = ()                       # configs whose equations are trained together by stages=mixture: burgers_cpu,ns_cpu
+mixture = ()                       # configs that stages=mixture trains together: burgers_cpu,ns_cpu

@@ -73,28 +73,31 @@ class Mixture:
         if len(set(names)) < len(names):
             raise UserError(f'mixture={",".join(config["mixture"])}: two configs have the same name')
         if config['accumulation'] % len(names):
-            raise UserError(f'accumulation={config["accumulation"]} must be a multiple of the {len(names)} equations '
-                            'of the mixture: each micro-batch is of one of them')
+            raise UserError(f'accumulation={config["accumulation"]} must be a multiple of the {len(names)} '
+                            'equations of the mixture: each micro-batch is of one of them')
         self.names = f'{len(names)} equations: {", ".join(names)}'
         self.model_keys = model_keys
         self.keys = {}
         self.sources_of = {}
         for name, path in zip(names, paths):
             own, params = member_keys(path, config, argv)
-            found = files.find(own['dataset'], own['data_dir'], own['data_path'], params, own['n_trajectories'],
-                               own['resolution'], named=True)
-            own.update(fit.settled(own, params, found, argv))
-            fit.check_strides(found[0], SimpleNamespace(**own), own['unroll'])
-            self.keys[name] = SimpleNamespace(**own)
+            keys = SimpleNamespace(**own)
+            found = files.find(keys.dataset, keys.data_dir, keys.data_path, params, keys.n_trajectories,
+                               keys.resolution, named=True)
+            vars(keys).update(fit.settled(own, params, found, argv))
+            fit.check_strides(found[0], keys, keys.unroll)
+            self.keys[name] = keys
             self.sources_of[name] = found
-            config[name] = {key: value for key, value in own.items() if key not in config or value != config[key]}
+            differ = {key: value for key, value in vars(keys).items() if value != config.get(key)}
+            config[name] = differ                                    # what the run records of this equation
 
     @property
     def sources(self):
         return [source for found in self.sources_of.values() for source in found]
 
     def model_of(self, run):
-        """The MixtureConfig, and a model without memory. Raises UserError where keys do not fit the files, or the run that goes on."""
+        """The MixtureConfig, and a model without memory. Raises UserError where keys do not fit the files, or
+        the run that goes on."""
         configs = {name: ModelConfig.of(keys, self.model_keys, self.sources_of[name])
                    for name, keys in self.keys.items()}
         there = run.trained_args or {'members': {}}
@@ -140,13 +143,16 @@ class MixtureTrajectories:
         return MixtureWindows(members)
 
     def sampler(self, windows, keys):
-        """Where batch_size / accumulation windows are taken of the equation with the most tokens, so many times
-        more are taken of one with fewer (MOST at most), so that all cost about as much."""
+        """An iteration takes batch_size / n windows of the equation with the most tokens, of n equations. Of one
+        with k times fewer tokens it takes k times as many, MOST times at most, so that all cost about as
+        much."""
         n_tokens = {name: math.prod(of.model.cfg.token_grid) for name, of in windows.members.items()}
-        most = max(n_tokens.values())
-        each = keys.batch_size // len(n_tokens)
-        return MixtureSampler({name: data.Sampler(of.n_windows, each * min(MOST, most // n_tokens[name]), keys.seed)
-                               for name, of in windows.members.items()})
+        fewest = keys.batch_size // len(n_tokens)
+        samplers = {}
+        for name, of in windows.members.items():
+            times = min(MOST, max(n_tokens.values()) // n_tokens[name])
+            samplers[name] = data.Sampler(of.n_windows, times * fewest, keys.seed)
+        return MixtureSampler(samplers)
 
     def check_history(self, run):
         """As of one equation. A part of the mixture that the earlier run did not have is new."""
