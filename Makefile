@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 PY_GPU ?= python
 
-.PHONY: setup data demo pretrained gpu stages peers test test-core test-slow
+.PHONY: setup data demo pretrained gpu stages universal peers test test-core test-slow
 
 setup: .venv/.installed
 
@@ -56,6 +56,12 @@ gpu-%:
 	if [ $$code = 124 ]; then echo "stopped after $(MINUTES) minutes: the same command goes on"; exit 0; fi; \
 	if [ $$code != 0 ]; then exit $$code; fi; \
 	$(PY_GPU) eval.py --ckpt out/$* --device cuda --json out/$*/eval.json
+
+# One model of ten equations beside a model of each (docs/zoo.json): data, 50 minutes of one thread, evaluation
+universal: setup
+	OMP_NUM_THREADS=1 $(PY) train.py config/universal_cpu.py
+	$(PY) eval.py --ckpt out/universal_cpu --json out/universal_cpu/eval.json
+	$(PY) -m dev.universal compare out/universal_cpu/eval.json
 
 # Every later stage on Kuramoto-Sivashinsky, and the operator alone trained for as long as the ensemble; two seeds
 # side by side, a table of each: 19 minutes on two cores

@@ -30,6 +30,7 @@ from equations.derivatives import is_centred
 from files.fit import Signs, check_together, other_units, zero_rows
 from files.open import (blocks, check_finite, check_overlap, fingerprints, first_prints, opened, read,
                         seen_rows, split_rows)
+from grids import shape_text
 from runtime.device import DATA, free_memory, seed_of
 
 
@@ -85,7 +86,6 @@ class Trajectories:
         n_value = self.n_rows * self.n_frames * np.prod(self.grid) * len(self.entry.fields)
         places = (device, torch.device('cpu'))                       # where the rows live; else in the files
         self.home = next((place for place in places if self.fits(n_value, processes, place)), None)
-        self.in_memory = self.home is not None
         self.files = None                                            # opened when first read, in this process
         self.digest = hashlib.sha256()
         self.prints = {'train': [], 'val': []}                       # (path, first row, fingerprints)
@@ -96,10 +96,8 @@ class Trajectories:
         check_overlap(self.prints)
         self.identity = self.digest.hexdigest()
 
-    def fits(self, n_value, processes, device=None):
-        """Do n_value float32 numbers fit into memory_gb of a device's memory (default: that of the training)?
-        -1: half of what is free."""
-        device = device or self.device
+    def fits(self, n_value, processes, device):
+        """Do n_value float32 numbers fit into memory_gb of a device's memory? -1: half of what is free."""
         limit = self.keys.memory_gb
         if limit < 0:
             is_cuda = device.type == 'cuda'
@@ -150,9 +148,8 @@ class Trajectories:
                 'everywhere in a frame: no relative error is defined, and validation leaves it out')
         kept = [row for row in range(len(self.val)) if row not in left_out]
         self.val_file = [row % len(self.sources) for row in kept]
-        if left_out:
-            self.val = self.val[kept]
-            self.val_params = self.val_params[kept]
+        self.val = self.val[kept]
+        self.val_params = self.val_params[kept]
 
     def read_train(self):
         """One pass over the train rows: statistics, and the rows themselves where they fit."""
@@ -163,7 +160,7 @@ class Trajectories:
         count = 0
         means = []
         self.u = None
-        if self.in_memory:
+        if self.home:
             self.u = torch.empty(self.n_rows, self.n_frames, *self.grid, n_field, device=self.home)
         filled = 0
         for s in self.sources:
@@ -176,7 +173,7 @@ class Trajectories:
                 means.append(mean)
                 deviation = u.reshape(len(u), -1, n_field) - mean[:, None]
                 moving_squares += np.square(deviation).sum((0, 1))
-                if self.in_memory:
+                if self.home:
                     self.u[filled:filled + len(u)] = torch.from_numpy(u)
                 filled += len(u)
         self.row_means = np.concatenate(means)                       # (N, C): of the first frames
@@ -207,6 +204,25 @@ class Trajectories:
             note = other_units(self.val[rows], model)
             if note:
                 say(f"data: warning: '{s.path}': {note}: are its units others?")
+
+    def text(self):
+        files = ', '.join(source.path for source in self.sources)
+        home = 'read from HDF5' if self.home is None else f'in the memory of {self.home}'
+        return (f'{files} | {self.n_rows} train and {len(self.val)} validation trajectories, '
+                f'{self.n_frames} frames of {shape_text(self.grid)} points | {home}')
+
+    def windows(self, model, keys):
+        return Windows(self, model, keys)
+
+    def sampler(self, windows, keys):
+        return Sampler(windows.n_windows, keys.batch_size, keys.seed)
+
+    def normalise(self, model, keys):
+        """Give a new model the mean and scale of the fields, and the components that basis=components asks for."""
+        cfg = model.cfg
+        model.normalise(*self.statistics(moving=cfg.velocity if cfg.galilean else ()))
+        if cfg.basis == 'components':
+            model.encoder.patches.fit(Windows(self, model, keys).frames(1000).cpu())
 
     # ---- what checkpoints know of the data
 

@@ -41,13 +41,13 @@ from evaluation.load import facts, open_task
 from evaluation.long_rollouts import long_rollouts
 from evaluation.off_grid import from_input_points, grid_axes, off_grid, unseen_points
 from evaluation.scores import evaluate, expected_seconds
-from evaluation.tables import (as_text, compare, ensemble_table, finite, groups, heading, search_table,
-                               table)
+from evaluation.tables import (as_text, compare, ensemble_table, equations_table, finite, groups, heading,
+                               search_table, table)
 from files.fit import placed_axis
 from grids import shape_text
 from model import load_state
 from runtime import extensions
-from runtime.checkpoint import find_runs, load_checkpoint, whole_file
+from runtime.checkpoint import equations_of, find_runs, load_checkpoint, of_equation, whole_file
 from runtime.device import pick
 from runtime.paths import output_file, output_files
 from runtime.progress import EVERY, duration
@@ -61,10 +61,10 @@ EXTRAS = ('superres', 'random_points', 'horizon', 'input_points', 'physics', 'st
 # ---------------------------------------------------------------------------------------------
 # one checkpoint
 
-def evaluate_checkpoint(file, args, device='cpu'):
+def evaluate_checkpoint(file, args, device='cpu', equation=None):
     """The results for one checkpoint file, a dict of JSON types (None where a number is not finite). args: as
-    `arguments` returns them. Raises UserError."""
-    state = load_checkpoint(file)
+    `arguments` returns them; equation: which one, of a model of several. Raises UserError."""
+    state = of_equation(load_checkpoint(file), file, equation)
     model = load_state(state, file, device)
     point_model = model
     if args.stepper:
@@ -80,7 +80,7 @@ def evaluate_checkpoint(file, args, device='cpu'):
     n = task.initial_step
     say_cost(task, args)
     scores, p = evaluate(model, task.u, task.params, n, args.rollout, args.batch_size)
-    result = {**facts(state, file, task), 'first_rows': len(task.rows) == args.rows,
+    result = {**facts(state, file, task), 'equation': equation, 'first_rows': len(task.rows) == args.rows,
               'unfinished': what_is_left(file, state), 'rollout': args.rollout, **scores}
     usual = scores['metrics']['nrmse']
     if args.save:
@@ -218,6 +218,7 @@ def arguments(argv):
     parser = argparse.ArgumentParser(description='Evaluate checkpoints on rollouts.', allow_abbrev=False)
     add = parser.add_argument
     add('--ckpt', nargs='+', required=True, help='run folders, folders of runs, or files')
+    add('--equation', nargs='+', metavar='NAME', help='these alone, of a model of several equations')
     add('--split', choices=['test', 'val', 'train', 'all'], help='default: test')
     add('--rows', type=int, metavar='N', help='only the first N rows of the split (of each file)')
     add('--data', help='another file of the same equation, all of its trajectories')
@@ -274,6 +275,14 @@ def check_arguments(args):
         raise UserError(f"--save '{args.save}' must end with .npz")
 
 
+def members_of(file):
+    """Names of the equations of a checkpoint of several; [None] of one, and where it cannot be read."""
+    try:
+        return list(equations_of(load_checkpoint(file))) or [None]
+    except UserError:                                                # told when it is evaluated
+        return [None]
+
+
 def check_outputs(args, files):
     """Raise UserError where a file that is asked for cannot be written, before minutes of work. files: the
     checkpoints."""
@@ -291,18 +300,22 @@ def main(argv=None):
     cannot be evaluated is left out, with a line on stderr. Raises UserError."""
     args = arguments(argv)
     runs = {path: find_runs(path) for path in args.ckpt}
-    files = {file: len(found) > 1 for found in runs.values() for file in found}      # one of several?
+    files = {}                                                       # (file, equation): one of several?
+    for found in runs.values():
+        for file in found:
+            names = args.equation or members_of(file)
+            files.update(dict.fromkeys([(file, name) for name in names], len(found) > 1))
     if args.save and len(files) > 1:
         raise UserError(f'--save writes the predictions of one checkpoint: name one of these {len(files)}')
     if args.compare is not None and len(files) < 2:
-        raise UserError(f"--compare needs two checkpoints or more; there is only '{min(files)}'")
-    check_outputs(args, files)
+        raise UserError(f"--compare needs two checkpoints or more; there is only '{min(files)[0]}'")
+    check_outputs(args, [file for file, _ in files])
     device = pick(args.device, 'eval')
     results = []
     try:
-        for file, is_one_of_several in files.items():
+        for (file, equation), is_one_of_several in files.items():
             try:
-                results.append(evaluate_checkpoint(file, args, device))
+                results.append(evaluate_checkpoint(file, args, device, equation))
             except UserError as error:
                 if not is_one_of_several:
                     raise
@@ -320,6 +333,9 @@ def main(argv=None):
         compare(results, args.compare, args.below)
     elif len(files) > 1:
         print_side_by_side(results)
+        for file in dict.fromkeys(r['ckpt'] for r in results if r['equation']):
+            say(f"\n'{file}', a model of several equations\n\n"
+                f"{equations_table([r for r in results if r['ckpt'] == file])}")
     if args.unwritten:
         raise UserError('; '.join(args.unwritten))
     return results
@@ -328,7 +344,7 @@ def main(argv=None):
 def keep(results, args, n_files):
     """Print the last result and write all results so far: what is finished is not lost with the next run."""
     r = results[-1]
-    if args.compare is None:
+    if args.compare is None and (not r['equation'] or args.equation):
         print_tables(r)
     else:
         say(f"eval: '{r['ckpt']}': nrmse {as_text(r['metrics']['nrmse'])}")

@@ -185,6 +185,10 @@ class Stage(nn.Module):
         train on. A stage that resumes keeps what it has trained."""
         return windows
 
+    def parts(self, model, trajectories):
+        """What is validated: (model, stage, trajectories) of each equation."""
+        return [(model, self, trajectories)]
+
     def error(self, p, y):
         """The validation error of predictions p against the truth y, both (N, T, *grid, C), as a number."""
         return mean_nrmse(p, y)

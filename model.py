@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from grids import Patches, interpolate, merge_tokens, ones_at, padded, positions, split_tokens
 from runtime import extensions
-from runtime.checkpoint import check_shapes, find_checkpoint, load_checkpoint, tuples
+from runtime.checkpoint import check_shapes, find_checkpoint, load_checkpoint, of_equation, tuples
 from runtime.configurator import UserError
 from runtime.device import find as find_device
 from runtime.inputs import (as_numbers, check_sizes, checked_latent, conditions, divides, grid_points,
@@ -71,7 +71,7 @@ class RotaryPositions(nn.Module):
         if head_dim % 2:
             raise UserError(f'a head has {head_dim} features; rotary positions need an even number')
         S, d = centres.shape
-        n_pair = head_dim // 2
+        self.half = n_pair = head_dim // 2
         finest = max(1., round(S ** (1 / d)) / 4)                    # a wave of four tokens
         angles = torch.zeros(S, n_pair)
         for axis in range(d):
@@ -80,7 +80,6 @@ class RotaryPositions(nn.Module):
                 wave = finest ** (rank / max(1, len(pairs) - 1))
                 wave = round(wave) if periodic else wave / 2
                 angles[:, pair] = 2 * math.pi * wave * centres[:, axis]
-        self.half = n_pair
         cos = torch.cat([angles.cos(), angles.cos()], 1)             # (S, head_dim)
         sin = torch.cat([-angles.sin(), angles.sin()], 1)
         self.register_buffer('cos', cos, persistent=False)
@@ -267,7 +266,7 @@ class Transformer(nn.Module):
             centres = cfg.token_centres(grid)
             blocks = nn.ModuleList()
             for _ in range(depth):
-                done = sum(len(other) for other in self.levels) + len(blocks)
+                done = sum(map(len, self.levels)) + len(blocks)
                 rate = cfg.drop_path * done / max(1, n_block - 1)
                 attention = ATTENTIONS[cfg.attention](cfg, dim, cfg.n_head, centres)
                 blocks.append(Block(dim, attention, cfg.mlp_ratio, cfg.cond_dim, rate, layer_norm,
@@ -302,6 +301,7 @@ class Transformer(nn.Module):
 
 
 NETWORKS = {'pure': Transformer, 'u': Transformer}           # by the key arch; peers/ adds others
+CONDITIONS = {}                                              # by arch, if not Conditioning: universal/
 
 
 # ---------------------------------------------------------------------------------------------
@@ -346,6 +346,9 @@ class ModelConfig(SimpleNamespace):
 
     def replace(self, **changes):
         return ModelConfig(**{**vars(self), **changes})
+
+    def model(self):
+        return UPT(self)
 
     @property
     def n_field(self):
@@ -561,8 +564,7 @@ class AnyPointDecoder(nn.Module):
         x = self.stem(z) + self.position
         for block in self.blocks:
             x = block(x)
-        x = self.norm(x)
-        x = x.to(self.write.weight.dtype)
+        x = self.norm(x).to(self.write.weight.dtype)
         x = x.transpose(1, 2).unflatten(2, cfg.token_grid)           # (B, dim, *tokens)
         x = padded(x, self.margin, cfg.periodic)
         with torch.autocast(z.device.type, enabled=False):
@@ -598,8 +600,7 @@ class Operator(nn.Module):
     f is a network by the key arch. Its last layer starts at zero, so an untrained operator is the identity.
     Feature c < C of a token is the mean of field c over its patch. For a conserved field, f does not change
     the mean of this feature over the tokens, so the integral stays. The features of a static field stay as
-    they are. With token_shift the patches move by as many grid points after every step, so that errors at
-    patch boundaries do not repeat at the same places.
+    they are. With token_shift the patches then move by as many grid points: errors at their borders move too.
     """
     stochastic = False
 
@@ -654,8 +655,8 @@ class UPT(nn.Module):
 
     With a moving frame (cfg.galilean), the mean velocity is subtracted and the rest is advanced in the frame
     that moves with it, exactly, because the decoder reads at any point. E, A and D see normalised fields and
-    tokens (losses.py calls them in training). The methods below take and return physical units. They take
-    numbers of any kind (runtime.inputs.as_numbers) and compute in the type of the weights.
+    tokens. The methods below take and return physical units. They take numbers of any kind
+    (runtime.inputs.as_numbers) and compute in the type of the weights.
     """
 
     def __init__(self, cfg):
@@ -665,7 +666,7 @@ class UPT(nn.Module):
         d = len(cfg.grid)
         patches = Patches(cfg)
         self.encoder = ENCODERS[cfg.encoder](cfg, patches)
-        self.condition = Conditioning(cfg)
+        self.condition = CONDITIONS.get(cfg.arch, Conditioning)(cfg)
         self.operator = Operator(cfg, patches)
         self.decoder = AnyPointDecoder(cfg, patches)
         for name in cfg.steppers:
@@ -705,6 +706,9 @@ class UPT(nn.Module):
 
     def n_params(self):
         return sum(p.numel() for p in self.parameters())
+
+    def parts(self):                                                 # those that are compiled
+        return [self.encoder, self.decoder, *(getattr(self, name) for name in self.cfg.steppers)]
 
     @property
     def device(self):
@@ -851,7 +855,7 @@ def on_meta(cfg):
     """The model of a configuration without memory for its weights. Raises UserError where it has none."""
     try:
         with torch.device('meta'):
-            return UPT(cfg)
+            return cfg.model()
     except AttributeError as error:
         if error.obj is not cfg:
             raise
@@ -875,12 +879,12 @@ def build(args, weights, path, new_steppers=()):
     return model
 
 
-def load(path, device='cpu', ema=True, encoder=None):
-    """The model of a run folder (best weights) or checkpoint file, in evaluation mode and without gradients
-    (model.requires_grad_(True) brings them back). encoder='points' lets a model that was trained on a grid
-    take values at any points, if its encoder is not learned. Leaves the random state as it was."""
+def load(path, device='cpu', ema=True, encoder=None, equation=None):
+    """The model of a run folder (best weights) or checkpoint file, for evaluation (model.requires_grad_(True)
+    brings gradients back). encoder='points' lets a model of a grid take values at any points, if its encoder
+    is not learned. equation: which one, of a model of several. Leaves the random state as it was."""
     file = find_checkpoint(path)
-    return load_state(load_checkpoint(file), file, device, ema, encoder)
+    return load_state(of_equation(load_checkpoint(file), file, equation), file, device, ema, encoder)
 
 
 def load_state(state, path, device='cpu', ema=True, encoder=None):

@@ -46,7 +46,7 @@ from grids import shape_text
 from metrics import field_nrmse, mean_nrmse
 from model import load_state
 from runtime import extensions
-from runtime.checkpoint import find_checkpoint, load_checkpoint
+from runtime.checkpoint import find_checkpoint, load_checkpoint, of_equation
 from runtime.device import pick
 from runtime.inputs import say_unseen
 from runtime.paths import output_file, output_folder
@@ -177,6 +177,7 @@ def arguments(argv):
     parser = argparse.ArgumentParser(description='Roll a trained model out.', allow_abbrev=False)
     add = parser.add_argument
     add('--ckpt', required=True, help='run folder, checkpoint file, or folder of runs')
+    add('--equation', help='which one, of a model of several')
     add('--index', type=int, default=0, help='start from this trajectory of the test split')
     add('--data', help='--index counts all trajectories of this file instead')
     add('--initial', metavar='FILE', help='start from the fields of a .npy or HDF5 file, on m.grid()')
@@ -250,7 +251,7 @@ def main(argv=None):
     file = find_checkpoint(args.ckpt)
     folder = output_folder('--out', os.path.dirname(file) or '.' if args.out is None else args.out)
     path = output_file('the output', os.path.join(folder, f'rollout.{args.format}'))
-    state = load_checkpoint(file)
+    state = of_equation(load_checkpoint(file), file, args.equation)
     model = load_state(state, file, pick(args.device, 'sample'))
     cfg = model.cfg
     check(model, args)

@@ -28,7 +28,7 @@ from evaluation.scores import rollout_error
 from files import fit
 from files import open as files
 from grids import shape_text
-from model import UPT, ModelConfig, build, model_args, on_meta
+from model import ModelConfig, build, model_args, on_meta
 from runtime import extensions
 from runtime import device as devices
 from runtime.device import seed_of
@@ -138,11 +138,15 @@ def model_of(changes):
 minutes = max(settings_of(name).max_minutes for name in stages)
 machine = devices.start(device, dtype, compile, deterministic, minutes)
 is_named = dataset != _defaults['dataset'] or f'--dataset={dataset}' in sys.argv
-sources = files.find(dataset, data_dir, data_path, params, n_trajectories, resolution, named=is_named)
-config.update(fit.settled(config, params, sources, sys.argv))    # what the files say is what is recorded
+mixture = extensions.mixture(config, _model_keys, sys.argv[1:])  # several equations: universal/
+if mixture:
+    sources = mixture.sources
+else:
+    sources = files.find(dataset, data_dir, data_path, params, n_trajectories, resolution, named=is_named)
+    config.update(fit.settled(config, params, sources, sys.argv))    # what the files say is what is recorded
 run = Run(out_dir, config, _defaults, machine, configurator.resumable(__file__))   # locks the folder
 try:
-    cfg, empty_model = model_of({})                              # what cannot be built fails here
+    cfg, empty_model = mixture.model_of(run) if mixture else model_of({})    # what cannot be built fails here
 except configurator.UserError as error:
     from runtime.fitting import with_fitting_keys
     raise with_fitting_keys(error, model_of, keys, sources[0]) from error
@@ -157,46 +161,43 @@ for name in stages:
 
 # ---- data
 with machine.master_first():                                     # one process makes the file, the others wait
-    if not sources[0].exists:
+    if not all(source.exists for source in sources):
         from files.write import make
         sources = make(sources, machine.device)
-trajectories = data.Trajectories(sources, keys, machine.device, machine.world)
+read = mixture.trajectories if mixture else data.Trajectories
+trajectories = read(sources, keys, machine.device, machine.world)
 trajectories.check_history(run)
-machine.say(f'data {", ".join(s.path for s in sources)} | {trajectories.n_rows} train and '
-            f'{len(trajectories.val)} validation trajectories, {trajectories.n_frames} frames of '
-            f'{shape_text(trajectories.grid)} points | '
-            f'{"read from HDF5" if trajectories.home is None else f"in the memory of {trajectories.home}"}')
+machine.say(f'data {trajectories.text()}')
 
 # ---- model
 torch.manual_seed(seed)
 if run.state or run.parent:                                      # this run, resumed; another one, fine-tuned
-    model = run.restore(build, model_args(cfg)).to(machine.device)
+    model = run.restore(mixture.build if mixture else build, model_args(cfg)).to(machine.device)
 else:
-    model = UPT(cfg).to(machine.device)
-    model.normalise(*trajectories.statistics(moving=cfg.velocity if cfg.galilean else ()))
-    if basis == 'components':
-        windows = data.Windows(trajectories, model, settings_of(stages[0]))
-        model.encoder.patches.fit(windows.frames(1000).cpu())
+    model = cfg.model().to(machine.device)
+    trajectories.normalise(model, settings_of(stages[0]))
+    run.take_blocks(model)                                       # of a model of several equations
 trajectories.check_units(model)
 if machine.compiled:
-    for name in ('encoder', 'decoder', *model.cfg.steppers):
-        getattr(model, name).compile()                           # in place: parameter names stay as they are
-machine.say(f'model {arch}, {attention} attention | {model.n_params():,} parameters | latent '
-            f'{shape_text(cfg.token_grid)} tokens of {latent_dim}')
+    for part in model.parts():
+        part.compile()                                           # in place: parameter names stay as they are
+machine.say(f'model {arch}, {attention} attention | {model.n_params():,} parameters | '
+            + (mixture.names if mixture else f'latent {shape_text(cfg.token_grid)} tokens of {latent_dim}'))
 run.start(stages, model_args=model_args(model.cfg), data=trajectories.describe(run))
 
 # ---- the loop
 for name in run.remaining(stages):
     s = settings_of(name)
     stage = losses.STAGES[name](model, s)                        # a module: (batch, progress) -> loss, terms
-    windows = stage.prepare(data.Windows(trajectories, model, s), machine)
-    sampler = data.Sampler(windows.n_windows, s.batch_size, s.seed)
+    windows = stage.prepare(trajectories.windows(model, s), machine)
+    sampler = trajectories.sampler(windows, s)
     optimizers = optim.make(stage, s, machine.compiled)
     ema = optim.EMA(model, s.ema_decay)
     wrapped = machine.wrap(stage)                                # in DDP, where there are several processes
 
     def validation_error():
-        return rollout_error(ema.model, stage, trajectories, initial_step, n_validated)
+        errors = [rollout_error(*part, n_validated) for part in stage.parts(ema.model, trajectories)]
+        return math.prod(errors) ** (1 / len(errors))            # their geometric mean, if there are several
 
     # A resumed run takes its weights, averages, optimisers and sampler from last.pt here.
     run.begin(s, stage.score, model=model, ema=ema.model, optimizers=optimizers, sampler=sampler)

@@ -2,14 +2,14 @@
 Many trainings of the same length: architectures on one config, or all configs beside the FNO.
 
     python -m dev.study study config/burgers_cpu.py --minutes 2 --seeds 2 --nu .001 .01
-    python -m dev.study zoo --minutes 5 --seeds 2                 # every config/*_cpu.py, beside the FNO
+    python -m dev.study zoo --minutes 5 --seeds 2                 # ten configs, beside the FNO
 
 study: pure or U-shaped x standard or channel-separated attention at the config's number of tokens, then other
 numbers of tokens (--tokens) in latents of as many numbers, then the FNO, for every value of the parameters
 and every seed.
 
 zoo: this model and the FNO (in the moving frame where the equation has one) on several configs, by default
-all of config/*_cpu.py but for point clouds. --json writes the numbers of its table.
+those of docs/zoo.json. --json writes the numbers of its table.
 
 Both end with a table in Markdown. Every finished training is a JSON file in --out and is not run again, so a
 study that was stopped goes on. --part i/n takes every n-th of them, for several processes. --key=value sets a
@@ -129,8 +129,9 @@ def zoo(args, overrides):
     methods = args.methods or ('ours', 'fno')
     if 'fno' in methods:
         package_fno()
-    every = sorted(glob.glob(os.path.join(HERE, 'config', '*_cpu.py')))
-    configs = args.configs or [path for path in every if not path.endswith('_points_cpu.py')]
+    with open(os.path.join(HERE, 'docs', 'zoo.json')) as file:
+        every = [os.path.join(HERE, 'config', f'{name}.py') for name in json.load(file)]
+    configs = args.configs or every
     overrides = [*overrides, *args.settings[0]]
     tasks = {}
     cells = itertools.product(range(args.seeds), configs, methods)

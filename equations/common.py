@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from runtime.configurator import UserError
+from runtime.progress import counted
 
 NO_FLUX = (0., 1., 0.)          # conditions at a wall, (a, b, g): a u + b du/dn = g
 ZERO = (1., 0., 0.)
@@ -75,6 +76,32 @@ def centres(n_cells, low=0., high=1.):
 def wave_numbers(u, length):
     """Angular wave numbers of rfft along the last axis of u, (K,). length: extent of the axis."""
     return 2 * math.pi / length * indices(u.shape[-1] // 2 + 1, u.device)
+
+
+def waves_2d(size, device):
+    """Angular wave numbers (X, 1) and (1, K) of rfft2 on the unit square, and the waves (X, K) that the 2/3
+    rule keeps."""
+    n_x, n_y = size
+    wave_x = torch.fft.fftfreq(n_x, 1 / n_x, dtype=torch.float64, device=device)
+    wave_y = indices(n_y // 2 + 1, device)
+    kept_x = 3 * wave_x.abs() < n_x
+    kept_y = 3 * wave_y < n_y
+    kept = kept_x[:, None] & kept_y
+    return 2 * math.pi * wave_x[:, None], 2 * math.pi * wave_y[None], kept
+
+
+def finer_spectrum(w0, refine):
+    """Spectrum of w0 (B, X, Y) on a finer grid with the same first point, (B, refine X, K). The shortest
+    waves (+1, -1, +1, ..) are left out."""
+    n_batch, n_x, n_y = w0.shape
+    top_x = (n_x - 1) // 2
+    top_y = (n_y - 1) // 2
+    rows = torch.arange(-top_x, top_x + 1)
+    columns = torch.arange(top_y + 1)
+    given = torch.fft.rfft2(w0)
+    fine = given.new_zeros(n_batch, refine * n_x, refine * n_y // 2 + 1)
+    fine[:, rows[:, None], columns] = given[:, rows[:, None], columns]
+    return fine * refine ** 2
 
 
 def sum_of_squares(wave):
@@ -163,10 +190,12 @@ def graded_steps(start, end, first, growth, longest=math.inf):
 
 
 def etdrk4_weights(linear, step):
-    """The six weights of one ETDRK4 step of u' = linear u + rate(u), each with the shape of `linear` (real).
+    """The six weights of one ETDRK4 step of u' = linear u + rate(u), each of the shape and kind of `linear`.
     They are means over circles in the complex plane (Kassam and Trefethen, SIAM J. Sci. Comput. 26, 2005)."""
     angle = math.pi / CONTOUR * (indices(CONTOUR, linear.device) + .5)
-    circle = torch.polar(torch.ones_like(angle), angle)             # the lower half gives the conjugates
+    circle = torch.polar(torch.ones_like(angle), angle)
+    if linear.is_complex():                                         # else the lower half gives the conjugates
+        circle = torch.cat([circle, circle.conj()])
     z = (linear * step)[..., None] + circle
     exp = z.exp()
     half = ((z / 2).exp() - 1) / z
@@ -177,7 +206,8 @@ def etdrk4_weights(linear, step):
     third = (-4 - 3 * z - square + exp * (4 - z)) / cube
     weights = [(linear * step / 2).exp(), (linear * step).exp()]
     for values in (half, first, second, third):
-        weights.append(step * values.real.mean(-1))
+        values = values if linear.is_complex() else values.real
+        weights.append(step * values.mean(-1))
     return weights
 
 
@@ -193,6 +223,40 @@ def etdrk4_step(u, rate, weights):
     c = exp_half * a + half * (2 * rate_b - rate_u)
     middle = 2 * second * (rate_a + rate_b)
     return exp * u + first * rate_u + middle + third * rate(c)
+
+
+def self_advection(u0, length, t, linear, longest):
+    """Solve u_t + u u_x = L u, periodic on (0, length), by Fourier series with the 2/3 rule and ETDRK4.
+
+    u0: (B, X) values at the cell centres, t: (T,), both as `checked` returns them. linear: the factor that L
+    is for every wave of rfft, (K,), real or complex; longest: longest step in seconds. Returns (B, T, X)
+    float64. The mean only transports the field. It is taken off, and the rest is shifted exactly.
+    """
+    n_cells = u0.shape[1]
+    mean = u0.mean(1, keepdim=True)
+    k = wave_numbers(u0, length)
+    kept = k < 2 / 3 * math.pi * n_cells / length
+    derivative = -.5j * k * kept
+
+    def advection_term(v):
+        field = torch.fft.irfft(v * kept, n=n_cells)
+        return derivative * torch.fft.rfft(field ** 2)
+
+    out = empty_frames(u0, t)
+    v = torch.fft.rfft(u0 - mean)
+    last_step = 0.
+    for i, gap in enumerate(counted('solver: frames', np.diff(t))):
+        n_steps = math.ceil(gap / longest)
+        step = gap / n_steps
+        if abs(step - last_step) > 1e-9 * step:
+            weights = etdrk4_weights(linear, step)
+            last_step = step
+        for _ in range(n_steps):
+            v = etdrk4_step(v, advection_term, weights)
+        distance = mean * t[i + 1]
+        turn = torch.polar(torch.ones_like(k), -k * distance)
+        out[:, i + 1] = mean + torch.fft.irfft(v * turn, n=n_cells)
+    return out
 
 
 # ---------------------------------------------------------------------------------------------

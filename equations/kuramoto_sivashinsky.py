@@ -14,11 +14,9 @@ import numpy as np
 import torch
 
 from equations import PDE
-from equations.common import (centres, checked, empty_frames, etdrk4_step, etdrk4_weights, generators,
-                              wave_numbers)
+from equations.common import centres, checked, generators, self_advection, wave_numbers
 from equations.derivatives import at_rest, derivative
 from runtime.configurator import UserError
-from runtime.progress import counted
 
 KS_STEP = .025                  # longest step in seconds
 
@@ -36,33 +34,12 @@ def kuramoto_sivashinsky(u0, length, t):
     """
     u0, t = checked(u0, t, length=length)
     n_cells = u0.shape[1]
-    mean = u0.mean(1, keepdim=True)
-    k = wave_numbers(u0, length)
-    kept = k < 2 / 3 * math.pi * n_cells / length
     needed = math.ceil(3 * length / math.pi)                         # up to k = 2, where waves only decay
     if n_cells < needed:
         raise UserError(f'{n_cells} cells are too few to resolve the waves that dissipate: take at least '
                         f'{needed} on a length of {length:g}')
-    derivative = -.5j * k * kept
-
-    def advection_term(v):
-        field = torch.fft.irfft(v * kept, n=n_cells)
-        return derivative * torch.fft.rfft(field ** 2)
-
-    out = empty_frames(u0, t)
-    v = torch.fft.rfft(u0 - mean)
-    last_step = 0.
-    for i, gap in enumerate(counted('solver: frames', np.diff(t))):
-        n_steps = math.ceil(gap / KS_STEP)
-        step = gap / n_steps
-        if abs(step - last_step) > 1e-9 * step:
-            weights = etdrk4_weights(k ** 2 - k ** 4, step)
-            last_step = step
-        for _ in range(n_steps):
-            v = etdrk4_step(v, advection_term, weights)
-        distance = mean * t[i + 1]
-        turn = torch.polar(torch.ones_like(k), -k * distance)
-        out[:, i + 1] = mean + torch.fft.irfft(v * turn, n=n_cells)
+    k = wave_numbers(u0, length)
+    out = self_advection(u0, length, t, k ** 2 - k ** 4, KS_STEP)
     if not torch.isfinite(out).all():
         raise UserError(f'u0 reaches {float(u0.abs().max()):.3g}, too much for steps of {KS_STEP} s')
     return out

@@ -9,13 +9,14 @@ transforms instead of five. With the 2/3 rule products have no aliasing errors. 
 and the budgets of energy and enstrophy are exact up to the time steps.
 """
 import math
+from typing import Callable, NamedTuple
 
 import numpy as np
 import torch
 
 from equations import PDE
-from equations.common import (centres, checked, empty_frames, etdrk4_step, etdrk4_weights, generators,
-                              indices, sum_of_squares)
+from equations.common import (centres, checked, empty_frames, etdrk4_step, etdrk4_weights, finer_spectrum,
+                              generators, indices, sum_of_squares, waves_2d)
 from equations.derivatives import derivative, velocity_from_vorticity
 from runtime.configurator import UserError
 from runtime.progress import counted
@@ -24,20 +25,33 @@ NS_CELLS = 5.5                  # internal cells per axis, times ν^(1/3): 55, 1
 NS_REFINEMENT = 16              # largest number of internal cells in a given cell, along an axis
 NS_CFL = 1.                     # internal cells that the fastest fluid (|u| + |v|) crosses in a step
 NS_MEAN = .01                   # of the largest value: a mean beyond that is none that striding has left
-FORCE_SPEED = .1 / (2 * math.pi)    # speed that the force alone adds to the flow in a second
 VORTICITY_WAVES = 31            # largest wave number of `random_vorticity` along an axis
 VORTICITY_VARIANCE = 2 * 7 ** 3  # variance of the wave k, in units of (4π²|k|² + 49)^-2.5
 
 
-def navier_stokes(w0, nu, t, forced=True, refine=None, cfl=NS_CFL):
-    """Solve ω_t + u·∇ω = ν Δω + f for the vorticity ω, periodic on the unit square.
+class Force(NamedTuple):
+    """A steady force on a flow in the unit square."""
+    at: Callable                # its curl f on the grid of the points x (X,) and y (Y,): (X, Y)
+    speed: float                # that the force alone adds to the flow in a second
+
+
+def _oblique(x, y):
+    phase = 2 * math.pi * (x[:, None] + y)
+    return .1 * (phase.sin() + phase.cos())
+
+
+OBLIQUE = Force(_oblique, .1 / (2 * math.pi))
+
+
+def navier_stokes(w0, nu, t, force=OBLIQUE, drag=0., refine=None, cfl=NS_CFL):
+    """Solve ω_t + u·∇ω = ν Δω - drag ω + f for the vorticity ω, periodic on the unit square.
 
     w0: (B, X, Y) values at the cell centres ((i + .5)/X, (j + .5)/Y), without a mean; a small one (NS_MEAN),
-    as striding leaves it, is taken off. nu: ν. forced: False leaves f out. refine: number of internal cells
-    in a given cell along each axis, by default enough for ν; the result is the internal solution at the given
-    centres. cfl: longest step, as the number of internal cells that |u| + |v| crosses; the fastest flow of the
-    batch sets the step, at least once a second. Returns (B, T, X, Y) float64. Raises UserError as `checked`
-    does, if w0 has a mean, and if ν needs more than NS_REFINEMENT internal cells in a cell.
+    as striding leaves it, is taken off. nu: ν. force: gives f; None: no force. refine: number of internal
+    cells in a given cell along each axis, by default enough for ν; the result is the internal solution at the
+    given centres. cfl: longest step, as the number of internal cells that |u| + |v| crosses; the fastest flow
+    of the batch sets the step, at least once a second. Returns (B, T, X, Y) float64. Raises UserError as
+    `checked` does, if w0 has a mean, and if ν needs more than NS_REFINEMENT internal cells in a cell.
 
     The scheme is Fourier series with the 2/3 rule, and ETDRK4. The mean stays zero and the symmetries of
     `torus_symmetry` hold to rounding (1e-14); the enstrophy budget holds to the error of a step. For one to
@@ -63,10 +77,10 @@ def navier_stokes(w0, nu, t, forced=True, refine=None, cfl=NS_CFL):
         needed = NS_CELLS / nu ** (1 / 3)
         refine = math.ceil(needed / min(w0.shape[1:]))
     if refine > NS_REFINEMENT:
-        raise UserError(f'nu={nu} needs {refine} times finer cells inside, at most {NS_REFINEMENT}: ask for '
-                        'more cells or a larger nu')
+        raise UserError(f'so small a nu needs {refine} times finer cells inside, at most {NS_REFINEMENT}: ask '
+                        'for more cells or a larger nu')
     size = (w0.shape[1] * refine, w0.shape[2] * refine)
-    k_x, k_y, kept = _waves_2d(size, w0.device)
+    k_x, k_y, kept = waves_2d(size, w0.device)
     square = k_x ** 2 + k_y ** 2                                    # (X, K)
     inverse = 1 / square
     inverse[0, 0] = 0
@@ -74,7 +88,11 @@ def navier_stokes(w0, nu, t, forced=True, refine=None, cfl=NS_CFL):
     to_velocity = torch.stack(stream_to_velocity)                   # ω -> (ψ_y, -ψ_x), (2, X, K)
     flux_to_rate = [(k_x ** 2 - k_y ** 2) * kept, k_x * k_y * kept]
     from_flux = torch.stack(flux_to_rate)
-    force = _force(size, refine, w0.device) * kept if forced else 0.
+    push = 0.
+    push_speed = 0.
+    if force:
+        push = torch.fft.rfft2(force.at(*_points(size, refine, w0.device))) * kept
+        push_speed = force.speed
 
     def velocity(w):
         return torch.fft.irfft2(w[:, None] * to_velocity, s=size)   # (B, 2, X, Y)
@@ -83,23 +101,23 @@ def navier_stokes(w0, nu, t, forced=True, refine=None, cfl=NS_CFL):
         u, v = velocity(w).unbind(1)
         flux = torch.stack([u * v, v ** 2 - u ** 2], 1)
         transport = torch.fft.rfft2(flux) * from_flux
-        return transport.sum(1) + force
+        return transport.sum(1) + push
 
     unstable = f'navier_stokes is unstable at cfl={cfl}: make it smaller'
     out = empty_frames(w0, t)
-    w = _finer_spectrum(w0, refine) * kept
+    w = finer_spectrum(w0, refine) * kept
     step = 0.
     start = float(velocity(w).abs().sum(1).max())
     for i, gap in enumerate(counted('solver: frames', np.diff(t))):
         n_part = math.ceil(gap)                                      # parts of a second at most
         for _ in range(n_part):
-            fastest = float(velocity(w).abs().sum(1).max()) + FORCE_SPEED * gap / n_part
-            if not fastest < 100 * (start + FORCE_SPEED * t[i + 1]):
+            fastest = float(velocity(w).abs().sum(1).max()) + push_speed * gap / n_part
+            if not fastest < 100 * (start + push_speed * t[i + 1]):
                 raise UserError(unstable)
             n_step = math.ceil(gap / n_part * fastest * max(size) / cfl)
             if not math.isclose(step, gap / n_part / n_step):
                 step = gap / n_part / n_step
-                weights = etdrk4_weights(-nu * square, step)
+                weights = etdrk4_weights(-nu * square - drag, step)
             for _ in range(n_step):
                 w = etdrk4_step(w, rate, weights)
         field = torch.fft.irfft2(w, s=size)
@@ -109,48 +127,15 @@ def navier_stokes(w0, nu, t, forced=True, refine=None, cfl=NS_CFL):
     return out
 
 
-def _waves_2d(size, device):
-    """Angular wave numbers (X, 1) and (1, K) of rfft2 on the unit square, and the waves (X, K) that the 2/3
-    rule keeps."""
-    n_x, n_y = size
-    wave_x = torch.fft.fftfreq(n_x, 1 / n_x, dtype=torch.float64, device=device)
-    wave_y = indices(n_y // 2 + 1, device)
-    kept_x = 3 * wave_x.abs() < n_x
-    kept_y = 3 * wave_y < n_y
-    kept = kept_x[:, None] & kept_y
-    return 2 * math.pi * wave_x[:, None], 2 * math.pi * wave_y[None], kept
+def _points(size, refine, device):
+    """Coordinates (X,), (Y,) of the internal grid, whose first point is the centre of the first given cell."""
+    return [(indices(n_cells, device) + refine / 2) / n_cells for n_cells in size]
 
 
-def _finer_spectrum(w0, refine):
-    """Spectrum of w0 (B, X, Y) on a finer grid with the same first point, (B, refine X, K). The shortest
-    waves (+1, -1, +1, ..) are left out."""
-    n_batch, n_x, n_y = w0.shape
-    top_x = (n_x - 1) // 2
-    top_y = (n_y - 1) // 2
-    rows = torch.arange(-top_x, top_x + 1)
-    columns = torch.arange(top_y + 1)
-    given = torch.fft.rfft2(w0)
-    fine = given.new_zeros(n_batch, refine * n_x, refine * n_y // 2 + 1)
-    fine[:, rows[:, None], columns] = given[:, rows[:, None], columns]
-    return fine * refine ** 2
-
-
-def _force(size, refine, device):
-    """Spectrum of f on the internal grid, whose first point is the centre of the first given cell."""
-    x = (indices(size[0], device) + refine / 2) / size[0]
-    y = (indices(size[1], device) + refine / 2) / size[1]
-    return torch.fft.rfft2(_force_at(x, y))
-
-
-def _force_at(x, y):
-    """f on the grid of the points x (X,) and y (Y,): (X, Y)."""
-    phase = 2 * math.pi * (x[:, None] + y)
-    return .1 * (phase.sin() + phase.cos())
-
-
-def navier_stokes_residual(w0, w1, dt, params, axes):
-    """Residual of ω_t + u·∇ω - ν Δω - f between the frames w0, w1 (B, X, Y, 1), dt (B,) seconds apart:
-    (B, X, Y, 1), by the midpoint rule and Fourier derivatives. params: {'nu': (B,)}; axes: [x, y]."""
+def navier_stokes_residual(w0, w1, dt, params, axes, force=OBLIQUE, drag=0.):
+    """Residual of ω_t + u·∇ω - ν Δω + drag ω - f between the frames w0, w1 (B, X, Y, 1), dt (B,) seconds
+    apart: (B, X, Y, 1), by the midpoint rule and Fourier derivatives. params: {'nu': (B,)}; axes: [x, y] in
+    the unit square; force: gives f."""
     x, y = axes
     before = w0[..., 0]
     after = w1[..., 0]
@@ -163,7 +148,7 @@ def navier_stokes_residual(w0, w1, dt, params, axes):
     transport = along_x + along_y
     laplacian = derivative(w, x, 0, 2)
     laplacian = laplacian + derivative(w, y, 1, 2)
-    rate = nu * laplacian + _force_at(x, y) - transport
+    rate = nu * laplacian + force.at(x, y) - transport - drag * w
     residual = (after - before) / dt - rate
     return residual[..., None]
 

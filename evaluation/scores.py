@@ -85,11 +85,12 @@ def predicted_fields(model, u):
     return u[..., list(model.cfg.predicted)] if model.cfg.static else u
 
 
-def rollout_error(model, stage, trajectories, initial_step, n):
+def rollout_error(model, stage, trajectories, n):
     """The validation error of a stage: that of whole latent rollouts of the first n validation trajectories,
     by `stage.error`. An encoder of points sees the fields at the same random points every time. Changes no
     random state."""
     cfg = model.cfg
+    initial_step = trajectories.keys.initial_step
     y = trajectories.val[:n]
     params = {name: trajectories.val_params[:len(y), i] for i, name in enumerate(cfg.params)}
     seen_at = None

@@ -81,6 +81,22 @@ def aligned(rows):
     return '\n'.join(lines)
 
 
+def equations_table(results):
+    """The results of one model of several equations: a row for each, and their geometric mean."""
+    rows = [['equation', 'nRMSE', 're-encoded', 'persistence', 'trajectories', 'grid', 'steps']]
+    for r in results:
+        rows.append([r['equation'], as_text(r['metrics']['nrmse']), as_text(r[other_rollout(r)]['nrmse']),
+                     as_text(r['baselines']['persistence']['nrmse']), str(r['n_trajectories']), shape_text(r['grid']),
+                     str(r['steps'])])
+    errors = [[r['metrics']['nrmse'], r[other_rollout(r)]['nrmse']] for r in results]
+    means = [math.prod(column) ** (1 / len(column)) for column in zip(*errors)]
+    return aligned([*rows, ['geometric mean', *map(as_text, means), *[''] * 4]])
+
+
+def other_rollout(r):
+    return 'reencode' if r['rollout'] == 'latent' else 'latent'
+
+
 def property_rows(results):
     """[label, text of each result] of the properties of the checkpoints."""
     minutes = []

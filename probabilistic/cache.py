@@ -98,7 +98,8 @@ class CachedWindows:
             self.z = self.z.to(machine.device)
 
     def fits(self):
-        return self.windows.trajectories.fits(math.prod(self.shape), self.machine.world)
+        trajectories = self.windows.trajectories
+        return trajectories.fits(math.prod(self.shape), self.machine.world, trajectories.device)
 
     def key(self):
         """A hash of all that the tokens follow from, except the code, of which `wrong` takes a sample."""

@@ -62,11 +62,15 @@ def ship(run, path):
     places of this machine."""
     state = load_checkpoint(find_checkpoint(run))
     output_file('FILE', path)
-    names = [os.path.basename(name) for name in state['data']['paths']]
-    typed = [os.path.join('datasets', name) for name in names]
-    state['data'].update(paths=typed, absolute=typed, relative=[os.path.join('..', name) for name in typed])
-    for key in ('out_dir', 'data_dir', 'data_path', 'init_from'):
-        state['config'][key] = os.path.basename(state['config'].get(key, ''))
+    members = state['data'].get('members', {})
+    for about in (state['data'], *members.values()):
+        names = [os.path.basename(name) for name in about['paths']]
+        typed = [os.path.join('datasets', name) for name in names]
+        about.update(paths=typed, absolute=typed, relative=[os.path.join('..', name) for name in typed])
+    for config in (state['config'], *(state['config'][name] for name in members)):
+        for key in ('out_dir', 'data_dir', 'data_path', 'init_from'):
+            if key in config:
+                config[key] = os.path.basename(config[key])
     for key in ('platform', 'wandb_id'):
         state['environment'].pop(key, None)
     state['model'] = state['ema']                # the same tensors are stored once
@@ -191,6 +195,50 @@ def load_checkpoint(path):
             raise UserError(f"'{path}' lacks '{name}': it was not written by train.py")
     _check_weights(path, state)
     return state
+
+
+# ---- checkpoints of several equations
+
+# Model arguments of the blocks that the equations of a mixture share (universal/), and the beginnings of the
+# names of their weights
+NETWORK = ('arch', 'attention', 'hidden_dim', 'depth', 'n_head', 'group_size', 'mlp_ratio')
+SHARED = ('operator.network.levels.', 'operator.network.norm.', 'condition.mlp.', 'condition.numbers.weights.',
+          'condition.numbers.boundary.')
+
+
+def is_shared(name):
+    """Is this weight of a member shared by all equations of a mixture?"""
+    return name.startswith(SHARED)
+
+
+def equations_of(state):
+    """{name: its equation} of the members of a checkpoint of several equations; {} for that of one."""
+    return {name: args['pde'] for name, args in state['model_args'].get('members', {}).items()}
+
+
+def of_equation(state, path, equation):
+    """A checkpoint of several equations as that of one of them, by the name of the equation or of its config.
+    That of one equation stays as it is. Raises UserError."""
+    members = equations_of(state)
+    if not members:
+        pde = state['model_args']['pde']
+        if equation not in (None, pde):
+            raise UserError(f"'{path}' is a model of {pde}, not of {equation}")
+        return state
+    names = [name for name, pde in members.items() if equation in (name, pde)]
+    if len(names) != 1:
+        raise UserError(f"'{path}' is a model of several equations: name one, such as equation={list(members)[0]} "
+                        f'(it has {", ".join(members)})')
+    [name] = names
+    about = state['data']
+    one = {**state, 'model_args': state['model_args']['members'][name],
+           'config': {**state['config'], **state['config'][name]},
+           'data': {**about, **about['members'][name]}}
+    start = f'members.{name}.'
+    for key in ('model', 'ema'):
+        one[key] = {weight.removeprefix(start): value for weight, value in state[key].items()
+                    if weight.startswith(start)}
+    return one
 
 
 def tuples(value):

@@ -13,15 +13,16 @@ from runtime import configurator
 from runtime.configurator import UserError
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-FOLDERS = ('points', 'probabilistic', 'physics', 'peers')
+FOLDERS = ('points', 'probabilistic', 'physics', 'peers', 'universal')
 STAGES = ('diff_residual', 'consistency_distill', 'ensemble', 'steady_prior')        # of probabilistic/
 # {key: {value: the folder that it needs}}
 VALUES = {'encoder': {'points': 'points'},
-          'arch': {'fno': 'peers', 'unet': 'peers'},
-          'stages': dict.fromkeys(STAGES, 'probabilistic'),
+          'arch': {'fno': 'peers', 'unet': 'peers', 'universal': 'universal'},
+          'stages': {**dict.fromkeys(STAGES, 'probabilistic'), 'mixture': 'universal'},
           'steppers': dict.fromkeys(STAGES, 'probabilistic')}
 # {key: the folder that it needs, where it is not 0}
 KEYS = {
+    'mixture': 'universal',
     'num_queries': 'points',
     'cache_copies': 'probabilistic',
     'lambda_conservation': 'physics',
@@ -47,6 +48,14 @@ def load(config):
         for word in words:
             if word in VALUES[name]:
                 importlib.import_module(VALUES[name][word])
+
+
+def mixture(config, model_keys, argv):
+    """What train.py trains instead of one equation, if the key `mixture` names several: a
+    universal.mixture.Mixture."""
+    if not config['mixture']:
+        return None
+    return importlib.import_module('universal.mixture').Mixture(config, model_keys, argv)
 
 
 def key_groups():
@@ -113,7 +122,7 @@ def resolve(defaults, argv, source, losses, equations):
     of_stages = [*OF_STAGES, *configurator.section(source, 'latent steps'),
                  *configurator.section(source, 'optimisation'),
                  *(name for group in groups.values() for name in group if name not in of_model)]
-    known = list(dict.fromkeys([*losses.STAGES, *STAGES]))
+    known = list(dict.fromkeys([*losses.STAGES, *STAGES, 'mixture']))
     stages = {f'{name}_stage': of_stages for name in known}
     config = configurator.configure(defaults, argv, source, groups, stages, equations.parameter_keys)
     load(config)

@@ -14,12 +14,14 @@ POINTS_PER_TOKEN = 4                   # at least, where the number of tokens ha
 def with_fitting_keys(error, check, keys, source):
     """
     The UserError of keys that do not fit a file, with a command whose keys do; the same error where no change
-    helps.
+    helps, and for a mixture, each of whose configs has keys of its own.
 
     check(changes) raises UserError where the keys, some of them changed, do not fit. keys: a namespace;
     source: a files.Source. Only strides, unrolled steps and sizes of tokens and patches are changed, and only
     those that have to be.
     """
+    if keys.mixture:
+        return error
     for values in candidates(keys, source):
         changes = {name: value for name, value in values.items() if value != getattr(keys, name)}
         try:

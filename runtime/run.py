@@ -37,7 +37,8 @@ import torch
 import torch.distributed as dist
 
 from runtime import extensions
-from runtime.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint, whole_file
+from runtime.checkpoint import (NETWORK, equations_of, find_checkpoint, is_shared, load_checkpoint,
+                                of_equation, save_checkpoint, whole_file)
 from runtime.configurator import UserError
 from runtime.paths import lock, output_folder
 from runtime.progress import duration
@@ -101,6 +102,7 @@ class Run:
         self.state = None              # the checkpoint that is resumed
         self.parent = None             # the checkpoint that is fine-tuned
         self.parent_path = None
+        self.blocks = None             # the checkpoint of several equations whose blocks are taken
         with machine.together():
             if machine.master:
                 self.lock()
@@ -177,13 +179,24 @@ class Run:
             path = find_checkpoint(init_from)
             if not has_run or overwrite:
                 self.parent_path = path
-                self.parent = load_checkpoint(path)
+                self.find_parent(load_checkpoint(path))
                 return
             # This fine-tuning may have been stopped; then it goes on.
             self.state = load_checkpoint(self.last_path) if has_last else None
             if self.state is None or self.state['config']['init_from'] != init_from:
                 raise UserError(f"'{self.folder}' holds another run: choose another --out_dir for fine-"
                                 'tuning, or --overwrite=true')
+
+    def find_parent(self, state):
+        """What of a checkpoint this run is fine-tuned from: all of it, of several equations the one that is
+        trained now, or the blocks that they share."""
+        members = equations_of(state)
+        if not members or self.config['mixture']:
+            self.parent = state
+        elif self.config['dataset'] in members.values():
+            self.parent = of_equation(state, self.parent_path, self.config['dataset'])
+        else:
+            self.blocks = state
 
     def load_last(self):
         try:
@@ -226,8 +239,8 @@ class Run:
         for name in [*flat(self.config), *(name for name in flat(old) if '.' in name)]:
             there = value_of(name, old)
             now = value_of(name, self.config)
-            of_stage, dot, _ = name.partition('.')
-            if there != now and (not dot or of_stage in begun):
+            of_stage, _, _ = name.partition('.')
+            if there != now and (of_stage in begun or not of_stage.endswith('_stage')):
                 changed[name] = (there, now)
         refused = [f'{name}: {there!r} there, {now!r} now' for name, (there, now) in changed.items()
                    if name.split('.')[-1] not in self.may_change]
@@ -268,6 +281,12 @@ class Run:
         """A ModelConfig that also has the steppers of the checkpoint which is resumed or fine-tuned. Raises
         UserError where the checkpoint has another architecture."""
         there = self.trained_args
+        blocks = there
+        if self.blocks:
+            blocks = next(iter(self.blocks['model_args']['members'].values()))
+        if blocks and blocks.get('arch') == 'universal':             # the network is that of the blocks
+            extensions.load(blocks)
+            cfg = cfg.replace(**{name: blocks[name] for name in NETWORK})
         if not there:
             return cfg
         steppers = there['steppers']
@@ -279,6 +298,19 @@ class Run:
             raise UserError(f"'{self.trained_path}' has another architecture ({'; '.join(differ)}): use its "
                             'values, or --init_from=scratch')
         return cfg.replace(steppers=(*steppers, *(name for name in cfg.steppers if name not in steppers)))
+
+    def take_blocks(self, model):
+        """Give a new model the blocks that the equations of a mixture share, averaged."""
+        if not self.blocks:
+            return
+        shared = {}
+        for name in equations_of(self.blocks):
+            weights = of_equation(self.blocks, self.parent_path, name)['ema']
+            shared.update({weight: value for weight, value in weights.items() if is_shared(weight)})
+        own = model.state_dict()
+        taken = {weight: value for weight, value in shared.items() if weight in own}
+        model.load_state_dict({**own, **taken})
+        self.say(f"model: {len(taken)} of {len(own)} tensors are those of '{self.parent_path}'")
 
     def restore(self, build, args):
         """

@@ -285,7 +285,7 @@ def test_number_of_trajectories(path, capsys):
 
 
 def test_small_files_live_in_memory_by_default(path):
-    assert open_all(write(path, noise()), memory_gb=-1.).in_memory
+    assert open_all(write(path, noise()), memory_gb=-1.).home is not None
 
 
 @pytest.mark.parametrize('memory_gb, device, n_value', [
@@ -294,9 +294,10 @@ def test_numbers_that_fit_into_memory(memory_gb, device, n_value, monkeypatch):
     """Of 4 bytes: memory_gb, or half of what is free, of a host of 8 GB for each of two processes."""
     monkeypatch.setattr(data, 'free_memory', lambda: 8e9)
     monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda device: (8e9, 9e9))
-    asking = SimpleNamespace(keys=SimpleNamespace(memory_gb=memory_gb), device=torch.device(device))
-    assert Trajectories.fits(asking, n_value, 2)
-    assert not Trajectories.fits(asking, n_value + 1, 2)
+    asking = SimpleNamespace(keys=SimpleNamespace(memory_gb=memory_gb))
+    device = torch.device(device)
+    assert Trajectories.fits(asking, n_value, 2, device)
+    assert not Trajectories.fits(asking, n_value + 1, 2, device)
 
 
 def test_rows_that_do_not_fit_on_a_device_live_in_its_host(path, monkeypatch):
@@ -462,8 +463,8 @@ def test_memory_and_lazy_give_identical_batches(burgers_file, path):
     for paths, early in (([burgers_file], 1.), ([burgers_file, other], 2.)):
         memory = windows_of(paths, moving=True, memory_gb=100., early_bias=early, **everything)
         lazy = windows_of(paths, moving=True, memory_gb=0., early_bias=early, **everything)
-        assert memory.trajectories.in_memory
-        assert not lazy.trajectories.in_memory
+        assert memory.trajectories.home
+        assert not lazy.trajectories.home
         assert memory.n_windows == lazy.n_windows == len(paths) * 16 * (41 - 3)
         assert torch.equal(memory.model.std, lazy.model.std)
         assert memory.trajectories.identity == lazy.trajectories.identity

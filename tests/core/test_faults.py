@@ -807,7 +807,7 @@ def test_test_rows_change_nothing(tmp_path, train, burgers_file, monkeypatch):
         seen.clear()
         args = [*STOCHASTIC, '--max_iters=3', f'--data_path={path}', f'--memory_gb={gb}']
         g = train(tmp_path / str(gb), *args)
-        assert g['trajectories'].in_memory == bool(gb)
+        assert bool(g['trajectories'].home) == bool(gb)
         assert seen == set(range(2, 20))                             # the first 2 are the test part
     same_run(tmp_path / '0', tmp_path / '1')
 

@@ -214,6 +214,18 @@ def radial(radius, t, n_cells=2000):
     return r, q[0]
 
 
+def solitons(x, t, waves, positions):
+    """Two solitons of u_t + u u_x + u_xxx = 0, u = 12 (ln τ)'' (R. Hirota, Phys. Rev. Lett. 27, 1971). x: (.., X);
+    t: (.., 1); waves: their k, for a height of 3k² and a speed of k²; positions: at t = 0, far apart."""
+    a, b = [np.exp(k * (x - k ** 2 * t - at)) for k, at in zip(waves, positions)]
+    k, m = waves
+    ab = ((k - m) / (k + m)) ** 2 * a * b
+    tau = 1 + a + b + ab
+    slope = (k * a + m * b + (k + m) * ab) / tau
+    curve = (k ** 2 * a + m ** 2 * b + (k + m) ** 2 * ab) / tau
+    return 12 * (curve - slope ** 2)
+
+
 def torsion(x, y):
     """-Δs = 1 on the unit square by a series of sines in x, and s = 0 on the boundary."""
     s = x * (1 - x) / 2 + 0 * y

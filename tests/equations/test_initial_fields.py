@@ -8,6 +8,7 @@ from equations.compressible_1d import gas_waves
 from equations.darcy import permeability
 from equations.diffusion_reaction import white_noise
 from equations.diffusion_sorption import constants
+from equations.gray_scott import drops
 from equations.kuramoto_sivashinsky import ks_attractor, ks_waves, kuramoto_sivashinsky_64
 from equations.navier_stokes import random_vorticity
 from equations.reaction_diffusion import unit_waves
@@ -16,7 +17,7 @@ from equations.shallow_water import BASIN, dams, shallow_water
 DRAWS = [                               # function, its cells, shape of a sample
     (waves, (64,), (64,)), (unit_waves, (64,), (64,)), (constants, (64,), (64,)), (gas_waves, (64,), (64, 3)),
     (ks_waves, (64,), (64,)), (random_vorticity, (16, 12), (16, 12)), (permeability, (24, 16), (24, 16)),
-    (white_noise, (8, 6), (8, 6, 2)), (dams, (32, 24), (32, 24))]
+    (white_noise, (8, 6), (8, 6, 2)), (dams, (32, 24), (32, 24)), (drops, (16, 12), (16, 12, 2))]
 
 
 @pytest.mark.parametrize('draw, cells, shape', DRAWS)
@@ -30,7 +31,7 @@ def test_a_sample_depends_on_seed_and_number_alone(draw, cells, shape):
 
 @pytest.mark.parametrize('draw, cells, tolerance', [
     (waves, (128,), 1e-12), (ks_waves, (64,), 1e-12), (random_vorticity, (128, 64), 1e-12),
-    (permeability, (32, 48), 0.)])
+    (permeability, (32, 48), 0.), (drops, (16, 12), 1e-12)])
 def test_finer_cells_show_the_same_fields(draw, cells, tolerance):
     fine = draw(3, tuple(3 * n for n in cells), seed=2)
     same = fine[(slice(None), *[slice(1, None, 3)] * len(cells))]    # the centres that both grids share
@@ -62,6 +63,9 @@ def test_ranges():
         assert np.abs(np.log10(values).mean(0) - [.5, 1.5]).max() < .1
     assert 1 < np.abs(gas[..., 2]).max() < 4
     assert set(np.unique(permeability(5, (64, 64)))) == {.1, 1.}
+    spots = drops(50, (32, 32))
+    assert np.array_equal(spots.sum(-1), np.ones((50, 32, 32))) and 0 <= spots.min() and spots.max() <= 1
+    assert spots[..., 1].max((1, 2)).min() > .3 and spots[..., 1].min((1, 2)).max() < .1
     noise = white_noise(4, (64, 64))
     assert abs(noise.std() - 1) < .02 and abs(noise.mean()) < .02
 

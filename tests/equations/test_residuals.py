@@ -25,6 +25,9 @@ SOLVED = {
     'reaction-diffusion': ({'Nu': .5, 'rho': 1.}, 64, .05, .004),
     'kuramoto-sivashinsky': ({}, 128, 1., .2),
     'navier-stokes': ({'Nu': 2e-3}, 32, 2., 1.),
+    'kolmogorov-flow': ({'Nu': .1}, 48, .5, .1),
+    'gray-scott': ({'Feed': .029, 'Kill': .057}, 128, 4., 2.),
+    'korteweg-de-vries': ({'Dispersion': 4.}, 128, 2., .4),
     'diffusion-reaction': ({}, 24, 2., .4)}
 
 
@@ -71,7 +74,7 @@ def test_the_residual_of_a_solution_is_of_second_order(name):
     assert still > 10
 
 
-@pytest.mark.parametrize('name', ['burgers', 'burgers-old', 'kuramoto-sivashinsky'])
+@pytest.mark.parametrize('name', ['burgers', 'burgers-old', 'kuramoto-sivashinsky', 'korteweg-de-vries'])
 def test_a_residual_is_the_same_in_every_moving_frame(name):
     """Over a time in which the flow crosses many cells."""
     pde = entry(name)

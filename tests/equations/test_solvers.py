@@ -10,7 +10,8 @@ import torch
 
 from conftest import refused
 from equations import (compressible_1d as gas, darcy as darcy_file, diffusion_sorption as sorption,
-                       kuramoto_sivashinsky as ks, reaction_diffusion as reaction, shallow_water as water)
+                       gray_scott as spots, korteweg_de_vries as kdv, kuramoto_sivashinsky as ks,
+                       reaction_diffusion as reaction, shallow_water as water)
 from equations.advection import advection
 from equations.burgers import burgers
 from equations.burgers_old import burgers_old
@@ -20,12 +21,15 @@ from equations.compressible_1d_outgoing import compressible_1d_outgoing
 from equations.darcy import darcy, permeability
 from equations.diffusion_reaction import FITZHUGH_K, diffusion_reaction, white_noise
 from equations.diffusion_sorption import constants, diffusion_sorption
+from equations.gray_scott import gray_scott
+from equations.kolmogorov_flow import DRAG, kolmogorov_flow, strong_vorticity
+from equations.korteweg_de_vries import korteweg_de_vries
 from equations.kuramoto_sivashinsky import kuramoto_sivashinsky, kuramoto_sivashinsky_64, ks_waves
 from equations.navier_stokes import navier_stokes, random_vorticity
 from equations.reaction_diffusion import reaction_diffusion, unit_waves
 from equations.shallow_water import BASIN, shallow_water, still_water
-from references import (cole_hopf, radial, retardation, riemann, runge_kutta, similarity, simpson, stoker,
-                        torsion, travelling_shock, viscous_shock, vorticity_rate)
+from references import (cole_hopf, radial, retardation, riemann, runge_kutta, similarity, simpson, solitons,
+                        stoker, torsion, travelling_shock, viscous_shock, vorticity_rate)
 
 NO_HEAT = 1e-8                          # viscosities of a gas that are too small to matter
 
@@ -193,7 +197,7 @@ def waves_of_one_length():
         phase = k_x * centres(32)[:, None] + k_y * centres(48)
         w0 = w0 + amplitude * np.cos(2 * np.pi * phase + k_x)
     exact = tensor(w0 * np.exp(-100 * np.pi ** 2 * 2e-3 * t)[:, None, None])[None]
-    return navier_stokes(exact[:, 0], 2e-3, t, forced=False), exact
+    return navier_stokes(exact[:, 0], 2e-3, t, force=None), exact
 
 
 def force_from_rest():
@@ -222,6 +226,51 @@ def small_reacting_cosines():
     return (u - rest) / 1e-6, exact
 
 
+def laminar_flow():
+    """From rest. It keeps its shape, along the force."""
+    t = np.array([0., .5, 2., 7.])
+    rate = .1 * 16 + DRAG
+    growth = (1 - np.exp(-rate * t))[:, None, None] / rate
+    shape = -4 * np.cos(4 * centres(32, 0, 2 * np.pi)) + np.zeros((32, 1))
+    exact = tensor(growth * shape)[None]
+    return kolmogorov_flow(exact[:, 0], .1, t), exact
+
+
+def decay_to_laminar_flow():
+    """Every flow along the force does, whatever its waves."""
+    t = np.array([0., .4, 2.])[:, None, None]
+    y = centres(32, 0, 2 * np.pi) + np.zeros((32, 1))
+    exact = 0.
+    for wave, start in ((1, 2.), (4, -3.), (7, 1.)):
+        rate = .05 * wave ** 2 + DRAG
+        steady = -4 / rate if wave == 4 else 0.
+        exact = exact + (steady + (start - steady) * np.exp(-rate * t)) * np.cos(wave * y)
+    exact = tensor(exact)[None]
+    return kolmogorov_flow(exact[:, 0], .05, t[:, 0, 0]), exact
+
+
+def gray_scott_without_reaction():
+    """u tends to 1, and very little v to 0, at the rates of their waves."""
+    t = np.array([0., 7., 100.])[:, None, None]
+    angle_x = 2 * np.pi * centres(24)[:, None]
+    angle_y = 2 * np.pi * centres(16)
+    u = .3 * np.exp(-(.03 + 2e-5 * 16 * np.pi ** 2 * 13) * t) * np.cos(3 * angle_x + 2 * angle_y)
+    v = .2 * np.exp(-(.03 + .06) * t) * (1 + np.exp(-1e-5 * 16 * np.pi ** 2 * 25 * t) * np.sin(5 * angle_x))
+    exact = tensor(np.stack([u, v + 0 * u], -1))[None]
+    scale = torch.tensor([1., 1e-12])
+    rest = torch.tensor([1., 0.])
+    solved = gray_scott(rest + scale * exact[:, 0], .03, .06, t[:, 0, 0], refine=1)
+    return (solved - rest) / scale, exact
+
+
+def kdv_solitons():
+    """The faster one passes through the other, in a flow of speed .5. √μ scales lengths and times."""
+    t = np.array([0., 12., 35.])[:, None]
+    x = (centres(256, -64, 64) - .5 * t + 64) % 128 - 64
+    exact = tensor(solitons(x / 2 ** .5, t / 2 ** .5, (1., .6), (-22., -8.)))[None]
+    return korteweg_de_vries(.5 + exact[:, 0], 2., t[:, 0]) - .5, exact
+
+
 COLE_HOPF = [(1., 64, .9), (.1, 128, .9), (.1, 512, -.99), (.01, 256, .5), (.01, 1024, .99), (.001, 1024, .9)]
 EXACT = [
     *[(burgers_cole_hopf, (*case, 0., RASTER), 1e-11) for case in COLE_HOPF],
@@ -241,7 +290,11 @@ EXACT = [
     (growth_rates, (), 5e-6),
     (waves_of_one_length, (), 2e-13),
     (force_from_rest, (), 1e-12),
-    (small_reacting_cosines, (), 1e-4)]
+    (small_reacting_cosines, (), 1e-4),
+    (laminar_flow, (), 1e-12),
+    (decay_to_laminar_flow, (), 1e-12),
+    (gray_scott_without_reaction, (), 1e-9),
+    (kdv_solitons, (), 1e-5)]
 
 
 def name_of(value):
@@ -331,6 +384,36 @@ def reaction_of_a_cell():
     return diffusion_reaction(np.tile(u0, (1, 8, 6, 1)), [0., .7, 3.]), exact
 
 
+def fed_reaction_of_a_cell():
+    u0 = np.array([.6, .3])
+
+    def rate(u):
+        reaction = u[0] * u[1] ** 2
+        return np.array([.04 * (1 - u[0]) - reaction, reaction - .1 * u[1]])
+
+    exact = np.tile(runge_kutta(rate, u0, .2, 200), (8, 6, 1))
+    return gray_scott(np.tile(u0, (1, 8, 6, 1)), .04, .06, [0., 9., 40.], refine=1), exact
+
+
+def long_waves_by_differences():
+    """The 9-point Laplacian of fourth order, on long waves."""
+    angle = 2 * np.pi * centres(64)
+    v = .3 + .1 * np.cos(2 * angle)[:, None] + .1 * np.sin(angle)
+    u0 = np.stack([1 - v, v], -1)
+
+    def rate(fields):
+        laplacian = 0.
+        for axis in (0, 1):
+            for cells, weight in ((0, -2.5), (1, 4 / 3), (-1, 4 / 3), (2, -1 / 12), (-2, -1 / 12)):
+                laplacian = laplacian + 128 ** 2 * weight * np.roll(fields, cells, axis)
+        u, v = np.moveaxis(fields, -1, 0)
+        made = u * v ** 2
+        change = np.stack([.03 * (1 - u) - made, made - .09 * v], -1)
+        return np.array([2e-5, 1e-5]) * laplacian + change
+
+    return gray_scott(u0[None], .03, .06, [0., 11., 20.], refine=1, step=1.), runge_kutta(rate, u0, .5, 40)
+
+
 def white_noise_by_differences():
     """Fluxes between the cells."""
     u0 = white_noise(1, (32, 32))
@@ -355,7 +438,9 @@ RUNGE_KUTTA = [                         # solution, arguments, largest error
     (ks_by_spectra, (), 2e-5),
     (vorticity_by_spectra, (), 1e-6),
     (reaction_of_a_cell, (), 1e-5),
-    (white_noise_by_differences, (), 1e-3)]
+    (white_noise_by_differences, (), 1e-3),
+    (fed_reaction_of_a_cell, (), 5e-5),
+    (long_waves_by_differences, (), 1e-3)]
 
 
 @pytest.mark.parametrize('problem, arguments, tolerance', RUNGE_KUTTA, ids=name_of)
@@ -444,6 +529,33 @@ def noise_steps(step):
 
 
 @functools.cache
+def kolmogorov(refine):
+    return kolmogorov_flow(strong_vorticity(1, (32, 32)), .025, [0., 5.], refine)[0, -1]
+
+
+def kolmogorov_cells(refine):
+    return nrmse(kolmogorov(refine), kolmogorov(3))
+
+
+@functools.cache
+def pattern(refine, step=spots.GS_STEP):
+    return gray_scott(spots.drops(1, (32, 32)), .029, .057, [0., 100.], refine, step)[0, -1, ..., 1]
+
+
+def pattern_cells(refine):
+    return nrmse(pattern(refine), pattern(4))
+
+
+def pattern_steps(step):
+    return nrmse(pattern(2, step), pattern(2, .5))
+
+
+def kdv_cells(refine):
+    finest = korteweg_de_vries(ks_waves(2, (128,)), 1., [0., 10., 20.], 4)
+    return nrmse(korteweg_de_vries(ks_waves(2, (128,)), 1., [0., 10., 20.], refine), finest)
+
+
+@functools.cache
 def reacting_cosines(size):
     """At t = 1, (2, size, size)."""
     x = centres(size, -1, 1)[:, None]
@@ -512,6 +624,10 @@ CONVERGENCE = [
     (flow_steps, (), (.8, .4), 1e-5, 10.),                          # order 4
     (flow_cells, (), (1, 2), 1e-5, 10.),                            # 2 is what is taken for this nu
     (noise_steps, (), (.025, .0125), 5e-8, 8.),                     # order 4
+    (kolmogorov_cells, (), (1, 2), 2e-3, 10.),                      # 2, 4 and 2 are what is taken
+    (pattern_cells, (), (2, 3), 1e-3, 5.),
+    (pattern_steps, (), (5., 2.5), 1e-3, 8.),                       # order 4
+    (kdv_cells, (), (1, 2), 1e-3, 10.),
     (reacting_cells, (), (16, 32), 2e-2, 3.3),
     (plane_dam, (), (128, 256), 3.5e-3, 1.7),                       # a bore allows order 1
     (round_dam_cells, (), (32, 64), 4e-3, 1.7),
@@ -535,7 +651,8 @@ def test_convergence(error, arguments, sizes, bounds, factor):
      1e-5) for nu, rho in ((.5, 1.), (5., 10.), (.01, 10.))] + [
     (sorption, {'SORPTION_GROWTH': .05},
      lambda u: diffusion_sorption(u, [0., 5., 20.]), constants(2, (64,)), 5e-5),
-    (ks, {'KS_STEP': .0125}, lambda u: kuramoto_sivashinsky_64(u, [0., 1., 10.]), ks_waves(3, (128,)), 1e-4)])
+    (ks, {'KS_STEP': .0125}, lambda u: kuramoto_sivashinsky_64(u, [0., 1., 10.]), ks_waves(3, (128,)), 1e-4),
+    (kdv, {'KDV_STEP': .0125}, lambda u: korteweg_de_vries(u, 1., [0., 1., 10.]), ks_waves(3, (128,)), 1e-6)])
 def test_shorter_steps_change_little(module, finer, solve, u0, tolerance, monkeypatch):
     u = solve(u0)
     for name, value in finer.items():
@@ -622,6 +739,13 @@ def test_budgets(budget, least, tolerance):
     change, expected = budget()
     assert abs(change).min() > least
     assert abs(change - expected).max() < tolerance, abs(change - expected).max()
+
+
+def test_dispersion_conserves_the_integrals_of_u_and_of_its_square():
+    u = korteweg_de_vries(ks_waves(3, (256,)) + .3, 1., [0., 5., 10.])
+    assert (u.mean(2) - .3).abs().max() < 1e-14
+    energy = u.square().mean(2)
+    assert (energy / energy[:, :1] - 1).abs().max() < 1e-6
 
 
 def test_budgets_of_the_gas():
@@ -859,7 +983,9 @@ SOLVERS = [
     (reaction_diffusion, LINE, {'nu': .1, 'rho': .1}), (diffusion_sorption, LINE, {}),
     (compressible_1d, np.ones((2, 8, 3)), {'eta': .1, 'zeta': .1}),
     (kuramoto_sivashinsky, LINE, {'length': 8.}), (navier_stokes, 0 * PLANE, {'nu': .1}),
-    (diffusion_reaction, np.ones((2, 8, 8, 2)), {}), (still_water, PLANE, {}), (darcy, PLANE, {'beta': 1.})]
+    (diffusion_reaction, np.ones((2, 8, 8, 2)), {}), (kolmogorov_flow, 0 * PLANE, {'nu': .1}),
+    (gray_scott, np.ones((2, 8, 8, 2)), {'feed': .1, 'kill': .1}), (korteweg_de_vries, LINE, {'dispersion': 100.}),
+    (still_water, PLANE, {}), (darcy, PLANE, {'beta': 1.})]
 
 
 @pytest.mark.parametrize('solve, u0, params', SOLVERS, ids=name_of)
@@ -895,6 +1021,12 @@ def test_wrong_arguments_are_refused(solve, u0, params):
     ('boundary', functools.partial(compressible_1d, boundary='wall'), (np.ones((1, 8, 3)), .1, .1, [0., .1])),
     ('too much', kuramoto_sivashinsky, (1e6 * waves(1, (64,)), 10., [0., 1.])),
     ('at least 62', kuramoto_sivashinsky, (waves(1, (48,)), 64., [0., 1.])),
+    ('finer cells', kolmogorov_flow, (0 * PLANE, 1e-4, [0., 1.])),
+    ('mean', kolmogorov_flow, (PLANE, .1, [0., 1.])),
+    ('too much', gray_scott, (100 * np.ones((1, 8, 8, 2)), .1, .1, [0., 10.])),
+    ('too few', korteweg_de_vries, (40 * ks_waves(1, (128,)), 1., [0., 4.])),
+    ('too few', korteweg_de_vries, (1e6 * ks_waves(1, (128,)), 1., [0., 1.])),
+    ('finer cells', korteweg_de_vries, (LINE, .1, [0., 1.])),
     ('positive', still_water, (-PLANE, [0., 1.])),
     ('radius', shallow_water, ([3.], [0., 1.])), ('radius', shallow_water, (.5, [0., 1.])),
     ('positive', darcy, (0 * PLANE, 1.))])

@@ -1,0 +1,13 @@
+# One model of ten equations, in one and two dimensions: shared blocks, and two linear maps for each.
+# 1.23 million parameters; 50 minutes of one CPU thread, as ten models of five minutes each.
+out_dir = 'out/universal_cpu'
+mixture = ('advection_cpu', 'burgers_cpu', 'reaction_diffusion_cpu', 'diffusion_sorption_cpu',
+           'compressible_1d_cpu', 'ks_cpu', 'ns_cpu', 'diffusion_reaction_cpu', 'shallow_water_cpu', 'darcy_cpu')
+stages = ('mixture',)
+hidden_dim = 160
+accumulation = len(mixture)        # an iteration has a micro-batch of each equation,
+batch_size = 8 * accumulation      # of 8 windows where it has 64 tokens, of more where it has fewer
+max_iters = 7500
+eval_interval = 750
+n_validated = 32                   # of each equation
+log_interval = 50

@@ -1,0 +1,182 @@
+"""
+One model of several equations against a model of each, and its blocks on equations that it has never seen.
+
+    python eval.py --ckpt out/universal_cpu --json u.json       # each equation of one model
+    python -m dev.universal compare u.json                       # over the errors of docs/zoo.json
+
+    python -m dev.universal few_shot config/kdv_cpu.py --test datasets/kdv_test.hdf5 --minutes 2 \
+        --blocks universal=pretrained/universal.pt ns=out/only_ns random=
+
+    python -m dev.universal parameters out/burgers_nus datasets/1D_Burgers_Sols_Nu*_N100_seed1.hdf5
+
+compare prints a row an equation: its error in the mixture, that of its own model (mean of the seeds of
+docs/zoo.json), and their ratio; then the geometric mean.
+
+few_shot trains a config on 4, 16, 64 and 256 trajectories (--sizes) for equal minutes, from blocks of several
+checkpoints; `random=` begins with random blocks of the same network. Each model is scored on all trajectories
+of the file --test, made with another seed. Every finished training is a JSON file in --out.
+
+parameters scores one model, trained at several values of a parameter, on all trajectories of files of other
+values, inside and outside of the range.
+"""
+import argparse
+import itertools
+import json
+import math
+import os
+import statistics
+import sys
+
+from dev.cells import experiment, part_of
+from evaluation.load import choose_rows, open_data, params_of, read
+from evaluation.scores import evaluate
+from evaluation.tables import aligned, as_text
+from files.open import open_source
+from model import load_state
+from peers.compare import HERE, run_training, write_json
+from runtime.checkpoint import NETWORK, find_checkpoint, load_checkpoint
+from runtime.configurator import UserError, one_line_errors, say
+from runtime.paths import output_folder
+
+
+def compare(results, zoo):
+    """results: what eval.py --json wrote of one model; zoo: docs/zoo.json. Prints a table. -> geometric mean of
+    the ratios"""
+    rows = [['equation', 'in the mixture', 'its own model', 'ratio']]
+    ratios = []
+    for r in results:
+        own = [seed['nrmse'] for seed in zoo[r['equation']]['ours']]
+        error = r['metrics']['nrmse']
+        ratios.append(error / statistics.mean(own))
+        rows.append([r['equation'], as_text(error), as_text(statistics.mean(own)), f'{ratios[-1]:.2f}'])
+    mean = math.exp(statistics.mean(map(math.log, ratios)))
+    print(aligned([*rows, ['geometric mean', '', '', f'{mean:.2f}']]))
+    return mean
+
+
+# ---------------------------------------------------------------------------------------------
+# few trajectories of a new equation
+
+def rows_for(n):
+    """n_trajectories of which n are train rows: a tenth each, one at least, are test and validation."""
+    whole = next(whole for whole in itertools.count(n) if whole - 2 * max(1, whole // 10) >= n)
+    return max(whole, 3)
+
+
+def few_shot(args):
+    """Train and score the cells that have no result in the folder yet, and print the table."""
+    folder = output_folder('--out', args.out or f'out/few_shot_{experiment(args.config)}_{args.minutes:g}')
+    blocks = dict(text.partition('=')[::2] for text in args.blocks)
+    first = next((path for path in blocks.values() if path), None)
+    if not first:
+        raise UserError('--blocks needs a checkpoint, whose network those with random blocks have too')
+    cells = itertools.product(range(args.seeds), args.sizes, blocks)
+    for seed, n, name in part_of(cells, args.part):
+        path = os.path.join(folder, f'{name}-{n}-seed{seed}')
+        if os.path.exists(f'{path}.json'):
+            continue
+        start = [f'--init_from={blocks[name]}'] if blocks[name] else random_blocks(first)
+        data = [f'--data_path={args.data}'] if args.data else []
+        rows = run_training(args.config, path, *start, *data, f'--n_trajectories={rows_for(n)}', f'--seed={seed}',
+                            f'--max_minutes={args.minutes}', '--device=cpu', *args.keys)
+        error = score(path, args.test)
+        say(f'{name}, {n} trajectories, seed {seed}: nRMSE {error:.5f} in {rows[-1]["iter"]} iterations')
+        write_json(f'{path}.json', {'blocks': name, 'n': n, 'seed': seed, 'nrmse': error,
+                                    'iters': int(rows[-1]['iter']), 'minutes': args.minutes})
+    table(folder)
+
+
+def random_blocks(path):
+    """Arguments of train.py for the network of a checkpoint."""
+    args = load_checkpoint(find_checkpoint(path))['model_args']
+    args = next(iter(args['members'].values()), args) if 'members' in args else args
+    return [f'--{name}={args[name]}' for name in NETWORK]
+
+
+def score(run, test):
+    """nRMSE of a run on all trajectories of a file."""
+    file = find_checkpoint(run)
+    state = load_checkpoint(file)
+    model = load_state(state, file)
+    cfg = model.cfg
+    sources = open_data(state, cfg, file, test)
+    rows = choose_rows(state, sources, file, 'all', test)
+    u = read(sources, rows, cfg, cfg.grid)
+    found, _ = evaluate(model, u, params_of(sources, cfg, len(rows)), state['config']['initial_step'])
+    return found['metrics']['nrmse']
+
+
+def table(folder):
+    """A row for each kind of blocks, a column for each number of trajectories: mean over seeds (each)."""
+    found = {}
+    for name in sorted(os.listdir(folder)):
+        if name.endswith('.json'):
+            with open(os.path.join(folder, name)) as file:
+                r = json.load(file)
+            found.setdefault(r['blocks'], {}).setdefault(r['n'], []).append(r['nrmse'])
+    sizes = sorted({n for of in found.values() for n in of})
+    rows = [['blocks', *map(str, sizes)]]
+    for blocks, of in found.items():
+        cells = []
+        for n in sizes:
+            errors = of.get(n, [])
+            each = ', '.join(map(as_text, errors))
+            cells.append(f'{as_text(statistics.mean(errors))} ({each})' if errors else '-')
+        rows.append([blocks, *cells])
+    print(aligned(rows))
+
+
+# ---------------------------------------------------------------------------------------------
+# values of a parameter
+
+def parameters(run, paths):
+    """Print a row a file, in the order of its parameter: its place among the trained values, and the error."""
+    args = load_checkpoint(find_checkpoint(run))['model_args']
+    [name] = args['params']
+    [trained] = args['seen_params']
+    found = []
+    for path in paths:
+        value = open_source(path, args['pde'], quiet=True, named=True).params[name]
+        place = 'between' if min(trained) < value < max(trained) else 'outside'
+        found.append((value, 'trained' if value in trained else place, score(run, path)))
+    rows = [[f'{value:g}', place, as_text(error)] for value, place, error in sorted(found)]
+    print(aligned([[name, 'value', 'nRMSE'], *rows]))
+
+
+def main(argv):
+    parser = argparse.ArgumentParser(description='One model of several equations.', allow_abbrev=False)
+    commands = parser.add_subparsers(dest='command', required=True)
+    one = commands.add_parser('compare', allow_abbrev=False)
+    one.add_argument('json', help='what eval.py --json wrote')
+    one.add_argument('--zoo', default=os.path.join(HERE, 'docs', 'zoo.json'))
+    two = commands.add_parser('few_shot', allow_abbrev=False)
+    add = two.add_argument
+    add('config')
+    add('--test', required=True, help='data file, all of whose trajectories are scored')
+    add('--data', help='data file to train on (default: that of the config)')
+    add('--blocks', nargs='+', required=True, metavar='NAME=RUN')
+    add('--sizes', nargs='+', type=int, default=[4, 16, 64, 256])
+    add('--minutes', type=float, default=2.)
+    add('--seeds', type=int, default=2)
+    add('--part', default='0/1', help='i/n: every n-th training, for several processes')
+    add('--out')
+    three = commands.add_parser('parameters', allow_abbrev=False)
+    three.add_argument('run')
+    three.add_argument('files', nargs='+')
+    args, keys = parser.parse_known_args(argv)
+    args.keys = keys
+    if args.command == 'few_shot':
+        few_shot(args)
+        return
+    if args.command == 'parameters':
+        parameters(args.run, args.files)
+        return
+    with open(args.json) as file:
+        results = json.load(file)
+    with open(args.zoo) as file:
+        compare(results, json.load(file))
+
+
+if __name__ == '__main__':
+    one_line_errors()
+    main(sys.argv[1:])
