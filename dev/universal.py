@@ -40,8 +40,8 @@ from runtime.paths import output_folder
 
 
 def compare(results, zoo):
-    """results: what eval.py --json wrote of one model; zoo: docs/zoo.json. Prints a table. -> geometric mean of
-    the ratios"""
+    """results: what eval.py --json wrote of one model; zoo: docs/zoo.json. Prints a table. -> geometric mean
+    of the ratios"""
     rows = [['equation', 'in the mixture', 'its own model', 'ratio']]
     ratios = []
     for r in results:
@@ -77,8 +77,9 @@ def few_shot(args):
             continue
         start = [f'--init_from={blocks[name]}'] if blocks[name] else random_blocks(first)
         data = [f'--data_path={args.data}'] if args.data else []
-        rows = run_training(args.config, path, *start, *data, f'--n_trajectories={rows_for(n)}', f'--seed={seed}',
-                            f'--max_minutes={args.minutes}', '--device=cpu', *args.keys)
+        length = [f'--n_trajectories={rows_for(n)}', f'--max_minutes={args.minutes}']
+        rows = run_training(args.config, path, *start, *data, *length, f'--seed={seed}', '--device=cpu',
+                            *args.keys)
         error = score(path, args.test)
         say(f'{name}, {n} trajectories, seed {seed}: nRMSE {error:.5f} in {rows[-1]["iter"]} iterations')
         write_json(f'{path}.json', {'blocks': name, 'n': n, 'seed': seed, 'nrmse': error,
@@ -130,7 +131,7 @@ def table(folder):
 # values of a parameter
 
 def parameters(run, paths):
-    """Print a row a file, in the order of its parameter: its place among the trained values, and the error."""
+    """Print a row a file, in the order of the parameter: its place among trained values, and the error."""
     args = load_checkpoint(find_checkpoint(run))['model_args']
     [name] = args['params']
     [trained] = args['seen_params']

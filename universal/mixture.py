@@ -143,9 +143,8 @@ class MixtureTrajectories:
         return MixtureWindows(members)
 
     def sampler(self, windows, keys):
-        """An iteration takes batch_size / n windows of the equation with the most tokens, of n equations. Of one
-        with k times fewer tokens it takes k times as many, MOST times at most, so that all cost about as
-        much."""
+        """Of n equations, an iteration takes batch_size / n windows of the one with the most tokens. Of one with
+        k times fewer tokens it takes k times as many, MOST times at most, so that all cost about as much."""
         n_tokens = {name: math.prod(of.model.cfg.token_grid) for name, of in windows.members.items()}
         fewest = keys.batch_size // len(n_tokens)
         samplers = {}
@@ -157,11 +156,12 @@ class MixtureTrajectories:
     def check_history(self, run):
         """As of one equation. A part of the mixture that the earlier run did not have is new."""
         if run.state and run.state['data']['identity'] != self.identity:
-            raise UserError(f"the data are not those that '{run.folder}' was trained on: put those back, or use "
-                            'another --out_dir')
+            raise UserError(f"the data are not those that '{run.folder}' was trained on: put those back, or "
+                            'use another --out_dir')
         if run.parent:
+            parent = SimpleNamespace(state=None, parent=run.parent, parent_path=run.parent_path)
             for member in self.members.values():
-                member.check_history(SimpleNamespace(state=None, parent=run.parent, parent_path=run.parent_path))
+                member.check_history(parent)
 
     def describe(self, run):
         """As of one equation, of all of them; `members` has those of each but for `seen`."""
@@ -230,7 +230,7 @@ class MixtureStage(losses.Stage):
     defaults = {}
 
     def __init__(self, model, settings):
-        torch.nn.Module.__init__(self)                               # the rest is done by the stages of members
+        torch.nn.Module.__init__(self)                               # the stages of members do the rest
         self.model = model
         self.settings = settings
         self.stages = torch.nn.ModuleDict()
@@ -246,4 +246,5 @@ class MixtureStage(losses.Stage):
         return loss, {batch.name: loss.detach() * len(self.stages)}
 
     def parts(self, model, trajectories):
-        return [(model.members[name], stage, trajectories.members[name]) for name, stage in self.stages.items()]
+        return [(model.members[name], stage, trajectories.members[name])
+                for name, stage in self.stages.items()]

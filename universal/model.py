@@ -51,7 +51,7 @@ class SharedTransformer(Transformer):
 
 
 class NamedNumbers(nn.Module):
-    """Time step, parameters and boundary by name -> (B, cond_dim). Each name has its weights, which the members
+    """Time step, parameters and boundary by name -> (B, cond_dim). Each name has its weights, which members
     share; a parameter that an equation lacks adds nothing. The vector `equation` is the member's own."""
 
     def __init__(self, cfg):
