@@ -231,6 +231,8 @@ class MixtureStage(losses.Stage):
 
     def __init__(self, model, settings):
         torch.nn.Module.__init__(self)                               # the stages of members do the rest
+        if not hasattr(model, 'members'):
+            raise UserError('stages=mixture trains several equations: name their configs by the key mixture')
         self.model = model
         self.settings = settings
         self.stages = torch.nn.ModuleDict()

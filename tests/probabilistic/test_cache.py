@@ -310,6 +310,8 @@ def test_resume_is_bit_equal(train, cut, tmp_path):
 def test_stages_that_need_fields_refuse():
     m = drawn(**ALL)
     for name, make in STAGES.items():
+        if name == 'mixture':                                        # of several equations
+            continue
         if name in ('diff_residual', 'consistency_distill', 'steady_prior'):
             make(m, settings(cache_copies=3))
         else:

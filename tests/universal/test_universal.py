@@ -206,4 +206,5 @@ def test_what_a_mixture_cannot_do(monkeypatch, mixture, tmp_path):
     assert 'stages=mixture' in error('--stages=operator')
     assert 'accumulation=3' in error('--accumulation=3')
     assert "unknown key 'beta'" in error('--beta=.4')
+    assert 'the key mixture' in error('--mixture=')
     assert not os.path.exists(tmp_path / 'no' / 'last.pt')
