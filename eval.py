@@ -47,7 +47,8 @@ from files.fit import placed_axis
 from grids import shape_text
 from model import load_state
 from runtime import extensions
-from runtime.checkpoint import equations_of, find_runs, load_checkpoint, of_equation, whole_file
+from runtime.checkpoint import (equations_of, find_runs, load_checkpoint, member_of, of_equation,
+                                whole_file)
 from runtime.device import pick
 from runtime.paths import output_file, output_files
 from runtime.progress import EVERY, duration
@@ -275,12 +276,16 @@ def check_arguments(args):
         raise UserError(f"--save '{args.save}' must end with .npz")
 
 
-def members_of(file):
-    """Names of the equations of a checkpoint of several; [None] of one, and where it cannot be read."""
+def members_of(file, asked=None):
+    """Names of the equations of a checkpoint of several, of those that are asked for; [None] of one, and where
+    the file cannot be read."""
     try:
-        return list(equations_of(load_checkpoint(file))) or [None]
+        state = load_checkpoint(file)
     except UserError:                                                # told when it is evaluated
         return [None]
+    if asked:
+        return [member_of(state, file, name) for name in asked]
+    return list(equations_of(state)) or [None]
 
 
 def check_outputs(args, files):
@@ -303,8 +308,9 @@ def main(argv=None):
     files = {}                                                       # (file, equation): one of several?
     for found in runs.values():
         for file in found:
-            names = args.equation or members_of(file)
-            files.update(dict.fromkeys([(file, name) for name in names], len(found) > 1))
+            names = members_of(file, args.equation)
+            several = len(found) > 1 or len(names) > 1
+            files.update(dict.fromkeys([(file, name) for name in names], several))
     if args.save and len(files) > 1:
         raise UserError(f'--save writes the predictions of one checkpoint: name one of these {len(files)}')
     if args.compare is not None and len(files) < 2:
@@ -344,7 +350,7 @@ def main(argv=None):
 def keep(results, args, n_files):
     """Print the last result and write all results so far: what is finished is not lost with the next run."""
     r = results[-1]
-    if args.compare is None and (not r['equation'] or args.equation):
+    if args.compare is None and (not r['equation'] or args.equation or r.keys() & set(EXTRAS)):
         print_tables(r)
     else:
         say(f"eval: '{r['ckpt']}': nrmse {as_text(r['metrics']['nrmse'])}")

@@ -216,20 +216,30 @@ def equations_of(state):
     return {name: args['pde'] for name, args in state['model_args'].get('members', {}).items()}
 
 
-def of_equation(state, path, equation):
-    """A checkpoint of several equations as that of one of them, by the name of the equation or of its config.
-    That of one equation stays as it is. Raises UserError."""
+def member_of(state, path, equation):
+    """The name of the member of a checkpoint of several equations, from that name or that of its equation; None
+    of a checkpoint of one equation. Raises UserError where it has none or several."""
     members = equations_of(state)
     if not members:
         pde = state['model_args']['pde']
         if equation not in (None, pde):
             raise UserError(f"'{path}' is a model of {pde}, not of {equation}")
-        return state
+        return None
     names = [name for name, pde in members.items() if equation in (name, pde)]
-    if len(names) != 1:
-        raise UserError(f"'{path}' is a model of several equations: name one, such as equation={list(members)[0]} "
-                        f'(it has {", ".join(members)})')
-    [name] = names
+    if len(names) == 1:
+        return names[0]
+    has = f"'{path}' is a model of {', '.join(members)}"
+    if equation is None:
+        raise UserError(f'{has}: name one, such as equation={list(members)[0]}')
+    raise UserError(f'{has}: {len(names) or "none"} of them is of {equation}, name one')
+
+
+def of_equation(state, path, equation):
+    """One equation of a checkpoint of several, as a checkpoint of one; equation: as `member_of` takes it. A
+    checkpoint of one equation is returned as it is. Raises UserError."""
+    name = member_of(state, path, equation)
+    if name is None:
+        return state
     about = state['data']
     one = {**state, 'model_args': state['model_args']['members'][name],
            'config': {**state['config'], **state['config'][name]},

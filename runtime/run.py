@@ -188,9 +188,11 @@ class Run:
                                 'tuning, or --overwrite=true')
 
     def find_parent(self, state):
-        """What of a checkpoint this run is fine-tuned from: all of it, of several equations the one that is
-        trained now, or the blocks that they share."""
+        """Fine-tune a checkpoint. Of a model of several equations, take the equation that is trained now. If it
+        has none such, take the blocks that its equations share."""
         members = equations_of(state)
+        if self.config['mixture'] and not members:
+            raise UserError(f"'{self.parent_path}' is a model of one equation, and a mixture fine-tunes a mixture")
         if not members or self.config['mixture']:
             self.parent = state
         elif self.config['dataset'] in members.values():
@@ -286,14 +288,26 @@ class Run:
             blocks = next(iter(self.blocks['model_args']['members'].values()))
         if blocks and blocks.get('arch') == 'universal':             # the network is that of the blocks
             extensions.load(blocks)
-            cfg = cfg.replace(**{name: blocks[name] for name in NETWORK})
+            differ = {name: blocks[name] for name in NETWORK if plain(getattr(cfg, name)) != blocks[name]}
+            cfg = cfg.replace(**differ)
+            if differ:
+                shown = ', '.join(f'{name}={value}' for name, value in differ.items())
+                self.say(f'note: the blocks are those of several equations: {shown}')
         if not there:
             return cfg
         steppers = there['steppers']
         extensions.load({'steppers': steppers})
         may_differ = MAY_DIFFER if len(steppers) > 1 else MAY_DIFFER | OF_STEPPERS
-        differ = [f'{name}: {there[name]!r} there, {value!r} now' for name, value in plain(vars(cfg)).items()
-                  if name in there and not same(there[name], value) and name not in may_differ]
+        now = plain(vars(cfg))
+        pairs = {'': (there, now)}
+        if 'members' in there:                                       # of several equations, each for itself
+            if there['members'].keys() != now['members'].keys():
+                raise UserError(f"'{self.trained_path}' is a model of {', '.join(there['members'])}: train on with "
+                                'this mixture, or another --out_dir')
+            pairs = {f'{name}.': (args, now['members'][name]) for name, args in there['members'].items()}
+        differ = [f'{of}{name}: {old[name]!r} there, {value!r} now'
+                  for of, (old, new) in pairs.items() for name, value in new.items()
+                  if name in old and not same(old[name], value) and name not in may_differ]
         if differ:
             raise UserError(f"'{self.trained_path}' has another architecture ({'; '.join(differ)}): use its "
                             'values, or --init_from=scratch')

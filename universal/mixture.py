@@ -2,8 +2,8 @@
 A training of several equations: what train.py needs of their files, and the stage that trains them.
 
 The key `mixture` names configs. Data, grid, latent and rollout keys are those of each config; the network and
-the optimisation are those of the training. Keys of the command line that are not shared are set in all of
-them. Each of the `accumulation` micro-batches of an iteration is of one equation.
+the optimisation are those of the training. Another key can be set for all equations on the command line, but
+not in the config of the mixture. Each of the `accumulation` micro-batches of an iteration is of one equation.
 """
 import hashlib
 import math
@@ -54,9 +54,28 @@ def member_keys(name, config, argv):
             flags.append(word)
     defaults = {key: default for key, (default, _) in configurator.read_keys(TRAIN).items()}
     own, params, _, _ = extensions.resolve(defaults, [path, *flags], TRAIN, losses, equations)
+    if own['operator_stage']:
+        raise UserError(f'{path}: operator_stage has no effect in a mixture: set these keys without it')
     for stage in losses.STAGES:                                      # of the config's own training
         own.pop(f'{stage}_stage', None)
     return {**own, **{key: config[key] for key in shared}, 'arch': 'universal'}, params
+
+
+def check_keys(config, argv):
+    """Raise UserError for keys of a mixture that would have no effect: each equation has its own."""
+    shared = shared_keys(config)
+    typed = {word[2:].partition('=')[0].replace('-', '_') for word in argv}
+    known = {**configurator.read_keys(TRAIN), **losses.key_group().popitem()[1]}
+    for group in extensions.key_groups().values():
+        known.update(group)
+    for key, (default, _) in known.items():
+        if key not in shared and key not in typed and config[key] != default:
+            raise UserError(f'{key} is a key of each equation: set it in their configs, or for all by --{key}')
+    for key in config['mixture_stage']:
+        if key not in shared:
+            raise UserError(f'mixture_stage.{key}: each equation has its own: set --{key}, or change its config')
+    if config['arch'] not in ('pure', 'universal'):
+        raise UserError(f'arch={config["arch"]} has no effect in a mixture, whose arch is universal')
 
 
 class Mixture:
@@ -70,8 +89,11 @@ class Mixture:
             raise UserError(f"stages={','.join(config['stages'])}: a mixture is trained by stages=mixture")
         paths = config['mixture']
         names = [os.path.splitext(os.path.basename(name))[0] for name in paths]
-        if len(set(names)) < len(names):
-            raise UserError(f'mixture={",".join(config["mixture"])}: two configs have the same name')
+        for name in names:
+            if names.count(name) > 1 or name in config or not name.isidentifier() or hasattr(dict, name):
+                raise UserError(f'mixture: the name {name} of a config is there twice, or is no name of its own: '
+                                'rename the file')
+        check_keys(config, argv)
         if config['accumulation'] % len(names):
             raise UserError(f'accumulation={config["accumulation"]} must be a multiple of the {len(names)} '
                             'equations of the mixture: each micro-batch is of one of them')
@@ -82,6 +104,7 @@ class Mixture:
         for name, path in zip(names, paths):
             own, params = member_keys(path, config, argv)
             keys = SimpleNamespace(**own)
+            keys.memory_gb = own['memory_gb'] if own['memory_gb'] < 0 else own['memory_gb'] / len(names)
             found = files.find(keys.dataset, keys.data_dir, keys.data_path, params, keys.n_trajectories,
                                keys.resolution, named=True)
             vars(keys).update(fit.settled(own, params, found, argv))
@@ -154,7 +177,7 @@ class MixtureTrajectories:
         return MixtureSampler(samplers)
 
     def check_history(self, run):
-        """As of one equation. A part of the mixture that the earlier run did not have is new."""
+        """As of one equation."""
         if run.state and run.state['data']['identity'] != self.identity:
             raise UserError(f"the data are not those that '{run.folder}' was trained on: put those back, or "
                             'use another --out_dir')
@@ -164,7 +187,7 @@ class MixtureTrajectories:
                 member.check_history(parent)
 
     def describe(self, run):
-        """As of one equation, of all of them; `members` has those of each but for `seen`."""
+        """As of one equation, for all of them. members: the same of each, without `seen`."""
         found = {name: member.describe(run) for name, member in self.members.items()}
         seen = torch.cat([about.pop('seen') for about in found.values()]).unique()
         paths = {key: [path for about in found.values() for path in about[key]]

@@ -1,5 +1,6 @@
 """Several equations in one training: shared blocks, members that are models of their own, fine-tuning."""
 import os
+import shutil
 import signal
 
 import pytest
@@ -9,6 +10,7 @@ import data
 import eval as ev
 from conftest import (Child, close, config, no_power, refused, same_run, state_of, stop_at, train_here,
                       two_processes, waves, write)
+from evaluation.tables import equations_table
 from model import UPT, RotaryPositions, load
 from runtime.checkpoint import equations_of, is_shared, load_checkpoint, of_equation
 from universal.model import MixtureConfig, NamedNumbers, PlanePositions, Universal
@@ -94,8 +96,8 @@ def test_a_member_of_a_checkpoint_is_a_model_of_its_own(trained):
     other = load(trained, equation='line')
     assert torch.equal(m.state_dict()['operator.network.levels.0.0.mlp.0.weight'],
                        other.state_dict()['operator.network.levels.0.0.mlp.0.weight'])
-    assert "it has line, plane" in refused(load, trained)
-    assert "it has line, plane" in refused(load, trained, equation='darcy')
+    assert 'of line, plane: name one' in refused(load, trained)
+    assert 'none of them is of darcy' in refused(load, trained, equation='darcy')
 
 
 def test_every_equation_is_trained_and_logged(trained):
@@ -117,8 +119,9 @@ def test_evaluation_of_all_equations(trained, capsys, tmp_path):
     last = capsys.readouterr().out.strip().splitlines()[-1].split()
     assert last[:2] == ['geometric', 'mean'] and float(last[2]) == pytest.approx((a * b) ** .5, rel=1e-3)
     [one] = ev.main(['--ckpt', trained, '--device', 'cpu', '--rows', '1', '--equation', 'burgers'])
-    assert one['metrics'] == pytest.approx(results[0]['metrics'], rel=1e-5, abs=1e9)
-    assert one['metrics']['nrmse'] == a
+    for found in (one, results[0]):
+        del found['metrics']['ms_per_trajectory']
+    assert one['metrics'] == results[0]['metrics'] and one['equation'] == 'line'
 
 
 @pytest.mark.slow
@@ -196,7 +199,7 @@ def test_two_grids_of_one_equation(monkeypatch, mixture, burgers_file, tmp_path)
     train_here(monkeypatch, f'--mixture={line},{coarse}', *args, '--max_iters=1', f'--out_dir={tmp_path}/run')
     a, b = (load(f'{tmp_path}/run', equation=name) for name in ('line', 'coarse'))
     assert (a.cfg.grid, b.cfg.grid) == ((32,), (16,)) and a.cfg.dt == 2 * b.cfg.dt
-    assert "name one" in refused(load, f'{tmp_path}/run', equation='burgers')
+    assert '2 of them is of burgers' in refused(load, f'{tmp_path}/run', equation='burgers')
 
 
 def test_what_a_mixture_cannot_do(monkeypatch, mixture, tmp_path):
@@ -207,4 +210,28 @@ def test_what_a_mixture_cannot_do(monkeypatch, mixture, tmp_path):
     assert 'accumulation=3' in error('--accumulation=3')
     assert "unknown key 'beta'" in error('--beta=.4')
     assert 'the key mixture' in error('--mixture=')
+    assert 'mixture_stage.unroll: each equation has its own' in error('--mixture_stage.unroll=4')
+    assert 'arch=u' in error('--arch=u')
+    (tmp_path / 'own.py').write_text('latent_dim = 99\n')
+    assert 'latent_dim is a key of each equation' in error(tmp_path / 'own.py')
+    (tmp_path / 'depth.py').write_text('')
+    assert 'rename the file' in error(f'--mixture={tmp_path}/depth.py')
     assert not os.path.exists(tmp_path / 'no' / 'last.pt')
+
+
+def test_a_mixture_resumes_with_what_a_run_may_change(monkeypatch, mixture, trained, tmp_path, run_folder):
+    """Each equation is compared for itself. What has another architecture is named."""
+    folder = shutil.copytree(trained, tmp_path / 'more')
+    train_here(monkeypatch, *mixture, f'--out_dir={folder}', '--checkpointing=true', '--max_iters=7')
+    assert state_of(folder)['iter'] == 7
+    start = [*mixture, f'--out_dir={tmp_path}/new', '--max_iters=0']
+    says = refused(train_here, monkeypatch, *start, f'--init_from={trained}', '--depth=2')
+    assert 'line.depth: 1 there, 2 now; plane.depth: 1 there, 2 now' in says
+    assert 'a model of one equation' in refused(train_here, monkeypatch, *start, f'--init_from={run_folder}')
+
+
+def test_a_table_of_equations_of_which_one_is_not_finite():
+    r = {'equation': 'a', 'latent': {'nrmse': .1}, 'reencode': {'nrmse': None}, 'n_trajectories': 1, 'grid': [8],
+         'steps': 2, 'baselines': {'persistence': {'nrmse': 1.}}}
+    last = equations_table([r, {**r, 'latent': {'nrmse': .4}}]).splitlines()[-1].split()
+    assert last == ['geometric', 'mean', '0.2', '-']
