@@ -71,6 +71,8 @@ def ship(run, path):
         for key in ('out_dir', 'data_dir', 'data_path', 'init_from'):
             if key in config:
                 config[key] = os.path.basename(config[key])
+    if members:
+        state['config']['mixture'] = [os.path.basename(config) for config in state['config']['mixture']]
     for key in ('platform', 'wandb_id'):
         state['environment'].pop(key, None)
     state['model'] = state['ema']                # the same tensors are stored once

@@ -1,5 +1,6 @@
 """Several equations in one training: shared blocks, members that are models of their own, fine-tuning."""
 import os
+import re
 import shutil
 import signal
 
@@ -12,7 +13,7 @@ from conftest import (Child, close, config, no_power, refused, same_run, state_o
                       two_processes, waves, write)
 from evaluation.tables import equations_table
 from model import UPT, RotaryPositions, load
-from runtime.checkpoint import equations_of, is_shared, load_checkpoint, of_equation
+from runtime.checkpoint import equations_of, is_shared, load_checkpoint, of_equation, ship
 from universal.model import MixtureConfig, NamedNumbers, PlanePositions, Universal
 
 NETWORK = {'arch': 'universal', 'hidden_dim': 16, 'depth': 1, 'n_head': 2}
@@ -109,6 +110,18 @@ def test_every_equation_is_trained_and_logged(trained):
     assert 'line' in head and 'plane' in head
     for name in ('line', 'plane'):
         assert first['model'][f'members.{name}.operator.network.head.weight'].any()
+
+
+def test_weights_are_given_away_without_places(trained, tmp_path):
+    path = str(tmp_path / 'given.pt')
+    ship(trained, path)
+    state = load_checkpoint(path)
+    about = {**state['data'], 'seen': None}
+    assert not re.search(r'/(tmp|private|var)', repr([state['config'], about]))
+    assert state['data']['members']['plane']['paths'] == ['datasets/flow.hdf5']
+    m = load(path, equation='line').state_dict()
+    assert all(torch.equal(value, m[name]) for name, value in load(trained, equation='line').state_dict().items())
+    assert os.path.getsize(path) < .7 * os.path.getsize(f'{trained}/best.pt')     # weights are there once
 
 
 def test_evaluation_of_all_equations(trained, capsys, tmp_path):
