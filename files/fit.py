@@ -17,7 +17,7 @@ from files.layouts import COORDINATE, one_axis, spacing
 from files.open import CHUNK_ROWS, read_rows, split_rows, uneven_axes
 from files.values import check_filters, parameter, stored
 from grids import is_strided, shape_text
-from runtime.configurator import UserError, say
+from runtime.configurator import UserError, key_of, say
 from runtime.inputs import axis_points
 
 SAME_TIME = 1e-5                      # relative difference of equal time steps: they are stored in float32
@@ -101,7 +101,7 @@ def settled(config, params, sources, argv):
     {key: value}, a list where the files differ. Raises UserError for a key of the command line argv that says
     something else. A value of a config file gives way to that of the data file, with a note.
     """
-    typed = {word[2:].partition('=')[0].replace('-', '_') for word in argv if word.startswith('--')}
+    typed = {key_of(word) for word in argv}
     recorded = {}
     for source in sources:
         if not source.exists:                                        # it will be made as the keys say

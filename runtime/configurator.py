@@ -418,6 +418,11 @@ def section(source, heading):
     return names
 
 
+def key_of(word):
+    """The name of the key that a word of the command line sets: '--out-dir=a' -> 'out_dir'; '' of no flag."""
+    return word[2:].partition('=')[0].replace('-', '_') if word.startswith('--') else ''
+
+
 def resumable(source):
     """The keys that a resumed run may change: those whose comment ends with a star."""
     return {name for name, (_, note) in _comments(source).items() if note.endswith('*')}

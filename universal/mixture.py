@@ -49,8 +49,8 @@ def member_keys(name, config, argv):
     shared = shared_keys(config)
     flags = []
     for word in argv:
-        key = word[2:].partition('=')[0].replace('-', '_')
-        if word.startswith('--') and '.' not in key and key not in shared:
+        key = configurator.key_of(word)
+        if key and '.' not in key and key not in shared:
             flags.append(word)
     defaults = {key: default for key, (default, _) in configurator.read_keys(TRAIN).items()}
     own, params, _, _ = extensions.resolve(defaults, [path, *flags], TRAIN, losses, equations)
@@ -64,11 +64,10 @@ def member_keys(name, config, argv):
 def check_keys(config, argv):
     """Raise UserError for keys of a mixture that would have no effect: each equation has its own."""
     shared = shared_keys(config)
-    typed = {word[2:].partition('=')[0].replace('-', '_') for word in argv}
-    known = {**configurator.read_keys(TRAIN), **losses.key_group().popitem()[1]}
-    for group in extensions.key_groups().values():
-        known.update(group)
-    for key, (default, _) in known.items():
+    typed = {configurator.key_of(word) for word in argv}
+    plain = {key: default for key, (default, _) in configurator.read_keys(TRAIN).items()}
+    defaults = configurator.with_groups(plain, {**losses.key_group(), **extensions.key_groups()})
+    for key, default in defaults.items():
         if key not in shared and key not in typed and config[key] != default:
             raise UserError(f'{key} is a key of each equation: set it in their configs, or for all by --{key}')
     for key in config['mixture_stage']:
@@ -123,10 +122,10 @@ class Mixture:
         the run that goes on."""
         configs = {name: ModelConfig.of(keys, self.model_keys, self.sources_of[name])
                    for name, keys in self.keys.items()}
-        there = run.trained_args or {'members': {}}
-        for name, cfg in configs.items():
-            fit.check_continued(cfg, there['members'].get(name), run.trained_path)
         cfg = run.continued(MixtureConfig.of(configs))
+        if run.trained_args:
+            for name, there in run.trained_args['members'].items():
+                fit.check_continued(configs[name], there, run.trained_path)
         return cfg, on_meta(cfg)
 
     def trajectories(self, sources, keys, device, processes=1):
@@ -147,7 +146,8 @@ class MixtureTrajectories:
 
     def __init__(self, members):
         self.members = members
-        self.identity = digest(member.identity for member in members.values())
+        identities = ' '.join(member.identity for member in members.values())
+        self.identity = hashlib.sha256(identities.encode()).hexdigest()
 
     def text(self):
         return '; '.join(f'{name}: {member.text()}' for name, member in self.members.items())
@@ -193,10 +193,6 @@ class MixtureTrajectories:
         paths = {key: [path for about in found.values() for path in about[key]]
                  for key in ('paths', 'absolute', 'relative')}
         return {**paths, 'identity': self.identity, 'seen': seen, 'members': found}
-
-
-def digest(texts):
-    return hashlib.sha256(' '.join(texts).encode()).hexdigest()
 
 
 class MixtureBatch(NamedTuple):
@@ -250,7 +246,6 @@ class MixtureWindows:
 class MixtureStage(losses.Stage):
     """The operator stage of every member. Its loss is the mean of theirs. The validation error is the
     geometric mean."""
-    defaults = {}
 
     def __init__(self, model, settings):
         torch.nn.Module.__init__(self)                               # the stages of members do the rest
