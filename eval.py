@@ -108,7 +108,7 @@ def evaluate_checkpoint(file, args, device='cpu', equation=None):
         entry = task.sources[0].entry
         result['physics'] = report(task.u[:, n - 1], p, task.u[:, n:], model.cfg.dt, task.params, axes, entry)
     if args.plot:
-        write_and_note(args, plot_spectra, file, task, p)
+        write_and_note(args, plot_spectra, spectra_file(file, equation), task, p)
     if args.stepper:
         seen_at = None
         if model.cfg.encoder == 'points':
@@ -180,8 +180,13 @@ def check_task(task, args):
                             f'file has {shape_text(task.grid)}')
 
 
-def plot_spectra(file, task, p):
-    """spectra.png beside a checkpoint: energy spectra of the true frames and of the predictions p."""
+def spectra_file(file, equation):
+    """spectra.png beside a checkpoint; spectra-NAME.png of one of several equations."""
+    return os.path.join(os.path.dirname(file), f'spectra-{equation}.png' if equation else 'spectra.png')
+
+
+def plot_spectra(path, task, p):
+    """Draw energy spectra of the true frames and of the predictions p."""
     from evaluation.pictures import draw_spectra
     from physics.report import spectra
     cfg = task.model.cfg
@@ -190,9 +195,8 @@ def plot_spectra(file, task, p):
     true_power, waves = spectra(u, cfg.periodic)
     power, _ = spectra(torch.cat([u[:, :1], p], 1), cfg.periodic)
     t = task.sources[0].first_time + cfg.dt * np.arange(first, first + u.shape[1])
-    title = f'{file}: energy spectra, mean of {len(u)} trajectories'
-    folder = os.path.dirname(file) or '.'
-    draw_spectra(folder, waves.numpy(), t, power.numpy(), true_power.numpy(), cfg.fields, title)
+    title = f'{path}: energy spectra, mean of {len(u)} trajectories'
+    draw_spectra(path, waves.numpy(), t, power.numpy(), true_power.numpy(), cfg.fields, title)
 
 
 def save_predictions(path, task, p):
@@ -290,14 +294,14 @@ def members_of(file, asked=None):
 
 def check_outputs(args, files):
     """Raise UserError where a file that is asked for cannot be written, before minutes of work. files: the
-    checkpoints."""
+    checkpoints, each with the equation."""
     written = {'--json': args.json, '--save': args.save}
     for number, path in enumerate(args.compare or (), 1):
         written[f'--compare (file {number})'] = path
     output_files(written)
-    for file in files:
+    for file, equation in files:
         if args.plot:
-            output_file('--plot', os.path.join(os.path.dirname(file), 'spectra.png'))
+            output_file('--plot', spectra_file(file, equation))
 
 
 def main(argv=None):
@@ -315,7 +319,7 @@ def main(argv=None):
         raise UserError(f'--save writes the predictions of one checkpoint: name one of these {len(files)}')
     if args.compare is not None and len(files) < 2:
         raise UserError(f"--compare needs two checkpoints or more; there is only '{min(files)[0]}'")
-    check_outputs(args, [file for file, _ in files])
+    check_outputs(args, files)
     device = pick(args.device, 'eval')
     results = []
     try:

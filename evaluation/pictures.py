@@ -69,8 +69,8 @@ def draw_tokens(folder, t, tokens, title):
     save(figure, os.path.join(folder, 'tokens.png'), f'{title}\nprincipal components of the tokens')
 
 
-def draw_spectra(folder, waves, t, prediction, truth, fields, title):
-    """Write spectra.png: energy spectra (T, K, C) at the wave numbers (K,) at a few times."""
+def draw_spectra(path, waves, t, prediction, truth, fields, title):
+    """Write a PNG of energy spectra (T, K, C) at the wave numbers (K,) at a few times."""
     if not can_draw():
         return
     figure, axes = new_axes(6 * len(fields), 4.2, 1, len(fields))
@@ -81,7 +81,7 @@ def draw_spectra(folder, waves, t, prediction, truth, fields, title):
         axis.set(ylim=(1e-14 * top, 3 * top), xscale='log', yscale='log')
         axis.set(xlabel='wave number [waves a domain]', ylabel=f'energy of {fields[i]}')
         axis.grid(alpha=.3)
-    save(figure, os.path.join(folder, 'spectra.png'), title)
+    save(figure, path, title)
 
 
 def draw_comparison(path, curves, title):

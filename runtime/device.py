@@ -360,6 +360,8 @@ def start(device='auto', dtype='auto', compile='auto', deterministic=False, max_
                         'or use --compile=false')
     if missing:
         compiled, why_compiled = False, f'torch cannot compile here: {missing}'
+    if compiled:
+        torch._dynamo.config.recompile_limit = 64            # a model of ten equations compiles a block ten times
     machine = Machine(device, rank, world, bf16, compiled, talk)
     precision = 'bfloat16' if bf16 else 'float32'
     machine.say(f'device {device} | dtype {precision} ({why_bf16}) | '

@@ -114,7 +114,7 @@ def test_spectra_and_comparison(tmp_path):
     """A field that is zero has a spectrum, too; an error may be nan."""
     power = np.exp(random(3, 8, 2))
     power[..., 1] = 0.
-    draw_spectra(str(tmp_path), np.arange(8), np.arange(3.), power, power, ['u', 'v'], 'two')
+    draw_spectra(str(tmp_path / 'spectra.png'), np.arange(8), np.arange(3.), power, power, ['u', 'v'], 'two')
     curves = [('one', np.arange(3), np.array([.1, np.nan, .2])), ('two', np.arange(2), np.array([.1, .3]))]
     draw_comparison(str(tmp_path / 'runs.png'), curves, 'several')
     assert min(size_of(tmp_path / 'spectra.png')) > 300 and min(size_of(tmp_path / 'runs.png')) > 300
