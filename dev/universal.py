@@ -6,6 +6,7 @@ One model of several equations against a model of each, and its blocks on equati
 
     python -m dev.universal few_shot config/kdv_cpu.py --test datasets/kdv_test.hdf5 --minutes 2 \
         --blocks universal=pretrained/universal.pt ns=out/only_ns random=
+    python -m dev.universal plot docs/few_shot.png out/few_shot_kdv_cpu_2 out/few_shot_gray_scott_cpu_2
 
     python -m dev.universal parameters out/burgers_nus datasets/1D_Burgers_Sols_Nu*_N100_seed1.hdf5
 
@@ -14,7 +15,8 @@ docs/zoo.json), and their ratio; then the geometric mean.
 
 few_shot trains a config on 4, 16, 64 and 256 trajectories (--sizes) for equal minutes, from blocks of several
 checkpoints; `random=` begins with random blocks of the same network. Each model is scored on all trajectories
-of the file --test, made with another seed. Every finished training is a JSON file in --out.
+of the file --test, made with another seed. Every finished training is a JSON file in --out. plot draws the
+errors of several such folders, a panel each.
 
 parameters scores one model, trained at several values of a parameter, on all trajectories of files of other
 values, inside and outside of the range.
@@ -29,6 +31,7 @@ import sys
 
 from dev.cells import experiment, part_of
 from evaluation.load import choose_rows, open_data, params_of, read
+from evaluation.pictures import can_draw, new_axes, save
 from evaluation.scores import evaluate
 from evaluation.tables import aligned, as_text
 from files.open import open_source
@@ -107,14 +110,40 @@ def score(run, test):
     return found['metrics']['nrmse']
 
 
-def table(folder):
-    """A row for each kind of blocks, a column for each number of trajectories: mean over seeds (each)."""
+def errors_of(folder):
+    """{blocks: {number of trajectories: [errors of all seeds]}} of the results in a folder."""
     found = {}
     for name in sorted(os.listdir(folder)):
         if name.endswith('.json'):
             with open(os.path.join(folder, name)) as file:
                 r = json.load(file)
             found.setdefault(r['blocks'], {}).setdefault(r['n'], []).append(r['nrmse'])
+    return found
+
+
+def plot(path, folders):
+    """Draw error against number of trajectories, a panel for each folder: means over seeds, and each."""
+    if not can_draw():
+        raise UserError('plot needs matplotlib')
+    figure, axes = new_axes(4.5 * len(folders), 3.6, 1, len(folders))
+    for axis, folder in zip(axes[0], folders):
+        for name, of in errors_of(folder).items():
+            sizes = sorted(of)
+            [line] = axis.plot(sizes, [statistics.mean(of[n]) for n in sizes], marker='o', label=name)
+            for n in sizes:
+                axis.scatter([n] * len(of[n]), of[n], 8, color=line.get_color())
+        axis.set(xscale='log', yscale='log', xlabel='training trajectories', ylabel='nRMSE',
+                 title=os.path.basename(os.path.normpath(folder)))
+        axis.set_xticks(sizes, sizes)
+        axis.minorticks_off()
+        axis.grid(alpha=.3)
+    axes[0][0].legend()
+    save(figure, path, '')
+
+
+def table(folder):
+    """A row for each kind of blocks, a column for each number of trajectories: mean over seeds (each)."""
+    found = errors_of(folder)
     sizes = sorted({n for of in found.values() for n in of})
     rows = [['blocks', *map(str, sizes)]]
     for blocks, of in found.items():
@@ -161,6 +190,9 @@ def main(argv):
     add('--seeds', type=int, default=2)
     add('--part', default='0/1', help='i/n: every n-th training, for several processes')
     add('--out')
+    four = commands.add_parser('plot', allow_abbrev=False)
+    four.add_argument('png')
+    four.add_argument('folders', nargs='+')
     three = commands.add_parser('parameters', allow_abbrev=False)
     three.add_argument('run')
     three.add_argument('files', nargs='+')
@@ -168,6 +200,9 @@ def main(argv):
     args.keys = keys
     if args.command == 'few_shot':
         few_shot(args)
+        return
+    if args.command == 'plot':
+        plot(args.png, args.folders)
         return
     if args.command == 'parameters':
         parameters(args.run, args.files)
