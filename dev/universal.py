@@ -4,16 +4,16 @@ One model of several equations against a model of each, and its blocks on equati
     python eval.py --ckpt out/universal_cpu --json u.json       # each equation of one model
     python -m dev.universal compare u.json                       # over the errors of docs/zoo.json
 
-    python -m dev.universal few_shot config/kdv_cpu.py --test datasets/kdv_test.hdf5 --minutes 2 \
+    python -m dev.universal few_shot config/kdv_cpu.py --test datasets/kdv_test.hdf5 --iters 1000 \
         --blocks universal=pretrained/universal.pt ns=out/only_ns random=
-    python -m dev.universal plot docs/few_shot.png out/few_shot_kdv_cpu_2 out/few_shot_gray_scott_cpu_2
+    python -m dev.universal plot docs/few_shot.png out/few_shot_kdv_cpu out/few_shot_gray_scott_cpu
 
     python -m dev.universal parameters out/burgers_nus datasets/1D_Burgers_Sols_Nu*_N100_seed1.hdf5
 
 compare prints a row an equation: its error in the mixture, that of its own model (mean of the seeds of
 docs/zoo.json), and their ratio; then the geometric mean.
 
-few_shot trains a config on 4, 16, 64 and 256 trajectories (--sizes) for equal minutes, from blocks of several
+few_shot trains a config on 4, 16, 64 and 256 trajectories (--sizes) for equal iterations, from blocks of several
 checkpoints; `random=` begins with random blocks of the same network. Each model is scored on all trajectories
 of the file --test, made with another seed. Every finished training is a JSON file in --out. plot draws the
 errors of several such folders, a panel each.
@@ -68,7 +68,7 @@ def rows_for(n):
 
 def few_shot(args):
     """Train and score the cells that have no result in the folder yet, and print the table."""
-    folder = output_folder('--out', args.out or f'out/few_shot_{experiment(args.config)}_{args.minutes:g}')
+    folder = output_folder('--out', args.out or f'out/few_shot_{experiment(args.config)}')
     blocks = dict(text.partition('=')[::2] for text in args.blocks)
     first = next((path for path in blocks.values() if path), None)
     if not first:
@@ -80,13 +80,13 @@ def few_shot(args):
             continue
         start = [f'--init_from={blocks[name]}'] if blocks[name] else random_blocks(first)
         data = [f'--data_path={args.data}'] if args.data else []
-        length = [f'--n_trajectories={rows_for(n)}', f'--max_minutes={args.minutes}']
+        length = [f'--n_trajectories={rows_for(n)}', f'--max_iters={args.iters}', f'--eval_interval={max(1, args.iters // 20)}']
         rows = run_training(args.config, path, *start, *data, *length, f'--seed={seed}', '--device=cpu',
                             *args.keys)
         error = score(path, args.test)
-        say(f'{name}, {n} trajectories, seed {seed}: nRMSE {error:.5f} in {rows[-1]["iter"]} iterations')
-        write_json(f'{path}.json', {'blocks': name, 'n': n, 'seed': seed, 'nrmse': error,
-                                    'iters': int(rows[-1]['iter']), 'minutes': args.minutes})
+        say(f'{name}, {n} trajectories, seed {seed}: nRMSE {error:.5f}')
+        write_json(f'{path}.json', {'blocks': name, 'n': n, 'seed': seed, 'nrmse': error, 'iters': args.iters,
+                                    'minutes': float(rows[-1]['train_seconds']) / 60})
     table(folder)
 
 
@@ -186,7 +186,7 @@ def main(argv):
     add('--data', help='data file to train on (default: that of the config)')
     add('--blocks', nargs='+', required=True, metavar='NAME=RUN')
     add('--sizes', nargs='+', type=int, default=[4, 16, 64, 256])
-    add('--minutes', type=float, default=2.)
+    add('--iters', type=int, default=1000)
     add('--seeds', type=int, default=2)
     add('--part', default='0/1', help='i/n: every n-th training, for several processes')
     add('--out')
