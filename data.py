@@ -390,7 +390,7 @@ class Windows:
             return drawn if on else torch.zeros_like(drawn)
 
         shift = whole(max(self.grid), symmetries and entry.translation_invariant)
-        flip = whole(2, symmetries and entry.mirror and self.can_flip)
+        flip = whole(2, symmetries and self.can_flip) * torch.tensor(entry.mirrored)
         start = self.draw_start(index, random)
         element = torch.randint(4, (n,), generator=random)           # of the equation's own group
         own_shift = torch.randint(max(self.grid), (n, 1), generator=random)

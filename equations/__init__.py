@@ -32,7 +32,7 @@ import torch
 
 from runtime.configurator import UserError
 
-HELPERS = ('common', 'derivatives')     # modules of this folder that are no equations
+HELPERS = ('common', 'derivatives', 'lattice')     # modules of this folder that are no equations
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class PDE:
     conserved: tuple = ()           # fields whose integral over the domain does not change
     velocity: tuple = ()            # the velocity field along each axis; it is odd under a reflection
     pseudo: tuple = ()              # fields that are odd under every reflection, such as the vorticity
-    mirror: bool = False            # reflections x -> -x along every axis are symmetries
+    mirror: bool | tuple = False    # reflections x -> -x are symmetries: along every axis, or along these
     translation: bool = True        # on a periodic domain, translations are symmetries: no force depends on x
     diagonal: tuple = ()            # if not: the direction, such as (1, -1), in which they are symmetries
     symmetry: Callable = None       # more symmetries: (u (.., *X), element 0 .. 3, shift) -> u (.., *X); `shift`
@@ -97,6 +97,12 @@ class PDE:
         return self.boundary == 'periodic'
 
     @property
+    def mirrored(self):
+        """For each axis, whether a reflection along it is a symmetry."""
+        axes = range(self.axes)
+        return tuple(self.mirror if isinstance(self.mirror, bool) else axis in self.mirror for axis in axes)
+
+    @property
     def translation_invariant(self):
         """Are translations along every axis symmetries of the equation and its domain?"""
         return self.periodic and self.translation
@@ -136,8 +142,9 @@ class PDE:
         return self.file.format(**texts)
 
     def shape(self, resolution):
-        """Number of cells along each axis: `resolution`, or the entry's own where it is 0."""
-        return (resolution,) * self.axes if resolution else self.cells
+        """Number of cells along each axis: `resolution` along the one with the fewest, or the entry's own where it
+        is 0."""
+        return tuple(n * resolution // min(self.cells) for n in self.cells) if resolution else self.cells
 
     def made(self, params, n, resolution=0):
         """Name of a file of n trajectories that the solver makes: 1D_Burgers_Sols_Nu0.01_N1000.hdf5."""

@@ -20,6 +20,8 @@ ENTRIES = entries()
 for of_given_cells in ('gray-scott', 'kolmogorov-flow'):            # finer ones cost seconds
     pde = ENTRIES[of_given_cells]
     ENTRIES[of_given_cells] = dataclasses.replace(pde, solve=functools.partial(pde.solve, refine=1))
+pde = ENTRIES['obstacles']
+ENTRIES['obstacles'] = dataclasses.replace(pde, solve=functools.partial(pde.solve, dtype=torch.float64))
 SOLVED = [name for name, pde in ENTRIES.items() if pde.solve]
 CELLS = {'compressible-1d': 48, 'compressible-1d-outgoing': 48, 'diffusion-sorption': 32}
 DEFAULT_CELLS = (128, 32)               # along each axis, of one and of two axes
@@ -34,9 +36,9 @@ TOLERANCE = {'darcy': 1e-8, 'kolmogorov-flow': 1e-6}    # error of a symmetry re
 def test_names_are_the_files_of_the_folder():
     files = os.listdir(os.path.join(ROOT, 'equations'))
     modules = {file[:-3] for file in files if file.endswith('.py')}
-    assert len(names()) == 17 and sorted(names()) == names()
+    assert len(names()) == 18 and sorted(names()) == names()
     helpers = modules - {name.replace('-', '_') for name in names()}
-    assert helpers == {'__init__', 'common', 'derivatives'}
+    assert helpers == {'__init__', 'common', 'derivatives', 'lattice'}
 
 
 HEAT = '''
@@ -194,7 +196,7 @@ def solution(name):
     if name == 'kuramoto-sivashinsky':
         pde = dataclasses.replace(pde, initial=ks_waves)             # without a burn-in
     size = CELLS.get(name, DEFAULT_CELLS[pde.axes - 1])
-    u0 = pde.start(3, (size,) * pde.axes)
+    u0 = pde.start(3, pde.shape(size))
     return u0, solved(name, u0)
 
 
@@ -271,7 +273,7 @@ def mirrored(pde, u, axis):
 def test_reflection(name):
     pde = ENTRIES[name]
     for axis in range(pde.axes):
-        assert holds(name, lambda u, axis=axis: mirrored(pde, u, axis)) == pde.mirror
+        assert holds(name, lambda u, axis=axis: mirrored(pde, u, axis)) == pde.mirrored[axis]
 
 
 @pytest.mark.parametrize('element, shift', [(1, 0), (2, 5), (3, 5), (0, 5)])
