@@ -2,7 +2,7 @@
 One model of several equations against a model of each, and its blocks on equations that it has never seen.
 
     python eval.py --ckpt out/universal_cpu --json u.json       # each equation of one model
-    python -m dev.universal compare u.json                       # over the errors of docs/zoo.json
+    python -m dev.universal compare u.json                       # over the errors of docs/zoo.json; a file a seed
 
     python -m dev.universal few_shot config/kdv_cpu.py --test datasets/kdv_test.hdf5 --iters 1000 \
         --blocks universal=pretrained/universal.pt ns=out/only_ns random=
@@ -42,19 +42,26 @@ from runtime.configurator import UserError, one_line_errors, say
 from runtime.paths import output_folder
 
 
-def compare(results, zoo):
-    """results: what eval.py --json wrote of one model; zoo: docs/zoo.json. Prints a table. -> geometric mean
-    of the ratios"""
+def compare(seeds, zoo):
+    """seeds: what eval.py --json wrote of one model, for each seed; zoo: docs/zoo.json. Prints a table. ->
+    geometric mean of the ratios"""
     rows = [['equation', 'in the mixture', 'its own model', 'ratio']]
     ratios = []
-    for r in results:
-        own = [seed['nrmse'] for seed in zoo[r['equation']]['ours']]
-        error = r['metrics']['nrmse']
-        ratios.append(error / statistics.mean(own))
-        rows.append([r['equation'], as_text(error), as_text(statistics.mean(own)), f'{ratios[-1]:.2f}'])
+    for of_seeds in zip(*seeds):
+        equation = of_seeds[0]['equation']
+        errors = [r['metrics']['nrmse'] for r in of_seeds]
+        own = statistics.mean(seed['nrmse'] for seed in zoo[equation]['ours'])
+        ratios.append(statistics.mean(errors) / own)
+        rows.append([equation, with_each(errors), as_text(own), f'{ratios[-1]:.2f}'])
     mean = math.exp(statistics.mean(map(math.log, ratios)))
     print(aligned([*rows, ['geometric mean', '', '', f'{mean:.2f}']]))
     return mean
+
+
+def with_each(errors):
+    """Mean of errors (each), as text."""
+    each = f" ({', '.join(map(as_text, errors))})" if len(errors) > 1 else ''
+    return as_text(statistics.mean(errors)) + each
 
 
 # ---------------------------------------------------------------------------------------------
@@ -149,9 +156,7 @@ def table(folder):
     for blocks, of in found.items():
         cells = []
         for n in sizes:
-            errors = of.get(n, [])
-            each = ', '.join(map(as_text, errors))
-            cells.append(f'{as_text(statistics.mean(errors))} ({each})' if errors else '-')
+            cells.append(with_each(of[n]) if n in of else '-')
         rows.append([blocks, *cells])
     print(aligned(rows))
 
@@ -177,7 +182,7 @@ def main(argv):
     parser = argparse.ArgumentParser(description='One model of several equations.', allow_abbrev=False)
     commands = parser.add_subparsers(dest='command', required=True)
     one = commands.add_parser('compare', allow_abbrev=False)
-    one.add_argument('json', help='what eval.py --json wrote')
+    one.add_argument('json', nargs='+', help='what eval.py --json wrote, a file for each seed')
     one.add_argument('--zoo', default=os.path.join(HERE, 'docs', 'zoo.json'))
     two = commands.add_parser('few_shot', allow_abbrev=False)
     add = two.add_argument
@@ -207,10 +212,13 @@ def main(argv):
     if args.command == 'parameters':
         parameters(args.run, args.files)
         return
-    with open(args.json) as file:
-        results = json.load(file)
     with open(args.zoo) as file:
-        compare(results, json.load(file))
+        zoo = json.load(file)
+    seeds = []
+    for path in args.json:
+        with open(path) as file:
+            seeds.append(json.load(file))
+    compare(seeds, zoo)
 
 
 if __name__ == '__main__':
