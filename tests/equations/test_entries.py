@@ -131,14 +131,14 @@ def test_file_names():
 
 
 def test_geometry():
-    box = dataclasses.replace(entry('burgers'), space=((0, 1), (-1, 3)))
+    box = dataclasses.replace(entry('burgers'), space=((0, 1), (-1, 3)), cells=(32, 128))
     assert (box.axes, box.low, box.length) == (2, (0., -1.), (1., 4.))
-    assert box.shape(8) == (8, 8) and box.shape(0) == (1024,)
+    assert box.shape(8) == (8, 32) and box.shape(0) == (32, 128) and entry('burgers').shape(8) == (8,)
 
 
 def test_parameters():
     keys = parameter_keys()
-    assert set(keys) == {'nu', 'beta', 'rho', 'eta', 'zeta', 'm', 'feed', 'kill', 'dispersion'}
+    assert set(keys) == {'nu', 'beta', 'rho', 'eta', 'zeta', 'm', 'feed', 'kill', 'dispersion', 're'}
     assert set(keys.values()) == {None}
     assert parameter_keys('reaction-diffusion') == {'nu': None, 'rho': None}
     assert parameters('burgers', keys) == {'Nu': .01} == parameters('burgers', {})
