@@ -11,13 +11,23 @@ population is stored without its weight, which it has in fluid at rest.
 """
 import torch
 
-C_X = (0, 1, 0, -1, 0, 1, -1, -1, 1)    # the nine velocities
-C_Y = (0, 0, 1, 0, -1, 1, 1, -1, -1)
-WEIGHT = (4 / 9, *[1 / 9] * 4, *[1 / 36] * 4)
-OPPOSITE = (0, 3, 4, 1, 2, 7, 8, 5, 6)
-PAIRS = ((1, 3), (2, 4), (5, 7), (6, 8))
-IN = (1, 5, 8)                          # velocities along x
-OUT = (3, 7, 6)                         # their opposites
+AXIS = 1 / 9
+DIAGONAL = 1 / 36
+VELOCITIES = [                          # along x, along y, the number of the opposite one, weight at rest
+    (0, 0, 0, 4 / 9),
+    (1, 0, 3, AXIS),
+    (0, 1, 4, AXIS),
+    (-1, 0, 1, AXIS),
+    (0, -1, 2, AXIS),
+    (1, 1, 7, DIAGONAL),
+    (-1, 1, 8, DIAGONAL),
+    (-1, -1, 5, DIAGONAL),
+    (1, -1, 6, DIAGONAL),
+]
+C_X, C_Y, OPPOSITE, WEIGHT = zip(*VELOCITIES)
+PAIRS = [(1, 3), (2, 4), (5, 7), (6, 8)]
+IN = [1, 5, 8]                          # those along x
+OUT = [3, 7, 6]                         # their opposites
 
 # (even time - 1/2)(odd time - 1/2) of the relaxation times. With 3/16 a plane wall of bounce-back lies half-way
 # between cells. Where fluid enters by bounce-back, a layer of the width 2 u (odd time - 1/2) grows without
@@ -27,16 +37,12 @@ PRODUCT_IN = .005
 FLAT, RISE = 4, 12                      # cells from the inflow with PRODUCT_IN, and on which it rises
 
 
-def equilibrium(k, density, u, v):
-    """Population of the velocity k in equilibrium. density: its excess over 1."""
-    along = C_X[k] * u + C_Y[k] * v
-    return WEIGHT[k] * (density + 3 * along + 4.5 * along ** 2 - 1.5 * (u * u + v * v))
-
-
 def moments(f):
     """Excess of the density and velocity, (...) each, of populations f (9, ...)."""
-    u = f[1] + f[5] + f[8] - f[3] - f[6] - f[7]
-    v = f[2] + f[5] + f[6] - f[4] - f[7] - f[8]
+    upwards = f[5] - f[7]
+    downwards = f[8] - f[6]
+    u = f[1] - f[3] + upwards + downwards
+    v = f[2] - f[4] + upwards - downwards
     return f.sum(0), u, v
 
 
@@ -55,95 +61,124 @@ class Channel:
         mean velocity. viscosity (B,)."""
         B, X, Y = distance.shape
         device = distance.device
+        distance = distance.double()
         self.inflow = inflow
         self.f = torch.zeros(9, B, X + 2, Y + 2, device=device, dtype=dtype)     # a ring of ghost cells
         self.inside = self.f[:, :, 1:-1, 1:-1]
+        self.fluid = distance > 0
+        # relaxation rates
         nu = viscosity.to(device, torch.float64).view(-1, 1, 1)
-        x = torch.arange(X, device=device, dtype=torch.float64) + .5
-        rise = ((x - FLAT) / RISE).clamp(0, 1)
-        product = PRODUCT_IN * (PRODUCT / PRODUCT_IN) ** rise[:, None]
-        self.even_rate = (1 / (3 * nu + .5)).to(dtype)
-        self.odd_rate = (1 / (product / (3 * nu) + .5)).to(dtype)
+        x = torch.arange(X, dtype=nu.dtype, device=device) + .5
+        rise = (x - FLAT) / RISE
+        product = PRODUCT_IN * (PRODUCT / PRODUCT_IN) ** rise.clamp(0, 1)
+        odd_time = product[:, None] / (3 * nu) + .5
+        even_time = 3 * nu + .5
+        even_rate = 1 / even_time
+        odd_rate = 1 / odd_time
+        self.even_rate = even_rate.to(dtype)
+        self.odd_rate = odd_rate.to(dtype)
         self.enters = self.entering(nu[:, 0], Y)
-        self.find_links(distance.to(torch.float64))
+        self.find_links(distance)
 
     def entering(self, nu, Y):
         """What populations that enter exceed those that leave by, in plane Poiseuille flow: a part (3, B, Y) that
         is linear in its speed and one that is quadratic. Rows are those of the ghost cells."""
-        even_time = 3 * nu + .5
-        odd_time = PRODUCT_IN / (3 * nu) + .5
+        y = torch.arange(Y, dtype=nu.dtype, device=nu.device) + .5
         gradient = -36 * nu * self.inflow / Y ** 2                   # of the density, along x
-
-        def population(k, y):
-            """Equilibrium and deviation from it, after a collision."""
-            u = 6 * self.inflow * y * (1 - y)
-            slope = 6 * self.inflow * (1 - 2 * y) / Y
-            even = 3 * C_X[k] * C_Y[k] * slope
-            linear = 3 * C_X[k] * u - (even_time - 1) * even - (odd_time - 1) * C_X[k] * gradient
-            return WEIGHT[k] * linear, WEIGHT[k] * (3 * u * u - (odd_time - 1) * 6 * C_Y[k] * u * slope)
-
-        y = (torch.arange(Y, dtype=torch.float64, device=nu.device) + .5) / Y
-        parts = []
+        linear = []
+        square = []
         for k, opposite in zip(IN, OUT):
-            linear, square = population(k, y)
-            linear_out, square_out = population(opposite, y + C_Y[k] / Y)
-            parts.append((linear - linear_out - WEIGHT[k] * gradient, square - square_out))
-        return [torch.stack(part).to(self.f) for part in zip(*parts)]
+            enters = self.steady(k, y / Y, Y, nu, gradient)
+            leaves = self.steady(opposite, (y + C_Y[k]) / Y, Y, nu, gradient)
+            linear.append(enters[0] - leaves[0] - WEIGHT[k] * gradient)
+            square.append(enters[1] - leaves[1])
+        return torch.stack(linear).to(self.f), torch.stack(square).to(self.f)
+
+    def steady(self, k, y, Y, nu, gradient):
+        """Population k of plane Poiseuille flow after a collision, where the density is 1: the linear and the
+        quadratic part, each its equilibrium less what the slope of the flow takes."""
+        u = 6 * self.inflow * y * (1 - y)
+        slope = 6 * self.inflow * (1 - 2 * y) / Y
+        even_lag = 3 * nu - .5                                       # relaxation times, less one step
+        odd_lag = PRODUCT_IN / (3 * nu) - .5
+        shear = 3 * C_X[k] * C_Y[k] * slope
+        linear = 3 * C_X[k] * u - even_lag * shear - odd_lag * C_X[k] * gradient
+        square = 3 * u ** 2 - odd_lag * 6 * C_Y[k] * u * slope
+        return WEIGHT[k] * linear, WEIGHT[k] * square
 
     def find_links(self, distance):
         """Tables of the links from a fluid cell to one beyond a wall: what comes back is lerp(f[second],
         f[first], share), and streams from f[slot]. All are numbers in the flat f."""
         B, X, Y = distance.shape
-        padded = torch.full((B, X + 2, Y + 2), -.5, dtype=distance.dtype, device=distance.device)
+        padded = distance.new_full((B, X + 2, Y + 2), -.5)
         padded[:, 1:-1, 1:-1] = distance
-        is_fluid = padded > 0
-        is_end = torch.zeros_like(is_fluid)
+        is_end = torch.zeros_like(padded, dtype=torch.bool)
         is_end[:, [0, -1], 1:-1] = True
-        padded, fluid, end = padded.flatten(), is_fluid.flatten(), is_end.flatten()
-        size = padded.numel()
-        here = fluid.nonzero().flatten()
-        y = here % (Y + 2)
+        distance = padded.flatten()
+        is_wall = (distance <= 0) & ~is_end.flatten()
+        is_fluid = distance > 0
+        size = len(distance)
+        fluid = is_fluid.nonzero().flatten()
         links = []
         for k in range(1, 9):
             step = C_X[k] * (Y + 2) + C_Y[k]
-            is_link = ~fluid[here + step] & ~end[here + step]
-            cell = here[is_link]
-            beyond = cell + step
-            row = y[is_link] + C_Y[k]
+            cell = fluid[is_wall[fluid + step]]
+            row = cell % (Y + 2) + C_Y[k]
             is_side = (row == 0) | (row == Y + 1)                    # a wall of the channel is half-way
-            far = torch.where(is_side, -padded[cell], padded[beyond])
-            q = padded[cell] / (padded[cell] - far)                  # distance of the wall, in links
-            is_near = (q < .5) & fluid[cell - step]
-            second = torch.where(is_near, k * size + cell - step, OPPOSITE[k] * size + cell)
+            near = distance[cell]
+            far = torch.where(is_side, -near, distance[cell + step])
+            q = near / (near - far)                                  # distance of the wall, in links
+            is_near = (q < .5) & is_fluid[cell - step]
+            behind = k * size + cell - step
+            returning = OPPOSITE[k] * size + cell
+            second = torch.where(is_near, behind, returning)
             share = torch.where(is_near, 2 * q, .5 / q.clamp_min(.5))
-            links.append((OPPOSITE[k] * size + beyond, k * size + cell, second, share, ~is_side))
+            first = k * size + cell
+            links.append((returning + step, first, second, share, ~is_side))
         self.slot, self.first, self.second, share, is_obstacle = map(torch.cat, zip(*links))
         self.share = share.to(self.f.dtype)
-        self.sample = self.slot % size // ((X + 2) * (Y + 2))
-        self.link_share = 1 / self.sample.bincount(minlength=B).to(self.f.dtype)
+        size_of_sample = (X + 2) * (Y + 2)
+        self.sample = self.slot % size // size_of_sample
+        n_links = self.sample.bincount(minlength=B)
+        self.part = 1 / n_links.to(self.f.dtype)                     # of a link in its sample
         self.obstacle_links = is_obstacle.nonzero().flatten()
-        self.fluid = is_fluid[:, 1:-1, 1:-1]
 
     def step(self, speed):
         """One time step. speed: of the inflow, as a fraction of the whole."""
         self.fill_ghosts(speed)
         self.bounce()
-        X, Y = self.fluid.shape[1:]
-        g = [self.f[k, :, 1 - C_X[k]:1 - C_X[k] + X, 1 - C_Y[k]:1 - C_Y[k] + Y] for k in range(9)]
-        even = [g[a] + g[b] for a, b in PAIRS]
-        odd = [g[a] - g[b] for a, b in PAIRS]
+        rest = self.streamed(0)
+        even = []
+        odd = []
+        density = rest
+        for a, b in PAIRS:
+            f_a = self.streamed(a)
+            f_b = self.streamed(b)
+            even.append(f_a + f_b)
+            odd.append(f_a - f_b)
+            density = density + even[-1]
         u = odd[0] + odd[2] - odd[3]
         v = odd[1] + odd[2] + odd[3]
-        base = g[0] + even[0] + even[1] + even[2] + even[3] - 1.5 * (u * u + v * v)
-        rest = torch.lerp(g[0], WEIGHT[0] * base, self.even_rate)
-        for pair, along in enumerate((u, v, u + v, v - u)):
-            weight = 2 * WEIGHT[PAIRS[pair][0]]
-            even[pair] = torch.lerp(even[pair], weight * (base + 4.5 * along * along), self.even_rate)
-            odd[pair] = torch.lerp(odd[pair], 3 * weight * along, self.odd_rate)
+        base = density - 1.5 * (u * u + v * v)
+        rest = torch.lerp(rest, WEIGHT[0] * base, self.even_rate)
+        for pair, along in enumerate([u, v, u + v, v - u]):
+            weight = 2 * AXIS if pair < 2 else 2 * DIAGONAL
+            even_equilibrium = weight * (base + 4.5 * along * along)
+            odd_equilibrium = 3 * weight * along
+            even[pair] = torch.lerp(even[pair], even_equilibrium, self.even_rate)
+            odd[pair] = torch.lerp(odd[pair], odd_equilibrium, self.odd_rate)
         self.inside[0] = rest
-        for (a, b), plus, minus in zip(PAIRS, even, odd):
-            torch.add(plus, minus, out=self.inside[a]).mul_(.5)
-            torch.sub(plus, minus, out=self.inside[b]).mul_(.5)
+        for pair, (a, b) in enumerate(PAIRS):
+            half = even[pair] / 2
+            torch.add(half, odd[pair], alpha=.5, out=self.inside[a])
+            torch.sub(half, odd[pair], alpha=.5, out=self.inside[b])
+
+    def streamed(self, k):
+        """Population k that arrives in each cell, (B, X, Y)."""
+        X, Y = self.fluid.shape[1:]
+        x = 1 - C_X[k]
+        y = 1 - C_Y[k]
+        return self.f[k, :, x:x + X, y:y + Y]
 
     def bounce(self):
         """What comes back from walls, in the order of the links; it is also written to where it streams from.
@@ -151,25 +186,30 @@ class Channel:
         flat = self.f.view(-1)
         leaves = flat[self.first]
         back = torch.lerp(flat[self.second], leaves, self.share)
-        gain = torch.zeros_like(self.link_share).index_add_(0, self.sample, back - leaves)
-        back -= (gain * self.link_share)[self.sample]
+        gain = torch.zeros_like(self.part)
+        gain.index_add_(0, self.sample, back - leaves)
+        gain *= self.part
+        back -= gain[self.sample]
         flat[self.slot] = back
         return back
 
     def fill_ghosts(self, speed):
         """Populations of the cells beyond both ends; links fill the corners."""
-        f = self.f
-        Y = f.shape[-1] - 2
         linear, square = self.enters
         excess = speed * linear + speed ** 2 * square
-        for i, (k, opposite) in enumerate(zip(IN, OUT)):
-            low, high = max(0, -C_Y[k]), Y - max(0, C_Y[k])
-            leaves = f[opposite, :, 1, 1 + low + C_Y[k]:1 + high + C_Y[k]]
-            torch.add(leaves, excess[i, :, low:high], out=f[k, :, 0, 1 + low:1 + high])
-        density, u, v = moments(f[:, :, -2, 1:-1])                   # (B, Y)
+        ghosts = self.f[:, :, 0]
+        first_cells = self.f[:, :, 1]
+        n_y = ghosts.shape[-1]
+        for k, opposite, more in zip(IN, OUT, excess):
+            low = 1 + max(0, -C_Y[k])
+            high = n_y - 1 - max(0, C_Y[k])
+            leaves = first_cells[opposite, :, low + C_Y[k]:high + C_Y[k]]
+            ghosts[k, :, low:high] = leaves + more[:, low - 1:high - 1]
+        last_cells = self.f[:, :, -2, 1:-1]
+        density, u, v = moments(last_cells)                          # (B, Y)
         wave = 3 ** .5 * (u.mean(1, keepdim=True) - speed * self.inflow)
         for k in OUT:
-            torch.add(f[k, :, -2, 1:-1], WEIGHT[k] * (wave - density), out=f[k, :, -1, 1:-1])
+            self.f[k, :, -1, 1:-1] = last_cells[k] + WEIGHT[k] * (wave - density)
 
     def fields(self):
         """Velocity along x and y and pressure, (B, X, Y, 3), 0 outside the fluid."""
@@ -179,16 +219,20 @@ class Channel:
     def forces(self, label, n):
         """Force of the fluid on each of n obstacles, (B, n, 2): momentum that their links take up in the next
         step. label (B, X, Y): number of the obstacle that is nearest to a cell."""
-        X, Y = self.fluid.shape[1:]
+        B, X, Y = self.fluid.shape
         links = self.obstacle_links
         first = self.first[links]
-        k = first // self.f[0].numel()
-        cell = first % self.f[0].numel()
-        sample = cell // ((X + 2) * (Y + 2))
+        size = self.f[0].numel()
+        k = first // size
+        cell = first % size
         x = cell // (Y + 2) % (X + 2) - 1
         y = cell % (Y + 2) - 1
-        weight, c_x, c_y = torch.tensor([WEIGHT, C_X, C_Y], device=k.device, dtype=torch.float64)[:, k]
-        taken = self.bounce()[links].double() + self.f.view(-1)[first] + 2 * weight
-        total = torch.zeros(len(self.fluid) * n, 2, device=k.device, dtype=torch.float64)
-        total.index_add_(0, sample * n + label[sample, x, y], taken[:, None] * torch.stack([c_x, c_y], 1))
-        return total.view(-1, n, 2)
+        sample = self.sample[links]
+        table = torch.tensor([WEIGHT, C_X, C_Y], device=k.device, dtype=torch.float64)
+        weight, c_x, c_y = table[:, k]
+        taken = self.bounce()[links] + self.f.view(-1)[first]
+        taken = taken.double() + 2 * weight                          # what arrives and what comes back
+        force = torch.stack([c_x * taken, c_y * taken], 1)
+        total = force.new_zeros(B * n, 2)
+        total.index_add_(0, sample * n + label[sample, x, y], force)
+        return total.view(B, n, 2)
