@@ -28,6 +28,7 @@ import math
 import os
 import statistics
 import sys
+import warnings
 
 from dev.cells import experiment, part_of
 from evaluation.load import choose_rows, open_data, params_of, read
@@ -173,7 +174,9 @@ def parameters(run, paths):
     for path in paths:
         value = open_source(path, args['pde'], quiet=True, named=True).params[name]
         place = 'between' if min(trained) < value < max(trained) else 'outside'
-        found.append((value, 'trained' if value in trained else place, score(run, path)))
+        with warnings.catch_warnings():                              # of values that were never seen
+            warnings.simplefilter('ignore', UserWarning)
+            found.append((value, 'trained' if value in trained else place, score(run, path)))
     rows = [[f'{value:g}', place, as_text(error)] for value, place, error in sorted(found)]
     print(aligned([[name, 'value', 'nRMSE'], *rows]))
 
