@@ -33,6 +33,16 @@ def part_of(cells, part):
 PLACES = ('out_dir', 'data_dir', 'data_path', 'device')      # keys in which cells of one folder may differ
 
 
+def is_done(path, what):
+    """Is the result of a cell at `path` + '.json'? Raises UserError for a result of other keys `what`."""
+    if not os.path.exists(path + '.json'):
+        return False
+    with open(path + '.json') as file:
+        if json.load(file)['what'] != what:
+            raise UserError(f"'{path}.json' was made with other keys: choose another --out")
+    return True
+
+
 def run_cell(name, method, changes, task, budget, seed, folder):
     """Train and score one cell, unless its result is there. Raises UserError for a result of other keys."""
     keys = {key: value for key, value in task.keys.items() if key not in PLACES}
@@ -40,10 +50,7 @@ def run_cell(name, method, changes, task, budget, seed, folder):
     values = ', '.join(f'{key.lower()} {value:g}' for key, value in task.source.params.items())
     parts = [text.replace(', ', '-').replace(' ', '_') for text in (name, values, f'seed {seed}') if text]
     path = os.path.join(folder, '-'.join(parts))
-    if os.path.exists(path + '.json'):
-        with open(path + '.json') as file:
-            if json.load(file)['what'] != what:
-                raise UserError(f"'{path}.json' was made with other keys: choose another --out")
+    if is_done(path, what):
         return
     say(f'{name}, {values}')
     found = compete(method, task, budget, seed, path, changes)

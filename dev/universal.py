@@ -24,13 +24,12 @@ values, inside and outside of the range.
 import argparse
 import itertools
 import json
-import math
 import os
 import statistics
 import sys
 import warnings
 
-from dev.cells import experiment, part_of
+from dev.cells import experiment, is_done, part_of, results_in
 from evaluation.load import choose_rows, open_data, params_of, read
 from evaluation.pictures import can_draw, new_axes, save
 from evaluation.scores import evaluate
@@ -54,7 +53,7 @@ def compare(seeds, zoo):
         own = statistics.mean(seed['nrmse'] for seed in zoo[equation]['ours'])
         ratios.append(statistics.mean(errors) / own)
         rows.append([equation, with_each(errors), as_text(own), f'{ratios[-1]:.2f}'])
-    mean = math.exp(statistics.mean(map(math.log, ratios)))
+    mean = statistics.geometric_mean(ratios)
     print(aligned([*rows, ['geometric mean', '', '', f'{mean:.2f}']]))
     return mean
 
@@ -81,19 +80,21 @@ def few_shot(args):
     first = next((path for path in blocks.values() if path), None)
     if not first:
         raise UserError('--blocks needs a checkpoint, whose network those with random blocks have too')
+    what = {'iters': args.iters, 'keys': args.keys}
     cells = itertools.product(range(args.seeds), args.sizes, blocks)
     for seed, n, name in part_of(cells, args.part):
         path = os.path.join(folder, f'{name}-{n}-seed{seed}')
-        if os.path.exists(f'{path}.json'):
+        if is_done(path, what):
             continue
         start = [f'--init_from={blocks[name]}'] if blocks[name] else random_blocks(first)
         data = [f'--data_path={args.data}'] if args.data else []
-        length = [f'--n_trajectories={rows_for(n)}', f'--max_iters={args.iters}', f'--eval_interval={max(1, args.iters // 20)}']
+        length = [f'--n_trajectories={rows_for(n)}', f'--max_iters={args.iters}',
+                  f'--eval_interval={max(1, args.iters // 20)}']
         rows = run_training(args.config, path, *start, *data, *length, f'--seed={seed}', '--device=cpu',
                             *args.keys)
         error = score(path, args.test)
         say(f'{name}, {n} trajectories, seed {seed}: nRMSE {error:.5f}')
-        write_json(f'{path}.json', {'blocks': name, 'n': n, 'seed': seed, 'nrmse': error, 'iters': args.iters,
+        write_json(f'{path}.json', {'what': what, 'blocks': name, 'n': n, 'seed': seed, 'nrmse': error,
                                     'minutes': float(rows[-1]['train_seconds']) / 60})
     table(folder)
 
@@ -121,11 +122,8 @@ def score(run, test):
 def errors_of(folder):
     """{blocks: {number of trajectories: [errors of all seeds]}} of the results in a folder."""
     found = {}
-    for name in sorted(os.listdir(folder)):
-        if name.endswith('.json'):
-            with open(os.path.join(folder, name)) as file:
-                r = json.load(file)
-            found.setdefault(r['blocks'], {}).setdefault(r['n'], []).append(r['nrmse'])
+    for r in results_in(folder):
+        found.setdefault(r['blocks'], {}).setdefault(r['n'], []).append(r['nrmse'])
     return found
 
 
@@ -198,12 +196,12 @@ def main(argv):
     add('--seeds', type=int, default=2)
     add('--part', default='0/1', help='i/n: every n-th training, for several processes')
     add('--out')
-    four = commands.add_parser('plot', allow_abbrev=False)
-    four.add_argument('png')
-    four.add_argument('folders', nargs='+')
-    three = commands.add_parser('parameters', allow_abbrev=False)
-    three.add_argument('run')
-    three.add_argument('files', nargs='+')
+    three = commands.add_parser('plot', allow_abbrev=False)
+    three.add_argument('png')
+    three.add_argument('folders', nargs='+')
+    four = commands.add_parser('parameters', allow_abbrev=False)
+    four.add_argument('run')
+    four.add_argument('files', nargs='+')
     args, keys = parser.parse_known_args(argv)
     args.keys = keys
     if args.command == 'few_shot':

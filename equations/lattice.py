@@ -34,7 +34,8 @@ OUT = [3, 7, 6]                         # their opposites
 # limit, unless it is thinner than a cell: there the product is small.
 PRODUCT = 3 / 16
 PRODUCT_IN = .005
-FLAT, RISE = 4, 12                      # cells from the inflow with PRODUCT_IN, and on which it rises
+FLAT = 4                                # cells from the inflow with PRODUCT_IN,
+RISE = 12                               # and cells on which it rises
 
 
 def moments(f):

@@ -42,6 +42,7 @@ def obstacles(u0, t, re, dtype=torch.float32):
     channel = Channel(distance * Y, SPEED, torch.full((len(u0),), viscosity), dtype)
     out = empty_frames(u0, t)
     out[:, 0, ..., :3] = 0.
+    out[..., 3] = distance[:, None]
     scale = torch.tensor([1 / SPEED, 1 / SPEED, 1 / SPEED ** 2], device=u0.device)
     step = SPEED / Y                                                 # seconds
     done = 0
@@ -51,7 +52,6 @@ def obstacles(u0, t, re, dtype=torch.float32):
             channel.step(.5 - .5 * math.cos(math.pi * min(1., (number + 1) * step / RISE)))
         done = until
         out[:, frame, ..., :3] = channel.fields() * scale
-        out[:, frame, ..., 3] = distance
     if not out.isfinite().all():
         raise UserError(f're={re:g} is too much for {X} x {Y} cells: take more')
     return out
@@ -67,7 +67,8 @@ def signed_distance(x, y, corners):
     to = np.stack([x, y], -1)[:, None] - a                           # (P, V, 2)
     along = ((to * edge).sum(-1) / (edge ** 2).sum(-1)).clip(0, 1)
     distance = np.linalg.norm(to - along[..., None] * edge, axis=-1).min(1)
-    y_a, y_b = a[:, 1], a[:, 1] + edge[:, 1]
+    y_a = a[:, 1]
+    y_b = y_a + edge[:, 1]
     crosses = (y_a <= y[:, None]) != (y_b <= y[:, None])             # a ray along +x meets the edge
     with np.errstate(divide='ignore', invalid='ignore'):
         at = a[:, 0] + (y[:, None] - y_a) / edge[:, 1] * edge[:, 0]
