@@ -13,7 +13,6 @@ batches.
 import copy
 import hashlib
 import os
-import shlex
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -27,9 +26,9 @@ import numpy as np
 import torch
 
 from equations.derivatives import is_centred
-from files.fit import Signs, check_together, other_units, zero_rows
+from files.fit import Signs, check_history, check_together, other_units, zero_rows
 from files.open import (blocks, check_finite, check_overlap, fingerprints, first_prints, opened, read,
-                        seen_rows, split_rows)
+                        split_rows)
 from grids import shape_text
 from runtime.device import DATA, free_memory, seed_of
 
@@ -166,6 +165,8 @@ class Trajectories:
         for s in self.sources:
             for u in self.read_split(s, 'train', self.rows):
                 flat = u.reshape(-1, n_field)
+                if self.entry.domain:                                # statistics are those inside
+                    flat = flat[flat[:, self.entry.fields.index(self.entry.domain)] > 0]
                 total += flat.sum(0, dtype=np.float64)
                 squares += np.square(flat, dtype=np.float64).sum(0)
                 count += len(flat)
@@ -242,19 +243,8 @@ class Trajectories:
                 'seen': torch.from_numpy(np.unique(np.concatenate(seen)))}
 
     def check_history(self, run):
-        """Refuse to resume on other data, and to fine-tune a run that was trained on rows which are now test
-        rows: the test errors would be too low."""
-        if run.state and run.state['data']['identity'] != self.identity:
-            raise UserError(f"the data are not those that '{run.folder}' was trained on: put those back, or "
-                            f'train on with --init_from={shlex.quote(run.best_path)} and another --out_dir')
-        if run.parent:
-            rows = split_rows(self.n_trajectories, 'test', self.entry.test)
-            for s in self.sources:
-                again = seen_rows(s, rows, run.parent['data']['seen'])
-                if again:
-                    raise UserError(f"{len(again)} of {len(rows)} test trajectories of '{s.path}' (first: "
-                                    f"{again[0]}) were in the training set of '{run.parent_path}': use the "
-                                    'n_trajectories of that run, or data made with another --seed')
+        """As fit.check_history."""
+        check_history(run, self.identity, self.sources, self.n_trajectories)
 
     # ---- windows
 

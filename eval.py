@@ -37,6 +37,7 @@ if __name__ == '__main__':
 import numpy as np
 import torch
 
+from evaluation.domains import recorded_scores
 from evaluation.load import facts, open_task
 from evaluation.long_rollouts import long_rollouts
 from evaluation.off_grid import from_input_points, grid_axes, off_grid, unseen_points
@@ -84,6 +85,7 @@ def evaluate_checkpoint(file, args, device='cpu', equation=None):
     result = {**facts(state, file, task), 'equation': equation, 'first_rows': len(task.rows) == args.rows,
               'unfinished': what_is_left(file, state), 'rollout': args.rollout, **scores}
     usual = scores['metrics']['nrmse']
+    result['metrics'].update(recorded_scores(task, p))
     if args.save:
         write_and_note(args, save_predictions, args.save, task, p)
     if args.superres or args.random_points:

@@ -210,7 +210,11 @@ class Stage(nn.Module):
         relative errors are those of the whole field."""
         u = self.model.decoder(z.flatten(0, 1))
         u = u.unflatten(0, z.shape[:2]).unflatten(2, batch.u.shape[2:-1])
-        return u + batch.background
+        u = u + batch.background
+        if not self.model.cfg.domain:
+            return u
+        distance = (batch.u + batch.background)[:, :1, ..., self.model.cfg.domain]    # positive inside
+        return u.where((distance > 0) | self.model.is_static, 0.)
 
 
 class OperatorStage(Stage):

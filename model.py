@@ -26,6 +26,7 @@ from grids import Patches, interpolate, merge_tokens, ones_at, padded, positions
 from runtime import extensions
 from runtime.checkpoint import check_shapes, find_checkpoint, load_checkpoint, of_equation, tuples
 from runtime.configurator import UserError
+from runtime.device import KeepsPlaces
 from runtime.device import find as find_device
 from runtime.inputs import (as_numbers, check_sizes, checked_latent, conditions, divides, grid_points,
                             noise_of, per_member, places_to_decode, query_points, to_trained_grid, whole)
@@ -320,12 +321,14 @@ class ModelConfig(SimpleNamespace):
         translation, diagonal       is the equation invariant under translations? If not, a direction of
                                     invariance such as (1, -1), or ()
         static, positive, conserved numbers of fields: constant, never negative, of constant integral
+        domain                      number of the static field that is positive inside the domain, or ()
         velocity, galilean          number of the velocity field along each axis; speed of the moving frame
                                     per unit of mean velocity, 0 for none
         dt, grid, first             seconds per step; points of the trained grid; its first point
         token_grid, steppers        latent tokens along each axis; names in STEPPERS
     """
     cond_dim = 64                          # width of the condition
+    domain = ()                            # of checkpoints that are older
 
     @classmethod
     def of(cls, keys, model_keys, sources):
@@ -610,7 +613,6 @@ class Operator(nn.Module):
         self.token_shift = tuple(cfg.token_shift * step for step in cfg.shift_direction)
         self.network = NETWORKS[cfg.arch](cfg)
         self.register_buffer('conserved', ones_at(cfg.conserved, cfg.latent_dim), persistent=False)
-        self.has_static = bool(cfg.static)
         dynamic = torch.ones(cfg.latent_dim)
         n_value = math.prod(cfg.points_per_token) * cfg.n_field      # features beyond these hold no field
         for field in cfg.static:
@@ -620,9 +622,7 @@ class Operator(nn.Module):
     def forward(self, z, cond, noise=None):
         """z (B, S, latent_dim), cond (B, cond_dim) -> the tokens one step later, float32. An operator draws
         no noise."""
-        change = self.network(z, cond)
-        if self.has_static:
-            change = change * self.dynamic
+        change = self.network(z, cond) * self.dynamic
         return self.shifted(z + change - self.conserved * change.mean(1, keepdim=True))
 
     def shifted(self, z):
@@ -643,13 +643,10 @@ class Latent(NamedTuple):
     tokens: torch.Tensor                   # (B, S, D): what encoder, operator and decoder see
     mean: torch.Tensor                     # (B, C): mean flow, taken off by encode and added by decode
     offset: torch.Tensor                   # (B, d): distance that the tokens have moved, physical units
+    distance: torch.Tensor                 # (B, N, 1): positive inside the domain; (B, N, 0) without one
 
 
-# names of buffers that hold coordinates
-PLACES = ('points', 'low', 'length', 'token_step', 'galilean', 'grid_points', 'centres', 'inside')
-
-
-class UPT(nn.Module):
+class UPT(KeepsPlaces):
     """
     Encoder E, operator A and decoder D, with the normalisation of the data inside.
 
@@ -687,17 +684,8 @@ class UPT(nn.Module):
             'lower_bound': lower_bound, 'low': torch.tensor(cfg.low), 'length': torch.tensor(cfg.length)}
         for name, value in constants.items():
             self.register_buffer(name, value.float(), persistent=False)
+        self.register_buffer('is_static', ones_at(cfg.static, cfg.n_field).bool(), persistent=False)
         self.to(torch.get_default_dtype())                           # tables were made in float32
-
-    def _apply(self, fn, recurse=True):
-        """As of any module, but where m.half() rounds the weights to 16 bits, places keep their type."""
-        places = {id(x) for name, x in self.named_buffers() if name.split('.')[-1] in PLACES}
-
-        def apply(x):
-            new = fn(x)
-            return x.to(new.device) if id(x) in places and new.itemsize < 4 else new
-
-        return super()._apply(apply, recurse)
 
     def normalise(self, mean, std):
         """Take the mean and scale of each field, C numbers each, from the training data."""
@@ -749,11 +737,12 @@ class UPT(nn.Module):
 
     def decode(self, z, points=None, clip=True):
         """Latent -> fields (B, Q, C) at points (Q, d) or (B, Q, d); without points, on the trained grid. With
-        clip=False, positive fields may come out negative. Raises UserError for points outside the domain."""
+        clip=False, positive fields may come out negative. Raises UserError for points outside the walls. In an
+        obstacle, a point is nan and fields on the grid are 0."""
         z = checked_latent(self.cfg, z, self.mean, self.low)
         if points is None:
             return self.decode_at(z, None, clip).unflatten(1, self.cfg.grid)
-        return self.decode_at(z, query_points(self.cfg, points, z.tokens.shape[0], self.low), clip)
+        return self.decode_at(z, query_points(self.cfg, points, z.tokens.shape[0], self.low), clip, math.nan)
 
     @torch.no_grad()
     def rollout(self, u0, steps, points=None, params=None, dt=None, grid=None, reencode=False,
@@ -784,10 +773,10 @@ class UPT(nn.Module):
         out = []
         for k in range(steps):
             z = self.advance(z, cond, dt, module, noise)
-            out.append(self.decode_at(z, q))
+            out.append(self.decode_at(z, q, outside=0. if points is None else math.nan))
             if reencode and k + 1 < steps:
                 u = self.decode_at(z, seen_at).view_as(u)
-                z = self.encode_preprocessed(u, where)
+                z = self.encode_preprocessed(u, where)._replace(distance=z.distance)
         u = torch.stack(out, 1)                                      # (B, steps, Q, C)
         return u.unflatten(2, shape)
 
@@ -800,25 +789,36 @@ class UPT(nn.Module):
         mean = mean.to(u.dtype) * self.in_frame                      # (B, C)
         u = u - mean.unflatten(0, (-1, *[1] * len(space)))
         tokens = self.encoder((u - self.mean) / self.std, where)
-        return Latent(tokens, mean, self.low.new_zeros(u.shape[0], len(self.cfg.grid)))
+        offset = self.low.new_zeros(u.shape[0], len(self.cfg.grid))
+        seen = u.flatten(1, -2)
+        if where is not None and self.cfg.domain:                    # at points: as it is decoded
+            seen = self.decoder(tokens) * self.std + self.mean
+        return Latent(tokens, mean, offset, seen[..., list(self.cfg.domain)])
 
     def advance(self, z, cond, dt, module, noise=None):
         """One step by a stepper module; cond and dt as condition_and_dt returns them."""
         travelled = z.mean.to(dt.dtype) @ self.galilean * dt[:, None]          # (B, d)
         tokens = module(z.tokens, cond, noise)
-        return Latent(tokens, z.mean, z.offset + travelled + self.token_step)
+        return Latent(tokens, z.mean, z.offset + travelled + self.token_step, z.distance)
 
-    def decode_at(self, z, q=None, clip=True):
-        """q (Q, d) or (B, Q, d) on the device, or None for the trained grid -> (B, Q, C), physical units"""
-        if q is None and self.cfg.tokens_move:
-            q = self.points
-        if self.cfg.tokens_move:                                     # (B, Q, d) in the frame of the tokens
+    def decode_at(self, z, q=None, clip=True, outside=0.):
+        """q (Q, d) or (B, Q, d) on the device, or None for the trained grid -> (B, Q, C), physical units;
+        outside: value of the fields that are not static outside the domain"""
+        cfg = self.cfg
+        if cfg.tokens_move:                                          # (B, Q, d) in the frame of the tokens
+            q = self.points if q is None else q
             q = q - z.offset.to(q.dtype).nan_to_num(0., 0., 0.)[:, None]
-        if q is not None and self.cfg.periodic:
+        if q is not None and cfg.periodic:
             q = self.low + (q - self.low) % self.length              # x = 1 is x = 0
         u = self.decoder(z.tokens, q if q is None else q.to(self.low.dtype))
         u = u * self.std + self.mean + z.mean[:, None]
-        return self.clip_positive(u) if clip else u
+        u = self.clip_positive(u) if clip else u
+        if cfg.domain:
+            distance = z.distance
+            if q is not None:
+                distance = interpolate(distance, q, cfg.grid, cfg.first, cfg.length, cfg.periodic)
+            u = u.where((distance > 0) | self.is_static, outside)
+        return u
 
     def clip_positive(self, u):
         """Fields u (..., C) in physical units, with positive fields cut off at zero."""

@@ -21,18 +21,26 @@ device has no float64, it runs on the CPU. u0 may be an array or a tensor.
 """
 import difflib
 import importlib
+import itertools
 import math
 import os
 import pkgutil
 import re
 from dataclasses import dataclass, field
-from typing import Callable
+from typing import Callable, NamedTuple
 
 import torch
 
 from runtime.configurator import UserError
 
 HELPERS = ('common', 'derivatives', 'lattice')     # modules of this folder that are no equations
+
+
+class Record(NamedTuple):
+    """Numbers of every frame that a solver records beside the fields, such as forces."""
+    shape: tuple                    # of those of a frame
+    names: tuple                    # along the last axis
+    of_fields: Callable             # (fields (T, *X, C), re=..) -> (T, *shape), as they follow from fields
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,8 @@ class PDE:
     frames: int = 201               # number of frames of a trajectory,
     dt: float = .01                 # and the time between them in seconds
     static: tuple = ()              # fields that do not change in time and are not predicted: a coefficient
+    domain: str = ''                # static field that is positive inside an irregular domain; outside of it, the
+                                    # fields that are not static are 0
     conserved: tuple = ()           # fields whose integral over the domain does not change
     velocity: tuple = ()            # the velocity field along each axis; it is odd under a reflection
     pseudo: tuple = ()              # fields that are odd under every reflection, such as the vorticity
@@ -68,6 +78,8 @@ class PDE:
                                     # axis, (a, b, g) for a u + b du/dn = g with the outward derivative du/dn
     incompressible: bool = False    # the velocity is free of divergence
     dissipative: bool = False       # the mean of velocity² (of u² for a scalar) never grows
+    records: dict = field(default_factory=dict)      # {name: Record}: the solver puts arrays (B, T, *shape) into
+                                    # its argument `records`
     residual: Callable = None       # (u0, u1 (B, *X, C), dt (B,), {'nu': (B,)}, axes [(X,)]) -> residual of
                                     # the equation between two frames, (B, *X, fields that are not static)
     note: str = ''                  # printed when a file of this equation is opened
@@ -118,13 +130,15 @@ class PDE:
             return torch.stack([u0, torch.zeros_like(u0)], -1)
         return u0[..., None] if len(self.fields) == 1 else u0
 
-    def solution(self, u0, params, t):
+    def solution(self, u0, params, t, records=None):
         """The solver's fields at the times t, (B, T, *X, C) float64, from u0 (B, *X, C). params:
-        {name: number}. The solution of a steady equation is the same at every time after the first. Raises
-        UserError if the equation has no solver, and the errors of the solver."""
+        {name: number}. The solution of a steady equation is the same at every time after the first. records: a
+        dict that takes what the entry's `records` name, {name: (B, T, *shape)}. Raises UserError if the equation has no solver, and the errors of the solver."""
         if self.solve is None:
             raise UserError(f'the equation of {self.file} has no built-in solver, only files')
         values = {name.lower(): params[name] for name in self.params}
+        if self.records:
+            values['records'] = {} if records is None else records
         if self.steady:
             solution = self.solve(u0[..., 0], **values)
             start = u0.to(solution)
@@ -146,13 +160,14 @@ class PDE:
         is 0."""
         return tuple(n * resolution // min(self.cells) for n in self.cells) if resolution else self.cells
 
-    def made(self, params, n, resolution=0):
+    def made(self, params, n, resolution=0, seed=0):
         """Name of a file of n trajectories that the solver makes: 1D_Burgers_Sols_Nu0.01_N1000.hdf5."""
         name = self.file.format(**{name: f'{value:g}' for name, value in params.items()})
         stem, ending = os.path.splitext(name)
         if resolution and self.shape(resolution) != self.cells:
             stem += f'_X{resolution}'
-        return f'{stem}_N{n}{ending}'
+        stem += f'_N{n}'
+        return f'{stem}_seed{seed}{ending}' if seed else f'{stem}{ending}'
 
 
 def names():
@@ -190,9 +205,9 @@ def parameter_keys(name=None):
 
 
 def parameters(name, values):
-    """The parameters of an equation, {'Nu': .01}, from the values of keys, {'nu': .01}. A key that is None or
-    left out stands for the entry's default. Raises UserError for a value of a key that the equation does not
-    have, and for one that is not a positive finite number."""
+    """The parameters of an equation, {'Nu': .01}, from the values of keys, {'nu': .01}; several values of a
+    parameter are a tuple. A key that is None or left out stands for the entry's default. Raises UserError for a
+    value of a key that the equation does not have, and for one that is not a positive finite number."""
     params = entry(name).params
     known = [key.lower() for key in params]
     for key, value in values.items():
@@ -204,8 +219,18 @@ def parameters(name, values):
         value = values.get(param.lower())
         if value is None:
             value = default
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not 0 < value < math.inf:
-            raise UserError(f'{param.lower()}={value} must be a positive finite number')
-        result[param] = float(value)
+        values_of_param = value if isinstance(value, tuple) and value else (value,)
+        for number in values_of_param:
+            is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
+            if not is_number or not 0 < number < math.inf:
+                raise UserError(f'{param.lower()}={number} must be a positive finite number')
+        if len(set(values_of_param)) < len(values_of_param):
+            raise UserError(f'{param.lower()}={value} names a value twice')
+        result[param] = tuple(map(float, value)) if isinstance(value, tuple) else float(value)
     return result
+
+
+def each_value(params):
+    """Parameters of which some may have several values -> a dict of numbers for each combination."""
+    several = [value if isinstance(value, tuple) else (value,) for value in params.values()]
+    return [dict(zip(params, values)) for values in itertools.product(*several)]

@@ -10,8 +10,9 @@ import math
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-from equations import PDE
+from equations import PDE, Record
 from equations.common import centres, checked, empty_frames, generators
 from equations.lattice import Channel
 from runtime.configurator import UserError
@@ -23,12 +24,18 @@ SPEED = .08                     # of the mean inflow in cells a step: a seventh 
 RISE = 1.                       # time in which the inflow rises
 GAP = .1                        # least distance of obstacles from each other and from walls
 SIDES = 48                      # of the polygon that stands for a disc or an ellipse
+NEAR = 3                        # cells from its wall that belong to an obstacle
+MOST = 3                        # obstacles in a channel
+WIDTH = 1.5                     # of the delta function, and
+AWAY = (.25, .5, .75, 1., 1.5)  # distances from a wall at which fields are read, in cells
+LEAST = .01                     # weight of the cells that are fluid
 
 
-def obstacles(u0, t, re, dtype=torch.float32):
+def obstacles(u0, t, re, records=None, dtype=torch.float32):
     """Flow past obstacles from rest. u0 (B, X, Y, 4): velocity and pressure, which are not used, and the signed
     distance to the nearest wall, positive in the fluid. re: Reynolds number. Returns velocity, pressure and
-    distance (B, T, X, Y, 4) float64; velocity and pressure are 0 inside obstacles.
+    distance (B, T, X, Y, 4) float64; velocity and pressure are 0 inside obstacles. records: a dict that takes
+    'forces' (B, T, N, 2), drag and lift on each obstacle as numbered by `numbers`, 0 for those beyond the last.
 
     Lattice Boltzmann: equations/lattice.py. Raises UserError as `checked` does, for cells that are no squares,
     and where the flow blows up.
@@ -45,15 +52,20 @@ def obstacles(u0, t, re, dtype=torch.float32):
     out[..., 3] = distance[:, None]
     scale = torch.tensor([1 / SPEED, 1 / SPEED, 1 / SPEED ** 2], device=u0.device)
     step = SPEED / Y                                                 # seconds
+    number = numbers(distance)
+    forces = np.zeros((*out.shape[:2], MOST, 2))
     done = 0
     for frame, time in enumerate(counted('solver: frames', t[1:]), 1):
         until = round(time / step)
-        for number in range(done, until):
-            channel.step(.5 - .5 * math.cos(math.pi * min(1., (number + 1) * step / RISE)))
+        for k in range(done, until):
+            channel.step(.5 - .5 * math.cos(math.pi * min(1., (k + 1) * step / RISE)))
         done = until
         out[:, frame, ..., :3] = channel.fields() * scale
+        forces[:, frame] = (channel.forces(number, MOST) / (SPEED ** 2 * Y)).cpu()
     if not out.isfinite().all():
         raise UserError(f're={re:g} is too much for {X} x {Y} cells: take more')
+    if records is not None:
+        records['forces'] = forces
     return out
 
 
@@ -98,7 +110,7 @@ def random_obstacles(rng):
     walls."""
     shapes = []
     circles = []
-    n = rng.integers(1, 4)
+    n = rng.integers(1, MOST + 1)
     while len(shapes) < n:
         shape = random_shape(rng)
         radius = np.linalg.norm(shape, axis=1).max()
@@ -116,6 +128,85 @@ def distances(shapes, cells):
     for corners in shapes:
         nearest = np.minimum(nearest, signed_distance(x.ravel(), y.ravel(), corners).reshape(cells))
     return nearest
+
+
+def numbers(distance):
+    """The obstacle that each cell near one belongs to, (B, X, Y), from the signed distance: 0, 1 ... in the order
+    of their last cells along x. Far from all obstacles it means nothing."""
+    B, X, Y = distance.shape
+    cell = torch.arange(1., X * Y + 1, device=distance.device).view(X, Y)
+    solid = distance <= 0
+    last = cell * solid                                              # the last cell of an obstacle, in the end
+    while True:
+        spread = F.max_pool2d(last, 3, 1, 1) * solid
+        if torch.equal(spread, last):
+            break
+        last = spread
+    for _ in range(NEAR):
+        last = torch.where(last > 0, last, F.max_pool2d(last, 3, 1, 1))
+    number = torch.zeros_like(last, dtype=torch.long)
+    for own, ends in zip(number, last):
+        own += torch.searchsorted(ends[ends > 0].unique(), ends)
+    return number.clamp_max(MOST - 1)
+
+
+def wall_forces(u, re):
+    """
+    Drag and lift on each obstacle that follow from fields u (T, X, Y, 4) around it, (T, MOST, 2) float64: the
+    integral of -p n + ν t du_t/dn over its wall, n outward.
+
+    The integral over the wall is one over the cells near it, with a smooth delta function of the distance. For
+    each of these cells, p and the tangential velocity are read at a few distances from the wall, from cells of the
+    fluid alone, and fitted by p + a s and a s + b s².
+    """
+    u = u.double()
+    _, X, Y, _ = u.shape
+    distance = u[0, ..., 3] * Y                                      # in cells
+    normal = torch.stack(torch.gradient(distance), -1)
+    size = normal.norm(dim=-1)
+    is_solid = (distance <= 0).double()
+    beside = F.max_pool2d(is_solid[None], 2 * NEAR + 1, 1, NEAR)[0] > 0        # not beside walls of the channel
+    cell = ((distance.abs() < WIDTH) & beside).nonzero()             # (P, 2)
+    i, j = cell.T
+    s = distance[i, j]
+    n = normal[i, j] / size[i, j, None]
+    length = (1 + (math.pi * s / WIDTH).cos()) / (2 * WIDTH) * size[i, j] / Y        # of wall, (P,)
+    wall = cell - s[:, None] * n
+    t = torch.stack([-n[:, 1], n[:, 0]], -1)
+    parts = []
+    for away in AWAY:
+        parts.append(fluid_values(u, distance, wall + away * n))
+    s, u, v, p = torch.stack(parts, 1).unbind(-1)                    # (P, len(AWAY), T) each
+    tangential = u * t[:, :1, None] + v * t[:, 1:, None]
+    s = s[..., 0]
+    slope = torch.linalg.pinv(torch.stack([s, s ** 2], -1)) @ tangential       # (P, 2, T)
+    pressure = torch.linalg.pinv(torch.stack([torch.ones_like(s), s], -1)) @ p
+    shear = DIAMETER / re * Y * slope[:, 0]
+    force = shear[..., None] * t[:, None] - pressure[:, 0, :, None] * n[:, None]     # (P, T, 2)
+    total = force.new_zeros(MOST, *force.shape[1:])
+    total.index_add_(0, numbers(distance[None])[0][i, j], force * length[:, None, None])
+    return total.movedim(0, 1)
+
+
+def fluid_values(u, distance, q):
+    """Distance, velocity and pressure (P, T, 4) of fields u (T, X, Y, 4) at points q (P, 2), all in cells: the mean
+    of those of the four cells around a point that are fluid, weighted bilinearly."""
+    X, Y = distance.shape
+    values = torch.cat([distance.expand(len(u), X, Y)[..., None], u[..., :3]], -1).movedim(0, 2)
+    first = q.floor().long()
+    first = torch.stack([first[:, 0].clamp(0, X - 2), first[:, 1].clamp(0, Y - 2)], -1)
+    fraction = q - first
+    total = 0.
+    weights = 0.
+    for along_x in (0, 1):
+        for along_y in (0, 1):
+            i = first[:, 0] + along_x
+            j = first[:, 1] + along_y
+            share = (fraction - torch.tensor([1 - along_x, 1 - along_y])).abs().prod(-1)
+            share = (share * (distance[i, j] > 0))[:, None, None]
+            total = total + share * values[i, j]
+            weights = weights + share
+    return total / weights.clamp_min(LEAST)
 
 
 def channels(n, cells, seed=0, first=0):
@@ -141,5 +232,7 @@ ENTRY = PDE(
     dt=.125,
     mirror=(1,),
     static=('distance',),
+    domain='distance',
     velocity=('vx', 'vy'),
+    records={'forces': Record((MOST, 2), ('drag', 'lift'), wall_forces)},
     incompressible=True)

@@ -52,13 +52,16 @@ def how_to_make(state, typed):
     n = config.get('n_trajectories')
     resolution = config.get('resolution', 0)
     folder, name = os.path.split(typed)
-    for values in zip(*args['seen_params']) if args['params'] else [()]:
+    for number, values in enumerate(zip(*args['seen_params']) if args['params'] else [()]):
         params = dict(zip(args['params'], values))
-        if entry.solve is None or name != entry.made(params, n, resolution):
+        seeds = [seed for seed in (0, number) if name == entry.made(params, n, resolution, seed)]
+        if entry.solve is None or not seeds:
             continue
         words = ['python', 'data.py', 'make', args['pde'], '--n', str(n)]
         for param, value in params.items():
             words += [f'--{param.lower()}', f'{value}']
+        if seeds[0]:
+            words += ['--seed', str(seeds[0])]
         if resolution:
             words += ['--resolution', str(resolution)]
         if folder != 'datasets':

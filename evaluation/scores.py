@@ -12,6 +12,7 @@ import time
 
 import torch
 
+from evaluation.domains import metrics_inside
 from grids import random_points, values_at
 from metrics import field_nrmse, mean_nrmse, metrics, nrmse, rms, space_of
 from runtime.configurator import UserError
@@ -129,7 +130,12 @@ def evaluate(model, u, params, initial_step=1, rollout='latent', batch_size=64):
         latents = LatentScores(model, n_steps)
         whole, seconds = rolled_out(model, u, params, n, batch_size, reencode, latents)
         p = predicted_fields(model, whole)
-        scores, steps = metrics(p, y, u0, cfg.dt, Progress('eval: metrics', n_steps).add)
+        if cfg.domain:
+            distance = u[:, 0, ..., cfg.domain[0]]
+            progress = Progress('eval: metrics', len(u))
+            scores, steps = metrics_inside(p, y, u0, distance, cfg.length[0] / u.shape[2], cfg.dt, progress.add)
+        else:
+            scores, steps = metrics(p, y, u0, cfg.dt, Progress('eval: metrics', n_steps).add)
         if not u0.any():                                             # a steady equation keeps no integral
             del scores['conservation_gap']
         other, _ = rolled_out(model, u, params, n, batch_size, not reencode, latents)
@@ -146,7 +152,7 @@ def evaluate(model, u, params, initial_step=1, rollout='latent', batch_size=64):
               rollout: {'nrmse': scores['nrmse']},
               'latent' if reencode else 'reencode': {'nrmse': other},
               'per_step': {'nrmse': steps},
-              'baselines': baselines(u0, y),
+              'baselines': baselines(u0, y, u[:, :1, ..., list(cfg.domain)] > 0),
               'ms_batch_size': min(batch_size, len(u))}
     parts = by_parameter(p, y, params)
     if parts:
@@ -205,7 +211,10 @@ def recon_nrmse(model, u, batch_size):
         for t in range(u.shape[1]):
             z = model.encode(u[rows, t])
             v = model.decode(z, points).cpu().double()               # on the CPU first: MPS has no float64
-            v = predicted_fields(model, v.unflatten(1, grid))[:, None]
+            v = v.unflatten(1, grid)
+            if model.cfg.domain:                                     # nan outside
+                v = v.where(u[rows, t][..., model.cfg.domain] > 0, 0.)
+            v = predicted_fields(model, v)[:, None]
             y = predicted_fields(model, u[rows, t:t + 1]).double()
             error = nrmse(v, y)
             values.append(error[rms(y) > 0])                         # a field that is 0 has no relative error
@@ -283,10 +292,11 @@ def by_parameter(p, y, params):
     return {label: {'nrmse': mean_nrmse(p[rows], y[rows])} for label, rows in rows_of.items()}
 
 
-def baselines(u0, y):
-    """Scores of two guesses that need no model: the last given frame u0 (N, *grid, C), and its spatial
-    mean."""
+def baselines(u0, y, inside):
+    """Scores of two guesses that need no model: the last given frame u0 (N, *grid, C), and its spatial mean over
+    the domain. inside (N, 1, *grid, 1 or, in a box, 0)."""
     last = u0[:, None].double()
-    mean = last.mean(space_of(y), keepdim=True)
+    inside = inside.all(-1, keepdim=True).double()                   # all True in a box
+    mean = last.sum(space_of(y), keepdim=True) / inside.sum(space_of(y), keepdim=True) * inside
     return {'persistence': {'nrmse': mean_nrmse(last.expand_as(y), y)},
             'mean': {'nrmse': mean_nrmse(mean.expand_as(y), y)}}

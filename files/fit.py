@@ -7,6 +7,7 @@ domain whose places are all alike: there the first point of a grid may lie anywh
 model.ModelConfig, or has its names.
 """
 import math
+import shlex
 
 import h5py
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 
 from equations.derivatives import shifted
 from files.layouts import COORDINATE, one_axis, spacing
-from files.open import CHUNK_ROWS, read_rows, split_rows, uneven_axes
+from files.open import CHUNK_ROWS, read_rows, seen_rows, split_rows, uneven_axes
 from files.values import check_filters, parameter, stored
 from grids import is_strided, shape_text
 from runtime.configurator import UserError, key_of, say
@@ -109,8 +110,9 @@ def settled(config, params, sources, argv):
         for name, value in params.items():
             key = name.lower()
             there = source.params[name]
-            if not math.isclose(value, there, rel_tol=SAME_TIME):
-                told = f"{key}={value:g}, but '{source.path}' has {name}={there:g}"
+            values = value if isinstance(value, tuple) else (value,)
+            if not any(math.isclose(one, there, rel_tol=SAME_TIME) for one in values):
+                told = f"{key}={','.join(map('{:g}'.format, values))}, but '{source.path}' has {name}={there:g}"
                 if key in typed:
                     raise UserError(f'{told}: leave --{key} out, or name a file that has this value')
                 if value != source.entry.params[name]:               # a config file has set it
@@ -124,6 +126,25 @@ def settled(config, params, sources, argv):
             say(f'note: {told}, which count')
             recorded['resolution'] = [0]
     return {key: values[0] if len(set(values)) == 1 else values for key, values in recorded.items()}
+
+
+# ---------------------------------------------------------------------------------------------
+# files and the runs that have seen them
+
+def check_history(run, identity, sources, n_trajectories):
+    """Refuse to resume a run on other data than those of this identity, and to fine-tune one that was trained on
+    rows which are now test rows: the test errors would be too low. Raises UserError."""
+    if run.state and run.state['data']['identity'] != identity:
+        raise UserError(f"the data are not those that '{run.folder}' was trained on: put those back, or "
+                        f'train on with --init_from={shlex.quote(run.best_path)} and another --out_dir')
+    if run.parent:
+        rows = split_rows(n_trajectories, 'test', sources[0].entry.test)
+        for s in sources:
+            again = seen_rows(s, rows, run.parent['data']['seen'])
+            if again:
+                raise UserError(f"{len(again)} of {len(rows)} test trajectories of '{s.path}' (first: "
+                                f"{again[0]}) were in the training set of '{run.parent_path}': use the "
+                                'n_trajectories of that run, or data made with another --seed')
 
 
 # ---------------------------------------------------------------------------------------------

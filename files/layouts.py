@@ -9,7 +9,7 @@ written. They are PDEBench's (arXiv 2210.07182); foreign.py has those that are o
 | 'arrays' | one array a field: `density`, `pressure`, `Vx`, .. (N, T, *X); coordinates as above       |
 | 'steady' | no time: `nu`, the coefficient (N, *X), `tensor`, the solution (N, 1, *X); coordinates.   |
 |          | Read as two frames of two fields: (coefficient, 0), (coefficient, solution)               |
-| 'groups' | one group a trajectory: `0000/data` (T, *X, C), `0000/grid/x`, `y`, `t`                   |
+| 'groups' | one group a trajectory: `0000/data` (T, *X, C), `0000/grid/x`, `y`, `t`, and records      |
 
 Coordinates and times are in physical units; each may be a row, a column, or the same row for every
 trajectory. values.py says how numbers may be packed, and where parameters may stand.
@@ -52,7 +52,7 @@ class Layout:
     check: Callable           # (path, h5py file) -> Content. Raises UserError
     read: Callable            # (h5py file, slice of rows, slice of frames) -> (n, T, *X, C) float32
     create: Callable = None   # (h5py file, planned Source): writes the coordinates, makes room for the rows
-    write: Callable = None    # (h5py file, number of the first row, values (n, T, *X, C))
+    write: Callable = None    # (h5py file, number of the first row, values (n, T, *X, C), records of the entry)
     like: str = None          # another layout, whose equations a file of this layout may hold
 
 
@@ -295,7 +295,7 @@ def _create_arrays(file, source):
         _make_room(file, name, (source.n,), source.n_frames, source.shape)
 
 
-def _write_arrays(file, first, u):
+def _write_arrays(file, first, u, records):
     for channel, name in enumerate(_array_names(file)):
         file[name][first:first + len(u)] = u[..., channel]
 
@@ -337,7 +337,7 @@ def _create_steady(file, source):
     _make_room(file, 'tensor', (source.n,), 1, source.shape)
 
 
-def _write_steady(file, first, u):
+def _write_steady(file, first, u, records):
     file['nu'][first:first + len(u)] = u[:, 1, ..., 0]
     file['tensor'][first:first + len(u), 0] = u[:, 1, ..., 1]
 
@@ -435,11 +435,24 @@ def _create_groups(file, source):
         _write_axes(group, 'grid/{}', source.x)
         _write_axes(group, 'grid/t', [times])
         _make_room(group, 'data', (), source.n_frames, (*source.shape, len(source.fields)))
+        for name, record in source.entry.records.items():
+            _make_room(group, name, (), source.n_frames, record.shape)
 
 
-def _write_groups(file, first, u):
-    for row, values in enumerate(u, first):
-        file[_group(row)]['data'][:] = values
+def _write_groups(file, first, u, records):
+    for i, values in enumerate(u):
+        group = file[_group(first + i)]
+        group['data'][:] = values
+        for name, of_rows in records.items():
+            group[name][:] = of_rows[i]
+
+
+def read_records(file, rows, name):
+    """What the solver has recorded beside the fields: (n, T, *shape) of rows of an open file of the layout
+    'groups'; None where a file has no such record."""
+    if f'{_group(0)}/{name}' not in file:
+        return None
+    return np.stack([stored(file[f'{_group(row)}/{name}']) for row in rows])
 
 
 # -----------------------------------------------------------------------------

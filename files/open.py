@@ -50,6 +50,7 @@ class Source:
     first_time: float = 0.            # seconds, of frame 0
     exists: bool = True               # False: planned by `find`, to be made by write.make
     notes: tuple = ()                 # what is usual in it, but not obvious
+    seed: int = 0                     # of its initial fields, if it is planned
 
     @property
     def entry(self):
@@ -76,6 +77,7 @@ class Source:
                  ('fields', 'low', 'length', 'boundary', 'translation', 'diagonal', 'galilean')}
         for name in ('static', 'positive', 'conserved', 'velocity'):
             facts[name] = tuple(entry.fields.index(field) for field in getattr(entry, name))
+        facts['domain'] = (entry.fields.index(entry.domain),) if entry.domain else ()
         return {**facts, 'pde': self.pde, 'params': tuple(self.params), 'dt': self.dt * time_stride,
                 'grid': tuple(cells // space_stride for cells in self.shape),
                 'first': tuple(float(axis[0]) for axis in self.x)}
@@ -89,29 +91,35 @@ def find(dataset, data_dir, data_path, params, n, resolution=0, quiet=False, nam
 
     data_path: existing file(s), separated by commas, which are opened. Where it is empty, data_dir is
     searched for the released file (not if a resolution is asked for), then for the file of n trajectories
-    that the built-in solver makes. Where neither exists, the one Source is the plan of the latter, with
-    exists=False. params: {'Nu': .01}. resolution: cells along each axis, 0: those of the released file.
-    named: see `open_source`. Raises UserError for a file that is missing, broken or of another equation.
+    that the built-in solver makes. Where neither exists, the Source is the plan of the latter, with
+    exists=False. params: {'Nu': .01}; where a parameter has several values, there is a file for each, and the
+    k-th is made with seed k. resolution: cells along each axis, 0: those of the released file. named: see
+    `open_source`. Raises UserError for a file that is missing, broken or of another equation.
     """
     if data_path:
         return [open_source(path, dataset, quiet, named) for path in _named_paths(data_path)]
-    entry = equations.entry(dataset)
     data_dir = os.path.expanduser(data_dir)
     if os.path.isfile(data_dir):
         raise UserError(f"data_dir '{data_dir}' is a file, expected a folder: name a file by --data_path")
+    return [_find_one(dataset, data_dir, values, n, resolution, quiet, named, seed)
+            for seed, values in enumerate(equations.each_value(params))]
+
+
+def _find_one(dataset, data_dir, params, n, resolution, quiet, named, seed):
+    entry = equations.entry(dataset)
     released = os.path.join(data_dir, entry.released(params))
-    made = os.path.join(data_dir, entry.made(params, n, resolution))
+    made = os.path.join(data_dir, entry.made(params, n, resolution, seed))
     if os.path.exists(released) and not resolution:
-        return [open_source(released, dataset, quiet, named)]
+        return open_source(released, dataset, quiet, named)
     if os.path.exists(made):
-        return [open_source(made, dataset, quiet, named)]
+        return open_source(made, dataset, quiet, named)
     if entry.solve is None:
         raise UserError(f"no '{released}', and there is no built-in solver for {dataset}: download it, or "
                         'name a file by --data_path')
-    return [plan(made, dataset, params, n, resolution)]
+    return plan(made, dataset, params, n, resolution, seed)
 
 
-def plan(path, dataset, params, n, resolution=0):
+def plan(path, dataset, params, n, resolution=0, seed=0):
     """The Source of the file that the built-in solver would make. Raises UserError where it cannot."""
     entry = equations.entry(dataset)
     if entry.solve is None or entry.initial is None:
@@ -130,7 +138,7 @@ def plan(path, dataset, params, n, resolution=0):
         raise UserError(f"resolution={resolution} must be at least 2 cells, or 0 for {dataset}'s own")
     x = [centres(size, *ends) for size, ends in zip(entry.shape(resolution), entry.space)]
     return Source(path, dataset, n, entry.frames, entry.dt, tuple(x), params, layout=entry.layout,
-                  exists=False)
+                  exists=False, seed=seed)
 
 
 def _named_paths(data_path):

@@ -27,13 +27,13 @@ FORMAT_VERSION = 1
 
 
 def make(sources, device, quiet=False):
-    """Make the planned ones of `sources`, with seed 0, and open them. Returns [Source], all of which exist.
+    """Make the planned ones of `sources`, and open them. Returns [Source], all of which exist.
     A file that another process has made meanwhile is only opened. quiet: print no notes on opened files."""
     opened = []
     for source in sources:
         if not source.exists:
             if not os.path.exists(source.path):
-                _write(source, 0, device)
+                _write(source, device)
             source = open_source(source.path, source.pde, quiet)
         opened.append(source)
     return opened
@@ -50,12 +50,13 @@ def write_file(path, dataset, params, n, seed=0, device='auto', batch_size=None,
         raise UserError(f'seed={seed} must be from 0 to {2 ** 63 - 1}')
     if batch_size is not None and batch_size < 1:
         raise UserError(f'batch_size={batch_size} must be at least 1 trajectory')
-    return _write(plan(path, dataset, params, n, resolution), seed, device, batch_size)
+    return _write(plan(path, dataset, params, n, resolution, seed), device, batch_size)
 
 
-def _write(source, seed, device, batch_size=None):
+def _write(source, device, batch_size=None):
     """Make a planned file. Returns its path."""
     entry = source.entry
+    seed = source.seed
     layout = LAYOUTS[source.layout]
     device = float64_device(device)
     n = source.n
@@ -65,9 +66,10 @@ def _write(source, seed, device, batch_size=None):
     t = np.arange(source.n_frames) * source.dt
 
     def solve(first, size, times):
-        """Trajectories first .. first + size, (size, T, *X, C) float32."""
+        """Trajectories first .. first + size, (size, T, *X, C) float32, and the records of the entry."""
+        records = {}
         u0 = entry.start(size, source.shape, seed, first).to(device)
-        u = entry.solution(u0, source.params, times).float().cpu()
+        u = entry.solution(u0, source.params, times, records).float().cpu()
         expected = (size, len(times), *source.shape, len(source.fields))
         if tuple(u.shape) != expected:
             raise UserError(f'the solver of {source.pde} returned the shape {tuple(u.shape)}; expected '
@@ -75,7 +77,7 @@ def _write(source, seed, device, batch_size=None):
         if not u.isfinite().all():
             raise UserError(f'the solver of {source.pde} returned values that are not finite in trajectories '
                             f'{first} to {first + size - 1}')
-        return u.numpy()
+        return u.numpy(), records
 
     output_file('the data file', source.path)
     remove_stale(os.path.dirname(source.path))
@@ -99,7 +101,7 @@ def _write(source, seed, device, batch_size=None):
         next_print = start                                  # the first batch says how long all of them take
         for first in range(begin, n, batch_size):
             done = min(first + batch_size, n)
-            layout.write(file, first, solve(first, done - first, t))
+            layout.write(file, first, *solve(first, done - first, t))
             file.attrs['made'] = done
             now = time.perf_counter()
             if now >= next_print or done == n:
@@ -217,10 +219,7 @@ def make_command(argv):
     params = equations.parameters(args.name, {key: getattr(args, key) for key in keys})
     out = args.data_dir if args.out is None else args.out
     if args.out is None or os.path.isdir(out) or out.endswith(os.sep):
-        out = os.path.join(out, entries[args.name].made(params, args.n, args.resolution))
-        if args.seed:                                                # training takes seed 0 by this name
-            stem, ending = os.path.splitext(out)
-            out = f'{stem}_seed{args.seed}{ending}'
+        out = os.path.join(out, entries[args.name].made(params, args.n, args.resolution, args.seed))
     elif not out.endswith(('.hdf5', '.h5')):
         raise UserError(f"--out '{out}' must end with .hdf5 or .h5, or with a / for a folder")
     if os.path.exists(out):

@@ -93,6 +93,23 @@ def pick(name, why=''):
     return device
 
 
+# names of buffers that hold coordinates
+PLACES = ('points', 'low', 'length', 'token_step', 'galilean', 'grid_points', 'centres', 'inside')
+
+
+class KeepsPlaces(torch.nn.Module):
+    """A module whose coordinates keep their type where m.half() rounds its weights to 16 bits."""
+
+    def _apply(self, fn, recurse=True):
+        places = {id(x) for name, x in self.named_buffers() if name.split('.')[-1] in PLACES}
+
+        def apply(x):
+            new = fn(x)
+            return x.to(new.device) if id(x) in places and new.itemsize < 4 else new
+
+        return super()._apply(apply, recurse)
+
+
 def float64_device(name):
     """As `pick`, for the numerical solvers, which need float64: MPS has none and is replaced by the
     CPU, with a line that says so."""

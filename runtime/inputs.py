@@ -414,15 +414,18 @@ def checked_latent(cfg, z, like, places):
     `places`. Raises UserError for what is none, and for that of a model with other sizes."""
     expected = {'tokens': (math.prod(cfg.token_grid), cfg.latent_dim), 'mean': (cfg.n_field,),
                 'offset': (len(cfg.grid),)}
-    if getattr(z, '_fields', ()) != tuple(expected):
+    if getattr(z, '_fields', ()) != (*expected, 'distance'):
         raise UserError(f'expected a Latent, as encode and step return it, not {type(z).__name__}')
+    if cfg.domain:
+        expected['distance'] = (math.prod(cfg.grid), 1)
     for name, sizes in expected.items():
         found = tuple(getattr(z, name).shape)
         if found != (z.tokens.shape[0], *sizes):
             wanted = ', '.join(map(str, ('B', *sizes)))
             raise UserError(f'z is the Latent of another model: its {name} has shape {found}; expected '
                             f'({wanted})')
-    return z._replace(tokens=z.tokens.to(like), mean=z.mean.to(like), offset=z.offset.to(places))
+    return z._replace(tokens=z.tokens.to(like), mean=z.mean.to(like), offset=z.offset.to(places),
+                      distance=z.distance.to(like))
 
 
 def noise_of(seed, like):

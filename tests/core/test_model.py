@@ -56,7 +56,7 @@ def test_shapes(arch, attention, d):
     q = points(m)
     z = m.encode(u)
     assert isinstance(z, Latent) and isinstance(m.step(z), Latent)
-    shapes = [(3, math.prod(m.cfg.token_grid), 8), (3, 1), (3, d)]
+    shapes = [(3, math.prod(m.cfg.token_grid), 8), (3, 1), (3, d), (3, math.prod(m.cfg.grid), 0)]
     assert [x.shape for x in z] == [x.shape for x in m.step(z)] == shapes
     assert m.decode(z).shape == u.shape
     assert m.decode(z, q).shape == (3, 13, 1)

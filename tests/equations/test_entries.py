@@ -11,7 +11,7 @@ import torch
 
 import equations
 from conftest import ROOT, add_equation, refused
-from equations import PDE, entries, entry, names, parameter_keys, parameters
+from equations import PDE, each_value, entries, entry, names, parameter_keys, parameters
 from equations.common import ZERO
 from equations.kuramoto_sivashinsky import ks_waves
 from equations.navier_stokes import navier_stokes
@@ -145,8 +145,12 @@ def test_parameters():
     assert parameters('burgers', {**keys, 'nu': 1}) == {'Nu': 1.}
     message = refused(parameters, 'advection', {**keys, 'nu': .1})
     assert message == 'advection has no parameter nu; it has beta'
-    for value in (0., -.1, float('nan'), float('inf'), '0.1', True, (.1, .2)):
+    for value in (0., -.1, float('nan'), float('inf'), '0.1', True, (.1, 0.), ('.1', .2), (.1, .1), ()):
         assert 'nu=' in refused(parameters, 'burgers', {'nu': value})
+    several = parameters('reaction-diffusion', {'nu': (.5, 1)})
+    assert several == {'Nu': (.5, 1.), 'Rho': 1.}
+    assert each_value(several) == [{'Nu': .5, 'Rho': 1.}, {'Nu': 1., 'Rho': 1.}]
+    assert each_value({}) == [{}]
 
 
 def test_no_solver():

@@ -1,0 +1,111 @@
+"""Domains that are no box: obstacles in the flow, where fields are 0."""
+import os
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+import eval as ev
+from conftest import close, state_of, train_here
+from equations.obstacles import ENTRY, numbers
+from files.layouts import read_records
+from files.write import write_file
+from grids import interpolate
+from losses import OperatorStage
+from model import load
+
+RES = (40., 60.)
+
+
+@pytest.fixture(scope='session')
+def folder(tmp_path_factory):
+    """A folder of two data files, and of a run that was trained on them."""
+    folder = tmp_path_factory.mktemp('obstacles')
+    for seed, re in enumerate(RES):
+        write_file(str(folder / ENTRY.made({'Re': re}, 10, 32, seed)), 'obstacles', {'Re': re}, 10, seed, 'cpu',
+                   resolution=32)
+    with pytest.MonkeyPatch.context() as patch:
+        train_here(patch, '--dataset=obstacles', '--re=40,60', '--n_trajectories=10', '--resolution=32',
+                   f'--data_dir={folder}', f'--out_dir={folder}/run', '--time_stride=10',
+                   '--space_stride=1', '--initial_step=2', '--latent_tokens=4', '--latent_dim=64', '--hidden_dim=16',
+                   '--depth=1', '--n_head=2', '--max_iters=4', '--eval_interval=4', '--batch_size=4',
+                   '--basis=components', '--device=cpu')
+    return folder
+
+
+@pytest.fixture(scope='session')
+def fields(folder):
+    """Frames (N, T, X, Y, C) of the first file."""
+    with h5py.File(folder / '2D_Obstacles_Re40_X32_N10.h5') as file:
+        return torch.from_numpy(np.stack([file[f'{row:04d}/data'][::10] for row in range(10)]))
+
+
+def test_several_values_of_a_parameter_are_several_files(folder, fields):
+    cfg = state_of(folder / 'run')['model_args']
+    assert cfg['seen_params'] == [list(RES)] and cfg['domain'] == [3]
+    names = [os.path.basename(path) for path in state_of(folder / 'run')['data']['relative']]
+    assert names == ['2D_Obstacles_Re40_X32_N10.h5', '2D_Obstacles_Re60_X32_N10_seed1.h5']
+    with h5py.File(folder / names[1]) as file:
+        assert (file['0000/data'][0, ..., 3] != fields[0, 0, ..., 3].numpy()).any()
+
+
+def test_statistics_are_those_of_the_fluid(folder, fields):
+    m = load(folder / 'run')
+    u = []
+    for name in ('2D_Obstacles_Re40_X32_N10.h5', '2D_Obstacles_Re60_X32_N10_seed1.h5'):
+        with h5py.File(folder / name) as file:
+            u += [file[f'{row:04d}/data'][::10] for row in range(2, 10)]
+    u = torch.from_numpy(np.stack(u)).double()
+    inside = u[u[..., 3] > 0]
+    close(m.mean.double(), inside.mean(0))
+    close(m.std.double(), inside.std(0))
+
+
+def test_losses_see_the_fluid_alone(folder, fields):
+    m = load(folder / 'run')
+    u = (fields[:2] - m.mean) / m.std
+    background = (m.mean / m.std).view(1, 1, 1, 1, -1)
+    batch = type('Batch', (), {'u': u, 'background': background})
+    stage = type('Stage', (), {'model': m})
+    solid = fields[:2, :1, ..., 3:] <= 0
+    decoded = OperatorStage.decode(stage, torch.randn(2, 3, 16, 64), batch)
+    assert solid.any() and (decoded[..., :3].where(solid, 0.) == 0).all()
+    fluid = decoded[..., 0].where(~solid[..., 0], 1.)
+    assert (fluid != 0).all() and (decoded[..., 3] != 0).all()
+
+
+def test_predictions_are_0_in_obstacles_and_nan_at_points_there(folder, fields):
+    m = load(folder / 'run')
+    u0 = fields[:3, 1]
+    solid = u0[:, None, ..., 3] <= 0
+    for how in ({}, {'reencode': True}):
+        p = m.rollout(u0, 3, params={'Re': 50.}, **how)
+        assert torch.equal(p[..., 0] == 0, solid.expand(3, 3, 64, 32))
+        assert torch.equal(p[..., 2] == 0, solid.expand(3, 3, 64, 32))
+    q = torch.rand(200, 2) * torch.tensor([2., 1.])
+    at_points = m.rollout(u0, 3, points=q)
+    distance = interpolate(u0[..., 3:].flatten(1, 2), q, m.cfg.grid, m.cfg.first, m.cfg.length, False)
+    outside = (distance <= 0)[:, None].expand(-1, 3, -1, 3)
+    assert 5 < outside[0, 0, :, 0].sum() < 60
+    assert torch.equal(at_points[..., :3].isnan(), outside) and at_points[..., 3].isfinite().all()
+    z = m.step(m.encode(u0), {'Re': 50.})
+    assert torch.equal(m.decode(z, q)[..., :3].isnan(), outside[:, 0])
+    close(m.decode(z), m.rollout(u0, 1, params={'Re': 50.})[:, 0])
+
+
+def test_forces_are_recorded(folder, fields):
+    with h5py.File(folder / '2D_Obstacles_Re40_X32_N10.h5') as file:
+        forces = read_records(file, range(10), 'forces')
+        assert read_records(file, range(10), 'heat') is None
+    assert forces.shape == (10, 53, 3, 2) and forces.dtype == np.float32
+    found = numbers(fields[:, 0, ..., 3])
+    solid = fields[:, 0, ..., 3] <= 0
+    for row in range(10):
+        n = 1 + int(found[row][solid[row]].max())
+        assert (forces[row, 20:, :n, 0] > .05).all() and (forces[row, :, n:] == 0).all()
+
+
+def test_scores_are_those_of_the_fluid(folder):
+    [result] = ev.main(['--ckpt', str(folder / 'run'), '--device', 'cpu'])
+    assert 0 < result['metrics']['nrmse'] < 5
