@@ -29,7 +29,8 @@ from runtime.configurator import UserError
 from runtime.device import KeepsPlaces
 from runtime.device import find as find_device
 from runtime.inputs import (as_numbers, check_sizes, checked_latent, conditions, divides, grid_points,
-                            noise_of, per_member, places_to_decode, query_points, to_trained_grid, whole)
+                            noise_of, per_member, places_to_decode, query_points, to_trained_grid, token_grid,
+                            whole)
 
 CODER_HEADS = 4                        # attention heads of encoder and decoder
 
@@ -341,7 +342,7 @@ class ModelConfig(SimpleNamespace):
             seen_params=tuple(tuple(source.params[name] for source in sources) for name in names),
             conserved=values['conserved'] if keys.conserve else (),
             galilean=values['galilean'] if keys.moving_frame else 0.,
-            token_grid=(keys.latent_tokens,) * len(values['grid']),
+            token_grid=token_grid(values['grid'], keys.latent_tokens),
             steppers=('operator', *(name for name in keys.stages if name in STEPPERS and name != 'operator')))
         cfg = cls(**values)
         cfg.check()

@@ -24,6 +24,7 @@ has one. rollout.npz (or .hdf5) holds, with *X for X or X, Y:
     tokens   (T + 1, S, D) of the first trajectory, with --tokens; those of u0 come first
 """
 import argparse
+import math
 import os
 from dataclasses import replace
 
@@ -37,6 +38,7 @@ import numpy as np
 import torch
 
 import equations
+from evaluation.domains import filled_outside
 from evaluation.off_grid import POINTS, at_points, grid_axes, resampled
 from evaluation.pictures import draw, draw_members, draw_tokens
 from evaluation.scores import batches, predicted_fields
@@ -285,19 +287,24 @@ def main(argv=None):
     title = title_of(cfg, start, args)
     say(f'{title}: {start.steps} steps of {cfg.dt:g} s at {shape_text(shape)} points -> {path}')
     if truth is not None:
-        say_scores(model, p[0], truth[:, 1:])
+        say_scores(model, filled_outside(p[0], truth[:, 1:], cfg, 0.), truth[:, 1:])
     if args.tokens:
         tokens = arrays['tokens'].unflatten(1, cfg.token_grid)
         draw_tokens(folder, t, tokens.numpy(), title)
     if not args.points:
         frame0 = model.decode(model.encode(u0[:1]), points).cpu().unflatten(1, shape)
-        members = torch.cat([frame0.expand_as(p[0, :, 0])[:, None], p[0]], 1).numpy()
+        members = torch.cat([frame0.expand_as(p[0, :, 0])[:, None], p[0]], 1)
         x = [axis.numpy() for axis in coordinates.values()]
-        true = None if truth is None else truth[0].numpy()
+        shown = [field for field in range(cfg.n_field) if field not in cfg.domain]
+        fields = [cfg.fields[field] for field in shown]
+        members = members[..., shown].numpy()
+        true = None
+        if truth is not None:
+            true = filled_outside(truth, truth, cfg, math.nan)[0, ..., shown].numpy()
         steady = equations.entry(cfg.pde).steady
-        draw(folder, x, t, members.mean(0), true, cfg.fields, title, not args.no_gif, steady)
+        draw(folder, x, t, members.mean(0), true, fields, title, not args.no_gif, steady)
         if args.n_members:
-            draw_members(folder, x, t, members, true, cfg.fields, title)
+            draw_members(folder, x, t, members, true, fields, title)
 
 
 if __name__ == '__main__':

@@ -11,6 +11,6 @@ initial_step = 13
 time_stride = space_stride = 1
 early_bias = 1.
 basis = 'components'
-latent_tokens = 8                  # 8 x 8 tokens of 16 x 8 points
-latent_dim = 128
+latent_tokens = 8                  # 16 x 8 tokens of 8 x 8 points
+latent_dim = 96
 max_iters = 3000

@@ -30,6 +30,7 @@ from peers.compare import (HERE, METHODS, cells_for, classical, parse, persisten
                            write_json)
 from peers.networks import package_fno
 from runtime.configurator import UserError, one_line_errors
+from runtime.inputs import token_grid
 from runtime.paths import output_files, output_folder
 
 
@@ -153,7 +154,7 @@ def zoo(args, overrides):
 def baselines_of(task):
     """What needs no training: sizes, the error of persistence and those of the built-in solver."""
     y = task.truth
-    tokens = [task.keys['latent_tokens']] * (y.ndim - 3)
+    tokens = list(token_grid(y.shape[2:-1], task.keys['latent_tokens']))
     return {'points': list(y.shape[2:-1]), 'fields': y.shape[-1], 'tokens': tokens,
             'latent_dim': task.keys['latent_dim'], 'steps': y.shape[1] - 1,
             'persistence': persistence(task), 'classical': classical(task)}

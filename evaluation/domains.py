@@ -39,6 +39,14 @@ def metrics_inside(p, y, u0, distance, spacing, dt, on_row=None):
     return mean, [sum(of_rows) / len(of_rows) for of_rows in zip(*steps)]
 
 
+def filled_outside(u, truth, cfg, value):
+    """Fields u (..., C) with one value in those that are not static, outside of the domain of `truth`."""
+    if not cfg.domain:
+        return u
+    distance = truth[..., list(cfg.domain)]
+    return u.where((distance > 0) | torch.tensor([field in cfg.static for field in range(cfg.n_field)]), value)
+
+
 def recorded_scores(task, p):
     """
     How well what the solver has recorded beside the fields follows from predictions p (N, T, *grid, C): the

@@ -192,9 +192,9 @@ def colour_scale(u):
 def draw_errors(axis, t, prediction, truth, fields):
     """nRMSE of every step, and that of persistence, which repeats frame 0."""
     space = tuple(range(1, truth.ndim - 1))
-    size = np.square(truth).mean(space) ** .5                        # (T, C)
+    size = np.nanmean(np.square(truth), space) ** .5                 # (T, C); nan is outside of the domain
     for what, guess in {'prediction': prediction, 'persistence': truth[:1]}.items():
-        error = np.square(guess - truth).mean(space) ** .5 / np.maximum(size, 1e-12)
+        error = np.nanmean(np.square(guess - truth), space) ** .5 / np.maximum(size, 1e-12)
         for name, values in zip(fields, error[1:].T):
             if not values.max() <= ROUNDING:
                 axis.plot(t[1:], values, marker='.', label=f'{name}, {what}')
@@ -324,6 +324,7 @@ def draw_block(figure, axes, x, frames, block):
     for row, panel in zip(axes, block):
         for axis, frame in zip(row, frames):
             image = axis.imshow(panel.values[frame].T, extent=extent(x), **PIXELS, **panel.scale)
+            axis.set_facecolor('.6')                                 # of obstacles, where values are nan
         figure.colorbar(image, ax=row, label=panel.label)
         images.append(image)
     return images

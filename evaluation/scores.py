@@ -12,7 +12,7 @@ import time
 
 import torch
 
-from evaluation.domains import metrics_inside
+from evaluation.domains import filled_outside, metrics_inside
 from grids import random_points, values_at
 from metrics import field_nrmse, mean_nrmse, metrics, nrmse, rms, space_of
 from runtime.configurator import UserError
@@ -211,9 +211,7 @@ def recon_nrmse(model, u, batch_size):
         for t in range(u.shape[1]):
             z = model.encode(u[rows, t])
             v = model.decode(z, points).cpu().double()               # on the CPU first: MPS has no float64
-            v = v.unflatten(1, grid)
-            if model.cfg.domain:                                     # nan outside
-                v = v.where(u[rows, t][..., model.cfg.domain] > 0, 0.)
+            v = filled_outside(v.unflatten(1, grid), u[rows, t], model.cfg, 0.)
             v = predicted_fields(model, v)[:, None]
             y = predicted_fields(model, u[rows, t:t + 1]).double()
             error = nrmse(v, y)

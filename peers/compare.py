@@ -210,7 +210,7 @@ def changes_of(name, task):
     on_cpu = task.device.type == 'cpu'
     changes = [*method.changes, '--stages=operator']
     if method.peer:
-        changes += [f'--latent_tokens={task.y.shape[2]}', f'--latent_dim={task.y.shape[-1]}']
+        changes += [f'--latent_tokens={min(task.y.shape[2:-1])}', f'--latent_dim={task.y.shape[-1]}']
         if task.source.entry.steady:                                 # there is one step
             changes += ['--unroll=1']
     if on_cpu and task.y.ndim == 5:

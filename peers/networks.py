@@ -37,7 +37,7 @@ class FieldNetwork(nn.Module):
         is_field = cfg.token_grid == cfg.grid and cfg.latent_dim == cfg.n_field
         if not is_field or cfg.encoder_dim or cfg.decoder_dim:
             raise UserError(f'arch={cfg.arch} takes the field itself for its tokens: --encoder_dim=0 '
-                            f'--decoder_dim=0 --latent_tokens={cfg.grid[0]} --latent_dim={cfg.n_field}')
+                            f'--decoder_dim=0 --latent_tokens={min(cfg.grid)} --latent_dim={cfg.n_field}')
         self.grid = tuple(cfg.grid)
         self.condition = zero_init(use_adamw(nn.Linear(cfg.cond_dim, cfg.n_field, bias=False)))
         self.n_in = 2 * cfg.n_field

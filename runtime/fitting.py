@@ -6,6 +6,7 @@ import shlex
 import sys
 
 from runtime.configurator import UserError
+from runtime.inputs import token_grid
 
 POINTS = 32                            # along an axis, which a stride leaves if the file has as many
 POINTS_PER_TOKEN = 4                   # at least, where the number of tokens has to change
@@ -45,7 +46,7 @@ def candidates(keys, source):
     stride = space_stride(keys.space_stride, source.shape)
     grid = [cells // stride for cells in source.shape]
     for tokens in token_numbers(keys.latent_tokens, grid):
-        points = [n // tokens for n in grid]
+        points = [n // s for n, s in zip(grid, token_grid(grid, tokens)) if s]
         sizes = {**times, 'space_stride': stride, 'latent_tokens': tokens, 'latent_dim': keys.latent_dim,
                  'halo': min(keys.halo, *grid), 'patch_size': keys.patch_size, 'token_shift': 0}
         if keys.encoder_dim:                                         # patches divide the points of a token

@@ -478,6 +478,11 @@ def check_sizes(cfg):
     check_token_shift(cfg)
 
 
+def token_grid(grid, n):
+    """Latent tokens along each axis of a grid, n of them along the one with the fewest points."""
+    return tuple(n * points // min(grid) for points in grid)
+
+
 def check_token_shift(cfg):
     if not cfg.token_shift:
         return
