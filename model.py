@@ -790,10 +790,9 @@ class UPT(KeepsPlaces):
         mean = mean.to(u.dtype) * self.in_frame                      # (B, C)
         u = u - mean.unflatten(0, (-1, *[1] * len(space)))
         tokens = self.encoder((u - self.mean) / self.std, where)
+        at_points = where is not None and self.cfg.domain            # there, the domain is as it is decoded
+        seen = self.decoder(tokens) * self.std + self.mean if at_points else u.flatten(1, -2)
         offset = self.low.new_zeros(u.shape[0], len(self.cfg.grid))
-        seen = u.flatten(1, -2)
-        if where is not None and self.cfg.domain:                    # at points: as it is decoded
-            seen = self.decoder(tokens) * self.std + self.mean
         return Latent(tokens, mean, offset, seen[..., list(self.cfg.domain)])
 
     def advance(self, z, cond, dt, module, noise=None):

@@ -132,7 +132,9 @@ PEER = [*FIELD_LOSS, *'--encoder=grid --basis=cosine --encoder_dim=0 --decoder_d
 # Width, depth, batch and rate of the FNO are the best of several (dev/LOG.md), as is the U-Net's width in 2D.
 FNO = [*PEER, *'--arch=fno --hidden_dim=48 --depth=4 --learning_rate=6e-3'.split()]
 UNET = [*PEER, *'--arch=unet --hidden_dim=48 --depth=4 --learning_rate=2e-3'.split()]
-NARROW = ['--hidden_dim=24']           # of both in 2D: wider ones make too few iterations on a CPU
+# Transolver: depth and rate of the paper for unsteady flow, but a narrower network.
+TRANSOLVER = [*PEER, *'--arch=transolver --hidden_dim=96 --depth=8 --learning_rate=1e-3'.split()]
+NARROW = ['--hidden_dim=24']           # of FNO, U-Net in 2D: wider ones make too few iterations on a CPU
 PLAIN = '--moving_frame=false'
 FRAME = '--moving_frame=true'
 
@@ -143,7 +145,8 @@ METHODS = {
     'fno': Method([*FNO, PLAIN], peer=True, cpu_batch=16, cpu_plane=NARROW),
     'fno_frame': Method([*FNO, FRAME], peer=True, cpu_batch=16, cpu_plane=NARROW, needs_frame=True),
     'unet': Method([*UNET, PLAIN], peer=True, cpu_plane=NARROW),
-    'unet_frame': Method([*UNET, FRAME], peer=True, cpu_plane=NARROW, needs_frame=True)}
+    'unet_frame': Method([*UNET, FRAME], peer=True, cpu_plane=NARROW, needs_frame=True),
+    'transolver': Method([*TRANSOLVER, PLAIN], peer=True, cpu_plane=['--hidden_dim=48', '--depth=4'])}
 
 
 # ---------------------------------------------------------------------------------------------

@@ -21,6 +21,9 @@ from grids import padded
 from model import use_adamw, zero_init
 from runtime.configurator import UserError
 
+HEADS = 8                              # of Transolver, and
+SLICES = 32                            # its slices: those of the paper
+
 
 class FieldNetwork(nn.Module):
     """
@@ -168,3 +171,73 @@ class Levels(nn.Module):
             u = F.interpolate(u, scale_factor=2)
             u = block(torch.cat([u, skips.pop()], 1))
         return self.head(u)
+
+
+class Transolver(FieldNetwork):
+    """
+    Transolver (arXiv 2402.02366): transformer blocks over the points, whose attention acts between a few tokens
+    that all points of a similar state share. The coordinates are always given. As in the paper, 8 heads, MLPs as
+    wide as the block, and 32 slices. Its last layer starts at zero.
+    """
+
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        if self.position is None:                                    # the attention knows no distances
+            self.register_buffer('position', coordinates(cfg), persistent=False)
+            self.n_in += len(self.position)
+        self.network = PointBlocks(cfg, self.n_in)
+
+
+class PointBlocks(nn.Module):
+    """The layers of Transolver, (B, n_in, *grid) -> (B, C, *grid)."""
+
+    def __init__(self, cfg, n_in):
+        super().__init__()
+        dim = cfg.hidden_dim
+        self.lift = nn.Sequential(use_adamw(nn.Linear(n_in, 2 * dim)), nn.GELU(), nn.Linear(2 * dim, dim))
+        self.blocks = nn.ModuleList()
+        for _ in range(cfg.depth):
+            mlp = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
+            self.blocks.append(nn.ModuleList([nn.LayerNorm(dim), PhysicsAttention(dim), mlp]))
+        self.head = nn.Sequential(nn.LayerNorm(dim), zero_init(use_adamw(nn.Linear(dim, cfg.n_field))))
+
+    def forward(self, u):
+        grid = u.shape[2:]
+        x = self.lift(u.flatten(2).transpose(1, 2))                  # (B, N, dim)
+        for norm, attention, mlp in self.blocks:
+            x = x + attention(norm(x))
+            x = x + mlp(x)
+        return self.head(x).transpose(1, 2).unflatten(2, grid)
+
+
+class PhysicsAttention(nn.Module):
+    """
+    Attention between slices (arXiv 2402.02366, equations 2 to 4). In each head, a point belongs to SLICES slices by
+    weights that sum to 1. The token of a slice is the mean of its points by these weights. Tokens attend to each
+    other, and a point takes back the sum of its slices' tokens.
+    """
+
+    def __init__(self, dim):
+        super().__init__()
+        if dim % HEADS:
+            raise UserError(f'arch=transolver needs hidden_dim={dim} to be a multiple of its {HEADS} heads')
+        head_dim = dim // HEADS
+        self.value = nn.Linear(dim, dim)
+        self.state = nn.Linear(dim, dim)
+        self.slices = nn.Linear(head_dim, SLICES)
+        nn.init.orthogonal_(self.slices.weight)
+        self.temperature = nn.Parameter(torch.full((HEADS, 1, 1), .5))
+        self.qkv = nn.Linear(head_dim, 3 * head_dim, bias=False)     # of all heads
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x):
+        """x (B, N, dim) -> (B, N, dim)"""
+        value = self.value(x).unflatten(-1, (HEADS, -1)).transpose(1, 2)       # (B, H, N, hd)
+        state = self.state(x).unflatten(-1, (HEADS, -1)).transpose(1, 2)
+        share = (self.slices(state) / self.temperature).softmax(-1)  # (B, H, N, SLICES)
+        size = share.sum(2)[..., None]
+        token = share.transpose(2, 3) @ value / (size + 1e-5)        # (B, H, SLICES, hd)
+        q, k, v = self.qkv(token).chunk(3, -1)
+        token = F.scaled_dot_product_attention(q, k, v)
+        y = share @ token                                            # (B, H, N, hd)
+        return self.proj(y.transpose(1, 2).flatten(2))

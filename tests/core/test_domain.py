@@ -69,7 +69,7 @@ def test_losses_see_the_fluid_alone(folder, fields):
     batch = type('Batch', (), {'u': u, 'background': background})
     stage = type('Stage', (), {'model': m})
     solid = fields[:2, :1, ..., 3:] <= 0
-    decoded = OperatorStage.decode(stage, torch.randn(2, 3, 16, 64), batch)
+    decoded = OperatorStage.decode(stage, torch.randn(2, 3, 32, 64), batch)
     assert solid.any() and (decoded[..., :3].where(solid, 0.) == 0).all()
     fluid = decoded[..., 0].where(~solid[..., 0], 1.)
     assert (fluid != 0).all() and (decoded[..., 3] != 0).all()

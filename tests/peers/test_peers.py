@@ -11,9 +11,10 @@ import optim
 from conftest import SMOKE, refused, rows_of, same_run, train_here, two_processes
 from model import UPT, build, load, model_args, on_meta
 from peers.compare import METHODS
+from peers.networks import HEADS, SLICES, PhysicsAttention
 from runtime.checkpoint import load_checkpoint
 
-both = pytest.mark.parametrize('arch', ['unet', 'fno'])
+both = pytest.mark.parametrize('arch', ['unet', 'fno', 'transolver'])
 grids = pytest.mark.parametrize('grid', [(32,), (16, 24)])
 
 
@@ -57,8 +58,9 @@ def test_tokens_are_the_normalised_field(arch, grid):
 
 @grids
 @pytest.mark.parametrize('boundary', ['periodic', 'wall'])
-def test_an_untrained_unet_is_the_identity(grid, boundary):
-    cfg = config('unet', grid, boundary=boundary)
+@pytest.mark.parametrize('arch', ['unet', 'transolver'])
+def test_an_untrained_peer_is_the_identity(arch, grid, boundary):
+    cfg = config(arch, grid, boundary=boundary)
     u0 = fields(cfg)
     assert torch.allclose(UPT(cfg).rollout(u0, 2)[:, -1], u0, atol=1e-6)
 
@@ -196,3 +198,27 @@ def test_two_processes_train_as_one(monkeypatch, tmp_path, burgers_file, arch):
     for name in ('one', 'two'):
         norms.append([float(row['grad_norm']) for row in rows_of(tmp_path / name)])
     assert len(norms[0]) == 4 and norms[0] == pytest.approx(norms[1], rel=1e-3)
+
+
+def test_points_of_a_slice_share_its_token():
+    """Physics attention by hand: one head of one number, two slices, identity maps."""
+    attention = PhysicsAttention(HEADS)
+    for layer in (attention.value, attention.state, attention.proj):
+        layer.weight.data = torch.eye(HEADS)
+        layer.bias.data.zero_()
+    attention.slices.weight.data.zero_()                             # the other slices are empty
+    attention.slices.weight.data[:2, 0] = torch.tensor([20., -20.])
+    attention.slices.bias.data = torch.full((SLICES,), -100.)
+    attention.slices.bias.data[:2] = 0.
+    attention.qkv.weight.data = torch.tensor([[0.], [0.], [1.]])     # all tokens get the mean of all tokens
+    x = torch.tensor([[1.], [2.], [-3.], [5.]]).repeat(1, HEADS)[None]
+    one, other = (1 + 2 + 5) / 3, -3.
+    expected = (one + other) / SLICES                                # the tokens of empty slices are 0
+    torch.testing.assert_close(attention(x), torch.full_like(x, expected), atol=1e-3, rtol=0)
+
+
+def test_transolver_takes_points_in_any_order():
+    attention = PhysicsAttention(16)
+    x = torch.randn(2, 30, 16)
+    order = torch.randperm(30)
+    torch.testing.assert_close(attention(x)[:, order], attention(x[:, order]))
