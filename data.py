@@ -185,7 +185,7 @@ class Trajectories:
     def statistics(self, moving):
         """Mean and standard deviation of each field, (C,) float32 tensors. moving: numbers of the fields
         whose mean the moving frame takes off: their deviation is that about the mean of each row."""
-        mean = self.mean.copy()
+        mean = self.mean * (not self.entry.domain)                   # what is 0 outside of a domain stays 0
         variance = self.mean_square - mean ** 2
         for field in moving:
             mean[field] = 0.

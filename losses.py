@@ -213,8 +213,8 @@ class Stage(nn.Module):
         u = u + batch.background
         if not self.model.cfg.domain:
             return u
-        distance = (batch.u + batch.background)[:, :1, ..., self.model.cfg.domain]    # positive inside
-        return u.where((distance > 0) | self.model.is_static, 0.)
+        inside = batch.u[:, :1, ..., list(self.model.cfg.domain)] > 0                 # its mean is 0
+        return u.where(inside | self.model.is_static, 0.)
 
 
 class OperatorStage(Stage):

@@ -11,7 +11,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from grids import pick, positions, random_points, values_at
+from grids import ones_at, pick, positions, random_points, values_at
 from model import Float32Linear, GridEncoder, use_adamw
 from points.splines import Scattered, fewest_points, nearest
 from runtime.configurator import UserError
@@ -157,6 +157,9 @@ class PointEncoder(GridEncoder):
         spline = self.splines[where.spline]
         with torch.autocast(u.device.type, enabled=False):
             grid = spline(u.to(where.weight.dtype), where.index, where.weight)
+        if self.cfg.domain:                                          # fields are 0 outside, and so are their means
+            inside = grid[..., list(self.cfg.domain)] > 0
+            grid = grid.where(inside | ones_at(self.cfg.static, self.cfg.n_field).bool().to(grid.device), 0.)
         z = self.patches.to_tokens(grid)
         if not self.cfg.encoder_dim:
             return z
