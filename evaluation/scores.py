@@ -12,7 +12,7 @@ import time
 
 import torch
 
-from evaluation.domains import filled_outside, metrics_inside
+from evaluation.domains import filled_outside, metrics_inside, unblanked
 from grids import random_points, values_at
 from metrics import field_nrmse, mean_nrmse, metrics, nrmse, rms, space_of
 from runtime.configurator import UserError
@@ -59,7 +59,7 @@ def predict(model, u, params, initial_step, batch_size, reencode=False, points=N
                 first = model.grid(*grid)[0]
                 u0 = values_at(u0, seen_at, first, model.cfg.length, model.cfg.periodic)
                 p = model.rollout(u0, n_steps, model.grid(*grid), grid=seen_at, **how)
-                p = p.unflatten(-2, grid)
+                p = unblanked(p, model.cfg).unflatten(-2, grid)
         if out is None:
             out = torch.empty(len(u), *p.shape[1:])
         out[rows] = p.cpu()

@@ -1,4 +1,5 @@
 """Domains that are no box: obstacles in the flow, where fields are 0."""
+import dataclasses
 import os
 
 import h5py
@@ -7,8 +8,10 @@ import pytest
 import torch
 
 import eval as ev
+import metrics
 from conftest import close, state_of, train_here
 from equations.obstacles import ENTRY, numbers
+from evaluation.domains import metrics_inside, r_squared
 from files.layouts import read_records
 from files.write import write_file
 from grids import interpolate
@@ -22,12 +25,13 @@ RES = (40., 60.)
 def folder(tmp_path_factory):
     """A folder of two data files, and of a run that was trained on them."""
     folder = tmp_path_factory.mktemp('obstacles')
-    for seed, re in enumerate(RES):
-        write_file(str(folder / ENTRY.made({'Re': re}, 10, 32, seed)), 'obstacles', {'Re': re}, 10, seed, 'cpu',
-                   resolution=32)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('equations.obstacles.ENTRY', dataclasses.replace(ENTRY, frames=17))
+        for seed, re in enumerate(RES):
+            write_file(str(folder / ENTRY.made({'Re': re}, 10, 32, seed)), 'obstacles', {'Re': re}, 10, seed, 'cpu',
+                       resolution=32)
         train_here(patch, '--dataset=obstacles', '--re=40,60', '--n_trajectories=10', '--resolution=32',
-                   f'--data_dir={folder}', f'--out_dir={folder}/run', '--time_stride=10',
+                   f'--data_dir={folder}', f'--out_dir={folder}/run', '--time_stride=4',
                    '--space_stride=1', '--initial_step=2', '--latent_tokens=4', '--latent_dim=64', '--hidden_dim=16',
                    '--depth=1', '--n_head=2', '--max_iters=4', '--eval_interval=4', '--batch_size=4',
                    '--basis=components', '--device=cpu')
@@ -38,7 +42,7 @@ def folder(tmp_path_factory):
 def fields(folder):
     """Frames (N, T, X, Y, C) of the first file."""
     with h5py.File(folder / '2D_Obstacles_Re40_X32_N10.h5') as file:
-        return torch.from_numpy(np.stack([file[f'{row:04d}/data'][::10] for row in range(10)]))
+        return torch.from_numpy(np.stack([file[f'{row:04d}/data'][::4] for row in range(10)]))
 
 
 def test_several_values_of_a_parameter_are_several_files(folder, fields):
@@ -55,7 +59,7 @@ def test_statistics_are_those_of_the_fluid(folder, fields):
     u = []
     for name in ('2D_Obstacles_Re40_X32_N10.h5', '2D_Obstacles_Re60_X32_N10_seed1.h5'):
         with h5py.File(folder / name) as file:
-            u += [file[f'{row:04d}/data'][::10] for row in range(2, 10)]
+            u += [file[f'{row:04d}/data'][::4] for row in range(2, 10)]
     u = torch.from_numpy(np.stack(u)).double()
     inside = u[u[..., 3] > 0]
     assert (m.mean == 0).all()
@@ -98,14 +102,45 @@ def test_forces_are_recorded(folder, fields):
     with h5py.File(folder / '2D_Obstacles_Re40_X32_N10.h5') as file:
         forces = read_records(file, range(10), 'forces')
         assert read_records(file, range(10), 'heat') is None
-    assert forces.shape == (10, 53, 3, 2) and forces.dtype == np.float32
+    assert forces.shape == (10, 17, 3, 2) and forces.dtype == np.float32
     found = numbers(fields[:, 0, ..., 3])
     solid = fields[:, 0, ..., 3] <= 0
     for row in range(10):
         n = 1 + int(found[row][solid[row]].max())
-        assert (forces[row, 20:, :n, 0] > .05).all() and (forces[row, :, n:] == 0).all()
+        assert (forces[row, 12:, :n, 0] > .05).all() and (forces[row, :, n:] == 0).all()
+
+
+def test_metrics_inside():
+    y = torch.randn(3, 4, 8, 6, 2).double()
+    p = y + .1 * torch.randn_like(y)
+    u0 = torch.randn(3, 8, 6, 2).double()
+    everywhere = torch.full((3, 8, 6), 5.)
+    found, steps = metrics_inside(p, y, u0, everywhere, 1., .1)
+    box, of_steps = metrics.metrics(p, y, u0, .1)
+    for name in ('nrmse', 'rmse', 'mae', 'vrmse', 'correlation_time', 'rel_l2'):
+        assert abs(found[name] - box[name]) < 1e-9, name
+    np.testing.assert_allclose(steps, of_steps)
+    distance = torch.randn(3, 8, 6)                                  # of which some is outside, some near a wall
+    found, _ = metrics_inside(p, y, u0, distance, .2, .1)
+    for name, chosen in {'nrmse': distance > 0, 'nrmse_near_walls': (distance > 0) & (distance < .4)}.items():
+        ratios = []
+        for row in range(3):
+            error = (p - y)[row][:, chosen[row]].square().mean(1).sqrt()
+            ratios.append(error / y[row][:, chosen[row]].square().mean(1).sqrt())
+        assert abs(found[name] - float(torch.stack(ratios).mean())) < 1e-9
+
+
+def test_coefficient_of_determination():
+    y = torch.tensor([1., 2., 3.])
+    assert r_squared(y, y) == 1 and r_squared(torch.full((3,), 2.), y) == 0
+    assert r_squared(torch.tensor([1., 2., 4.]), y) == .5
 
 
 def test_scores_are_those_of_the_fluid(folder):
-    [result] = ev.main(['--ckpt', str(folder / 'run'), '--device', 'cpu'])
-    assert 0 < result['metrics']['nrmse'] < 5
+    """What lies in the obstacles of the file has no effect, and the true fields have nearly the recorded forces."""
+    result = ev.main(['--ckpt', str(folder / 'run'), '--device', 'cpu', '--input_points', '400'])[0]
+    found = result['metrics']
+    assert 0 < found['nrmse'] < 5 and 0 < found['nrmse_near_walls'] < 5 and 0 < found['recon_nrmse'] < 1
+    assert .8 < found['drag_r2_of_truth'] < 1 and found['drag_r2'] < found['drag_r2_of_truth']
+    assert 'brmse' not in found and result['baselines']['mean']['nrmse'] > 0
+    assert 0 < result['input_points']['400']['nrmse'] < 5

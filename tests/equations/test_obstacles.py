@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from equations.lattice import Channel
-from equations.obstacles import channels, distances, obstacles, random_obstacles, signed_distance
+from equations.common import centres
+from equations.obstacles import (DIAMETER, channels, distances, numbers, obstacles, random_obstacles,
+                                 signed_distance, wall_forces)
 from runtime.configurator import UserError
 
 CLEAR = 9.                                                           # cells: no obstacle
@@ -126,3 +128,55 @@ def test_frames_of_the_solver():
     with pytest.raises(UserError, match='twice as many'):
         obstacles(u0[:, :32], [0., .1], 60.)
     assert distances([], (8, 4)).min() == .125
+
+
+def test_forces_of_fields_whose_integrals_are_known():
+    """Two discs. Of a linear pressure, the force is minus its gradient times the area. Of a velocity that grows
+    along the normal by g (t e_x) t, the shear is ν g times half the circumference, along x."""
+    x, y = np.meshgrid(centres(128, 0., 2.), centres(64), indexing='ij')
+    u = np.zeros((2, 128, 64, 4))
+    u[..., 3] = np.minimum(y, 1 - y)
+    g = 30.
+    discs = [(.8, .52, .125), (1.4, .43, .09)]
+    for at_x, at_y, radius in discs:
+        away = np.hypot(x - at_x, y - at_y)
+        d = away - radius
+        t = np.stack([-(y - at_y), x - at_x]) / away                 # along the wall
+        near = (d < .1) & (d > 0)
+        u[0, near, :2] = (g * d * t[0] * t)[:, near].T
+        u[..., 3] = np.minimum(u[..., 3], d)
+    u[1, ..., 2] = 2 * x - y
+    u[..., :3] *= (u[..., 3:] > 0)
+    shear, pressure = wall_forces(torch.from_numpy(u), re=50.)
+    for i, (_, _, radius) in enumerate(discs):
+        expected = DIAMETER / 50 * g * math.pi * radius
+        np.testing.assert_allclose(shear[i], [expected, 0.], atol=.04 * expected)
+        area = math.pi * radius ** 2
+        np.testing.assert_allclose(pressure[i], [-2 * area, area], rtol=.04)
+    assert (shear[2] == 0).all() and (pressure[2] == 0).all()
+
+
+def test_forces_follow_from_the_fields_of_the_solver():
+    u0 = channels(2, (128, 64), seed=1)
+    records = {}
+    u = obstacles(u0, np.arange(9) * .25, 80., records=records)
+    for row in range(2):
+        recorded = records['forces'][row, 6:]
+        found = wall_forces(u[row, 6:], 80.).numpy()
+        there = recorded[:, :, 0] != 0
+        assert there.any() and (np.abs(found - recorded)[there] < .06 * np.abs(recorded[there]).max()).all()
+        assert (found[~there] == 0).all()
+
+
+def test_every_obstacle_has_a_number():
+    u0 = channels(20, (128, 64), seed=0)
+    found = numbers(torch.from_numpy(u0[..., 3]))
+    for row, distance in enumerate(u0[..., 3]):
+        solid = torch.from_numpy(distance <= 0)
+        kinds = found[row][solid].unique().tolist()
+        assert kinds == list(range(len(kinds))) and 1 <= len(kinds) <= 3
+        for kind in kinds:                                           # one piece: its rows along x have no gap
+            along = ((found[row] == kind) & solid).any(1).nonzero().flatten()
+            assert len(along) == along[-1] - along[0] + 1
+        last = [int(((found[row] == kind) & solid).any(1).nonzero().max()) for kind in kinds]
+        assert last == sorted(last)
