@@ -14,8 +14,8 @@ compare prints a row an equation: its error in the mixture, that of its own mode
 docs/zoo.json), and their ratio; then the geometric mean.
 
 few_shot trains a config on 4, 16, 64 and 256 trajectories (--sizes) for equal iterations, from blocks of several
-checkpoints; `random=` begins with random blocks of the same network. Each model is scored on all trajectories
-of the file --test, made with another seed. Every finished training is a JSON file in --out. plot draws the
+checkpoints; `random=` begins with random blocks of the same network. The score is the median over the
+trajectories of the file --test, made with another seed. Every finished training is a JSON file in --out. plot draws the
 errors of several such folders, a panel each.
 
 parameters scores one model, trained at several values of a parameter, on all trajectories of files of other
@@ -32,9 +32,10 @@ import warnings
 from dev.cells import experiment, is_done, part_of, results_in
 from evaluation.load import choose_rows, open_data, params_of, read
 from evaluation.pictures import can_draw, new_axes, save
-from evaluation.scores import evaluate
+from evaluation.scores import predict, predicted_fields
 from evaluation.tables import aligned, as_text
 from files.open import open_source
+from metrics import by_frame, nrmse
 from model import load_state
 from peers.compare import HERE, run_training, write_json
 from runtime.checkpoint import NETWORK, find_checkpoint, load_checkpoint
@@ -93,7 +94,7 @@ def few_shot(args):
         rows = run_training(args.config, path, *start, *data, *length, f'--seed={seed}', '--device=cpu',
                             *args.keys)
         error = score(path, args.test)
-        say(f'{name}, {n} trajectories, seed {seed}: nRMSE {error:.5f}')
+        say(f'{name}, {n} trajectories, seed {seed}: median nRMSE {error:.5f}')
         write_json(f'{path}.json', {'what': what, 'blocks': name, 'n': n, 'seed': seed, 'nrmse': error,
                                     'minutes': float(rows[-1]['train_seconds']) / 60})
     table(folder)
@@ -107,7 +108,7 @@ def random_blocks(path):
 
 
 def score(run, test):
-    """nRMSE of a run on all trajectories of a file."""
+    """nRMSE of a run on the trajectories of a file, their median: one rollout that blows up would decide a mean."""
     file = find_checkpoint(run)
     state = load_checkpoint(file)
     model = load_state(state, file)
@@ -115,8 +116,10 @@ def score(run, test):
     sources = open_data(state, cfg, file, test)
     rows = choose_rows(state, sources, file, 'all', test)
     u = read(sources, rows, cfg, cfg.grid)
-    found, _ = evaluate(model, u, params_of(sources, cfg, len(rows)), state['config']['initial_step'])
-    return found['metrics']['nrmse']
+    n = state['config']['initial_step']
+    p = predict(model, u, params_of(sources, cfg, len(rows)), n, state['config']['batch_size'])
+    errors = by_frame(nrmse, predicted_fields(model, p), predicted_fields(model, u[:, n:]))
+    return float(errors.mean((1, 2)).median())
 
 
 def errors_of(folder):
@@ -138,7 +141,7 @@ def plot(path, folders):
             [line] = axis.plot(sizes, [statistics.mean(of[n]) for n in sizes], marker='o', label=name)
             for n in sizes:
                 axis.scatter([n] * len(of[n]), of[n], 8, color=line.get_color())
-        axis.set(xscale='log', yscale='log', xlabel='training trajectories', ylabel='nRMSE',
+        axis.set(xscale='log', yscale='log', xlabel='training trajectories', ylabel='nRMSE (median)',
                  title=os.path.basename(os.path.normpath(folder)))
         axis.set_xticks(sizes, sizes)
         axis.minorticks_off()

@@ -59,10 +59,10 @@ def predict(model, u, params, initial_step, batch_size, reencode=False, points=N
                 first = model.grid(*grid)[0]
                 u0 = values_at(u0, seen_at, first, model.cfg.length, model.cfg.periodic)
                 p = model.rollout(u0, n_steps, model.grid(*grid), grid=seen_at, **how)
-                p = unblanked(p, model.cfg).unflatten(-2, grid)
+                p = p.unflatten(-2, grid)
         if out is None:
             out = torch.empty(len(u), *p.shape[1:])
-        out[rows] = p.cpu()
+        out[rows] = unblanked(p, model.cfg).cpu()
     return out
 
 

@@ -370,8 +370,11 @@ def _check_groups(path, file):
     doubts = _config_doubts(file['0000'], sizes['T'])
     if has_more:
         doubts.append(f"{sizes['T'] + 1} times for {sizes['T']} frames: the last is left out")
+    records = [f'{name} {item.shape}' for name, item in file['0000'].items()
+               if isinstance(item, h5py.Dataset) and name != 'data']
+    notes = [f'each trajectory also has {", ".join(records)}'] if records else []
     return Content(len(names), sizes['T'], dt, read_axes(path, file, axes), type_of(file['0000/data']),
-                   n_fields=sizes['C'], doubts=doubts, first_time=start)
+                   n_fields=sizes['C'], doubts=doubts, notes=notes, first_time=start)
 
 
 def _check_all_groups(path, file):
