@@ -148,8 +148,8 @@ def test_parameters():
     for value in (0., -.1, float('nan'), float('inf'), '0.1', True, (.1, 0.), ('.1', .2), (.1, .1), ()):
         assert 'nu=' in refused(parameters, 'burgers', {'nu': value})
     several = parameters('reaction-diffusion', {'nu': (.5, 1)})
-    assert several == {'Nu': (.5, 1.), 'Rho': 1.}
-    assert each_value(several) == [{'Nu': .5, 'Rho': 1.}, {'Nu': 1., 'Rho': 1.}]
+    assert several == {'Nu': (.5, 1.), 'rho': 1.}
+    assert each_value(several) == [{'Nu': .5, 'rho': 1.}, {'Nu': 1., 'rho': 1.}]
     assert each_value({}) == [{}]
 
 

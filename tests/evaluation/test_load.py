@@ -76,6 +76,9 @@ def test_path_as_typed(project, tmp_path, monkeypatch):
      'python data.py make burgers --n 30 --nu 0.02 --resolution 64'),
     ("some where/1D_Burgers_Sols_Nu0.01_X64_N30.hdf5",
      "python data.py make burgers --n 30 --nu 0.01 --resolution 64 --data_dir 'some where'"),
+    ('datasets/1D_Burgers_Sols_Nu0.02_X64_N30_seed1.hdf5',
+     'python data.py make burgers --n 30 --nu 0.02 --seed 1 --resolution 64'),
+    ('datasets/1D_Burgers_Sols_Nu0.02_X64_N30_seed2.hdf5', ''),
     ('datasets/1D_Burgers_Sols_Nu0.01.hdf5', ''), ('mine.hdf5', '')])       # downloaded; somebody's own
 def test_missing_data_are_told_with_the_command_that_makes_them(tmp_path, monkeypatch, typed, command):
     monkeypatch.chdir(tmp_path)

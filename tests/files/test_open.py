@@ -371,6 +371,17 @@ def test_a_file_that_is_not_there_is_planned(tmp_path):
     assert small.shape == (64,) and small.path.endswith('_X64_N12.hdf5')
 
 
+def test_several_values_of_a_parameter_are_planned_with_a_seed_each(tmp_path):
+    made = tensor(tmp_path / '1D_Burgers_Sols_Nu0.01_N12_seed1.hdf5')
+    sources = find('burgers', str(tmp_path), '', {'Nu': (.1, .01, .001)}, 12)
+    assert [source.path for source in sources][1] == made
+    assert [os.path.basename(source.path) for source in sources][::2] == [
+        '1D_Burgers_Sols_Nu0.1_N12.hdf5', '1D_Burgers_Sols_Nu0.001_N12_seed2.hdf5']
+    assert [source.exists for source in sources] == [False, True, False]
+    assert [source.seed for source in sources][::2] == [0, 2]
+    assert [source.params['Nu'] for source in sources] == [.1, .01, .001]
+
+
 def test_the_released_file_is_preferred_to_one_that_was_made(tmp_path):
     made = tensor(tmp_path / '1D_Burgers_Sols_Nu0.01_N12.hdf5')
     assert [source.path for source in find_burgers(tmp_path)] == [made]
