@@ -18,6 +18,7 @@ from runtime.configurator import one_line_errors, parse_flags, say
 from runtime.progress import counted
 
 ONSET = 5.                             # diameters that the mean flow travels while the inflow rises
+STEADY = .01                           # change of a lift coefficient that is none
 SAMPLES = 50                           # of the forces, in the time of a diameter
 
 
@@ -43,8 +44,11 @@ def coefficients(re, cells, speed, duration):
 
 
 def frequency(t, lift):
-    """Waves in a unit of the times t (n,), from the rises of `lift` through its mean; nan if there are few."""
+    """Waves in a unit of the times t (n,), from the rises of `lift` through its mean; nan if there are few, or if
+    it hardly changes."""
     z = lift - lift.mean()
+    if z.abs().max() < STEADY:
+        return math.nan
     rises = ((z[:-1] < 0) & (z[1:] >= 0)).nonzero().flatten()
     if len(rises) < 3:
         return math.nan
