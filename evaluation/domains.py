@@ -24,11 +24,13 @@ def metrics_inside(p, y, u0, distance, spacing, dt, on_row=None):
     found = []
     steps = []
     for row in range(len(p)):
-        one = slice(row, row + 1)
         inside = distance[row] > 0
-        scores, of_steps = metrics(p[one][:, :, inside], y[one][:, :, inside], u0[one][:, inside], dt)
-        near = inside & (distance[row] < WALL * spacing)
-        near_walls = field_nrmse(p[one][:, :, near], y[one][:, :, near])
+        predicted = p[row, :, inside][None]                          # (1, T, points, C)
+        true = y[row, :, inside][None]
+        start = u0[row, inside][None]
+        scores, of_steps = metrics(predicted, true, start, dt)
+        near = distance[row][inside] < WALL * spacing
+        near_walls = field_nrmse(predicted[:, :, near], true[:, :, near])
         scores['nrmse_near_walls'] = sum(near_walls) / len(near_walls)
         found.append(scores)
         steps.append(of_steps)
@@ -71,17 +73,17 @@ def recorded_scores(task, p):
             continue
         parts = []
         for row in range(len(p)):
-            fields = task.u[row, n:].double()
             own = {key.lower(): float(value[row]) for key, value in task.params.items()}
+            true = task.u[row, n:].double()
             predicted = p[row].double()
-            predicted[..., static] = fields[..., static]
-            parts.append((record.of_fields(predicted, **own), record.of_fields(fields, **own)))
-        predicted, of_truth = (torch.stack(part) for part in zip(*parts))      # (N, T, *shape)
+            predicted[..., static] = true[..., static]
+            parts.append((record.of_fields(predicted, **own), record.of_fields(true, **own)))
+        there = (truth != 0).any(-1)
+        truth = truth[there]
+        of_prediction, of_truth = (torch.stack(part)[there] for part in zip(*parts))
         for i, label in enumerate(record.names):
-            counts = (truth != 0).any(-1)
-            y = truth[counts][:, i]
-            found[f'{label}_r2'] = r_squared(predicted[counts][:, i], y)
-            found[f'{label}_r2_of_truth'] = r_squared(of_truth[counts][:, i], y)
+            found[f'{label}_r2'] = r_squared(of_prediction[:, i], truth[:, i])
+            found[f'{label}_r2_of_truth'] = r_squared(of_truth[:, i], truth[:, i])
     return found
 
 
