@@ -679,14 +679,14 @@ class UPT(KeepsPlaces):
         self.register_buffer('mean', torch.zeros(cfg.n_field))       # of the training data: see normalise
         self.register_buffer('std', torch.ones(cfg.n_field))
         constants = {
-            'galilean': galilean,
-            'in_frame': galilean.ne(0).any(1).float(),               # (C,): 1 where the mean is taken off
+            'galilean': galilean, 'in_frame': galilean.ne(0).any(1).float(),   # 1 where the mean is taken off
             'token_step': cfg.token_shift * spacing * torch.tensor(cfg.shift_direction or [0] * d),
             'lower_bound': lower_bound, 'low': torch.tensor(cfg.low), 'length': torch.tensor(cfg.length)}
         for name, value in constants.items():
             self.register_buffer(name, value.float(), persistent=False)
         self.register_buffer('is_static', ones_at(cfg.static, cfg.n_field).bool(), persistent=False)
-        self.to(torch.get_default_dtype())                           # tables were made in float32
+        dtype = torch.get_default_dtype()                            # tables were made in float32
+        self._apply(lambda x: x.to(dtype) if x.is_floating_point() else x)     # an FNO has complex weights
 
     def normalise(self, mean, std):
         """Take the mean and scale of each field, C numbers each, from the training data."""

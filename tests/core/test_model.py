@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import cells, close, config, drawn, refused
 from grids import positions
-from model import (ATTENTIONS, STEPPERS, UPT, Block, ChannelAttention, Latent, StandardAttention, load, model_args,
+from model import (ATTENTIONS, NETWORKS, STEPPERS, UPT, Block, ChannelAttention, Latent, StandardAttention, load, model_args,
                    on_meta)
 from runtime.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 
@@ -996,3 +996,14 @@ def test_arguments_that_are_missing(tmp_path):
             assert load(path).cfg == m.cfg
         else:
             assert name in refused(load, path)
+
+
+def test_complex_weights_stay_complex(monkeypatch):
+    """As those of an FNO, whose package may be missing where tests run."""
+    class Spectral(torch.nn.Module):
+        def __init__(self, cfg):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(2, dtype=torch.cfloat))
+
+    monkeypatch.setitem(NETWORKS, 'pure', Spectral)
+    assert build(1).operator.network.weight.dtype == torch.cfloat
