@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import cells, close, config, drawn, refused
 from grids import positions
-from model import (ATTENTIONS, NETWORKS, STEPPERS, UPT, Block, ChannelAttention, Latent, StandardAttention, load, model_args,
-                   on_meta)
+from model import (ATTENTIONS, NETWORKS, STEPPERS, UPT, Block, ChannelAttention, Latent, StandardAttention, load,
+                   model_args, on_meta)
 from runtime.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 
 both = pytest.mark.parametrize('d', [1, 2])
