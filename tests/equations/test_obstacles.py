@@ -35,6 +35,7 @@ def poiseuille_error(Y):
     return float((u - parabola(Y, mean)).abs().max() / mean), abs(float(gradient))
 
 
+@pytest.mark.slow
 def test_plane_poiseuille_flow_is_of_second_order():
     coarse = poiseuille_error(10)
     fine = poiseuille_error(20)
@@ -156,6 +157,7 @@ def test_forces_of_fields_whose_integrals_are_known():
     assert (shear[2] == 0).all() and (pressure[2] == 0).all()
 
 
+@pytest.mark.slow
 def test_forces_follow_from_the_fields_of_the_solver():
     u0 = channels(2, (128, 64), seed=1)
     records = {}
@@ -169,7 +171,7 @@ def test_forces_follow_from_the_fields_of_the_solver():
 
 
 def test_every_obstacle_has_a_number():
-    u0 = channels(20, (128, 64), seed=0)
+    u0 = channels(8, (64, 32), seed=0)
     found = numbers(torch.from_numpy(u0[..., 3]))
     for row, distance in enumerate(u0[..., 3]):
         solid = torch.from_numpy(distance <= 0)
