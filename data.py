@@ -185,7 +185,9 @@ class Trajectories:
     def statistics(self, moving):
         """Mean and standard deviation of each field, (C,) float32 tensors. moving: numbers of the fields
         whose mean the moving frame takes off: their deviation is that about the mean of each row."""
-        mean = self.mean * (not self.entry.domain)                   # what is 0 outside of a domain stays 0
+        mean = self.mean.copy()
+        if self.entry.domain:                                        # what is 0 outside of it stays 0
+            mean[:] = 0.
         variance = self.mean_square - mean ** 2
         for field in moving:
             mean[field] = 0.
