@@ -295,8 +295,8 @@ def initial_params(path, cfg):
 # values
 
 class Signs:
-    """Counts the negative values of the fields that the equation of a file declares positive. Values that
-    are 0 but for rounding do not count."""
+    """Counts the negative values of the fields that the equation of a file declares positive, and values that
+    are not 0 outside of its domain. Values that are 0 but for rounding do not count."""
 
     def __init__(self, source):
         self.source = source
@@ -304,9 +304,15 @@ class Signs:
         self.count = np.zeros(len(self.fields), int)
         self.least = np.zeros(len(self.fields))
         self.largest = np.zeros(len(self.fields))
+        self.outside = 0
 
     def add(self, u):
         """Values u (..., C) of the file."""
+        entry = self.source.entry
+        if entry.domain:
+            distance = u[..., entry.fields.index(entry.domain)]
+            changing = [i for i, name in enumerate(entry.fields) if name not in entry.static]
+            self.outside += (u[distance <= 0][:, changing] != 0).sum()
         for i, field in enumerate(self.fields):
             values = u[..., field]
             self.count[i] += (values < 0).sum()
@@ -320,14 +326,17 @@ class Signs:
             if -self.least[i] > ROUNDING * self.largest[i]:
                 told.append(f'{self.count[i]} values of {self.source.fields[field]} are negative, the smallest '
                             f'is {self.least[i]:g}, and {self.source.pde} declares the field positive')
+        if self.outside:
+            told.append(f'{self.outside} values are not 0 where {self.source.entry.domain} is not positive, outside '
+                        'of the domain')
         return '; '.join(told)
 
     def check(self):
-        """Raise UserError where there is something to say: predictions are cut off at 0, and would never
-        come near."""
+        """Raise UserError where there is something to say: predictions are cut off at 0, or are 0 there, and
+        would never come near."""
         if self.text():
-            raise UserError(f"'{self.source.path}': {self.text()}: mend the values, or take the field out of "
-                            f"`positive` in equations/{self.source.pde.replace('-', '_')}.py")
+            raise UserError(f"'{self.source.path}': {self.text()}: mend the values, or the entry in "
+                            f"equations/{self.source.pde.replace('-', '_')}.py")
 
 
 def zero_rows(u, fields):

@@ -1,6 +1,7 @@
 """Domains that are no box: obstacles in the flow, where fields are 0."""
 import dataclasses
 import os
+import shutil
 
 import h5py
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 import eval as ev
 import metrics
-from conftest import close, state_of, train_here
+from conftest import close, refused, state_of, train_here
 from equations.obstacles import ENTRY, numbers
 from evaluation.domains import metrics_inside, r_squared
 from files.layouts import read_records
@@ -144,3 +145,16 @@ def test_scores_are_those_of_the_fluid(folder):
     assert .8 < found['drag_r2_of_truth'] < 1 and found['drag_r2'] < found['drag_r2_of_truth']
     assert 'brmse' not in found and result['baselines']['mean']['nrmse'] > 0
     assert 0 < result['input_points']['400']['nrmse'] < 5
+
+
+def test_values_in_obstacles_are_refused(folder, tmp_path, monkeypatch):
+    name = '2D_Obstacles_Re40_X32_N10.h5'
+    path = shutil.copy(folder / name, tmp_path / name)
+    with h5py.File(path, 'r+') as file:
+        u = file['0005/data'][:]
+        u[3, u[3, ..., 3] <= 0] -= 1.
+        file['0005/data'][:] = u
+    message = refused(train_here, monkeypatch, f'--data_path={path}', '--dataset=obstacles',
+                      '--n_trajectories=10', f'--out_dir={tmp_path}/run', '--latent_tokens=4', '--time_stride=1',
+                      '--space_stride=1', '--max_iters=1', '--device=cpu', '--initial_step=2')
+    assert 'values are not 0 where distance is not positive' in message
