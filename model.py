@@ -685,8 +685,7 @@ class UPT(KeepsPlaces):
         for name, value in constants.items():
             self.register_buffer(name, value.float(), persistent=False)
         self.register_buffer('is_static', ones_at(cfg.static, cfg.n_field).bool(), persistent=False)
-        dtype = torch.get_default_dtype()                            # tables were made in float32
-        self._apply(lambda x: x.to(dtype) if x.is_floating_point() else x)     # an FNO has complex weights
+        self._apply(lambda x: x.to(torch.get_default_dtype()) if x.is_floating_point() else x)     # not complex
 
     def normalise(self, mean, std):
         """Take the mean and scale of each field, C numbers each, from the training data."""
@@ -747,7 +746,7 @@ class UPT(KeepsPlaces):
 
     @torch.no_grad()
     def rollout(self, u0, steps, points=None, params=None, dt=None, grid=None, reencode=False,
-                stepper='operator', n_members=0, seed=0):
+                stepper='operator', n_members=0, seed=0, outside=math.nan):
         """
         Advance u0 by `steps` steps and decode each of them, without gradients. For gradients through a
         rollout, with respect to u0, params, dt, points or weights, call encode, step and decode.
@@ -755,13 +754,14 @@ class UPT(KeepsPlaces):
         u0 (B, *space, C) and `grid` are as encode takes them; points (Q, d) or (B, Q, d): where to decode
         (default: where u0 is given). With reencode=True, every step is decoded and encoded again. params
         {'Nu': .01} and dt in seconds default to those of training. Returns (B, steps, *space, C), or (B,
-        steps, Q, C) with points or grid; with n_members, (B, n_members, steps, ...) by a stochastic stepper.
+        steps, Q, C) with points or grid; with n_members, (B, n_members, steps, ...) by a stochastic stepper. At
+        `points` in an obstacle, fields are `outside`; on a grid they are 0 there.
         """
         steps = whole('steps', steps, 1)
         n_members = whole('n_members', n_members, 0)
         if n_members:
             u0, points, grid, params, dt = per_member(n_members, u0, points, grid, params, dt)
-            u = self.rollout(u0, steps, points, params, dt, grid, reencode, stepper, 0, seed)
+            u = self.rollout(u0, steps, points, params, dt, grid, reencode, stepper, 0, seed, outside)
             return u.unflatten(0, (len(u) // n_members, n_members))
         module = self.stepper(stepper)
         noise = self.noise(seed) if module.stochastic else None
@@ -774,7 +774,7 @@ class UPT(KeepsPlaces):
         out = []
         for k in range(steps):
             z = self.advance(z, cond, dt, module, noise)
-            out.append(self.decode_at(z, q, outside=0. if points is None else math.nan))
+            out.append(self.decode_at(z, q, outside=0. if points is None else outside))
             if reencode and k + 1 < steps:
                 u = self.decode_at(z, seen_at).view_as(u)
                 z = self.encode_preprocessed(u, where)._replace(distance=z.distance)
@@ -803,7 +803,7 @@ class UPT(KeepsPlaces):
 
     def decode_at(self, z, q=None, clip=True, outside=0.):
         """q (Q, d) or (B, Q, d) on the device, or None for the trained grid -> (B, Q, C), physical units;
-        outside: value of the fields that are not static outside the domain"""
+        outside: value in obstacles of the fields that are not static"""
         cfg = self.cfg
         if cfg.tokens_move:                                          # (B, Q, d) in the frame of the tokens
             q = self.points if q is None else q

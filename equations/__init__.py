@@ -133,7 +133,8 @@ class PDE:
     def solution(self, u0, params, t, records=None):
         """The solver's fields at the times t, (B, T, *X, C) float64, from u0 (B, *X, C). params:
         {name: number}. The solution of a steady equation is the same at every time after the first. records: a
-        dict that takes what the entry's `records` name, {name: (B, T, *shape)}. Raises UserError if the equation has no solver, and the errors of the solver."""
+        dict that takes what the entry's `records` name, {name: (B, T, *shape)}. Raises UserError if the equation
+        has no solver, and the errors of the solver."""
         if self.solve is None:
             raise UserError(f'the equation of {self.file} has no built-in solver, only files')
         values = {name.lower(): params[name] for name in self.params}

@@ -49,14 +49,6 @@ def filled_outside(u, truth, cfg, value):
     return u.where((distance > 0) | torch.tensor([field in cfg.static for field in range(cfg.n_field)]), value)
 
 
-def unblanked(p, cfg):
-    """Fields p (..., C) that were decoded at points, with 0 for what is nan outside of the domain. (There, the field
-    that tells the domain is finite.)"""
-    if not cfg.domain:
-        return p
-    return p.where(p.isfinite() | ~p[..., list(cfg.domain)].isfinite(), 0.)
-
-
 def recorded_scores(task, p):
     """
     How well what the solver has recorded beside the fields follows from predictions p (N, T, *grid, C): the

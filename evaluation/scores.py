@@ -12,7 +12,7 @@ import time
 
 import torch
 
-from evaluation.domains import filled_outside, metrics_inside, unblanked
+from evaluation.domains import filled_outside, metrics_inside
 from grids import random_points, values_at
 from metrics import field_nrmse, mean_nrmse, metrics, nrmse, rms, space_of
 from runtime.configurator import UserError
@@ -50,7 +50,7 @@ def predict(model, u, params, initial_step, batch_size, reencode=False, points=N
     progress = progress or Progress('eval: rollouts', len(u) * max(1, n_members) * n_steps)
     for rows, own in batches(len(u), batch_size, params):
         u0 = u[rows, initial_step - 1]
-        how = dict(params=own, reencode=reencode, stepper=stepper, n_members=n_members)
+        how = dict(params=own, reencode=reencode, stepper=stepper, n_members=n_members, outside=0.)
         how['seed'] = seed + rows.start
         with watched(model.stepper(stepper), progress, on_step):
             if seen_at is None:
@@ -62,7 +62,7 @@ def predict(model, u, params, initial_step, batch_size, reencode=False, points=N
                 p = p.unflatten(-2, grid)
         if out is None:
             out = torch.empty(len(u), *p.shape[1:])
-        out[rows] = unblanked(p, model.cfg).cpu()
+        out[rows] = p.cpu()
     return out
 
 
