@@ -136,17 +136,19 @@ def plot(path, folders):
         raise UserError('plot needs matplotlib')
     figure, axes = new_axes(4.5 * len(folders), 3.6, 1, len(folders))
     for axis, folder in zip(axes[0], folders):
-        for name, of in errors_of(folder).items():
+        found = errors_of(folder)
+        shown = sorted({n for of in found.values() for n in of})
+        for name, of in found.items():
             sizes = sorted(of)
             [line] = axis.plot(sizes, [statistics.mean(of[n]) for n in sizes], marker='o', label=name)
             for n in sizes:
                 axis.scatter([n] * len(of[n]), of[n], 8, color=line.get_color())
         axis.set(xscale='log', yscale='log', xlabel='training trajectories', ylabel='nRMSE (median)',
                  title=os.path.basename(os.path.normpath(folder)))
-        axis.set_xticks(sizes, sizes)
-        axis.minorticks_off()
+        axis.set_xticks(shown, shown)
+        axis.tick_params(axis='x', which='minor', bottom=False, labelbottom=False)
         axis.grid(alpha=.3)
-    axes[0][0].legend()
+        axis.legend(fontsize=7)
     save(figure, path, '')
 
 
