@@ -13,7 +13,7 @@ import math
 
 import torch
 
-from equations.lattice import Channel
+from equations.lattice import Channel, risen
 from runtime.configurator import one_line_errors, parse_flags, say
 from runtime.progress import counted
 
@@ -39,7 +39,7 @@ def coefficients(re, cells, speed, duration):
         if step % every == 0:
             times.append(t)
             values.append(2 * channel.forces(label, 1)[0, 0] / (speed ** 2 * cells))
-        channel.step(.5 - .5 * math.cos(math.pi * min(1., t / ONSET)))
+        channel.step(risen(t / ONSET))
     return torch.tensor(times), torch.stack(values)
 
 

@@ -15,8 +15,8 @@ docs/zoo.json), and their ratio; then the geometric mean.
 
 few_shot trains a config on 4, 16, 64 and 256 trajectories (--sizes) for equal iterations, from blocks of several
 checkpoints; `random=` begins with random blocks of the same network. The score is the median over the
-trajectories of the file --test, made with another seed. Every finished training is a JSON file in --out. plot draws the
-errors of several such folders, a panel each.
+trajectories of the file --test, made with another seed. Every finished training is a JSON file in --out. plot
+draws the errors of several such folders, a panel each.
 
 parameters scores one model, trained at several values of a parameter, on all trajectories of files of other
 values, inside and outside of the range.

@@ -9,6 +9,8 @@ Fluids 13, 2001). The only geometry is the signed distance of the cells to the n
 Units: a cell, a time step and the density are 1. The pressure is a third of the excess of the density. A
 population is stored without its weight, which it has in fluid at rest.
 """
+import math
+
 import torch
 
 AXIS = 1 / 9
@@ -45,6 +47,11 @@ def moments(f):
     u = f[1] - f[3] + upwards + downwards
     v = f[2] - f[4] + upwards - downwards
     return f.sum(0), u, v
+
+
+def risen(t):
+    """Speed of an inflow that rises smoothly from 0 at t = 0 to 1 at t = 1, where it stays."""
+    return .5 - .5 * math.cos(math.pi * min(1., t))
 
 
 class Channel:

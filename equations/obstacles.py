@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from equations import PDE, Record
 from equations.common import centres, checked, empty_frames, generators
-from equations.lattice import Channel
+from equations.lattice import Channel, risen
 from runtime.configurator import UserError
 from runtime.progress import counted
 
@@ -58,7 +58,7 @@ def obstacles(u0, t, re, records=None, dtype=torch.float32):
     for frame, time in enumerate(counted('solver: frames', t[1:]), 1):
         until = round(time / step)
         for k in range(done, until):
-            channel.step(.5 - .5 * math.cos(math.pi * min(1., (k + 1) * step / RISE)))
+            channel.step(risen((k + 1) * step / RISE))
         done = until
         out[:, frame, ..., :3] = channel.fields() * scale
         forces[:, frame] = (channel.forces(number, MOST) / (SPEED ** 2 * Y)).cpu()

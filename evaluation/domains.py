@@ -6,6 +6,7 @@ import torch
 
 from files.layouts import read_records
 from files.open import opened
+from grids import ones_at
 from metrics import field_nrmse, metrics
 
 WALL = 2.                              # grid spacings from a wall that are near it
@@ -46,7 +47,7 @@ def filled_outside(u, truth, cfg, value):
     if not cfg.domain:
         return u
     distance = truth[..., list(cfg.domain)]
-    return u.where((distance > 0) | torch.tensor([field in cfg.static for field in range(cfg.n_field)]), value)
+    return u.where((distance > 0) | ones_at(cfg.static, cfg.n_field).bool(), value)
 
 
 def recorded_scores(task, p):

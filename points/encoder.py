@@ -60,6 +60,7 @@ class PointEncoder(GridEncoder):
         cell = [length / n for length, n in zip(cfg.length, cfg.grid)]
         points = positions(cfg.grid, cfg.first, cell)
         self.register_buffer('grid_points', points, persistent=False)
+        self.register_buffer('is_static', ones_at(cfg.static, cfg.n_field).bool(), persistent=False)
 
     def make_stem(self, cfg):
         d = len(cfg.grid)
@@ -159,7 +160,7 @@ class PointEncoder(GridEncoder):
             grid = spline(u.to(where.weight.dtype), where.index, where.weight)
         if self.cfg.domain:                                          # fields are 0 outside, and so are their means
             inside = grid[..., list(self.cfg.domain)] > 0
-            grid = grid.where(inside | ones_at(self.cfg.static, self.cfg.n_field).bool().to(grid.device), 0.)
+            grid = grid.where(inside | self.is_static, 0.)
         z = self.patches.to_tokens(grid)
         if not self.cfg.encoder_dim:
             return z
