@@ -9,6 +9,7 @@ Checkpoints: written complete or not at all, read with every byte checked, and n
 import contextlib
 import io
 import os
+import re
 import sys
 import zipfile
 
@@ -75,6 +76,8 @@ def ship(run, path):
         state['config']['mixture'] = [os.path.basename(config) for config in state['config']['mixture']]
     for key in ('platform', 'wandb_id'):
         state['environment'].pop(key, None)
+    command = state['environment'].get('command', '')
+    state['environment']['command'] = re.sub(r'(?<![^= ])/\S*/', '', command)        # of absolute paths, the last part
     state['model'] = state['ema']                # the same tensors are stored once
     save_checkpoint(path, state)
 

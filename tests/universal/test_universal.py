@@ -117,7 +117,7 @@ def test_weights_are_given_away_without_places(trained, tmp_path):
     ship(trained, path)
     state = load_checkpoint(path)
     about = {**state['data'], 'seen': None}
-    assert not re.search(r'/(tmp|private|var)', repr([state['config'], about]))
+    assert not re.search(r'/(tmp|private|var)', repr([state['config'], about, state['environment']]))
     assert state['data']['members']['plane']['paths'] == ['datasets/flow.hdf5']
     m = load(path, equation='line').state_dict()
     assert all(torch.equal(value, m[name]) for name, value in load(trained, equation='line').state_dict().items())
