@@ -3,6 +3,7 @@ Data: trajectories in, batches of windows out.
 
     python data.py make burgers --n 1000 --nu .01    # solve, and write a file to datasets/
     python data.py inspect FILE [--json]             # what a file holds; checks every row, exit 1 if broken
+    python data.py mesh a.xdmf --pde NAME --out FILE # from meshes (points/meshes.py)
 
 files/ opens and checks the files. Here the rows (trajectories) are split, normalised by mean and standard
 deviation of each field over the train rows, kept in memory or read when they are needed, cut into windows of
@@ -357,14 +358,15 @@ class Windows:
         window. Yields Batch. following: a function that returns the windows of the next iteration. They are
         read meanwhile, where they do not live on the device."""
         draws, random = self.draws(index, iteration, rank, world, n_micro)
-        where = self.model.encoder.draw_points(self.keys, random)
         read = self.next_windows if same(draws, self.next_draws) else [None] * n_micro
         if following and self.trajectories.home != self.trajectories.device:
             self.next_draws, _ = self.draws(following(), iteration + 1, rank, world, n_micro)
             self.next_windows = [self.reader.submit(self.read, draw) for draw in self.next_draws]
         for draw, u in zip(draws, read):
             u = u.result() if u else self.read(draw)
-            yield self.batch(draw, u, iteration)._replace(where=where)
+            batch = self.batch(draw, u, iteration)
+            where = self.model.encoder.draw_points(self.keys, random.clone_state(), batch.u[:, 0])
+            yield batch._replace(where=where)
 
     def read(self, draw):
         return self.trajectories.gather(draw.row, draw.start, self.window)
@@ -523,6 +525,8 @@ if __name__ == '__main__':
         from files.write import make_command as run
     elif command == 'inspect':
         from files.inspect import inspect_command as run
+    elif command == 'mesh':
+        from points.meshes import mesh_command as run
     elif command in ('-h', '--help'):
         print(__doc__.strip())
         sys.exit()

@@ -40,7 +40,7 @@ import torch
 from evaluation.domains import recorded_scores
 from evaluation.load import facts, open_task
 from evaluation.long_rollouts import long_rollouts
-from evaluation.off_grid import from_input_points, grid_axes, off_grid, unseen_points
+from evaluation.off_grid import at_file_points, from_input_points, grid_axes, off_grid, unseen_points
 from evaluation.scores import evaluate, expected_seconds
 from evaluation.tables import (as_text, compare, ensemble_table, equations_table, finite, groups, heading,
                                search_table, table)
@@ -97,6 +97,9 @@ def evaluate_checkpoint(file, args, device='cpu', equation=None):
             result['superres'] = found
     if args.horizon:
         result['horizon'] = long_rollouts(task, args.horizon)
+    if task.sources[0].layout == 'points' and (model.cfg.encoder == 'points' or not model.cfg.encoder_dim):
+        point_model = load_state(state, file, device, encoder='points')
+        result['file_points'] = {'nrmse': at_file_points(task._replace(model=point_model))}
     if args.input_points:
         if model.cfg.encoder == 'points':                            # from as many as in training
             result['trained_points'] = state['config']['input_points']
@@ -114,7 +117,7 @@ def evaluate_checkpoint(file, args, device='cpu', equation=None):
     if args.stepper:
         seen_at = None
         if model.cfg.encoder == 'points':
-            seen_at = unseen_points(model.cfg, state['config']['input_points'])
+            seen_at = unseen_points(task, state['config']['input_points'])
         result['stepper'] = ensembles(model, task.u, task.params, n, args.batch_size, args.stepper,
                                       args.n_members, args.flow_steps, seen_at)
     if args.ttc:

@@ -498,7 +498,7 @@ class GridEncoder(nn.Module):
         """Encode normalised fields u (B, *grid, C) on the trained grid; where: sampled points (points/)."""
         return self(u, where)
 
-    def draw_points(self, keys, random):
+    def draw_points(self, keys, random, u):
         return None                                                  # it sees the whole grid
 
     def preprocess(self, u, x, like):
@@ -681,7 +681,8 @@ class UPT(KeepsPlaces):
         constants = {
             'galilean': galilean, 'in_frame': galilean.ne(0).any(1).float(),   # 1 where the mean is taken off
             'token_step': cfg.token_shift * spacing * torch.tensor(cfg.shift_direction or [0] * d),
-            'lower_bound': lower_bound, 'low': torch.tensor(cfg.low), 'length': torch.tensor(cfg.length)}
+            'lower_bound': lower_bound, 'low': torch.tensor(cfg.low), 'length': torch.tensor(cfg.length),
+            'rim': .25 * spacing.min()}                              # a point so near to a wall is inside
         for name, value in constants.items():
             self.register_buffer(name, value.float(), persistent=False)
         self.register_buffer('is_static', ones_at(cfg.static, cfg.n_field).bool(), persistent=False)
@@ -738,7 +739,7 @@ class UPT(KeepsPlaces):
     def decode(self, z, points=None, clip=True):
         """Latent -> fields (B, Q, C) at points (Q, d) or (B, Q, d); without points, on the trained grid. With
         clip=False, positive fields may come out negative. Raises UserError for points outside the walls. In an
-        obstacle, a point is nan and fields on the grid are 0."""
+        obstacle, fields on the grid are 0; points deeper in it than a quarter of a grid spacing are nan."""
         z = checked_latent(self.cfg, z, self.mean, self.low)
         if points is None:
             return self.decode_at(z, None, clip).unflatten(1, self.cfg.grid)
@@ -816,7 +817,7 @@ class UPT(KeepsPlaces):
         if cfg.domain:
             distance = z.distance
             if q is not None:
-                distance = interpolate(distance, q, cfg.grid, cfg.first, cfg.length, cfg.periodic)
+                distance = interpolate(distance, q, cfg.grid, cfg.first, cfg.length, cfg.periodic) + self.rim
             u = u.where((distance > 0) | self.is_static, outside)
         return u
 
@@ -892,8 +893,7 @@ def load_state(state, path, device='cpu', ema=True, encoder=None):
     args = dict(state['model_args'])
     if encoder and encoder != args['encoder']:
         if args['encoder_dim']:
-            raise UserError(f"'{path}' has a learned encoder for encoder={args['encoder']}: train with "
-                            f'--encoder={encoder}')
+            raise UserError(f"'{path}' has a learned encoder of grids: train with --encoder={encoder}")
         args['encoder'] = encoder
     with torch.device('cpu'), torch.random.fork_rng(devices=[]):     # initial weights draw random numbers
         model = build(args, state['ema' if ema else 'model'], path)

@@ -64,7 +64,7 @@ def batch_of(cfg, settings, stage, size):
     u = torch.randn(size, 1 + settings.unroll, *cfg.grid, cfg.n_field)
     background = torch.zeros(size, 1, *[1] * len(cfg.grid), cfg.n_field)
     params = torch.tensor([[seen[0] for seen in cfg.seen_params]]).float().expand(size, -1)
-    where = stage.model.encoder.draw_points(settings, torch.Generator().manual_seed(0))
+    where = stage.model.encoder.draw_points(settings, torch.Generator().manual_seed(0), u[:, 0])
     return Batch(u, background, params, torch.full((size,), cfg.dt), 1, where)
 
 

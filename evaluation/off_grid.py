@@ -16,6 +16,7 @@ import torch
 from equations.common import centres
 from evaluation.scores import predict, predicted_fields
 from files.fit import read_placed
+from files.open import opened
 from grids import fourier_interpolate, interpolate, is_strided, random_points, shape_text, values_at
 from metrics import mean_nrmse
 from runtime.configurator import UserError, say
@@ -97,9 +98,11 @@ def portions(task, row_values):
 # ---------------------------------------------------------------------------------------------
 # started from random points
 
-def unseen_points(cfg, n):
-    """n random points that are not those of any batch of the training: (n, d)"""
-    return random_points(n, cfg, torch.Generator().manual_seed(INPUT_SEED + n))
+def unseen_points(task, n):
+    """n random points that are not those of any batch of the training, as PointEncoder.random_points draws
+    them."""
+    random = torch.Generator().manual_seed(INPUT_SEED + n)
+    return task.model.encoder.random_points(n, random, task.u[:, task.initial_step - 1])
 
 
 def from_input_points(task, numbers):
@@ -110,10 +113,28 @@ def from_input_points(task, numbers):
     y = predicted_fields(model, task.u[:, n:])
     found = {}
     for number in sorted(set(numbers)):
-        points = unseen_points(model.cfg, number)
+        points = unseen_points(task, number)
         p = predict(model, task.u, task.params, n, task.batch_size, task.reencode, seen_at=points)
         found[str(number)] = {'nrmse': mean_nrmse(predicted_fields(model, p), y)}
     return found
+
+
+def at_file_points(task):
+    """nRMSE of rollouts that start from, and are compared with, the values at the points of files of the layout
+    'points' (points/files.py), which need no grid. The model of the task has encoder='points'."""
+    from points.files import points_of
+    n = task.initial_step
+    model = task.model
+    errors = []
+    for source, rows, here in portions(task, VALUES):                # a trajectory at a time
+        frames = slice(None, None, source.time_stride(model.cfg.dt))
+        params = {name: value[here] for name, value in task.params.items()}
+        with opened(source) as file:
+            x, u = points_of(file, rows[0], frames)
+        u = torch.from_numpy(u)[None, :n + task.steps]               # (1, T, P, C)
+        p = model.rollout(u[:, n - 1], task.steps, x, params, grid=x, reencode=task.reencode, outside=0.)
+        errors.append(mean_nrmse(predicted_fields(model, p.cpu()), predicted_fields(model, u[:, n:])))
+    return sum(errors) / len(errors)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import time
 import torch
 
 from evaluation.domains import filled_outside, metrics_inside
-from grids import random_points, values_at
+from grids import values_at
 from metrics import field_nrmse, mean_nrmse, metrics, nrmse, rms, space_of
 from runtime.configurator import UserError
 from runtime.progress import Progress
@@ -39,7 +39,7 @@ def predict(model, u, params, initial_step, batch_size, reencode=False, points=N
     (N, n_members, n_steps, ...) with n_members.
 
     params: {name: (N,)}. n_steps: by default T - initial_step. points (Q, d): where to decode, instead of on
-    the grid of u. seen_at (P, d): where a model with encoder='points' sees u, instead of on that grid.
+    the grid of u. seen_at (P, d) or (N, P, d): where a model with encoder='points' sees u, instead of on that grid.
     progress: counts the steps of all rows, if these are a part of more work. on_step: called with the tokens
     before and after every step.
     """
@@ -57,8 +57,9 @@ def predict(model, u, params, initial_step, batch_size, reencode=False, points=N
                 p = model.rollout(u0, n_steps, points=points, **how)
             else:
                 first = model.grid(*grid)[0]
-                u0 = values_at(u0, seen_at, first, model.cfg.length, model.cfg.periodic)
-                p = model.rollout(u0, n_steps, model.grid(*grid), grid=seen_at, **how)
+                at = seen_at if seen_at.ndim == 2 else seen_at[rows]
+                u0 = values_at(u0, at, first, model.cfg.length, model.cfg.periodic)
+                p = model.rollout(u0, n_steps, model.grid(*grid), grid=at, **how)
                 p = p.unflatten(-2, grid)
         if out is None:
             out = torch.empty(len(u), *p.shape[1:])
@@ -96,7 +97,8 @@ def rollout_error(model, stage, trajectories, n):
     params = {name: trajectories.val_params[:len(y), i] for i, name in enumerate(cfg.params)}
     seen_at = None
     if cfg.encoder == 'points':
-        seen_at = random_points(stage.settings.input_points, cfg, torch.Generator().manual_seed(0))
+        first = y[:, initial_step - 1]
+        seen_at = model.encoder.random_points(stage.settings.input_points, torch.Generator().manual_seed(0), first)
     n_steps = y.shape[1] - initial_step
     progress = Progress('validation: rollouts', len(y) * max(1, stage.n_members) * n_steps)
     p = predict(model, y, params, initial_step, stage.settings.batch_size, seen_at=seen_at,

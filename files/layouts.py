@@ -53,7 +53,7 @@ class Layout:
     read: Callable            # (h5py file, slice of rows, slice of frames) -> (n, T, *X, C) float32
     create: Callable = None   # (h5py file, planned Source): writes the coordinates, makes room for the rows
     write: Callable = None    # (h5py file, number of the first row, values (n, T, *X, C), records of the entry)
-    like: str = None          # another layout, whose equations a file of this layout may hold
+    like: str = None          # another layout, whose equations a file of this layout may hold; 'any': all of them
 
 
 # -----------------------------------------------------------------------------
@@ -346,7 +346,8 @@ def _write_steady(file, first, u, records):
 # 'groups'
 
 def _is_groups(file):
-    return any(name.isdigit() for name in list(file)[:2])
+    names = [name for name in list(file)[:2] if name.isdigit()]
+    return bool(names) and 'points' not in file[names[0]]            # else the layout of points/files.py
 
 
 def _group(row):

@@ -239,8 +239,9 @@ def _check(path, file, dataset, named):
     fitting = [name for name, layout in LAYOUTS.items() if layout.fits(file)]
     if not fitting:
         from files.foreign import READ_ONLY                             # layouts that are only read
-        LAYOUTS.update(READ_ONLY)
-        fitting = [name for name, layout in READ_ONLY.items() if layout.fits(file)]
+        from points.files import LAYOUT
+        LAYOUTS.update(READ_ONLY, points=LAYOUT)
+        fitting = [name for name, layout in LAYOUTS.items() if layout.fits(file)]
     layout = fitting[0] if fitting else 'tensor'                        # its check says what the file lacks
     if is_number(file.attrs.get('complete'), 0):                        # ours is; other programs' are not
         raise UserError(f"'{path}' is marked incomplete: delete it and make it again")

@@ -142,7 +142,8 @@ def _misfit_of_form(found, entry):
     anywhere in its cell."""
     content = found.content
     layout = found.layout
-    if entry.layout not in (layout, LAYOUTS[layout].like):
+    like = LAYOUTS[layout].like
+    if like != 'any' and entry.layout not in (layout, like):
         return f"its layout is '{layout}', not '{entry.layout}'"
     if len(content.x) != entry.axes:
         return f'it has {len(content.x)} axes, not {entry.axes}'

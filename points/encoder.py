@@ -15,7 +15,7 @@ from grids import ones_at, pick, positions, random_points, values_at
 from model import Float32Linear, GridEncoder, use_adamw
 from points.splines import Scattered, fewest_points, nearest
 from runtime.configurator import UserError
-from runtime.inputs import as_numbers, checked_fields, grid_points, query_points
+from runtime.inputs import as_numbers, checked_fields, grid_points, query_points, readable
 
 SMALLEST = 1e-6                        # lower limit of sizes in denominators
 LARGEST_SUM = 400.                     # of absolute weights, where the points surround the domain
@@ -55,6 +55,7 @@ class PointEncoder(GridEncoder):
 
     def __init__(self, cfg, patches):
         super().__init__(cfg, patches)
+        self.drawn = None, None                                      # the last points, and their PointStencil
         even = all(n % 2 == 0 for n in cfg.points_per_token)
         self.splines = nn.ModuleList(Scattered(cfg.grid, block, cfg.periodic) for block in (1, 1 + even))
         cell = [length / n for length, n in zip(cfg.length, cfg.grid)]
@@ -73,10 +74,30 @@ class PointEncoder(GridEncoder):
         self.stem = use_adamw(Float32Linear(2 * cfg.n_field + d, cfg.encoder_dim))
         self.pooled = nn.Linear(cfg.encoder_dim, cfg.encoder_dim)
 
-    def draw_points(self, keys, random):
-        """keys.input_points random points, as a PointStencil."""
-        points = random_points(keys.input_points, self.cfg, random)
-        return self.stencil(points.to(self.patches.modes.device, non_blocking=True))
+    def random_points(self, n, random, u):
+        """n random points of a box, (n, d). In another domain, random points of the grid of u (B, *grid, C) that
+        are inside, others for each sample: (B, n, d), fewer where there are not so many."""
+        cfg = self.cfg
+        if not cfg.domain:
+            return random_points(n, cfg, random)
+        points = grid_points(cfg, u.shape[1:-1])
+        order = torch.randperm(len(points), generator=random)
+        inside = u[..., cfg.domain[0]].flatten(1)[:, order.to(u.device)] > 0
+        if readable(u):
+            n = min(n, int(inside.sum(1).min()))
+        first = inside.sort(stable=True, descending=True).indices[:, :n]
+        return points.to(u.device)[order.to(u.device)][first]
+
+    def draw_points(self, keys, random, u):
+        """keys.input_points random points, as a PointStencil. Those of a box serve all micro-batches."""
+        points = self.random_points(keys.input_points, random, u)
+        if self.cfg.domain:
+            return self.stencil(points)
+        last, stencil = self.drawn
+        if last is None or not torch.equal(points, last):
+            stencil = self.stencil(points.to(self.patches.modes.device, non_blocking=True))
+            self.drawn = points, stencil
+        return stencil
 
     def encode_grid(self, u, where=None):
         """Tokens of normalised fields u (B, *grid, C) on the trained grid, seen at the points `where`, or at
@@ -99,15 +120,16 @@ class PointEncoder(GridEncoder):
         x = query_points(cfg, x[:, None] if x.ndim == 1 else x, u.shape[0], like, 'grid')
         if u.shape[1] != x.shape[-2]:
             raise UserError(f'there are {u.shape[1]} values at {x.shape[-2]} points')
-        where = self.stencil(x)
+        where = self.stencil(x, of_mesh=not torch.compiler.is_compiling())
         if not torch.compiler.is_compiling() and not where.weight.abs().sum(-2).amax() < LARGEST_SUM:
             raise UserError(f'the {x.shape[-2]} points leave a part of the domain out, or lie on a line: no '
                             'field can be interpolated from them')
         return u, where
 
     @torch.no_grad()
-    def stencil(self, points):
-        """points (P, d) or (B, P, d), physical coordinates -> PointStencil. Raises UserError for too few."""
+    def stencil(self, points, of_mesh=False):
+        """points (P, d) or (B, P, d), physical coordinates -> PointStencil. of_mesh: they may be crowded in some
+        places, and a GPU may be waited for. Raises UserError for too few."""
         cfg = self.cfg
         d = len(cfg.grid)
         n_point = points.shape[-2]
@@ -116,7 +138,8 @@ class PointEncoder(GridEncoder):
         x = points.to(self.grid_points.dtype).reshape(-1, n_point, d)
         x = self.in_cells(x)
         spline = int(n_point <= 2 * math.prod(cfg.grid))
-        index, weight = self.splines[spline].stencils(x)
+        stencils = self.splines[spline].stencils_of_mesh if of_mesh else self.splines[spline].stencils
+        index, weight = stencils(x)
         mean_weight = torch.zeros_like(x[..., 0])                    # (b, P)
         each = weight.mean(-1) / index.shape[1]                      # (b, M, K)
         mean_weight = mean_weight.scatter_add_(1, index.flatten(1), each.flatten(1))

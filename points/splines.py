@@ -13,16 +13,23 @@ from grids import pick, positions, split_tokens
 
 SPLINE_DEGREE = 3                      # of the polynomials that are reproduced
 SPLINE_POINTS = 4                      # points of a stencil for each monomial
+DISTANCES = 2 ** 26                    # that are in memory at a time, at most
+CROWDED = 200.                         # sum of absolute weights of points that do not surround a block
 SMOOTHING = 1e-5                       # regularisation, for points that coincide or are noisy
 
 
-def nearest(a, points, shape, periodic, k):
+def nearest(a, points, shape, periodic, k, left_out=None):
     """
     The k nearest points of each of `a`: index (b, M, k), nearest first, and offset (b, M, k, d) from `a`.
 
     a (M, d) or (b, M, d), points (b, P, d), in cells of the grid `shape`; the shorter way round on a periodic
-    domain.
+    domain. left_out (b, P): points that do not count.
     """
+    at_once = max(1, DISTANCES // math.prod(points.shape[:2]))
+    if a.shape[-2] > at_once:                                        # large meshes: a part after another
+        parts = [nearest(part, points, shape, periodic, k, left_out) for part in a.split(at_once, -2)]
+        index, offset = zip(*parts)
+        return torch.cat(index, 1), torch.cat(offset, 1)
     offset = []
     square = 0.
     for axis, n in enumerate(shape):
@@ -31,6 +38,8 @@ def nearest(a, points, shape, periodic, k):
             along = along - n * (along / n).round()
         offset.append(along)
         square = square + along.square()
+    if left_out is not None:
+        square = square.masked_fill(left_out[:, None], math.inf)
     index = square.topk(k, largest=False).indices
     near = [along.gather(-1, index) for along in offset]
     return index, torch.stack(near, -1)
@@ -78,6 +87,17 @@ def spline_weights(x, at):
     return solution[..., :K, :]
 
 
+def crowded(points):
+    """Which of the points (b, P, d), in cells, are not the nearest to the centre of their cell? (b, P)"""
+    cell = points.round()
+    away = (points - cell).square().sum(-1)
+    sample = torch.arange(len(points), device=points.device).expand(points.shape[1], -1).T
+    _, number = torch.cat([sample[..., None], cell], -1).flatten(0, 1).unique(dim=0, return_inverse=True)
+    least = torch.full((int(number.max()) + 1,), math.inf, dtype=away.dtype, device=away.device)
+    least.scatter_reduce_(0, number, away.flatten(), 'amin')
+    return away > least[number].view_as(away)
+
+
 class Scattered(nn.Module):
     """
     Interpolation from scattered points to a grid: for each block of the grid, a spline through the nearest
@@ -101,18 +121,28 @@ class Scattered(nn.Module):
         inside = positions(self.factors, [-middle] * d, [1.] * d)
         self.register_buffer('inside', inside, persistent=False)                         # (T, d)
 
-    def stencils(self, points):
+    def stencils(self, points, left_out=None):
         """points (b, P, d) in cells, of which the grid points are the whole numbers; b is the batch size, or
-        1 for points that a batch shares -> index (b, M, K), weight (b, M, K, T)"""
-        return self.around(self.centres, self.inside, points, 0)
+        1 for points that a batch shares. left_out (b, P): points that no stencil has. -> index (b, M, K), weight
+        (b, M, K, T)"""
+        return self.around(self.centres, self.inside, points, 0, left_out)
+
+    def stencils_of_mesh(self, points):
+        """As `stencils`, for points that may be crowded in some places, such as near walls. Where such points do
+        not surround a block, though there are others, one point of each cell counts. A GPU is waited for."""
+        found = self.stencils(points)
+        _, gap = nearest(self.centres, points, self.shape, self.periodic, 1)
+        if found[1].abs().sum(-2).amax() < CROWDED or gap.square().sum(-1).amax() > (min(self.shape) / 3) ** 2:
+            return found
+        return self.stencils(points, crowded(points))
 
     def left_out(self, points):
         """Stencils that predict every one of the points from the others, with T = 1."""
         return self.around(points, torch.zeros_like(points[:, :1, None]), points, 1)
 
-    def around(self, centres, inside, points, skip):
+    def around(self, centres, inside, points, skip, left_out=None):
         k = min(self.k + skip, points.shape[1])
-        index, offset = nearest(centres, points, self.shape, self.periodic, k)
+        index, offset = nearest(centres, points, self.shape, self.periodic, k, left_out)
         offset = offset[..., skip:, :]
         size = offset.square().sum(-1).amax(-1).sqrt()                # (b, M)
         size = size.clamp_min(1e-6)
