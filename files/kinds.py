@@ -56,6 +56,8 @@ def other_kind(path):
         return 'a tar archive', UNPACK
     if SIGNATURE in [head[start:start + 8] for start in (512, 1024, 2048, 4096)]:        # after another block
         return '', ''
+    if b'<Xdmf' in head or b'<VTKFile' in head:
+        return 'a mesh', 'make a file of points from it by python data.py mesh FILE --pde NAME --out OUT.h5'
     if head.lstrip(b'\xef\xbb\xbf \r\n\t').lower().startswith(PAGES):
         return 'a web page or message, not the file', 'look at it in a browser: is a login needed?'
     if not any(head):

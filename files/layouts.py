@@ -1,6 +1,7 @@
 """
 The HDF5 layouts that are read and written, one section each: how a file is recognised, checked, read and
-written. They are PDEBench's (arXiv 2210.07182); foreign.py has those that are only read.
+written. They are PDEBench's (arXiv 2210.07182); foreign.py has those that are only read, points/files.py that of
+points that differ from trajectory to trajectory.
 
 | layout   | holds                                                                                     |
 |----------|-------------------------------------------------------------------------------------------|

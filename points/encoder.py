@@ -82,11 +82,13 @@ class PointEncoder(GridEncoder):
             return random_points(n, cfg, random)
         points = grid_points(cfg, u.shape[1:-1])
         order = torch.randperm(len(points), generator=random)
-        inside = u[..., cfg.domain[0]].flatten(1)[:, order.to(u.device)] > 0
+        points = points[order].to(u.device)
+        distance = u[..., cfg.domain[0]].flatten(1)
+        inside = distance[:, order.to(u.device)] > 0
         if readable(u):
             n = min(n, int(inside.sum(1).min()))
         first = inside.sort(stable=True, descending=True).indices[:, :n]
-        return points.to(u.device)[order.to(u.device)][first]
+        return points[first]
 
     def draw_points(self, keys, random, u):
         """keys.input_points random points, as a PointStencil. Those of a box serve all micro-batches."""
@@ -138,8 +140,8 @@ class PointEncoder(GridEncoder):
         x = points.to(self.grid_points.dtype).reshape(-1, n_point, d)
         x = self.in_cells(x)
         spline = int(n_point <= 2 * math.prod(cfg.grid))
-        stencils = self.splines[spline].stencils_of_mesh if of_mesh else self.splines[spline].stencils
-        index, weight = stencils(x)
+        splines = self.splines[spline]
+        index, weight = splines.stencils_of_mesh(x) if of_mesh else splines.stencils(x)
         mean_weight = torch.zeros_like(x[..., 0])                    # (b, P)
         each = weight.mean(-1) / index.shape[1]                      # (b, M, K)
         mean_weight = mean_weight.scatter_add_(1, index.flatten(1), each.flatten(1))

@@ -31,6 +31,7 @@ SAME = np.full(10, .01, 'f4')
     (b'CDF\x01\x00\x00', 'NetCDF file of version 3|nccopy'), (gzip.compress(b'x' * 99, mtime=0), 'gzip|unpack it'),
     (b'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n', 'Git LFS|git lfs pull'),
     (b'\n<!DOCTYPE html><html></html>', 'web page'), (b'<?xml version="1.0"?><Error>', 'web page'),
+    (b'<?xml version="1.0"?>\n<VTKFile type="UnstructuredGrid"/>', 'a mesh|data.py mesh'),
     (b'PK\x03\x04broken', 'zip archive that is truncated'), (b'\x80\x02}q\x00.', 'Python pickle'),
     (b'x,u\n0.1,3\n', "text (it begins with 'x,u')"), (bytes(9000), 'begins with zeros'),
     (b'PK\x05\x06' + bytes(18), 'zip archive'), (('x' + 9000 * 'é').encode(), 'text (it begins'),
