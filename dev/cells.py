@@ -47,7 +47,7 @@ def run_cell(name, method, changes, task, budget, seed, folder):
     """Train and score one cell, unless its result is there. Raises UserError for a result of other keys."""
     keys = {key: value for key, value in task.keys.items() if key not in PLACES}
     what = json.loads(json.dumps({'keys': keys, 'budget': budget}))
-    values = ', '.join(f'{key.lower()} {value:g}' for key, value in task.source.params.items())
+    values = ', '.join(f'{key.lower()} {of_sources(task, key)}' for key in task.source.params)
     parts = [text.replace(', ', '-').replace(' ', '_') for text in (name, values, f'seed {seed}') if text]
     path = os.path.join(folder, '-'.join(parts))
     if is_done(path, what):
@@ -55,6 +55,11 @@ def run_cell(name, method, changes, task, budget, seed, folder):
     say(f'{name}, {values}')
     found = compete(method, task, budget, seed, path, changes)
     write_json(path + '.json', {'what': what, 'name': name, 'data': values, **found})
+
+
+def of_sources(task, key):
+    """The values of a parameter in all files of a task, as text."""
+    return '-'.join(f'{source.params[key]:g}' for source in task.sources)
 
 
 def results_in(folder):

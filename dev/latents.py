@@ -11,11 +11,13 @@ key of train.py.
 """
 import argparse
 import itertools
+import math
 import statistics
 
 from dev.cells import experiment, part_of, results_in, run_cell, spent
 from peers.compare import prepare
 from runtime.configurator import UserError, flag_words, one_line_errors
+from runtime.inputs import token_grid
 from runtime.paths import output_files, output_folder
 
 LEAST = 4                              # features of a token; fewer numbers than that are fewer tokens
@@ -40,9 +42,9 @@ def size(task, fewer):
     grid = task.y.shape[2:-1]
     tokens = task.keys['latent_tokens']
     n_values = task.y[0, 0].numel() // fewer
-    while tokens > 1 and n_values // tokens ** len(grid) < LEAST:
+    while tokens > 1 and n_values // math.prod(token_grid(grid, tokens)) < LEAST:
         tokens //= 2
-    dim = n_values // tokens ** len(grid)
+    dim = n_values // math.prod(token_grid(grid, tokens))
     if dim < 1:
         raise UserError(f'--factors {fewer}: a frame of {task.y[0, 0].numel()} values leaves no number')
     return tokens, dim
@@ -72,11 +74,12 @@ def table(folder):
     for run in results_in(folder):
         fewer, name = run['name'].split(' times, ')
         runs.setdefault((int(fewer), name), []).append(run)
-    print(f'| times fewer numbers | | {" | ".join(COLUMNS.values())} | iterations |')
-    print('|---' * (len(COLUMNS) + 3) + '|')
+    known = [key for key in COLUMNS if all(run[key] is not None for of in runs.values() for run in of)]
+    print(f'| times fewer numbers | | {" | ".join(COLUMNS[key] for key in known)} | iterations |')
+    print('|---' * (len(known) + 3) + '|')
     for fewer, name in sorted(runs, key=lambda key: (key[0], ROWS.index(key[1]))):
         found = runs[fewer, name]
-        cell = [f'{statistics.mean(run[key] for run in found):.3g}' for key in COLUMNS]
+        cell = [f'{statistics.mean(run[key] for run in found):.3g}' for key in known]
         cell[0] += f' ({" ".join(format(run["nrmse"], ".4f") for run in found)})'
         iters = statistics.mean(run['iters'] for run in found)
         print(f'| {fewer} | {name} | {" | ".join(cell)} | {iters:.0f} |')

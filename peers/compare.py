@@ -25,7 +25,6 @@ import losses
 from evaluation.load import choose_rows, open_data, params_of, read
 from evaluation.scores import evaluate
 from evaluation.speed import median_ms
-from files.open import Source
 from metrics import mean_nrmse
 from model import ModelConfig, load, load_state
 from peers.networks import package_fno
@@ -157,10 +156,14 @@ class Task(NamedTuple):
     config: str                        # file
     overrides: list                    # arguments of train.py
     keys: dict                         # of train.py, resolved, in JSON types
-    source: Source
+    sources: list                      # [Source]
     cfg: ModelConfig                   # of the config as it is
     y: torch.Tensor                    # (N, T, *grid, C): the test split; rollouts start from frame 0
     device: torch.device
+
+    @property
+    def source(self):
+        return self.sources[0]
 
     @property
     def truth(self):
@@ -184,15 +187,12 @@ def prepare(config, overrides):
         cfg = load_state(state, path).cfg
         sources = open_data(state, cfg, path)
     keys = state['config']
-    if len(sources) != 1:
-        raise UserError(f'{len(sources)} data files: methods are compared on one')
     own = [name for name in keys['operator_stage'] if name not in ('max_iters', 'max_minutes')]
     if own:
         raise UserError(f'operator_stage.{own[0]}: methods are compared with plain keys: set --{own[0]}')
-    source = sources[0]
     rows = choose_rows(state, sources, path, 'test', None)
     y = read(sources, rows, cfg, cfg.grid)[:, keys['initial_step'] - 1:]
-    return Task(config, overrides, keys, source, cfg, y, pick(keys['device'], 'compare'))
+    return Task(config, overrides, keys, sources, cfg, y, pick(keys['device'], 'compare'))
 
 
 def possible(methods, task):
@@ -225,8 +225,9 @@ def changes_of(name, task):
 
 def iterations_within(minutes, task, args):
     """About how many iterations a training makes in that time: a short one is timed."""
+    paths = ','.join(source.path for source in task.sources)
     short = [*RARELY, '--operator_stage.max_iters=25', '--log_interval=5', '--n_trajectories=40',
-             f'--data_path={task.source.path}', '--unroll_start=0']
+             f'--data_path={paths}', '--unroll_start=0']
     with tempfile.TemporaryDirectory() as folder:
         rows = run_training(task.config, folder, *args, *short)
     return 6e4 * minutes / usual_ms(rows)
@@ -245,7 +246,7 @@ def compete(name, task, budget, seed, folder, extra=()):
     model = load(folder, task.device)
     u0 = task.y[:, 0].to(task.device)
     steps = task.y.shape[1] - 1
-    params = params_of([task.source], model.cfg, len(u0))
+    params = params_of(task.sources, model.cfg, len(u0) // len(task.sources))
     results, _ = evaluate(model, task.y, params, rollout='reencode' if method.reencode else 'latent')
     scores = results['metrics']
 
@@ -253,7 +254,7 @@ def compete(name, task, budget, seed, folder, extra=()):
         return model.rollout(u0, steps, reencode=method.reencode)
 
     found = {'seed': seed,
-             **{key: scores[key] for key in ('nrmse', 'correlation_time', 'spectral_energy_error')},
+             **{key: scores.get(key) for key in ('nrmse', 'correlation_time', 'spectral_energy_error')},
              'seconds': float(rows[-1]['train_seconds']),
              'iters': int(rows[-1]['iter']),
              'n_params': sum(w.numel() * (1 + w.is_complex()) for w in model.parameters()),
@@ -271,10 +272,11 @@ def compete(name, task, budget, seed, folder, extra=()):
 def classical(task):
     """The built-in solver on coarser and coarser grids: {cells along an axis: nRMSE and ms per trajectory at
     batch 1}. It starts from the first frame, interpolated to its cells, and its result is interpolated back
-    to the points of the test split. Grids that the solver refuses are left out."""
+    to the points of the test split. Grids that the solver refuses are left out. Empty for
+    several files, and for a solver that starts from rest."""
     y = task.y
     entry = task.source.entry
-    if entry.solve is None:
+    if entry.solve is None or len(task.sources) > 1 or entry.domain:
         return {}
     t = [k * task.cfg.dt for k in range(y.shape[1])]
     lengths = [1.] * entry.axes if entry.periodic else None

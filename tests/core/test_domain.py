@@ -10,7 +10,8 @@ import torch
 
 import eval as ev
 import metrics
-from conftest import close, refused, state_of, train_here
+from conftest import ROOT, close, refused, state_of, train_here
+from dev.cells import of_sources
 from equations.obstacles import ENTRY, numbers
 from evaluation.domains import metrics_inside, r_squared
 from files.layouts import read_records
@@ -18,6 +19,7 @@ from files.write import write_file
 from grids import interpolate
 from losses import OperatorStage
 from model import load
+from peers import compare
 
 RES = (40., 60.)
 
@@ -158,3 +160,14 @@ def test_values_in_obstacles_are_refused(folder, tmp_path, monkeypatch):
                       '--n_trajectories=10', f'--out_dir={tmp_path}/run', '--latent_tokens=4', '--time_stride=1',
                       '--space_stride=1', '--max_iters=1', '--device=cpu', '--initial_step=2')
     assert 'values are not 0 where distance is not positive' in message
+
+
+def test_methods_are_compared_on_several_files(folder):
+    """All files of a config are one task; the solver starts from rest and has no row."""
+    keys = ['--re=40,60', '--n_trajectories=10', '--resolution=32', f'--data_dir={folder}', '--time_stride=4',
+            '--space_stride=1', '--initial_step=2', '--latent_tokens=4', '--latent_dim=64', '--eval_interval=4']
+    task = compare.prepare(os.path.join(ROOT, 'config', 'obstacles_cpu.py'), keys)
+    assert [source.params['Re'] for source in task.sources] == [40., 60.] and len(task.y) == 2
+    assert compare.classical(task) == {} and of_sources(task, 'Re') == '40-60'
+    changes = compare.changes_of('unet', task)
+    assert '--latent_tokens=32' in changes and '--latent_dim=4' in changes

@@ -87,7 +87,7 @@ def test_minutes_become_an_interval_of_validations(monkeypatch):
     out, as are 90 seconds in which a part was compiled again."""
     rows = [{'iter': 5 * i, 'train_seconds': .5 * i + 90. * (i > 2) + 7. * (i == 5)} for i in range(1, 6)]
     monkeypatch.setattr(compare, 'run_training', lambda *args, **options: rows)
-    task = SimpleNamespace(config=SMOKE, source=SimpleNamespace(path='x'))
+    task = SimpleNamespace(config=SMOKE, sources=[SimpleNamespace(path='x')])
     assert compare.iterations_within(1., task, []) == pytest.approx(600)
 
 
@@ -109,7 +109,7 @@ def solved(entry, x, y, dt, **params):
     """A task on the frames y of an equation whose points are x."""
     source = SimpleNamespace(entry=entry, params=params, x=(x.numpy(),))
     cfg = SimpleNamespace(dt=dt, grid=(len(x),), predicted=(0,))
-    return SimpleNamespace(y=y, truth=y, source=source, cfg=cfg)
+    return SimpleNamespace(y=y, truth=y, source=source, sources=[source], cfg=cfg)
 
 
 def test_the_classical_solver_converges_with_its_grid():
@@ -132,7 +132,7 @@ def test_between_walls_the_classical_solver_starts_from_its_own_cells():
         return u0[:, None].expand(-1, len(t), *u0.shape[1:])
 
     entry = SimpleNamespace(solve=True, solution=solution, translation_invariant=False, periodic=False,
-                            conserved=(), fields=('u',), axes=1, low=(2.,), length=(3.,))
+                            conserved=(), fields=('u',), axes=1, domain='', low=(2.,), length=(3.,))
     found = compare.classical(solved(entry, 2 + 3 * x, u[:, None].expand(1, 3, n, 1), 1.))
     for cells in (32, 16, 8):
         centres = (torch.arange(cells) + .5) / cells
