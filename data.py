@@ -531,5 +531,5 @@ if __name__ == '__main__':
         print(__doc__.strip())
         sys.exit()
     else:
-        raise UserError('python data.py make NAME makes a data file, python data.py inspect FILE checks one')
+        raise UserError('python data.py make NAME makes a data file, inspect FILE checks one, mesh FILE reads meshes')
     run(sys.argv[2:])

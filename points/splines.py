@@ -89,13 +89,15 @@ def spline_weights(x, at):
 
 def crowded(points):
     """Which of the points (b, P, d), in cells, are not the nearest to the centre of their cell? (b, P)"""
-    cell = points.round()
-    away = (points - cell).square().sum(-1)
-    sample = torch.arange(len(points), device=points.device).expand(points.shape[1], -1).T
-    _, number = torch.cat([sample[..., None], cell], -1).flatten(0, 1).unique(dim=0, return_inverse=True)
-    least = torch.full((int(number.max()) + 1,), math.inf, dtype=away.dtype, device=away.device)
-    least.scatter_reduce_(0, number, away.flatten(), 'amin')
-    return away > least[number].view_as(away)
+    found = []
+    for of_sample in points:
+        cell = of_sample.round()
+        away = (of_sample - cell).norm(dim=-1)
+        cells, number = cell.unique(dim=0, return_inverse=True)
+        least = away.new_full((len(cells),), math.inf)
+        least.scatter_reduce_(0, number, away, 'amin')
+        found.append(away > least[number])
+    return torch.stack(found)
 
 
 class Scattered(nn.Module):
@@ -130,10 +132,13 @@ class Scattered(nn.Module):
     def stencils_of_mesh(self, points):
         """As `stencils`, for points that may be crowded in some places, such as near walls. Where such points do
         not surround a block, though there are others, one point of each cell counts. A GPU is waited for."""
-        found = self.stencils(points)
-        _, gap = nearest(self.centres, points, self.shape, self.periodic, 1)
-        if found[1].abs().sum(-2).amax() < CROWDED or gap.square().sum(-1).amax() > (min(self.shape) / 3) ** 2:
-            return found
+        index, weight = self.stencils(points)
+        if weight.abs().sum(-2).amax() < CROWDED:
+            return index, weight
+        _, offset = nearest(self.centres, points, self.shape, self.periodic, 1)
+        gap = offset.norm(dim=-1).amax()
+        if gap > min(self.shape) / 3:                                # there are no others
+            return index, weight
         return self.stencils(points, crowded(points))
 
     def left_out(self, points):

@@ -92,3 +92,16 @@ def test_a_point_may_be_given_twice():
     once = spline(wave(x)[None], *spline.stencils(16 * x[None]))
     twice = spline(wave(more)[None], *spline.stencils(16 * more[None]))
     close(twice, once, 2e-2)
+
+
+@pytest.mark.parametrize('periodic', [False, True])
+def test_distances_of_a_large_mesh_are_taken_in_parts(periodic, monkeypatch):
+    points = torch.rand(2, 300, 2) * 8
+    spline = Scattered((8, 8), 1, periodic)
+    whole = spline.stencils(points)
+    left_out = torch.rand(2, 300) < .3
+    fewer = spline.stencils(points, left_out)
+    monkeypatch.setattr('points.splines.DISTANCES', 2 * 300 * 7)
+    for a, b in zip((*whole, *fewer), (*spline.stencils(points), *spline.stencils(points, left_out))):
+        assert torch.equal(a, b)
+    assert not left_out[torch.arange(2)[:, None, None], fewer[0]].any()
