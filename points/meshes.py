@@ -54,12 +54,14 @@ def read_mesh(path, fields, dt=None):
             names = sorted(glob.glob(path))
             if not names:
                 raise UserError(f"no file '{path}'")
+            if dt is None:
+                raise UserError(f"'{path}': --dt says how many seconds lie between the frames")
             meshes = [meshio().read(name) for name in names]
             points = meshes[0].points
             cells = meshes[0].cells
             if any(not np.array_equal(mesh.points, points) for mesh in meshes):
                 raise UserError(f"'{path}': the points of the frames differ")
-            times = np.arange(len(meshes)) * (dt or 1.)
+            times = np.arange(len(meshes)) * dt
             data = [mesh.point_data for mesh in meshes]
     except meshio().ReadError as error:
         raise UserError(f"cannot read '{path}': {error}") from error
@@ -97,6 +99,8 @@ def from_meshes(paths, pde, params, out, fields=None, dt=None):
     trajectories = []
     for path in counted('reading meshes', paths):
         times, points, values, cells = read_mesh(path, fields, dt)
+        if np.ptp(points[:, entry.axes:], axis=0).any():
+            raise UserError(f"'{path}' has points in {points.shape[1]} dimensions, and {pde} has {entry.axes}")
         first = trajectories[0] if trajectories else (times,)
         if len(times) != len(first[0]) or np.abs(times - first[0]).max() > 1e-6 * max(abs(times)):
             raise UserError(f"'{path}' has other times than '{paths[0]}'")

@@ -226,5 +226,11 @@ def test_the_command(mesh, capsys):
     assert out in capsys.readouterr().out
     assert 'other times' in refused(mesh_command, [str(folder / 'a.xdmf'), str(folder / 'b*.vtu'), '--dt', '.4', *words])
     assert 'no file' in refused(mesh_command, [str(folder / 'c*.vtu'), *words])
+    assert '--dt' in refused(mesh_command, [str(folder / 'b*.vtu'), *words])
+    tilted = pytest.importorskip('meshio').read(str(folder / 'b0.vtu'))
+    tilted.points[:, 2] = tilted.points[:, 0]
+    for k in range(2):
+        tilted.write(str(folder / f'd{k}.vtu'))
+    assert '3 dimensions' in refused(mesh_command, [str(folder / 'd*.vtu'), '--dt', '.4', *words])
     assert '--pde' in refused(mesh_command, [str(folder / 'a.xdmf'), '--out', out])
     assert '--fields w' in refused(mesh_command, ['a.xdmf', *words, '--fields', 'w=U:2'])
