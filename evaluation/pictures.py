@@ -134,7 +134,8 @@ def animate(figure, path, show, t, title):
         figure.suptitle(f'{title}, t = {t[frame]:.2f} s', fontsize=9)
         show(frame)
 
-    show_with_time(0)
+    figure.suptitle(title, fontsize=18)                              # keeps room for a smaller one
+    show(0)
     figure.draw_without_rendering()
     figure.set_layout_engine('none')                                 # from here on, panels keep their places
     movie = FuncAnimation(figure, show_with_time, frames=len(t))
