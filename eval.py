@@ -97,7 +97,8 @@ def evaluate_checkpoint(file, args, device='cpu', equation=None):
             result['superres'] = found
     if args.horizon:
         result['horizon'] = long_rollouts(task, args.horizon)
-    if task.sources[0].layout == 'points' and (model.cfg.encoder == 'points' or not model.cfg.encoder_dim):
+    of_points = all(source.layout == 'points' for source in task.sources)
+    if of_points and (model.cfg.encoder == 'points' or not model.cfg.encoder_dim):
         point_model = load_state(state, file, device, encoder='points')
         result['file_points'] = {'nrmse': at_file_points(task._replace(model=point_model))}
     if args.input_points:

@@ -893,7 +893,7 @@ def load_state(state, path, device='cpu', ema=True, encoder=None):
     args = dict(state['model_args'])
     if encoder and encoder != args['encoder']:
         if args['encoder_dim']:
-            raise UserError(f"'{path}' has a learned encoder of grids: train with --encoder={encoder}")
+            raise UserError(f"'{path}' has a learned encoder={args['encoder']}: train with --encoder={encoder}")
         args['encoder'] = encoder
     with torch.device('cpu'), torch.random.fork_rng(devices=[]):     # initial weights draw random numbers
         model = build(args, state['ema' if ema else 'model'], path)

@@ -348,7 +348,7 @@ def _write_steady(file, first, u, records):
 
 def _is_groups(file):
     names = [name for name in list(file)[:2] if name.isdigit()]
-    return bool(names) and 'points' not in file[names[0]]            # else the layout of points/files.py
+    return bool(names) and f'{names[0]}/points' not in file          # else the layout of points/files.py
 
 
 def _group(row):

@@ -272,8 +272,8 @@ def compete(name, task, budget, seed, folder, extra=()):
 def classical(task):
     """The built-in solver on coarser and coarser grids: {cells along an axis: nRMSE and ms per trajectory at
     batch 1}. It starts from the first frame, interpolated to its cells, and its result is interpolated back
-    to the points of the test split. Grids that the solver refuses are left out. Empty for
-    several files, and for a solver that starts from rest."""
+    to the points of the test split. Grids that the solver refuses are left out. Empty for several files, and for
+    an equation with obstacles, whose solver starts from rest."""
     y = task.y
     entry = task.source.entry
     if entry.solve is None or len(task.sources) > 1 or entry.domain:

@@ -13,12 +13,11 @@ import torch.nn.functional as F
 
 from grids import ones_at, pick, positions, random_points, values_at
 from model import Float32Linear, GridEncoder, use_adamw
-from points.splines import Scattered, fewest_points, nearest
+from points.splines import LARGEST_SUM, Scattered, fewest_points, nearest
 from runtime.configurator import UserError
 from runtime.inputs import as_numbers, checked_fields, grid_points, query_points, readable
 
 SMALLEST = 1e-6                        # lower limit of sizes in denominators
-LARGEST_SUM = 400.                     # of absolute weights, where the points surround the domain
 
 
 class PointStencil(NamedTuple):
@@ -76,7 +75,7 @@ class PointEncoder(GridEncoder):
 
     def random_points(self, n, random, u):
         """n random points of a box, (n, d). In another domain, random points of the grid of u (B, *grid, C) that
-        are inside, others for each sample: (B, n, d), fewer where there are not so many."""
+        are inside, others for each sample: (B, n, d); fewer on a CPU where there are not so many, else some outside."""
         cfg = self.cfg
         if not cfg.domain:
             return random_points(n, cfg, random)
@@ -122,16 +121,20 @@ class PointEncoder(GridEncoder):
         x = query_points(cfg, x[:, None] if x.ndim == 1 else x, u.shape[0], like, 'grid')
         if u.shape[1] != x.shape[-2]:
             raise UserError(f'there are {u.shape[1]} values at {x.shape[-2]} points')
-        where = self.stencil(x, of_mesh=not torch.compiler.is_compiling())
-        if not torch.compiler.is_compiling() and not where.weight.abs().sum(-2).amax() < LARGEST_SUM:
+        if torch.compiler.is_compiling():
+            return u, self.stencil(x)
+        distance = u[..., list(cfg.domain)].detach() if cfg.domain else None
+        where = self.stencil(x, of_mesh=True, distance=distance)
+        spline = self.splines[where.spline]
+        if not spline.largest_sum(where.index, where.weight, distance) < LARGEST_SUM:
             raise UserError(f'the {x.shape[-2]} points leave a part of the domain out, or lie on a line: no '
                             'field can be interpolated from them')
         return u, where
 
     @torch.no_grad()
-    def stencil(self, points, of_mesh=False):
-        """points (P, d) or (B, P, d), physical coordinates -> PointStencil. of_mesh: they may be crowded in some
-        places, and a GPU may be waited for. Raises UserError for too few."""
+    def stencil(self, points, of_mesh=False, distance=None):
+        """points (P, d) or (B, P, d), physical coordinates -> PointStencil. of_mesh, distance: see
+        Scattered.stencils_of_mesh. Raises UserError for too few."""
         cfg = self.cfg
         d = len(cfg.grid)
         n_point = points.shape[-2]
@@ -141,7 +144,7 @@ class PointEncoder(GridEncoder):
         x = self.in_cells(x)
         spline = int(n_point <= 2 * math.prod(cfg.grid))
         splines = self.splines[spline]
-        index, weight = splines.stencils_of_mesh(x) if of_mesh else splines.stencils(x)
+        index, weight = splines.stencils_of_mesh(x, distance) if of_mesh else splines.stencils(x)
         mean_weight = torch.zeros_like(x[..., 0])                    # (b, P)
         each = weight.mean(-1) / index.shape[1]                      # (b, M, K)
         mean_weight = mean_weight.scatter_add_(1, index.flatten(1), each.flatten(1))

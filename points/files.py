@@ -8,7 +8,9 @@ The layout 'points': fields at points that differ from trajectory to trajectory,
     0000/cells           (M, 3) triangles or (M, 4) quadrilaterals of the mesh; kept, not used
 
 Such a file is read as one of a grid, that of the equation (its `cells`): each trajectory is interpolated by the
-splines of an encoder of points (where points are crowded, one in each cell of the grid counts). Where the entry has a `domain`, fields are 0 outside. points/meshes.py writes such files from meshes.
+splines of an encoder of points. Where a spline fails because points are crowded, one point of each cell counts, in
+the whole trajectory. Where the entry has a `domain`, fields are 0 outside. Reading takes about a second a trajectory,
+so keep them in memory (`memory_gb`). points/meshes.py writes such files from meshes.
 """
 import math
 
@@ -20,12 +22,13 @@ import equations
 from equations.common import centres
 from files.layouts import Content, Layout, check_datasets, read_frames, spacing, uniform
 from files.values import as_text, stored, type_of
-from points.splines import Scattered, fewest_points
+from points.splines import LARGEST_SUM, Scattered, crowded, fewest_points
 from runtime.checkpoint import whole_file
 from runtime.configurator import UserError
 
-LARGEST_SUM = 400.                     # of absolute weights, inside the domain
 TIMES = 't-coordinate'
+MANY = 4                               # points a cell, of which one is enough
+FEW = 1 / 16                           # points a cell, with which much of a field may be lost
 
 
 def _groups(file):
@@ -34,7 +37,7 @@ def _groups(file):
 
 def _is_points(file):
     names = _groups(file)
-    return bool(names) and 'points' in file[names[0]]
+    return bool(names) and f'{names[0]}/points' in file
 
 
 def _entry(path, file):
@@ -70,9 +73,12 @@ def _check_points(path, file):
                         'needed')
     t = uniform(path, TIMES, stored(file[TIMES]))
     x = tuple(centres(n, *ends) for n, ends in zip(entry.shape(0), entry.space))
+    doubts = []
+    if min(numbers) < FEW * math.prod(map(len, x)):
+        doubts.append(f'{min(numbers)} points for {math.prod(map(len, x))} cells: what they do not resolve is lost')
     note = f'{min(numbers)} to {max(numbers)} points a trajectory, interpolated to the grid'
     return Content(len(names), sizes['T'], spacing(t), x, type_of(file['0000/values']), fields=entry.fields,
-                   notes=[note], first_time=float(t[0]))
+                   notes=[note], doubts=doubts, first_time=float(t[0]))
 
 
 def _read_points(file, rows, frames):
@@ -90,7 +96,11 @@ def _read_points(file, rows, frames):
 def points_of(file, row, frames=slice(None)):
     """Points (P, d) float64 and values (T, P, C) float32 of a trajectory of an open file."""
     name = f'{row:04d}'
-    return stored(file[f'{name}/points']).astype(np.float64), read_frames(file[f'{name}/values'], (), frames)
+    entry = _entry(file.filename, file)
+    x = stored(file[f'{name}/points']).astype(np.float64)
+    if not entry.periodic:                                           # a node on the boundary may lie outside
+        x = x.clip(entry.low, np.array(entry.low) + entry.length)
+    return x, read_frames(file[f'{name}/values'], (), frames)
 
 
 def to_grid(entry, x, u, what):
@@ -99,23 +109,32 @@ def to_grid(entry, x, u, what):
     shape = entry.shape(0)
     cell = np.array(entry.length) / shape
     x = (x - entry.low) / cell - .5                                  # in cells, from the first centre on
-    x = torch.from_numpy(x).float()
-    even = all(n % 2 == 0 for n in shape)
-    spline = Scattered(shape, 1 + even if len(x) <= 2 * math.prod(shape) else 1, entry.periodic)
-    index, weight = spline.stencils_of_mesh(x[None])
-    u = spline(torch.from_numpy(u), index, weight)                   # (T, *cells, C)
-    size = spline(torch.ones(1, len(x), 1), index, weight.abs())[0, ..., 0]
+    x = torch.from_numpy(x).float()[None]                            # (1, P, d)
+    u = torch.from_numpy(u)
     fields = list(entry.fields)
-    inside = torch.ones(shape, dtype=torch.bool)
+    for field in entry.positive:
+        if u[..., fields.index(field)].min() < 0:
+            raise UserError(f'{what} has negative values of {field}')
+    n_cell = math.prod(shape)
+    if x.shape[1] > MANY * n_cell:
+        kept = ~crowded(x)[0]
+        x = x[:, kept]
+        u = u[:, kept]
+    even = all(n % 2 == 0 for n in shape)
+    spline = Scattered(shape, 1 + even if x.shape[1] <= 2 * n_cell else 1, entry.periodic)
+    distance = u[:1, :, [fields.index(entry.domain)]] if entry.domain else None
+    if entry.domain and not (distance > 0).any():
+        raise UserError(f'{what}: {entry.domain} is nowhere positive')
+    index, weight = spline.stencils_of_mesh(x, distance)
+    if not spline.largest_sum(index, weight, distance) < LARGEST_SUM:
+        raise UserError(f'{what}: its {x.shape[1]} points leave a part of the domain out, or lie on a line')
+    u = spline(u, index, weight)                                     # (T, *cells, C)
     if entry.domain:
-        distance = u[:1, ..., fields.index(entry.domain)]
-        inside = distance[0] > 0
+        inside = u[0, ..., fields.index(entry.domain)] > 0
         for field in set(fields) - set(entry.static):
             u[..., fields.index(field)] *= inside
-    if not size[inside].max() < LARGEST_SUM:
-        raise UserError(f'{what}: its {len(x)} points leave a part of the domain out, or lie on a line')
     for field in entry.positive:
-        u[..., fields.index(field)].clamp_(min=0)
+        u[..., fields.index(field)].clamp_(min=0)                    # splines swing beside a jump
     return u.numpy()
 
 

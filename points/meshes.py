@@ -6,12 +6,14 @@ Meshes of other programs to files of the layout 'points' (points/files.py), and 
     python data.py mesh points.h5 --row 3 --out row3.xdmf
 
 A trajectory is an XDMF file with times, or a pattern of files with a frame each (VTU, and whatever else meshio
-reads), in the order of their names, --dt seconds apart. The fields are point data with the names that the
-equation has; --fields says what other names they have: --fields vx=U:0 vy=U:1 p=pressure.
+reads), in the order of the numbers in their names, --dt seconds apart. The fields are point data with the names
+that the equation has; --fields tells other names: --fields vx=U:0 vy=U:1 p=pressure. An equation with obstacles
+needs the signed distance to the nearest wall as well. Cells are kept if all are triangles or quadrilaterals.
 """
 import argparse
 import glob
 import os
+import re
 
 import h5py
 import numpy as np
@@ -24,6 +26,7 @@ from runtime.paths import output_file
 from runtime.progress import counted
 
 CELLS = ('triangle', 'quad')
+XDMF = ('.xdmf', '.xmf')
 
 
 def meshio():
@@ -42,42 +45,75 @@ def read_mesh(path, fields, dt=None):
     the equation: name of the point data, or NAME:I for a component}. Raises UserError where the points change, a
     field is missing, or a file cannot be read.
     """
+    path = os.path.expanduser(path)
+    package = meshio()
     try:
-        if path.endswith('.xdmf'):
-            as_file(path, 'mesh')
-            with meshio().xdmf.TimeSeriesReader(path) as reader:
-                points, cells = reader.read_points_cells()
-                frames = [reader.read_data(k)[:2] for k in range(reader.num_steps)]
-            times = [time for time, _ in frames]
-            data = [point_data for _, point_data in frames]
-        else:
-            names = sorted(glob.glob(path))
-            if not names:
-                raise UserError(f"no file '{path}'")
-            if dt is None:
-                raise UserError(f"'{path}': --dt says how many seconds lie between the frames")
-            meshes = [meshio().read(name) for name in names]
-            points = meshes[0].points
-            cells = meshes[0].cells
-            if any(not np.array_equal(mesh.points, points) for mesh in meshes):
-                raise UserError(f"'{path}': the points of the frames differ")
-            times = np.arange(len(meshes)) * dt
-            data = [mesh.point_data for mesh in meshes]
-    except meshio().ReadError as error:
-        raise UserError(f"cannot read '{path}': {error}") from error
-    values = np.stack([fields_of(path, point_data, fields) for point_data in data])
+        times, points, cells, data = (read_xdmf if path.endswith(XDMF) else read_frames)(package, path, dt)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:                         # meshio raises whatever, or ends the program
+        raise UserError(f"meshio cannot read '{path}': {error or type(error).__name__}") from error
+    values = np.stack([fields_of(path, point_data, fields, len(points)) for point_data in data])
     kept = [block.data for block in cells if block.type in CELLS]
     return np.asarray(times), points, values, kept[0] if len(kept) == 1 else None
 
 
-def fields_of(path, point_data, fields):
+def read_xdmf(package, path, dt):
+    """Times, points, cells and [{name: point data}] of an XDMF file. It may have a list of frames for each of
+    several functions, all at the same times."""
+    as_file(path, 'mesh')
+    functions = []
+    with package.xdmf.TimeSeriesReader(path) as reader:
+        points, cells = reader.read_points_cells()
+        for grid in reader.domain:
+            if grid.get('GridType') != 'Collection':
+                continue
+            reader.collection = list(grid)
+            for reader.mesh_grid in reader.collection:
+                if reader.mesh_grid.find('Geometry') is not None:
+                    check_same(path, points, reader.read_points_cells()[0])
+            functions.append([reader.read_data(k)[:2] for k in range(len(reader.collection))])
+    times = [time for time, _ in functions[0]]
+    for frames in functions[1:]:
+        if [time for time, _ in frames] != times:
+            raise UserError(f"'{path}' has functions at different times")
+    data = [dict(item for _, point_data in frames for item in point_data.items()) for frames in zip(*functions)]
+    return times, points, cells, data
+
+
+def read_frames(package, path, dt):
+    """The same of a pattern of files, in the order of the numbers in their names."""
+    names = sorted(glob.glob(path), key=by_number)
+    if not names:
+        raise UserError(f"no file '{path}'")
+    if len(names) == 1:
+        raise UserError(f"'{path}' is one frame: name all of a trajectory by a pattern in quotes, such as 'a/*.vtu'")
+    if dt is None or not dt > 0:
+        raise UserError(f"'{path}': --dt says how many seconds lie between the frames")
+    meshes = [package.read(name) for name in names]
+    for mesh in meshes:
+        check_same(path, meshes[0].points, mesh.points)
+    return np.arange(len(meshes)) * dt, meshes[0].points, meshes[0].cells, [mesh.point_data for mesh in meshes]
+
+
+def by_number(name):
+    """A key by which f10 comes after f9."""
+    return [(part.isdigit(), int(part) if part.isdigit() else part) for part in re.split(r'(\d+)', name)]
+
+
+def check_same(path, points, others):
+    if points.shape != others.shape or not np.allclose(points, others, atol=1e-6 * np.ptp(points)):
+        raise UserError(f"'{path}': the points of the frames differ")
+
+
+def fields_of(path, point_data, fields, n_point):
     """The fields {name: name or NAME:I} of a frame, (P, C)."""
     columns = []
-    for key in fields.values():
+    for field, key in fields.items():
         name, colon, component = key.partition(':')
         if name not in point_data:
             raise UserError(f"'{path}' has no point data '{name}', but {', '.join(point_data) or 'none'}: "
-                            f'--fields {next(iter(fields))}=NAME, or NAME:I for a component')
+                            f'--fields {field}=NAME, or {field}=NAME:I for a component (data of cells do not count)')
         column = np.asarray(point_data[name])
         if colon:
             if not component.isdigit() or column.ndim != 2 or int(component) >= column.shape[1]:
@@ -87,25 +123,31 @@ def fields_of(path, point_data, fields):
             column = column[:, 0]
         if column.ndim != 1:
             raise UserError(f"'{path}': {name} is a vector: take a component, such as {name}:0")
+        if len(column) != n_point:
+            raise UserError(f"'{path}': {name} has {len(column)} values for {n_point} points")
         columns.append(column)
     return np.stack(columns, -1)
 
 
 def from_meshes(paths, pde, params, out, fields=None, dt=None):
-    """Write the trajectories of `paths`, as read_mesh takes them, to a file of points. params: {'Re': 100.};
+    """Write the trajectories of `paths`, as read_mesh takes them, to a new file of points. params: {'Re': 100.};
     fields: {name: name in the meshes} for those that have another. Raises UserError."""
     entry = equations.entry(pde)
     fields = {name: (fields or {}).get(name, name) for name in entry.fields}
-    trajectories = []
-    for path in counted('reading meshes', paths):
-        times, points, values, cells = read_mesh(path, fields, dt)
-        if np.ptp(points[:, entry.axes:], axis=0).any():
-            raise UserError(f"'{path}' has points in {points.shape[1]} dimensions, and {pde} has {entry.axes}")
-        first = trajectories[0] if trajectories else (times,)
-        if len(times) != len(first[0]) or np.abs(times - first[0]).max() > 1e-6 * max(abs(times)):
-            raise UserError(f"'{path}' has other times than '{paths[0]}'")
-        trajectories.append((times, points[:, :entry.axes], values, cells))
-    write_points(out, pde, params, trajectories[0][0], [parts for _, *parts in trajectories])
+    times, *_ = read_mesh(paths[0], fields, dt)
+
+    def trajectories():                                              # one at a time in memory
+        for path in counted('reading meshes', paths):
+            own, points, values, cells = read_mesh(path, fields, dt)
+            if len(own) != len(times) or np.abs(own - times).max() > 1e-6 * max(abs(times)):
+                raise UserError(f"'{path}' has other times than '{paths[0]}'")
+            extent = np.ptp(points, axis=0)
+            if extent[entry.axes:].max(initial=0.) > 1e-6 * extent.max():
+                raise UserError(f"'{path}' has points in {points.shape[1]} dimensions, and {pde} has {entry.axes}: "
+                                'the last ones must be constant')
+            yield points[:, :entry.axes], values, cells
+
+    write_points(out, pde, params, times, trajectories())
     try:
         open_source(out, pde)                                        # checks what was written
     except UserError:
@@ -114,7 +156,7 @@ def from_meshes(paths, pde, params, out, fields=None, dt=None):
 
 
 def to_mesh(path, row, out):
-    """Write a trajectory of a file of points as XDMF. Raises UserError for a file that has no cells."""
+    """Write a trajectory of a file of points as XDMF, with its cells if it has any. Raises UserError."""
     source = open_source(path, quiet=True)
     if source.layout != 'points' or not 0 <= row < source.n:
         raise UserError(f"'{path}' has no trajectory {row} of points")
@@ -147,11 +189,20 @@ def mesh_command(argv):
         parser.add_argument(f'--{key}', type=float, help='parameter of the equation')
     args = parse_flags(parser, argv)
     output_file('--out', args.out)
+    if not args.out.endswith(('.h5', '.hdf5', '.xdmf')):
+        raise UserError(f"--out '{args.out}' must end with .h5 or .hdf5, or with .xdmf to write a mesh")
+    if os.path.exists(args.out):                                     # it may hold the values of an XDMF file
+        raise UserError(f"'{args.out}' exists: remove it first, or choose another name")
     if args.out.endswith('.xdmf'):
+        if len(args.paths) > 1:
+            raise UserError('one file of points is written at a time')
         to_mesh(args.paths[0], args.row, args.out)
     elif not args.pde:
         raise UserError('--pde names the equation of the meshes')
     else:
+        for key in equations.entry(args.pde).params:
+            if getattr(args, key.lower()) is None:
+                raise UserError(f'--{key.lower()} is needed: meshes do not tell it')
         fields = dict(text.partition('=')[::2] for text in args.fields)
         unknown = sorted(set(fields) - set(equations.entry(args.pde).fields))
         if unknown:

@@ -14,20 +14,21 @@ from grids import pick, positions, split_tokens
 SPLINE_DEGREE = 3                      # of the polynomials that are reproduced
 SPLINE_POINTS = 4                      # points of a stencil for each monomial
 DISTANCES = 2 ** 26                    # that are in memory at a time, at most
-CROWDED = 200.                         # sum of absolute weights of points that do not surround a block
+CROWDED = 200.                         # sum of absolute weights of points that do not surround a block,
+LARGEST_SUM = 400.                     # and of points from which no field can be interpolated
 SMOOTHING = 1e-5                       # regularisation, for points that coincide or are noisy
 
 
-def nearest(a, points, shape, periodic, k, left_out=None):
+def nearest(a, points, shape, periodic, k, without=None):
     """
     The k nearest points of each of `a`: index (b, M, k), nearest first, and offset (b, M, k, d) from `a`.
 
     a (M, d) or (b, M, d), points (b, P, d), in cells of the grid `shape`; the shorter way round on a periodic
-    domain. left_out (b, P): points that do not count.
+    domain. without (b, P): points that do not count.
     """
     at_once = max(1, DISTANCES // math.prod(points.shape[:2]))
     if a.shape[-2] > at_once:                                        # large meshes: a part after another
-        parts = [nearest(part, points, shape, periodic, k, left_out) for part in a.split(at_once, -2)]
+        parts = [nearest(part, points, shape, periodic, k, without) for part in a.split(at_once, -2)]
         index, offset = zip(*parts)
         return torch.cat(index, 1), torch.cat(offset, 1)
     offset = []
@@ -38,8 +39,8 @@ def nearest(a, points, shape, periodic, k, left_out=None):
             along = along - n * (along / n).round()
         offset.append(along)
         square = square + along.square()
-    if left_out is not None:
-        square = square.masked_fill(left_out[:, None], math.inf)
+    if without is not None:
+        square = square.masked_fill(without[:, None], math.inf)
     index = square.topk(k, largest=False).indices
     near = [along.gather(-1, index) for along in offset]
     return index, torch.stack(near, -1)
@@ -88,15 +89,20 @@ def spline_weights(x, at):
 
 
 def crowded(points):
-    """Which of the points (b, P, d), in cells, are not the nearest to the centre of their cell? (b, P)"""
+    """Which of the points (b, P, d), in cells, to leave out so that each cell has one, the nearest to its centre:
+    (b, P)"""
     found = []
+    order = torch.arange(points.shape[1], device=points.device)
     for of_sample in points:
         cell = of_sample.round()
         away = (of_sample - cell).norm(dim=-1)
         cells, number = cell.unique(dim=0, return_inverse=True)
         least = away.new_full((len(cells),), math.inf)
         least.scatter_reduce_(0, number, away, 'amin')
-        found.append(away > least[number])
+        nearest_first = order.where(away == least[number], len(order))
+        kept = order.new_full((len(cells),), len(order))             # the first of several at one place
+        kept.scatter_reduce_(0, number, nearest_first, 'amin')
+        found.append(order != kept[number])
     return torch.stack(found)
 
 
@@ -123,31 +129,44 @@ class Scattered(nn.Module):
         inside = positions(self.factors, [-middle] * d, [1.] * d)
         self.register_buffer('inside', inside, persistent=False)                         # (T, d)
 
-    def stencils(self, points, left_out=None):
+    def stencils(self, points, without=None):
         """points (b, P, d) in cells, of which the grid points are the whole numbers; b is the batch size, or
-        1 for points that a batch shares. left_out (b, P): points that no stencil has. -> index (b, M, K), weight
+        1 for points that a batch shares. without (b, P): points that no stencil has. -> index (b, M, K), weight
         (b, M, K, T)"""
-        return self.around(self.centres, self.inside, points, 0, left_out)
+        return self.around(self.centres, self.inside, points, 0, without)
 
-    def stencils_of_mesh(self, points):
-        """As `stencils`, for points that may be crowded in some places, such as near walls. Where such points do
-        not surround a block, though there are others, one point of each cell counts. A GPU is waited for."""
+    def stencils_of_mesh(self, points, distance=None):
+        """As `stencils`, for points that may be crowded, such as nodes of a mesh near a wall. Where a spline fails
+        because they are, one point of each cell counts, everywhere. distance (b, P, 1): as `largest_sum` takes it.
+        A GPU is waited for."""
         index, weight = self.stencils(points)
-        if weight.abs().sum(-2).amax() < CROWDED:
+        if self.largest_sum(index, weight, distance) < CROWDED:
             return index, weight
         _, offset = nearest(self.centres, points, self.shape, self.periodic, 1)
         gap = offset.norm(dim=-1).amax()
-        if gap > min(self.shape) / 3:                                # there are no others
+        if gap > min(self.shape) / 3:                                # no choice of points would help
             return index, weight
         return self.stencils(points, crowded(points))
+
+    def largest_sum(self, index, weight, distance=None):
+        """The largest sum of absolute weights at a grid point: how far errors of values grow. With the distance
+        (b, P, 1) to a wall at the points, among the grid points where it is positive."""
+        ones = torch.ones(len(index), int(index.max()) + 1, 1, dtype=weight.dtype, device=weight.device)
+        size = self(ones, index, weight.abs())                       # (b, *shape, 1)
+        if distance is None:
+            return size.amax()
+        inside = self(distance.to(weight.dtype), index, weight) > 0  # (B, *shape, 1)
+        if not inside.flatten(1).any(1).all():                       # of a distance that came out wrong
+            return size.new_tensor(math.inf)
+        return size.where(inside | ~size.isfinite(), 0.).amax()
 
     def left_out(self, points):
         """Stencils that predict every one of the points from the others, with T = 1."""
         return self.around(points, torch.zeros_like(points[:, :1, None]), points, 1)
 
-    def around(self, centres, inside, points, skip, left_out=None):
+    def around(self, centres, inside, points, skip, without=None):
         k = min(self.k + skip, points.shape[1])
-        index, offset = nearest(centres, points, self.shape, self.periodic, k, left_out)
+        index, offset = nearest(centres, points, self.shape, self.periodic, k, without)
         offset = offset[..., skip:, :]
         size = offset.square().sum(-1).amax(-1).sqrt()                # (b, M)
         size = size.clamp_min(1e-6)

@@ -171,3 +171,12 @@ def test_methods_are_compared_on_several_files(folder):
     assert compare.classical(task) == {} and of_sources(task, 'Re') == '40-60'
     changes = compare.changes_of('unet', task)
     assert '--latent_tokens=32' in changes and '--latent_dim=4' in changes
+
+
+@pytest.mark.slow
+def test_a_method_is_scored_on_several_files(folder, tmp_path):
+    keys = ['--re=40,60', '--n_trajectories=10', '--resolution=32', f'--data_dir={folder}', '--time_stride=4',
+            '--initial_step=2', '--latent_tokens=4', '--latent_dim=64', '--hidden_dim=16', '--n_head=2']
+    task = compare.prepare(os.path.join(ROOT, 'config', 'obstacles_cpu.py'), keys)
+    found = compare.compete('ours', task, {'iters': 2}, 0, str(tmp_path / 'run'))
+    assert found['iters'] == 2 and 0 < found['nrmse'] < 10 and found['spectral_energy_error'] is None

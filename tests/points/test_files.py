@@ -12,7 +12,7 @@ from files.open import open_source, read_rows
 from model import load
 from points.files import to_grid, write_points
 from points.meshes import from_meshes, mesh_command, read_mesh, to_mesh
-from points.splines import crowded
+from points.splines import Scattered, crowded
 
 CENTRE = np.array([.8, .5])
 RADIUS = .2
@@ -53,6 +53,7 @@ def trajectories(n=3):
     made = []
     for row in range(n):
         x = cloud(seed=row)
+        x[0] = [2 + 5e-4, .5]                                        # rounding of a mesh
         made.append((x, np.stack([fields(x, t, .1 * row) for t in TIMES]), None))
     return made
 
@@ -84,6 +85,36 @@ def test_one_point_of_a_cell_counts():
     x = torch.tensor([[0., .4], [0., .1], [.3, .3], [1., 0.], [1.6, .2]])
     expected = [True, False, True, False, False]
     assert crowded(torch.stack([x, x + 3])).tolist() == [expected, expected]
+    assert crowded(x[[1, 1, 3, 1]][None]).tolist() == [[False, True, False, True]]
+
+
+def test_nodes_that_are_repeated_count_once():
+    """As in files of several blocks, where each node stands for each of its cells."""
+    x = cloud()[:700]
+    u = fields(x, 0.)[None].astype(np.float32)
+    once = to_grid(ENTRY, x, u, 'a row')
+    again = to_grid(ENTRY, x.repeat(6, 0), u.repeat(6, 1), 'a row')
+    inside = (once[0, ..., 3] > .05) & (again[0, ..., 3] > .05)
+    assert inside.sum() > 5000 and abs(once - again)[0][inside].max() < .02
+
+
+def test_a_mesh_around_an_obstacle():
+    """Nothing has to be known deep in an obstacle, neither by the file nor by the model."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0, 1, (12000, 2)) * [2, 1]
+    x = x[np.linalg.norm(x - CENTRE, axis=1) > .24]
+    u = fields(x, 0.)
+    u[:, 3] = np.minimum(np.linalg.norm(x - CENTRE, axis=1) - .24, np.minimum(x[:, 1], 1 - x[:, 1]))
+    grid = to_grid(ENTRY, x, u[None].astype(np.float32), 'a row')[0]
+    centres = np.stack(np.meshgrid(*[(np.arange(n) + .5) / 64 for n in (128, 64)], indexing='ij'), -1)
+    inside = np.linalg.norm(centres - CENTRE, axis=-1) > .25
+    true = fields(centres.reshape(-1, 2), 0.).reshape(128, 64, 4)
+    assert abs(grid - true)[inside][:, :3].max() < 2e-3
+    spline = Scattered((128, 64), 1, False)
+    index, weight = spline.stencils(torch.from_numpy(x * 64 - .5).float()[None])
+    distance = torch.from_numpy(u[:, 3:]).float()[None]
+    assert spline.largest_sum(index, weight) > 400 > 6 * spline.largest_sum(index, weight, distance)
+    assert spline.largest_sum(index, weight, -1 - distance).isinf()
 
 
 def change(path, key, values=None):
@@ -115,7 +146,16 @@ def test_what_a_file_of_points_needs(file, tmp_path):
     few = [(x[:10], u[:, :10], None) for x, u, _ in trajectories()]
     write_points(file, 'obstacles', {'Re': 100.}, TIMES, few)
     assert '10 points; at least 11' in refused(open_source, file)
+    write_points(file, 'obstacles', {'Re': 100.}, TIMES, [(x[:30], u[:, :30], None) for x, u, _ in trajectories()])
+    assert '30 points for 512 cells' in open_source(file).doubts[0]
     x = cloud()
+    wrong = fields(x, 0.)[None].astype(np.float32)
+    wrong[..., 3] = 0.
+    assert 'nowhere positive' in refused(to_grid, ENTRY, x, wrong, 'a row')
+    depth = dataclasses.replace(ENTRY, positive=('p',))
+    assert 'negative values of p' in refused(to_grid, depth, x, wrong - 9., 'a row')
+    deep = np.maximum(fields(x, 0.) - [0, 0, 1.5, 0], 0.)[None].astype(np.float32)       # p is 0 in a part
+    assert (to_grid(depth, x, deep, 'a row')[..., 2] >= 0).all()
     half = x[x[:, 0] < 1]
     assert 'leave a part' in refused(to_grid, ENTRY, half, fields(half, 0.)[None].astype(np.float32), 'a row')
 
@@ -131,7 +171,7 @@ def test_a_run_on_points(tmp_path, monkeypatch):
     m = load(f'{tmp_path}/run', encoder='points')
     x, u, _ = trajectories(1)[0]
     u = torch.from_numpy(u).float()[None]
-    q = torch.from_numpy(x)
+    q = torch.from_numpy(x.clip(0, [2, 1]))
     p = m.rollout(u[:, 0], 3, points=q, grid=q, params={'Re': 100.})
     assert p.isfinite().all()                                        # also at points close to the wall
     error = (p - u[:, 1:]).square().mean(2).sqrt() / u[:, 1:].square().mean(2).sqrt()
@@ -161,76 +201,140 @@ def test_every_sample_has_points_of_its_own(tmp_path, monkeypatch):
 
 # --- meshes --------------------------------------------------------------------------------------
 
-@pytest.fixture
-def mesh(tmp_path):
-    """meshio, and a triangulated square as XDMF with times and as a VTU file a frame: a vector and scalars."""
-    meshio = pytest.importorskip('meshio')
-    n = 24
-    x = np.stack(np.meshgrid(np.linspace(0, 2, 2 * n), np.linspace(0, 1, n), indexing='ij'), -1).reshape(-1, 2)
-    corner = (np.arange(2 * n - 1)[:, None] * n + np.arange(n - 1)).ravel()
-    cells = [('triangle', np.concatenate([np.stack([corner, corner + n, corner + 1], -1),
-                                          np.stack([corner + n, corner + n + 1, corner + 1], -1)]))]
-    points = np.pad(x, ((0, 0), (0, 1)))
-    frames = []
-    with meshio.xdmf.TimeSeriesWriter(str(tmp_path / 'a.xdmf'), data_format='XML') as writer:
-        writer.write_points_cells(points, cells)
-        for k, t in enumerate(TIMES):
-            u = fields(x, t)
-            data = {'U': np.pad(u[:, :2], ((0, 0), (0, 1))), 'p': u[:, 2], 'distance': u[:, 3]}
-            writer.write_data(t, point_data=data)
-            meshio.Mesh(points, cells, point_data=data).write(str(tmp_path / f'b{k}.vtu'))
-            frames.append(u)
-    return tmp_path, x, np.stack(frames)
-
-
+N_FRAMES = 12                                                        # f10 comes after f9
+MESH_TIMES = [.5 * k for k in range(N_FRAMES)]
 NAMES = {'vx': 'U:0', 'vy': 'U:1'}
 
 
+def square(n=24):
+    """Nodes (P, 3) and triangles of the channel."""
+    x = np.stack(np.meshgrid(np.linspace(0, 2, 2 * n), np.linspace(0, 1, n), indexing='ij'), -1).reshape(-1, 2)
+    corner = (np.arange(2 * n - 1)[:, None] * n + np.arange(n - 1)).ravel()
+    triangles = np.concatenate([np.stack([corner, corner + n, corner + 1], -1),
+                                np.stack([corner + n, corner + n + 1, corner + 1], -1)])
+    return np.pad(x, ((0, 0), (0, 1))), triangles
+
+
+def data_of(u):
+    return {'U': np.pad(u[:, :2], ((0, 0), (0, 1))), 'p': u[:, 2], 'distance': u[:, 3]}
+
+
+@pytest.fixture
+def mesh(tmp_path, monkeypatch):
+    """Folder, nodes, triangles, fields: a triangulated channel as XDMF with times and as a VTU file a frame."""
+    meshio = pytest.importorskip('meshio')
+    monkeypatch.chdir(tmp_path)                                      # where meshio writes the values of XDMF files
+    points, triangles = square()
+    cells = [('triangle', triangles)]
+    frames = []
+    with meshio.xdmf.TimeSeriesWriter(str(tmp_path / 'a.xdmf')) as writer:
+        writer.write_points_cells(points, cells)
+        for k, t in enumerate(MESH_TIMES):
+            u = fields(points[:, :2], t)
+            writer.write_data(t, point_data=data_of(u))
+            meshio.Mesh(points, cells, point_data=data_of(u)).write(str(tmp_path / f'b{k}.vtu'))
+            frames.append(u)
+    return tmp_path, points[:, :2], triangles, np.stack(frames)
+
+
 def test_meshes_and_back(mesh):
-    folder, x, u = mesh
+    folder, x, triangles, u = mesh
     out = str(folder / 'points.h5')
     from_meshes([str(folder / 'a.xdmf'), str(folder / 'b*.vtu')], 'obstacles', {'Re': 80.}, out, NAMES, .5)
     with h5py.File(out) as file:
         for row in ('0000', '0001'):
             np.testing.assert_allclose(file[f'{row}/points'], x, atol=1e-12)
             np.testing.assert_allclose(file[f'{row}/values'], u, rtol=1e-6, atol=1e-6)
-            assert file[f'{row}/cells'].shape == (2 * 47 * 23, 3)
+            assert (file[f'{row}/cells'][:] == triangles).all()
     source = open_source(out)
     assert source.n == 2 and source.params == {'Re': 80.} and source.dt == pytest.approx(.5)
     back = str(folder / 'back.xdmf')
     to_mesh(out, 1, back)
     times, points, values, cells = read_mesh(back, {name: name for name in ENTRY.fields})
-    np.testing.assert_allclose(times, TIMES)
+    np.testing.assert_allclose(times, MESH_TIMES)
     np.testing.assert_allclose(points[:, :2], x, atol=1e-12)
     np.testing.assert_allclose(values, u, rtol=1e-6, atol=1e-6)
-    assert cells.shape == (2 * 47 * 23, 3)
+    assert (cells == triangles).all()
     assert 'no trajectory 5' in refused(to_mesh, out, 5, back)
 
 
 @pytest.mark.parametrize('fields, word', [
-    ({}, "no point data 'vx'"), ({'vx': 'U', 'vy': 'U:1'}, 'U is a vector'), ({'vx': 'U:7', 'vy': 'U:1'}, 'component 7'),
+    ({}, "--fields vx=NAME"), ({'vx': 'U:0', 'vy': 'U:1', 'p': 'q'}, '--fields p=NAME'),
+    ({'vx': 'U', 'vy': 'U:1'}, 'U is a vector'), ({'vx': 'U:7', 'vy': 'U:1'}, 'component 7'),
     ({'vx': 'p:0', 'vy': 'U:1'}, 'no component 0')])
 def test_fields_of_meshes(mesh, fields, word):
     folder, *_ = mesh
-    message = refused(from_meshes, [str(folder / 'a.xdmf')], 'obstacles', {'Re': 80.}, str(folder / 'x.h5'), fields)
-    assert word in message
-    assert not (folder / 'x.h5').exists()
+    assert word in refused(from_meshes, [str(folder / 'a.xdmf')], 'obstacles', {'Re': 80.}, str(folder / 'x.h5'), fields)
+
+
+def test_what_cannot_be_used_leaves_no_file(mesh):
+    import meshio
+    folder, *_ = mesh
+    out = folder / 'x.h5'
+    far = meshio.read(str(folder / 'b0.vtu'))
+    far.points[:, 0] += 5.
+    for k in range(2):
+        far.write(str(folder / f'far{k}.vtu'))
+    options = 'obstacles', {'Re': 80.}, str(out), NAMES, .4
+    assert 'leaves the domain' in refused(from_meshes, [str(folder / 'far*.vtu')], *options)
+    assert 'other times' in refused(from_meshes, [str(folder / 'a.xdmf'), str(folder / 'b*.vtu')], *options)
+    assert not out.exists() and not list(folder.glob('*.tmp*'))
+
+
+def test_meshes_that_move_are_refused(mesh):
+    """XDMF with a geometry in each frame: the same one is fine."""
+    folder, x, triangles, _ = mesh
+    frame = ('<Grid GridType="Uniform"><Time Value="{t}"/><Topology TopologyType="Triangle" NumberOfElements="1">'
+             '<DataItem DataType="Int" Dimensions="1 3" Format="XML">0 1 2</DataItem></Topology>'
+             '<Geometry GeometryType="XY"><DataItem DataType="Float" Dimensions="3 2" Format="XML">0 0 1 0 {x} 1'
+             '</DataItem></Geometry><Attribute Name="p" AttributeType="Scalar" Center="Node">'
+             '<DataItem DataType="Float" Dimensions="3 1" Format="XML">1 2 {t}</DataItem></Attribute></Grid>')
+    lists = '<Grid GridType="Collection" CollectionType="Temporal">{}</Grid>'
+    path = folder / 'c.xdmf'
+
+    def write(*of_lists):
+        grids = ''.join(lists.format(''.join(frame.format(t=t, x=x) for t, x in frames)) for frames in of_lists)
+        path.write_text(f'<Xdmf Version="3.0"><Domain>{grids}</Domain></Xdmf>')
+
+    write([(0, 0), (1, 0)])
+    times, points, values, _ = read_mesh(str(path), {'p': 'p'})
+    assert times.tolist() == [0, 1] and values[:, 2, 0].tolist() == [0, 1] and points.shape == (3, 2)
+    write([(0, 0), (1, 0)], [(0, 0), (1, 0)])                        # a list for each function
+    assert read_mesh(str(path), {'p': 'p'})[2].shape == (2, 3, 1)
+    write([(0, 0), (1, 0)], [(0, 0), (2, 0)])
+    assert 'different times' in refused(read_mesh, str(path), {'p': 'p'})
+    write([(0, 0), (1, .3)])
+    assert 'points of the frames differ' in refused(read_mesh, str(path), {'p': 'p'})
+    for broken in ('<Xdmf', '<Xdmf/>', '<Xdmf Version="3.0"><Domain/></Xdmf>'):
+        path.write_text(broken)
+        assert 'meshio cannot read' in refused(read_mesh, str(path), {'p': 'p'})
+    for k in range(2):
+        (folder / f'd{k}.vtu').write_text('<VTKFile type="PolyData"/>')
+    assert 'meshio cannot read' in refused(read_mesh, str(folder / 'd*.vtu'), {'p': 'p'}, 1.)
 
 
 def test_the_command(mesh, capsys):
+    import meshio
     folder, *_ = mesh
+    a = str(folder / 'a.xdmf')
+    b = str(folder / 'b*.vtu')
     out = str(folder / 'x.h5')
-    words = ['--pde', 'obstacles', '--re', '80', '--fields', 'vx=U:0', 'vy=U:1', '--out', out]
-    mesh_command([str(folder / 'a.xdmf'), *words])
+    words = ['--pde', 'obstacles', '--re', '80', '--fields', 'vx=U:0', 'vy=U:1', '--out']
+    mesh_command([a, *words, out])
     assert open_source(out).params == {'Re': 80.}
     assert out in capsys.readouterr().out
-    assert 'other times' in refused(mesh_command, [str(folder / 'a.xdmf'), str(folder / 'b*.vtu'), '--dt', '.4', *words])
-    assert 'no file' in refused(mesh_command, [str(folder / 'c*.vtu'), *words])
-    assert '--dt' in refused(mesh_command, [str(folder / 'b*.vtu'), *words])
-    tilted = pytest.importorskip('meshio').read(str(folder / 'b0.vtu'))
+    assert 'exists' in refused(mesh_command, [a, *words, str(folder / 'a.h5')])      # the values of a.xdmf
+    other = str(folder / 'y.h5')
+    assert 'no file' in refused(mesh_command, [str(folder / 'c*.vtu'), *words, other])
+    assert '--dt' in refused(mesh_command, [b, *words, other])
+    assert 'in quotes' in refused(mesh_command, [str(folder / 'b1.vtu'), *words, other])
+    assert '--pde' in refused(mesh_command, [a, '--out', other])
+    assert '--re is needed' in refused(mesh_command, [a, '--pde', 'obstacles', '--out', other])
+    assert '--fields w' in refused(mesh_command, [a, *words, other, '--fields', 'w=U:2'])
+    assert 'must end with' in refused(mesh_command, [out, '--out', str(folder / 'y.vtu')])
+    assert 'one file' in refused(mesh_command, [out, out, '--out', str(folder / 'y.xdmf')])
+    tilted = meshio.read(str(folder / 'b0.vtu'))
     tilted.points[:, 2] = tilted.points[:, 0]
     for k in range(2):
         tilted.write(str(folder / f'd{k}.vtu'))
-    assert '3 dimensions' in refused(mesh_command, [str(folder / 'd*.vtu'), '--dt', '.4', *words])
-    assert '--pde' in refused(mesh_command, [str(folder / 'a.xdmf'), '--out', out])
-    assert '--fields w' in refused(mesh_command, ['a.xdmf', *words, '--fields', 'w=U:2'])
+    assert '3 dimensions' in refused(mesh_command, [str(folder / 'd*.vtu'), '--dt', '.4', *words, other])

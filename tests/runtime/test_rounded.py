@@ -70,7 +70,7 @@ def test_numbers_are_those_of_autocast(name, model):
     """Of every layer of the house: none reads the type of a weight that is rounded."""
     m = drawn(**model)
     stage = STAGES[name](m, settings(n_members=2, flow_steps=2, tau_schedule=(2,)))
-    where = m.encoder.draw_points(settings(input_points=24), torch.Generator().manual_seed(0))
+    where = m.encoder.draw_points(settings(input_points=24), torch.Generator().manual_seed(0), None)
     batch = batch_of(m, where=where)
     same(step(stage, batch, COMPILED, n=2), step(stage, batch, EAGER, n=2))
 
