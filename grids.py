@@ -10,6 +10,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+SMALLEST = 1e-9                        # lower limit of weights in denominators
+
 
 # ---------------------------------------------------------------------------------------------
 # points of a grid
@@ -115,6 +117,29 @@ def ones_at(numbers, size):
     return mask
 
 
+def continued(u, inside):
+    """
+    Fields u (B, C, *grid), known inside a domain (B, 1, *grid), and beyond it the mean of what is known nearby.
+
+    At each of finer and coarser grids, a cell next to known ones takes their mean; the rest is that of the grid
+    twice as coarse.
+    """
+    d = u.ndim - 2
+    pool = (F.avg_pool1d, F.avg_pool2d)[d - 1]
+    known = inside.to(u.dtype)
+    near = pool(known, 3, 1, 1)
+    mean = pool(u * known, 3, 1, 1) / near.clamp_min(SMALLEST)
+    u = torch.where(inside, u, mean)                                 # 0 far from the domain
+    near = near > 0
+    if any(n % 2 or n < 4 for n in u.shape[2:]):                     # the rest takes the mean of all
+        space = tuple(range(2, u.ndim))
+        return torch.where(near, u, u.sum(space, keepdim=True) / near.sum(space, keepdim=True).clamp_min(1))
+    known = near.to(u.dtype)
+    coarse = pool(u, 2) / pool(known, 2).clamp_min(SMALLEST)
+    coarse = continued(coarse, pool(known, 2) > 0)
+    return torch.where(near, u, F.interpolate(coarse, scale_factor=2.))
+
+
 class Patches(nn.Module):
     """
     Grid values of a token <-> its modes: the fixed, invertible part of encoder and decoder.
@@ -123,11 +148,15 @@ class Patches(nn.Module):
     data. A token holds as many modes as it has features. If it has more features than the patch has values,
     the last features are zero. The modes are orthonormal. If a token has spare features, they are multiplied
     by `gain`, so that the mean square of a latent is that of the field. The first C features of a token are
-    the means of its C fields.
+    the means of its C fields. A field that jumps at the walls of a domain (it is no velocity) is continued beyond
+    them, so that a few modes hold it.
     """
 
     def __init__(self, cfg):
         super().__init__()
+        jumping = set(cfg.predicted) - set(cfg.velocity) if cfg.domain else ()
+        self.domain = list(cfg.domain)
+        self.register_buffer('jumping', torch.tensor(sorted(jumping), dtype=torch.long), persistent=False)
         self.grid = tuple(cfg.grid)
         self.points = cfg.points_per_token
         self.n_field = cfg.n_field
@@ -142,6 +171,7 @@ class Patches(nn.Module):
         """Replace the modes by the principal components of the patches of normalised fields u (N, *grid, C).
         The means of the fields stay the first C features. With a static field, each field has components of
         its own, in turn as the cosines are."""
+        u = self.without_jumps(u)
         patches = merge_tokens(u.flatten(1, -2), self.grid, self.points).flatten(0, 1).double()
         if not self.separate_fields:
             modes = components(patches, self.n_field)
@@ -155,10 +185,18 @@ class Patches(nn.Module):
         modes = modes[:len(self.modes)]
         self.modes[:len(modes)] = modes.float()
 
+    def without_jumps(self, u):
+        """u (B, *grid, C) with the fields that jump at walls continued"""
+        if not len(self.jumping):
+            return u
+        inside = (u[..., self.domain] > 0).movedim(-1, 1)
+        fields = continued(u[..., self.jumping].movedim(-1, 1), inside)
+        return u.index_copy(-1, self.jumping, fields.movedim(1, -1))
+
     def to_tokens(self, u):
         """(B, *grid, C) -> (B, S, D), the type of the modes: float32"""
         with torch.autocast(u.device.type, enabled=False):
-            u = u.to(self.modes.dtype)
+            u = self.without_jumps(u.to(self.modes.dtype))
             patches = merge_tokens(u.flatten(1, -2), self.grid, self.points)
             return patches @ (self.modes * self.gain).T
 
@@ -244,44 +282,3 @@ def pick(u, index):
     flat = index.flatten(1)[..., None]
     rows = u.gather(1, flat.expand(-1, -1, u.shape[-1]))
     return rows.unflatten(1, index.shape[1:])
-
-
-def fourier_interpolate(u, q, shape, first, length):
-    """
-    Trigonometric interpolation of a periodic field at any points: exact where the grid resolves the field.
-
-    u (B, *shape, C) on the grid that starts at `first`; q (Q, d) or (B, Q, d) physical coordinates. Returns
-    (B, Q, C). Along an axis of n points, x cells from one of them, its weight is sin(pi x) / (n tan(pi x/n)),
-    or with sin in the place of tan for odd n.
-    """
-    letters = 'xy'[:len(shape)]
-    points = 'q' if q.ndim == 2 else 'bq'
-    result = None
-    for axis, n in enumerate(shape):
-        cells = (q[..., axis] - first[axis]) / length[axis] * n
-        nearest = cells.round()
-        part = (cells - nearest)[..., None]                          # (..., Q, 1), at most a half
-        away = nearest[..., None] - torch.arange(n, device=q.device)
-        away = (away + n // 2) % n - n // 2                          # (..., Q, n), the shorter way round
-        angle = math.pi * (away + part) / n
-        sign = 1 - 2 * (away % 2)
-        wave = sign * (math.pi * part).sin()                         # sin(pi x), also where x is large
-        below = n * (angle.sin() if n % 2 else angle.tan())
-        is_point = below == 0
-        weight = wave / below.masked_fill(is_point, 1.)
-        weight = torch.where(is_point, 1., weight).to(u.dtype)
-        if result is None:
-            rest = letters[1:]
-            result = torch.einsum(f'{points}{letters[0]},b{letters}c->bq{rest}c', weight, u)
-        else:
-            result = torch.einsum(f'{points}{letters[1]},bq{letters[1]}c->bqc', weight, result)
-    return result
-
-
-def values_at(u, q, first, length, periodic):
-    """Fields u (B, *shape, C) on the grid that starts at `first` -> their values (B, Q, C) at points q (Q, d)
-    or (B, Q, d): trigonometric interpolation on a periodic domain, cubic elsewhere."""
-    shape = u.shape[1:-1]
-    if periodic:
-        return fourier_interpolate(u, q, shape, first, length)
-    return interpolate(u.flatten(1, -2), q, shape, first, length, periodic)

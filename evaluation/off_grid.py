@@ -17,10 +17,10 @@ from equations.common import centres
 from evaluation.scores import predict, predicted_fields
 from files.fit import read_placed
 from files.open import opened
-from grids import fourier_interpolate, interpolate, is_strided, random_points, shape_text, values_at
+from grids import interpolate, is_strided, random_points, shape_text
 from metrics import mean_nrmse
 from runtime.configurator import UserError, say
-from runtime.inputs import axis_points, resample_axes
+from runtime.inputs import axis_points, fourier_interpolate, resample_axes, values_at
 from runtime.progress import Progress
 
 MAX_SOLVED = 2 ** 16             # points on which a truth finer than the files is solved for, at most

@@ -13,9 +13,9 @@ import time
 import torch
 
 from evaluation.domains import filled_outside, metrics_inside
-from grids import values_at
 from metrics import field_nrmse, mean_nrmse, metrics, nrmse, rms, space_of
 from runtime.configurator import UserError
+from runtime.inputs import values_at
 from runtime.progress import Progress
 
 COLD = 5.                              # seconds of a batch beside which a warm-up does not count

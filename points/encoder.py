@@ -11,11 +11,11 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from grids import ones_at, pick, positions, random_points, values_at
+from grids import ones_at, pick, positions, random_points
 from model import Float32Linear, GridEncoder, use_adamw
 from points.splines import LARGEST_SUM, Scattered, fewest_points, nearest
 from runtime.configurator import UserError
-from runtime.inputs import as_numbers, checked_fields, grid_points, query_points, readable
+from runtime.inputs import as_numbers, checked_fields, grid_points, query_points, readable, values_at
 
 SMALLEST = 1e-6                        # lower limit of sizes in denominators
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from grids import interpolate
 from runtime.configurator import UserError, say
 
 MAX_POINTS = 2 ** 22                   # limits of what a checkpoint may ask for: grid points or tokens,
@@ -301,6 +302,47 @@ def resample_axes(u, axes, to, lengths=None):
             axis = i - len(axes) - 1
             u = resample(u.movedim(axis, -1), x, wanted, lengths and lengths[i]).movedim(-1, axis)
     return u
+
+
+def fourier_interpolate(u, q, shape, first, length):
+    """
+    Trigonometric interpolation of a periodic field at any points: exact where the grid resolves the field.
+
+    u (B, *shape, C) on the grid that starts at `first`; q (Q, d) or (B, Q, d) physical coordinates. Returns
+    (B, Q, C). Along an axis of n points, x cells from one of them, its weight is sin(pi x) / (n tan(pi x/n)),
+    or with sin in the place of tan for odd n.
+    """
+    letters = 'xy'[:len(shape)]
+    points = 'q' if q.ndim == 2 else 'bq'
+    result = None
+    for axis, n in enumerate(shape):
+        cells = (q[..., axis] - first[axis]) / length[axis] * n
+        nearest = cells.round()
+        part = (cells - nearest)[..., None]                          # (..., Q, 1), at most a half
+        away = nearest[..., None] - torch.arange(n, device=q.device)
+        away = (away + n // 2) % n - n // 2                          # (..., Q, n), the shorter way round
+        angle = math.pi * (away + part) / n
+        sign = 1 - 2 * (away % 2)
+        wave = sign * (math.pi * part).sin()                         # sin(pi x), also where x is large
+        below = n * (angle.sin() if n % 2 else angle.tan())
+        is_point = below == 0
+        weight = wave / below.masked_fill(is_point, 1.)
+        weight = torch.where(is_point, 1., weight).to(u.dtype)
+        if result is None:
+            rest = letters[1:]
+            result = torch.einsum(f'{points}{letters[0]},b{letters}c->bq{rest}c', weight, u)
+        else:
+            result = torch.einsum(f'{points}{letters[1]},bq{letters[1]}c->bqc', weight, result)
+    return result
+
+
+def values_at(u, q, first, length, periodic):
+    """Fields u (B, *shape, C) on the grid that starts at `first` -> their values (B, Q, C) at points q (Q, d)
+    or (B, Q, d): trigonometric interpolation on a periodic domain, cubic elsewhere."""
+    shape = u.shape[1:-1]
+    if periodic:
+        return fourier_interpolate(u, q, shape, first, length)
+    return interpolate(u.flatten(1, -2), q, shape, first, length, periodic)
 
 
 # ---------------------------------------------------------------------------------------------

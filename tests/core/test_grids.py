@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from conftest import close, config
-from grids import (Patches, cubic_kernel, dct_basis, fourier_interpolate, interpolate, is_strided,
-                   merge_tokens, padded, positions, random_points, shape_text, split_tokens, values_at)
+from grids import (Patches, continued, cubic_kernel, dct_basis, interpolate, is_strided, merge_tokens, padded,
+                   positions, random_points, shape_text, split_tokens)
+from runtime.inputs import fourier_interpolate, values_at
 
 
 def sine(x):
@@ -116,7 +117,7 @@ def test_the_frequency_of_the_modes_rises(shape):
 def patches(grid, token_grid, n_field, latent_dim, static=()):
     points = tuple(n // s for n, s in zip(grid, token_grid))
     cfg = SimpleNamespace(grid=grid, points_per_token=points, n_field=n_field, latent_dim=latent_dim,
-                          basis='cosine', static=static)
+                          basis='cosine', static=static, domain=())
     return Patches(cfg)
 
 
@@ -365,3 +366,33 @@ def test_points_beyond_the_domain(widths, periodic):
     (a, gradient_a), (b, gradient_b) = found
     assert torch.equal(a, b)
     close(gradient_a, gradient_b, 1e-6)
+
+
+# ---------------------------------------------------------------------------------------------
+# domains that are no box
+
+@pytest.mark.parametrize('shape', [(64,), (32, 16), (30, 22)])
+def test_fields_are_continued_beyond_a_domain(shape):
+    x = positions(shape, [0.] * len(shape), [1 / n for n in shape]).view(*shape, -1)
+    inside = ((x - .45).abs().amax(-1) > .2)[None, None]             # a square obstacle
+    u = torch.stack([3 + x[..., 0], torch.full(shape, -2.)])[None] * inside
+    v = continued(u, inside)
+    assert torch.equal(v * inside, u)
+    outside = v[0, :, ~inside[0, 0]]
+    close(outside[1], torch.full_like(outside[1], -2.), 1e-5)
+    assert 3.2 < outside[0].min() and outside[0].max() < 3.7         # between the values at its sides
+    assert torch.autograd.gradcheck(lambda f: continued(f, inside), (u.double().requires_grad_(),))
+
+
+def test_a_few_modes_hold_a_field_that_jumps_at_a_wall():
+    """A pressure of 5 beside an obstacle in which it is 0: constant modes suffice, and the velocity is kept."""
+    cfg = config(grid=(16, 16), token_grid=(4, 4), latent_dim=3, low=(0., 0.), length=(1., 1.), first=(0., 0.),
+                 fields=('vx', 'p', 'd'), static=(2,), domain=(2,), velocity=(0,), boundary='open')
+    patches = Patches(cfg)
+    distance = torch.ones(2, 16, 16)
+    distance[:, 5:9, 6:11] = -1
+    inside = distance > 0
+    u = torch.stack([torch.full_like(distance, 2.) * inside, 5. * inside, distance], -1)
+    p = patches.to_grid(patches.to_tokens(u))
+    close(p[..., 1], torch.full_like(p[..., 1], 5.))
+    assert (p[:, 4:8, 4:8, 0] < 1.9).all()
