@@ -531,5 +531,6 @@ if __name__ == '__main__':
         print(__doc__.strip())
         sys.exit()
     else:
-        raise UserError('python data.py make NAME makes a data file, inspect FILE checks one, mesh FILE reads meshes')
+        raise UserError('python data.py make NAME makes a data file, data.py inspect FILE checks one, '
+                        'data.py mesh FILE makes one from a mesh')
     run(sys.argv[2:])
