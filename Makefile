@@ -80,7 +80,7 @@ stages: setup
 	  $(PLAIN) eval.py --ckpt out/ks_finetuned_$$seed --stepper operator --json out/ks_finetuned_$$seed/eval.json \
 	  ) & pids="$$pids $$!"; done; for pid in $$pids; do wait $$pid || exit 1; done
 
-# what the FNO of bench.py peers and dev/study.py needs, into the same .venv
+# the FNO of bench.py peers and dev/study.py, and meshes: into the same .venv
 peers: setup
 	$(PY) -m pip install -q --disable-pip-version-check -r requirements-peers.txt
 

@@ -531,6 +531,5 @@ if __name__ == '__main__':
         print(__doc__.strip())
         sys.exit()
     else:
-        raise UserError('python data.py make NAME makes a data file, data.py inspect FILE checks one, '
-                        'data.py mesh FILE makes one from a mesh')
+        raise UserError('data.py make NAME makes a data file, data.py inspect FILE checks one, data.py --help')
     run(sys.argv[2:])

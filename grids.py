@@ -132,8 +132,10 @@ def continued(u, inside):
     u = torch.where(inside, u, mean)                                 # 0 far from the domain
     near = near > 0
     if any(n % 2 or n < 4 for n in u.shape[2:]):                     # the rest takes the mean of all
-        space = tuple(range(2, u.ndim))
-        return torch.where(near, u, u.sum(space, keepdim=True) / near.sum(space, keepdim=True).clamp_min(1))
+        total = u.flatten(2).sum(2)
+        n_known = near.flatten(2).sum(2)
+        mean = total / n_known.clamp_min(1)
+        return torch.where(near, u, mean.view(*mean.shape, *[1] * d))
     known = near.to(u.dtype)
     coarse = pool(u, 2) / pool(known, 2).clamp_min(SMALLEST)
     coarse = continued(coarse, pool(known, 2) > 0)
@@ -190,8 +192,9 @@ class Patches(nn.Module):
         if not len(self.jumping):
             return u
         inside = (u[..., self.domain] > 0).movedim(-1, 1)
-        fields = continued(u[..., self.jumping].movedim(-1, 1), inside)
-        return u.index_copy(-1, self.jumping, fields.movedim(1, -1))
+        fields = u[..., self.jumping].movedim(-1, 1)
+        fields = continued(fields, inside).movedim(1, -1)
+        return u.index_copy(-1, self.jumping, fields)
 
     def to_tokens(self, u):
         """(B, *grid, C) -> (B, S, D), the type of the modes: float32"""
