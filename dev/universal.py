@@ -135,14 +135,16 @@ def plot(path, folders):
     if not can_draw():
         raise UserError('plot needs matplotlib')
     figure, axes = new_axes(4.5 * len(folders), 3.6, 1, len(folders))
-    for axis, folder in zip(axes[0], folders):
-        found = errors_of(folder)
+    panels = [errors_of(folder) for folder in folders]
+    names = list(dict.fromkeys(name for found in panels for name in found))          # a colour each
+    for axis, folder, found in zip(axes[0], folders, panels):
         shown = sorted({n for of in found.values() for n in of})
         for name, of in found.items():
             sizes = sorted(of)
-            [line] = axis.plot(sizes, [statistics.mean(of[n]) for n in sizes], marker='o', label=name)
+            colour = f'C{names.index(name)}'
+            axis.plot(sizes, [statistics.mean(of[n]) for n in sizes], color=colour, marker='o', label=name)
             for n in sizes:
-                axis.scatter([n] * len(of[n]), of[n], 8, color=line.get_color())
+                axis.scatter([n] * len(of[n]), of[n], 8, color=colour)
         axis.set(xscale='log', yscale='log', xlabel='training trajectories', ylabel='nRMSE (median)',
                  title=os.path.basename(os.path.normpath(folder)))
         axis.set_xticks(shown, shown)
