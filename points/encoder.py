@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from grids import ones_at, pick, positions, random_points
 from model import Float32Linear, GridEncoder, use_adamw
-from points.splines import LARGEST_SUM, Scattered, fewest_points, nearest
+from points.splines import Scattered, fewest_points, nearest
 from runtime.configurator import UserError
 from runtime.inputs import as_numbers, checked_fields, grid_points, query_points, readable, values_at
 
@@ -124,17 +124,12 @@ class PointEncoder(GridEncoder):
         if torch.compiler.is_compiling():
             return u, self.stencil(x)
         distance = u[..., list(cfg.domain)].detach() if cfg.domain else None
-        where = self.stencil(x, of_mesh=True, distance=distance)
-        spline = self.splines[where.spline]
-        if not spline.largest_sum(where.index, where.weight, distance) < LARGEST_SUM:
-            raise UserError(f'the {x.shape[-2]} points leave a part of the domain out, or lie on a line: no '
-                            'field can be interpolated from them')
-        return u, where
+        return u, self.stencil(x, of_mesh=True, distance=distance)
 
     @torch.no_grad()
     def stencil(self, points, of_mesh=False, distance=None):
         """points (P, d) or (B, P, d), physical coordinates -> PointStencil. of_mesh, distance: see
-        Scattered.stencils_of_mesh. Raises UserError for too few."""
+        Scattered.stencils_of_mesh, whose UserError it raises, and one for too few points."""
         cfg = self.cfg
         d = len(cfg.grid)
         n_point = points.shape[-2]

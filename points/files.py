@@ -22,7 +22,7 @@ import equations
 from equations.common import centres
 from files.layouts import Content, Layout, check_datasets, read_frames, spacing, uniform
 from files.values import as_text, stored, type_of
-from points.splines import LARGEST_SUM, Scattered, crowded, fewest_points
+from points.splines import Scattered, crowded, fewest_points
 from runtime.checkpoint import whole_file
 from runtime.configurator import UserError
 
@@ -125,9 +125,7 @@ def to_grid(entry, x, u, what):
     distance = u[:1, :, [fields.index(entry.domain)]] if entry.domain else None
     if entry.domain and not (distance > 0).any():
         raise UserError(f'{what}: {entry.domain} is nowhere positive')
-    index, weight = spline.stencils_of_mesh(x, distance)
-    if not spline.largest_sum(index, weight, distance) < LARGEST_SUM:
-        raise UserError(f'{what}: its {x.shape[1]} points leave a part of the domain out, or lie on a line')
+    index, weight = spline.stencils_of_mesh(x, distance, f'{what}: its')
     u = spline(u, index, weight)                                     # (T, *cells, C)
     if entry.domain:
         inside = u[0, ..., fields.index(entry.domain)] > 0

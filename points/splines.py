@@ -10,6 +10,7 @@ import torch
 import torch.nn as nn
 
 from grids import pick, positions, split_tokens
+from runtime.configurator import UserError
 
 SPLINE_DEGREE = 3                      # of the polynomials that are reproduced
 SPLINE_POINTS = 4                      # points of a stencil for each monomial
@@ -135,18 +136,24 @@ class Scattered(nn.Module):
         (b, M, K, T)"""
         return self.around(self.centres, self.inside, points, 0, without)
 
-    def stencils_of_mesh(self, points, distance=None):
+    def stencils_of_mesh(self, points, distance=None, what='the'):
         """As `stencils`, for points that may be crowded, such as nodes of a mesh near a wall. Where a spline fails
         because they are, one point of each cell counts, everywhere. distance (b, P, 1): as `largest_sum` takes it.
-        A GPU is waited for."""
+        A GPU is waited for. Raises UserError, which begins with `what`, for points that leave a part out."""
         index, weight = self.stencils(points)
-        if self.largest_sum(index, weight, distance) < CROWDED:
-            return index, weight
+        largest = self.largest_sum(index, weight, distance)
+        if not largest < CROWDED and self.gap(points) <= min(self.shape) / 3:    # else no choice would help
+            index, weight = self.stencils(points, crowded(points))
+            largest = self.largest_sum(index, weight, distance)
+        if not largest < LARGEST_SUM:
+            raise UserError(f'{what} {points.shape[1]} points leave a part of the domain out, or lie on a line: no '
+                            'field can be interpolated from them')
+        return index, weight
+
+    def gap(self, points):
+        """The largest distance from a block to its nearest point, in cells."""
         _, offset = nearest(self.centres, points, self.shape, self.periodic, 1)
-        gap = offset.norm(dim=-1).amax()
-        if gap > min(self.shape) / 3:                                # no choice of points would help
-            return index, weight
-        return self.stencils(points, crowded(points))
+        return offset.norm(dim=-1).amax()
 
     def largest_sum(self, index, weight, distance=None):
         """The largest sum of absolute weights at a grid point: how far errors of values grow. With the distance
