@@ -30,7 +30,8 @@ def positions(grid, first, spacing):
 def is_strided(coarse, fine):
     """Is the grid `coarse` every k-th point of `fine`, with the same k along all axes?"""
     k = fine[0] // coarse[0]
-    return k >= 1 and tuple(fine) == tuple(k * n for n in coarse)
+    multiple = tuple(k * n for n in coarse)
+    return k >= 1 and tuple(fine) == multiple
 
 
 def shape_text(shape):
@@ -40,8 +41,9 @@ def shape_text(shape):
 
 def random_points(n, cfg, random=None):
     """n points, uniform in the domain, (n, d); random: a torch.Generator."""
-    d = len(cfg.grid)
-    return torch.tensor(cfg.low) + torch.tensor(cfg.length) * torch.rand(n, d, generator=random)
+    low = torch.tensor(cfg.low)
+    length = torch.tensor(cfg.length)
+    return low + length * torch.rand(n, len(cfg.grid), generator=random)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -107,7 +109,8 @@ def components(patches, n_field):
     other_than_means = torch.eye(len(covariance)).to(patches) - means.T @ means
     covariance += covariance.trace() * other_than_means              # sorts the means last
     _, directions = torch.linalg.eigh(covariance)
-    return torch.cat([means, directions.flip(1)[:, :len(covariance) - n_field].T])
+    largest_first = directions.T.flip(0)
+    return torch.cat([means, largest_first[:-n_field]])
 
 
 def ones_at(numbers, size):
@@ -121,24 +124,23 @@ def continued(u, inside):
     """
     Fields u (B, C, *grid), known inside a domain (B, 1, *grid), and beyond it the mean of what is known nearby.
 
-    At each of finer and coarser grids, a cell next to known ones takes their mean; the rest is that of the grid
-    twice as coarse.
+    A cell next to known ones takes their mean; the rest, that of a grid twice as coarse, and so on.
     """
-    d = u.ndim - 2
-    pool = (F.avg_pool1d, F.avg_pool2d)[d - 1]
+    pool = (F.avg_pool1d, F.avg_pool2d)[u.ndim - 3]
     known = inside.to(u.dtype)
     near = pool(known, 3, 1, 1)
-    mean = pool(u * known, 3, 1, 1) / near.clamp_min(SMALLEST)
-    u = torch.where(inside, u, mean)                                 # 0 far from the domain
+    total = pool(u * known, 3, 1, 1)
+    u = torch.where(inside, u, total / near.clamp_min(SMALLEST))     # 0 far from the domain
     near = near > 0
-    if any(n % 2 or n < 4 for n in u.shape[2:]):                     # the rest takes the mean of all
-        total = u.flatten(2).sum(2)
-        n_known = near.flatten(2).sum(2)
-        mean = total / n_known.clamp_min(1)
-        return torch.where(near, u, mean.view(*mean.shape, *[1] * d))
     known = near.to(u.dtype)
-    coarse = pool(u, 2) / pool(known, 2).clamp_min(SMALLEST)
-    coarse = continued(coarse, pool(known, 2) > 0)
+    if any(n % 2 or n < 4 for n in u.shape[2:]):                     # the rest takes the mean of all
+        grid = tuple(range(2, u.ndim))
+        total = u.sum(grid, keepdim=True)
+        n_known = known.sum(grid, keepdim=True)
+        return torch.where(near, u, total / n_known.clamp_min(1))
+    share = pool(known, 2)
+    coarse = pool(u, 2) / share.clamp_min(SMALLEST)
+    coarse = continued(coarse, share > 0)
     return torch.where(near, u, F.interpolate(coarse, scale_factor=2.))
 
 
@@ -150,8 +152,7 @@ class Patches(nn.Module):
     data. A token holds as many modes as it has features. If it has more features than the patch has values,
     the last features are zero. The modes are orthonormal. If a token has spare features, they are multiplied
     by `gain`, so that the mean square of a latent is that of the field. The first C features of a token are
-    the means of its C fields. A field that jumps at the walls of a domain (it is no velocity) is continued beyond
-    them, so that a few modes hold it.
+    the means of its C fields. Fields that jump at walls, all but velocities, are continued beyond them.
     """
 
     def __init__(self, cfg):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from grids import ones_at, pick, positions, random_points
 from model import Float32Linear, GridEncoder, use_adamw
-from points.splines import Scattered, fewest_points, nearest
+from points.splines import Scattered, fewest_points, is_sparse, nearest
 from runtime.configurator import UserError
 from runtime.inputs import as_numbers, checked_fields, grid_points, query_points, readable, values_at
 
@@ -137,7 +137,7 @@ class PointEncoder(GridEncoder):
             raise UserError(f'{n_point} points are given; at least {fewest_points(d) + 1} are needed')
         x = points.to(self.grid_points.dtype).reshape(-1, n_point, d)
         x = self.in_cells(x)
-        spline = int(n_point <= 2 * math.prod(cfg.grid))
+        spline = int(is_sparse(n_point, cfg.grid))
         splines = self.splines[spline]
         index, weight = splines.stencils_of_mesh(x, distance) if of_mesh else splines.stencils(x)
         mean_weight = torch.zeros_like(x[..., 0])                    # (b, P)

@@ -22,7 +22,7 @@ import equations
 from equations.common import centres
 from files.layouts import Content, Layout, check_datasets, read_frames, spacing, uniform
 from files.values import as_text, stored, type_of
-from points.splines import Scattered, crowded, fewest_points
+from points.splines import Scattered, crowded, fewest_points, is_sparse
 from runtime.checkpoint import whole_file
 from runtime.configurator import UserError
 
@@ -121,7 +121,7 @@ def to_grid(entry, x, u, what):
         x = x[:, kept]
         u = u[:, kept]
     even = all(n % 2 == 0 for n in shape)
-    spline = Scattered(shape, 1 + even if x.shape[1] <= 2 * n_cell else 1, entry.periodic)
+    spline = Scattered(shape, 2 if even and is_sparse(x.shape[1], shape) else 1, entry.periodic)
     distance = u[:1, :, [fields.index(entry.domain)]] if entry.domain else None
     if entry.domain and not (distance > 0).any():
         raise UserError(f'{what}: {entry.domain} is nowhere positive')

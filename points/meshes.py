@@ -134,11 +134,12 @@ def from_meshes(paths, pde, params, out, fields=None, dt=None):
     fields: {name: name in the meshes} for those that have another. Raises UserError."""
     entry = equations.entry(pde)
     fields = {name: (fields or {}).get(name, name) for name in entry.fields}
-    times, *_ = read_mesh(paths[0], fields, dt)
+    first = read_mesh(paths[0], fields, dt)
+    times = first[0]
 
     def trajectories():                                              # one at a time in memory
         for path in counted('reading meshes', paths):
-            own, points, values, cells = read_mesh(path, fields, dt)
+            own, points, values, cells = first if path == paths[0] else read_mesh(path, fields, dt)
             if len(own) != len(times) or np.abs(own - times).max() > 1e-6 * max(abs(times)):
                 raise UserError(f"'{path}' has other times than '{paths[0]}'")
             extent = np.ptp(points, axis=0)

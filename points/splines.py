@@ -63,6 +63,11 @@ def fewest_points(d):
     return math.comb(SPLINE_DEGREE + d, d)
 
 
+def is_sparse(n_point, shape):
+    """Are there so few points for the grid that a stencil surrounds a block of two grid points along each axis?"""
+    return n_point <= 2 * math.prod(shape)
+
+
 def spline_weights(x, at):
     """
     Weights of the polyharmonic spline sum_k a_k |x - x_k|^5 + a cubic polynomial through values at x.
