@@ -9,6 +9,7 @@ Evaluate checkpoints: metrics of whole rollouts in field space, as a table and a
     python eval.py --ckpt out/burgers_cpu --horizon 10           # also rollouts ten times as long as the file
     python eval.py --ckpt out/burgers_cpu --physics --plot       # conservation, energy, residual; spectra.png
     python eval.py --ckpt out/burgers_cpu --data FILE --json eval.json      # all trajectories of another file
+    python eval.py --ckpt out/burgers_cpu --break_even           # after how many trajectories does it pay?
     python eval.py --ckpt out/one out/two --initial_step 10      # side by side; frames 0..9 are not predicted
     python eval.py --ckpt out/ --rows 10 --json eval.json        # quick: the first ten rows of the split alone
     python eval.py --ckpt out/one out/two --compare              # a row for each of several runs on one file
@@ -57,7 +58,7 @@ from runtime.run import unfinished
 
 
 # flags of work beyond the rollouts on the grid
-EXTRAS = ('superres', 'random_points', 'horizon', 'input_points', 'physics', 'stepper', 'ttc')
+EXTRAS = ('superres', 'random_points', 'horizon', 'input_points', 'physics', 'break_even', 'stepper', 'ttc')
 
 
 # ---------------------------------------------------------------------------------------------
@@ -113,6 +114,9 @@ def evaluate_checkpoint(file, args, device='cpu', equation=None):
         axes = grid_axes(model.cfg, task.grid)
         entry = task.sources[0].entry
         result['physics'] = report(task.u[:, n - 1], p, task.u[:, n:], model.cfg.dt, task.params, axes, entry)
+    if args.break_even:
+        from evaluation.break_even import report as break_even
+        result['break_even'] = break_even(task, usual, state['train_seconds'], state['data']['n_trajectories'])
     if args.plot:
         write_and_note(args, plot_spectra, spectra_file(file, equation), task, p)
     if args.stepper:
@@ -179,6 +183,11 @@ def check_task(task, args):
     cfg = task.model.cfg
     if args.horizon and task.sources[0].entry.steady:
         raise UserError(f'--horizon {args.horizon}: {cfg.pde} is steady, it has no later times')
+    if args.break_even:
+        from evaluation.break_even import has_solver
+        if not has_solver(task.sources):
+            raise UserError(f'--break_even: there is no solver for these {len(task.sources)} file(s) of {cfg.pde} '
+                            'that starts from a frame')
     if args.ttc:
         args.ttc.check(task.model, task.steps)
         if task.grid != tuple(cfg.grid):
@@ -248,6 +257,7 @@ def arguments(argv):
     add('--flow_steps', type=int, default=0, help="sampling steps of a flow (default: the model's own)")
     add('--ttc', nargs='*', metavar='KEY=VALUE', help='also test-time search; keys: probabilistic/search.py')
     add('--physics', action='store_true', help='also conservation, energy, walls, divergence and residual')
+    add('--break_even', action='store_true', help='also after how many trajectories the model pays')
     add('--plot', action='store_true', help='with --physics: spectra.png in the run folder')
     add('--device', default='auto', help='auto, cpu, cuda, cuda:N or mps')
     add('--batch_size', type=int, default=64, help='trajectories rolled out at a time')
@@ -277,6 +287,8 @@ def check_arguments(args):
         raise UserError('--plot draws spectra for the report of --physics: add --physics')
     if args.data and args.split not in (None, 'all'):
         raise UserError(f'--data evaluates all trajectories of a file: leave --split {args.split} out')
+    if args.data and args.break_even:
+        raise UserError('--break_even counts what the data of the training cost: leave --data out')
     if args.below is not None and args.compare is None:
         raise UserError(f'--below {args.below:g} needs --compare')
     for path in args.compare or ():

@@ -25,9 +25,10 @@ import statistics
 import sys
 
 from dev.cells import experiment, part_of, results_in, run_cell, spent
+from evaluation.break_even import WAYS, break_even, cells_for, classical, seconds_of_data, trajectories
+from files.open import split_rows
 from grids import shape_text
-from peers.compare import (HERE, METHODS, cells_for, classical, parse, persistence, possible, prepare,
-                           write_json)
+from peers.compare import HERE, METHODS, parse, persistence, possible, prepare, write_json
 from peers.networks import package_fno
 from runtime.configurator import UserError, one_line_errors
 from runtime.inputs import token_grid
@@ -155,13 +156,17 @@ def baselines_of(task):
     """What needs no training: sizes, the error of persistence and those of the built-in solver."""
     y = task.truth
     tokens = list(token_grid(y.shape[2:-1], task.keys['latent_tokens']))
+    found = classical(task.sources, task.cfg, task.y, task.device)
+    n = min(task.keys['n_trajectories'], task.source.n)
+    n_test = len(split_rows(n, 'test', task.source.entry.test))
     return {'points': list(y.shape[2:-1]), 'fields': y.shape[-1], 'tokens': tokens,
             'latent_dim': task.keys['latent_dim'], 'steps': y.shape[1] - 1,
-            'persistence': persistence(task), 'classical': classical(task)}
+            'persistence': persistence(task), 'classical': found,
+            'data_seconds': seconds_of_data(task.source, n - n_test, task.device) if found else None}
 
 
 def zoo_summary(folder):
-    """{experiment: its baselines, and of each method the results of all seeds}"""
+    """{experiment: its baselines, and of each method the results of all seeds, with its break-even}"""
     summary = {}
     for path in sorted(glob.glob(os.path.join(folder, 'baselines', '*.json'))):
         with open(path) as file:
@@ -170,10 +175,23 @@ def zoo_summary(folder):
         name, method = run['name'].split(', ')
         peer = 'fno' if METHODS[method].peer else method
         kept = ('seed', 'nrmse', 'reencode', 'correlation_time', 'iters', 'seconds', 'n_params',
-                'ms_per_trajectory')
+                'ms_per_trajectory', 'ms_of_one')
         found = summary[name].setdefault(peer, [])
         found.append({'method': method, **{key: run[key] for key in kept if key in run}})
+    for row in summary.values():
+        if row['classical']:
+            row['break_even'] = {peer: break_even_of(row, row[peer]) for peer in ('ours', 'fno') if peer in row}
     return summary
+
+
+def break_even_of(row, runs):
+    """{way: trajectories after which a method has paid for itself, or None}, from the means over its seeds."""
+    found = row['classical']
+    at = found[cells_for(mean_of(runs, 'nrmse'), found)]
+    cost = mean_of(runs, 'seconds') + row['data_seconds']
+    solver = (at['ms_per_trajectory'], at['ms_in_batch'])
+    own = (mean_of(runs, 'ms_of_one'), mean_of(runs, 'ms_per_trajectory'))
+    return {way: break_even(cost, *pair) for way, *pair in zip(WAYS, solver, own)}
 
 
 def mean_of(runs, key):
@@ -185,7 +203,7 @@ def zoo_table(summary):
     model, or its finest one, batch 1."""
     columns = ['config', 'points x fields', 'tokens x features', 'persistence', 'latent rollout',
                're-encoding', 'FNO', 'ratio', 'correlation time, s (FNO)', 'ms per trajectory',
-               'solver at that error, ms']
+               'solver at that error, ms', 'pays after so many (FNO)', 'in batches (FNO)']
     print(f'| {" | ".join(columns)} |')
     print('|---' * len(columns) + '|')
     for name, row in summary.items():
@@ -204,8 +222,16 @@ def zoo_table(summary):
                  f'{own / fno:.2f}',
                  f'{times[0]:.3g} ({times[1]:.3g})',
                  f'{mean_of(row["ours"], "ms_per_trajectory"):.1f}',
-                 solver_at(own, row['classical'])]
+                 solver_at(own, row['classical']),
+                 *[pays(row, way) for way in WAYS]]
         print(f'| {" | ".join(cells)} |')
+
+
+def pays(row, way):
+    """Trajectories after which this model (and the FNO) has paid for itself: '2,010 (never)'."""
+    texts = ['none' if not row['classical'] else trajectories(row['break_even'][peer][way])
+             for peer in ('ours', 'fno')]
+    return f'{texts[0]} ({texts[1]})'
 
 
 def with_seeds(mean, runs):

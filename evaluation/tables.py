@@ -140,6 +140,21 @@ def score_rows(results):
         for name, label in HORIZON.items():
             if name in one['horizon']:
                 rows.append(score_row(label.format(seconds), results, 'horizon', name))
+    if 'break_even' in one:
+        rows += break_even_rows([r['break_even'] for r in results])
+    return rows
+
+
+def break_even_rows(found):
+    """Costs, and after how many trajectories a model has paid for itself."""
+    from evaluation.break_even import WAYS, trajectories
+    rows = [['solver at that error', *[f"{r['cells']} cells: {r['solver_nrmse']:.2g}" for r in found]],
+            ['seconds of data', *[f"{r['data_seconds']:.4g}" for r in found]]]
+    for way, label in WAYS.items():
+        rows.append([f'ms {label}: solver', *[f"{r['solver_ms'][way]:.4g}" for r in found]])
+        rows.append([f'ms {label}: this model', *[f"{r['model_ms'][way]:.4g}" for r in found]])
+    for way, label in WAYS.items():
+        rows.append([f'pays after so many, {label}', *[trajectories(r['pays_after'][way]) for r in found]])
     return rows
 
 

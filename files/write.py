@@ -62,7 +62,7 @@ def _write(source, device, batch_size=None):
     n = source.n
     frame_values = int(np.prod(source.shape)) * len(source.fields)
     row_values = source.n_frames * frame_values
-    batch_size = min(n, batch_size or _batch_size(device, frame_values, row_values))
+    batch_size = min(n, batch_size or batch_size_of(device, frame_values, row_values))
     t = np.arange(source.n_frames) * source.dt
 
     def solve(first, size, times):
@@ -112,8 +112,9 @@ def _write(source, device, batch_size=None):
     return source.path
 
 
-def _batch_size(device, frame_values, row_values):
-    """A CPU is fastest where the frames of a batch fit into its cache, a GPU with many trajectories."""
+def batch_size_of(device, frame_values, row_values):
+    """Trajectories solved at a time. A CPU is fastest where the frames of a batch fit into its cache, a GPU with
+    many trajectories."""
     if device.type == 'cuda':
         return min(256, max(1, 8 * SOLVED_VALUES // row_values))
     return min(max(32, CACHED_VALUES // frame_values), max(1, SOLVED_VALUES // row_values))

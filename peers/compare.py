@@ -32,7 +32,6 @@ from runtime import extensions
 from runtime.checkpoint import find_checkpoint, load_checkpoint, whole_file
 from runtime.configurator import UserError, flag_words, say
 from runtime.device import pick
-from runtime.inputs import resample_axes
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VALIDATIONS = 8                        # validations in a training, about
@@ -253,12 +252,16 @@ def compete(name, task, budget, seed, folder, extra=()):
     def roll():
         return model.rollout(u0, steps, reencode=method.reencode)
 
+    def roll_one():
+        return model.rollout(u0[:1], steps, reencode=method.reencode)
+
     found = {'seed': seed,
              **{key: scores.get(key) for key in ('nrmse', 'correlation_time', 'spectral_energy_error')},
              'seconds': float(rows[-1]['train_seconds']),
              'iters': int(rows[-1]['iter']),
              'n_params': sum(w.numel() * (1 + w.is_complex()) for w in model.parameters()),
              'ms_per_trajectory': median_ms(roll, task.device, 3) / len(u0),
+             'ms_of_one': median_ms(roll_one, task.device, 3),
              'validation': [(float(row['train_seconds']), float(row['val_nrmse']))
                             for row in rows if row['val_nrmse']],
              'per_step': results['per_step']['nrmse']}
@@ -267,55 +270,6 @@ def compete(name, task, budget, seed, folder, extra=()):
         found.update({key: scores[key] for key in ('recon_nrmse', 'latent_gap')})
     say(f'{name}, seed {seed}: {found["nrmse"]:.4f} in {found["seconds"]:.0f} s, {found["iters"]} iterations')
     return found
-
-
-def classical(task):
-    """The built-in solver on coarser and coarser grids: {cells along an axis: nRMSE and ms per trajectory at
-    batch 1}. It starts from the first frame, interpolated to its cells, and its result is interpolated back
-    to the points of the test split. Grids that the solver refuses are left out. Empty for several files, and for
-    an equation with obstacles, whose solver starts from rest."""
-    y = task.y
-    entry = task.source.entry
-    if entry.solve is None or len(task.sources) > 1 or entry.domain:
-        return {}
-    t = [k * task.cfg.dt for k in range(y.shape[1])]
-    lengths = [1.] * entry.axes if entry.periodic else None
-    found = {}
-    for factor in (1, 2, 4, 8):
-        points = []                                                  # as fractions of the domain
-        coarse = []
-        for x, n, low, length in zip(task.source.x, task.cfg.grid, entry.low, entry.length):
-            x = torch.from_numpy((x[::len(x) // n] - low) / length)
-            cells = n // factor
-            points.append(x)
-            aligned = entry.translation_invariant                    # else the solver has its own cells
-            coarse.append(x[::factor] if aligned else (torch.arange(cells).double() + .5) / cells)
-        first = y[:, 0].double()
-        low, high = first.flatten(0, -2).aminmax(dim=0)
-        u0 = resample_axes(first, points, coarse, lengths).clamp(low, high)          # no overshoot at a jump
-        for field in map(entry.fields.index, entry.conserved):
-            gap = first[..., field].flatten(1).mean(1) - u0[..., field].flatten(1).mean(1)
-            u0[..., field] += gap.view(-1, *[1] * entry.axes)
-
-        def solve_one(u0=u0):
-            entry.solution(u0[:1], task.source.params, t)
-
-        try:
-            p = entry.solution(u0, task.source.params, t)[:, 1:].cpu()   # (N, T - 1, *cells, C)
-        except UserError as error:
-            say(f'{u0.shape[1]} cells of the solver: {error}')
-            continue
-        p = resample_axes(p, coarse, points, lengths)[..., list(task.cfg.predicted)]
-        found[u0.shape[1]] = {'nrmse': mean_nrmse(p, task.truth[:, 1:]),
-                              'ms_per_trajectory': median_ms(solve_one, u0.device, 10)}
-    return found
-
-
-def cells_for(error, found):
-    """The fewest cells on which the built-in solver errs no more than `error`, or the most there are. found:
-    as `classical` returns it; JSON has made texts of its numbers of cells."""
-    enough = [cells for cells, at in found.items() if at['nrmse'] <= error]
-    return min(enough, key=int) if enough else max(found, key=int)
 
 
 def persistence(task):

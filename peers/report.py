@@ -6,8 +6,9 @@ import os
 import statistics
 import tempfile
 
-from peers.compare import (HERE, METHODS, cells_for, classical, compete, environment_line, persistence,
-                           possible, prepare, print_row, write_json)
+from evaluation.break_even import cells_for, classical
+from peers.compare import (HERE, METHODS, compete, environment_line, persistence, possible, prepare, print_row,
+                           write_json)
 from runtime.configurator import UserError
 from runtime.device import Machine
 
@@ -19,7 +20,7 @@ def peers(args, overrides):
     config = args.configs[0] if args.configs else os.path.join(HERE, 'config', 'burgers_cpu.py')
     task = prepare(config, [*overrides, *args.settings[0]])
     methods = possible(args.methods, task)
-    coarse = classical(task)
+    coarse = classical(task.sources, task.cfg, task.y, task.device)
     runs = {}
     with tempfile.TemporaryDirectory() as folder:
         for seed, name in itertools.product(range(args.seeds), methods):

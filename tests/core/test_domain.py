@@ -13,6 +13,7 @@ import metrics
 from conftest import ROOT, close, refused, state_of, train_here
 from dev.cells import of_sources
 from equations.obstacles import ENTRY, numbers
+from evaluation.break_even import classical
 from evaluation.domains import metrics_inside, r_squared
 from files.layouts import read_records
 from files.write import write_file
@@ -147,6 +148,7 @@ def test_scores_are_those_of_the_fluid(folder):
     assert .8 < found['drag_r2_of_truth'] < 1 and found['drag_r2'] < found['drag_r2_of_truth']
     assert 'brmse' not in found and result['baselines']['mean']['nrmse'] > 0
     assert 0 < result['input_points']['400']['nrmse'] < 5
+    assert 'no solver' in refused(ev.main, ['--ckpt', str(folder / 'run'), '--device', 'cpu', '--break_even'])
 
 
 def test_values_in_obstacles_are_refused(folder, tmp_path, monkeypatch):
@@ -168,7 +170,7 @@ def test_methods_are_compared_on_several_files(folder):
             '--space_stride=1', '--initial_step=2', '--latent_tokens=4', '--latent_dim=64', '--eval_interval=4']
     task = compare.prepare(os.path.join(ROOT, 'config', 'obstacles_cpu.py'), keys)
     assert [source.params['Re'] for source in task.sources] == [40., 60.] and len(task.y) == 2
-    assert compare.classical(task) == {} and of_sources(task, 'Re') == '40-60'
+    assert classical(task.sources, task.cfg, task.y) == {} and of_sources(task, 'Re') == '40-60'
     changes = compare.changes_of('unet', task)
     assert '--latent_tokens=32' in changes and '--latent_dim=4' in changes
 

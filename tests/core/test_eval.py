@@ -278,6 +278,18 @@ def test_numbers_are_those_of_the_model(run_folder, truth):
     assert r['metrics']['ms_per_trajectory'] > 0
 
 
+def test_break_even(run_folder, capsys):
+    """The numbers that are printed fit the formula."""
+    [found] = evaluate('--ckpt', run_folder, '--break_even')
+    r = found['break_even']
+    n = {way: r['pays_after'][way] for way in ('one', 'batch')}
+    assert r['solver_nrmse'] <= found['metrics']['nrmse'] and r['data_seconds'] > 0
+    for way, number in n.items():
+        gain = (r['solver_ms'][way] - r['model_ms'][way]) / 1e3
+        assert number is None if gain <= 0 else (number - 1) * gain < r['train_seconds'] + r['data_seconds']
+    assert 'pays after so many, in a batch' in capsys.readouterr().out
+
+
 def test_the_other_rollout(run_folder):
     [a] = evaluate('--ckpt', run_folder, '--steps', 5)
     [b] = evaluate('--ckpt', run_folder, '--steps', 5, '--rollout', 'reencode')
@@ -460,7 +472,8 @@ def test_a_model_that_blows_up(burgers_file, tmp_path, capsys):
     (['--json', f'{__file__}/e.json'], ['--json', 'is a file']), (['--below', .1], ['--compare']),
     (['--save', 'p.npy'], ['--save', '.npz']), (['--json', ROOT], ['--json', 'a folder']),
     (['--data', 'a.hdf5', '--split', 'test'], ['--data', '--split']), (['--plot'], ['--physics']),
-    (['--data', 'nothing.hdf5'], ['nothing.hdf5']), (['--compare'], ['--compare', 'best.pt'])])
+    (['--data', 'nothing.hdf5'], ['nothing.hdf5']), (['--compare'], ['--compare', 'best.pt']),
+    (['--data', 'a', '--break_even'], ['--break_even', '--data'])])
 def test_refusals(run_folder, flags, words):
     message = user_error('--ckpt', run_folder, *flags)
     assert all(word in message for word in words), message

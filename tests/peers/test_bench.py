@@ -14,8 +14,9 @@ import torch
 import bench
 import equations
 from conftest import ENV, ROOT, SMOKE, refused, train_here
-from evaluation import speed
 from equations.burgers import burgers
+from evaluation import speed
+from evaluation.break_even import break_even, cells_for, classical, seconds_of_data
 from peers import compare, report
 from runtime.paths import lock
 
@@ -99,24 +100,24 @@ def test_an_equation_without_a_moving_frame(here, monkeypatch, advection_file):
     assert compare.possible([], task) == ['ours', 'reencoder', 'ours_plain', 'fno', 'unet', 'transolver']
     assert 'unet_frame' in refused(compare.possible, ['unet_frame'], task)
     assert task.y.shape == (2, 41, 64, 1)
-    found = compare.classical(task)
+    found = classical(task.sources, task.cfg, task.y)
     assert list(found) == [64, 32, 16, 8]
     errors = [r['nrmse'] for r in found.values()]
     assert errors == sorted(errors) and errors[0] < .05
 
 
 def solved(entry, x, y, dt, **params):
-    """A task on the frames y of an equation whose points are x."""
+    """What `classical` takes for the frames y of an equation whose points are x."""
     source = SimpleNamespace(entry=entry, params=params, x=(x.numpy(),))
     cfg = SimpleNamespace(dt=dt, grid=(len(x),), predicted=(0,))
-    return SimpleNamespace(y=y, truth=y, source=source, sources=[source], cfg=cfg)
+    return [source], cfg, y
 
 
 def test_the_classical_solver_converges_with_its_grid():
     x = (torch.arange(128, dtype=torch.float64) + .5) / 128
     u0 = torch.stack([torch.sin(2 * torch.pi * x), .5 + torch.cos(2 * torch.pi * x)])
     y = burgers(u0, .05, [0., .05, .1]).cpu()[..., None].float()
-    found = compare.classical(solved(equations.entry('burgers'), x, y, .05, Nu=.05))
+    found = classical(*solved(equations.entry('burgers'), x, y, .05, Nu=.05))
     errors = [found[n]['nrmse'] for n in (128, 64, 32, 16)]
     assert errors == sorted(errors) and errors[0] < 1e-5 and errors[1] < 2e-2
 
@@ -133,12 +134,41 @@ def test_between_walls_the_classical_solver_starts_from_its_own_cells():
 
     entry = SimpleNamespace(solve=True, solution=solution, translation_invariant=False, periodic=False,
                             conserved=(), fields=('u',), axes=1, domain='', low=(2.,), length=(3.,))
-    found = compare.classical(solved(entry, 2 + 3 * x, u[:, None].expand(1, 3, n, 1), 1.))
+    found = classical(*solved(entry, 2 + 3 * x, u[:, None].expand(1, 3, n, 1), 1.))
     for cells in (32, 16, 8):
         centres = (torch.arange(cells) + .5) / cells
         # a coarse grid's outermost centre lies between the two outermost points: cubic, but one-sided there
         assert (seen[cells][0, :, 0] - torch.cos(torch.pi * centres)).abs().max() < 1e-3
     assert found[n]['nrmse'] < 1e-7 and found[32]['nrmse'] < .01
+
+
+def test_break_even_by_hand():
+    """300 s of training and 100 s of data, 20 ms saved a trajectory: 20,000. No saving: never."""
+    assert break_even(400., 25., 5.) == 20_000
+    assert break_even(400., 5., 5.) is None and break_even(400., 4., 5.) is None
+    found = {64: {'nrmse': .01}, 32: {'nrmse': .05}, 16: {'nrmse': .2}}
+    assert (cells_for(.06, found), cells_for(.05, found), cells_for(.001, found)) == (32, 32, 64)
+
+
+def test_seconds_of_data(monkeypatch):
+    """A clock that counts a second for a batch and .1 s for each trajectory: 100 are made in batches of 32, in
+    1 + 3.2 s each. A batch that takes long is not made."""
+    clock = [0.]
+    sizes = []
+
+    def solution(u0, params, t):
+        sizes.append(len(u0))
+        clock[0] += each[0] * (10 + len(u0))
+        return u0
+
+    monkeypatch.setattr('evaluation.break_even.time.perf_counter', lambda: clock[0])
+    entry = SimpleNamespace(start=lambda n, cells: torch.zeros(n, *cells, 1), solution=solution)
+    source = SimpleNamespace(entry=entry, n_frames=3, dt=1., shape=(1024,), fields=('u',), params={})
+    each = [.1]
+    assert seconds_of_data(source, 100) == pytest.approx(4.2 * 100 / 32) and sizes == [1, 4, 32]
+    each = [10.]
+    sizes.clear()
+    assert seconds_of_data(source, 100) == pytest.approx(420 * 100 / 32) and sizes == [1, 4]
 
 
 def test_the_classical_row_is_the_coarsest_grid_that_is_as_good():
