@@ -30,7 +30,7 @@ from runtime.device import KeepsPlaces
 from runtime.device import find as find_device
 from runtime.inputs import (as_numbers, check_sizes, checked_latent, conditions, divides, grid_points,
                             noise_of, per_member, places_to_decode, query_points, to_trained_grid, token_grid,
-                            whole)
+                            translated, whole)
 
 CODER_HEADS = 4                        # attention heads of encoder and decoder
 
@@ -519,8 +519,7 @@ class AnyPointDecoder(nn.Module):
     M^T z inverts the modes of the encoder. The learned part h (none with decoder_dim=0) starts at zero and
     mirrors the encoder: `coder_depth` blocks mix the tokens, and one transposed convolution writes each token
     to its patch of the grid and a halo around it. h does not change the integral of a conserved field. I is
-    cubic interpolation. The result is continuously differentiable in q, wraps on a periodic domain, and does
-    not depend on the other query points.
+    cubic interpolation. The result is continuously differentiable in q and wraps on a periodic domain.
     """
 
     def __init__(self, cfg, patches):
@@ -549,15 +548,17 @@ class AnyPointDecoder(nn.Module):
         self.write = zero_init(transposed(dim, cfg.n_field, kernel, cfg.points_per_token, bias=has_bias))
         self.register_buffer('conserved', ones_at(cfg.conserved, cfg.n_field), persistent=False)
 
-    def forward(self, z, q=None):
-        """z (B, S, latent_dim), q (Q, d) or (B, Q, d) in physical coordinates, or None for the trained grid,
-        which needs no interpolation -> (B, Q, C), normalised, float32"""
+    def forward(self, z, q=None, moved=None):
+        """z (B, S, latent_dim), q (Q, d) or (B, Q, d) in physical coordinates, or None for the trained grid, of
+        which the tokens have `moved` by (B, d) -> (B, Q, C), normalised, float32"""
         cfg = self.cfg
         u = self.patches.to_grid(z).flatten(1, -2)                   # (B, N, C)
         if cfg.decoder_dim:
             u = u + self.learned(z)
         if q is not None:
             u = interpolate(u, q, cfg.grid, cfg.first, cfg.length, cfg.periodic).to(u.dtype)
+        elif moved is not None:
+            u = translated(u, moved, cfg.grid, cfg.length).to(u.dtype)
         if cfg.log_clamp:
             u = u.sign() * cfg.log_clamp * torch.log1p(u.abs() / cfg.log_clamp)
         return u
@@ -806,12 +807,11 @@ class UPT(KeepsPlaces):
         """q (Q, d) or (B, Q, d) on the device, or None for the trained grid -> (B, Q, C), physical units;
         outside: value in obstacles of the fields that are not static"""
         cfg = self.cfg
-        if cfg.tokens_move:                                          # (B, Q, d) in the frame of the tokens
-            q = self.points if q is None else q
-            q = q - z.offset.to(q.dtype).nan_to_num(0., 0., 0.)[:, None]
-        if q is not None and cfg.periodic:
-            q = self.low + (q - self.low) % self.length              # x = 1 is x = 0
-        u = self.decoder(z.tokens, q if q is None else q.to(self.low.dtype))
+        moved = z.offset.nan_to_num(0., 0., 0.) if cfg.tokens_move else None
+        if q is not None and cfg.periodic:                           # in the frame of the tokens; x = 1 is x = 0
+            q = q if moved is None else q - moved.to(q.dtype)[:, None]
+            q = self.low + (q - self.low) % self.length
+        u = self.decoder(z.tokens, q if q is None else q.to(self.low.dtype), moved)
         u = u * self.std + self.mean + z.mean[:, None]
         u = self.clip_positive(u) if clip else u
         if cfg.domain:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from grids import interpolate
+from grids import cubic_kernel, interpolate
 from runtime.configurator import UserError, say
 
 MAX_POINTS = 2 ** 22                   # limits of what a checkpoint may ask for: grid points or tokens,
@@ -302,6 +302,27 @@ def resample_axes(u, axes, to, lengths=None):
             axis = i - len(axes) - 1
             u = resample(u.movedim(axis, -1), x, wanted, lengths and lengths[i]).movedim(-1, axis)
     return u
+
+
+def translated(u, distance, shape, length):
+    """
+    Periodic grid values, moved by any distance: grids.interpolate at the grid points less the distance, but some
+    ten times faster, since all points of a sample have the same weights.
+
+    u (B, N, C) on the grid `shape`; distance (B, d), in units of `length`. Returns (B, N, C).
+    """
+    N = u.shape[1]
+    u = u.unflatten(1, shape)
+    for axis, n in enumerate(shape, 1):
+        cells = (distance[:, axis - 1] / length[axis - 1] * n) % n
+        whole = cells.floor()
+        each = [-1] + [1] * (u.ndim - 1)
+        part = (cells - whole).view(each)
+        each[axis] = n
+        index = (torch.arange(n, device=u.device) - whole.long()[:, None]) % n
+        u = u.gather(axis, index.view(each).expand_as(u))
+        u = sum(cubic_kernel(step + part) * u.roll(-step, axis) for step in range(-2, 2))
+    return u.reshape(-1, N, u.shape[-1])
 
 
 def fourier_interpolate(u, q, shape, first, length):

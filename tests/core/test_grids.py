@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from conftest import close, config
 from grids import (Patches, continued, cubic_kernel, dct_basis, interpolate, is_strided, merge_tokens, padded,
                    positions, random_points, shape_text, split_tokens)
-from runtime.inputs import fourier_interpolate, values_at
+from runtime.inputs import fourier_interpolate, translated, values_at
 
 
 def sine(x):
@@ -246,6 +246,22 @@ def test_patches_stay_in_float32_under_autocast():
 
 # ---------------------------------------------------------------------------------------------
 # interpolation
+
+@pytest.mark.parametrize('shape', [(16,), (16, 8), (5, 7)])
+def test_a_translated_grid_is_one_that_is_interpolated(shape):
+    length = (3., 2.)[:len(shape)]
+    u = torch.randn(4, math.prod(shape), 2, dtype=torch.float64)
+    distance = 9 * torch.randn(4, len(shape), dtype=torch.float64)
+    distance[0] = torch.tensor(length).double() / torch.tensor(shape) * torch.tensor([3, -2][:len(shape)])
+    spacing = [size / n for size, n in zip(length, shape)]
+    points = positions(shape, [0.] * len(shape), spacing).double()
+    q = points - distance[:, None]
+    wanted = interpolate(u, q, shape, [0.] * len(shape), length, True)
+    found = translated(u, distance, shape, length)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)     # positions are float32
+    whole = u[:1].unflatten(1, shape).roll([3, -2][:len(shape)], tuple(range(1, 1 + len(shape))))
+    torch.testing.assert_close(found[:1], whole.flatten(1, -2), rtol=0, atol=1e-9)
+
 
 def test_cubic_kernel_at_points_and_on_quadratics():
     assert torch.equal(cubic_kernel(torch.arange(-3., 4.)), torch.tensor([0., 0., 0., 1., 0., 0., 0.]))

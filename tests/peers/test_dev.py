@@ -79,6 +79,7 @@ def test_zoo(here, tmp_path, burgers_file, capsys):
     summary = json.loads((tmp_path / 'z.json').read_text())['burgers_smoke']
     assert summary['ours'][0]['reencode'] > 0 and summary['fno'][0]['method'] == 'fno_frame'
     assert 0 < summary['persistence'] < 10 and summary['steps'] == 8 and summary['classical']
+    assert summary['data_seconds'] > 0 and set(summary['break_even']) == {'ours', 'fno'}
 
 
 def test_the_cheapest_grid_that_is_good_enough():
