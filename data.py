@@ -13,7 +13,7 @@ batches.
 """
 import copy
 import hashlib
-import os
+import math
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from equations.derivatives import is_centred
-from files.fit import Signs, check_history, check_together, other_units, zero_rows
+from files.fit import Signs, check_history, check_together, describe, other_units, zero_rows
 from files.open import (blocks, check_finite, check_overlap, fingerprints, first_prints, opened, read,
                         split_rows)
 from grids import shape_text
@@ -66,8 +66,8 @@ class Trajectories:
     """
 
     def __init__(self, sources, keys, device, processes=1):
-        """sources: files.Source. keys: has n_trajectories, time_stride, space_stride, initial_step,
-        memory_gb."""
+        """sources: files.Source. keys: has n_trajectories, time_stride, other_strides, space_stride,
+        initial_step, memory_gb."""
         self.sources = sources
         self.device = device
         self.keys = keys
@@ -78,7 +78,10 @@ class Trajectories:
             say(f'data: the file has {self.n_trajectories} of n_trajectories={keys.n_trajectories}')
         check_together(sources)
         self.dt = first.dt * keys.time_stride
-        self.n_frames = -(-first.n_frames // keys.time_stride)
+        strides = (keys.time_stride, *keys.other_strides)
+        self.stride = math.gcd(*strides)                             # of the frames that are kept
+        self.step_frames = [stride // self.stride for stride in strides]     # kept frames in a step
+        self.n_frames = -(-first.n_frames // self.stride)
         self.grid = tuple(cells // keys.space_stride for cells in first.shape)
         self.rows = split_rows(self.n_trajectories, 'train', self.entry.test)
         self.val_rows = split_rows(self.n_trajectories, 'val', self.entry.test)
@@ -116,7 +119,7 @@ class Trajectories:
         signs = Signs(s)
         prints = []
         self.digest.update(repr((split, s.pde, s.n, s.n_frames, s.shape, s.params)).encode())
-        for offset, cells in blocks(s, rows, self.keys.time_stride):
+        for offset, cells in blocks(s, rows, self.stride):
             check_finite(s.path, cells, rows.start + offset)
             signs.add(cells)
             prints.append(fingerprints(cells[:, 0]))
@@ -133,6 +136,7 @@ class Trajectories:
         for s in self.sources:
             values += [torch.from_numpy(u) for u in self.read_split(s, 'val', self.val_rows)]
         val = torch.cat(values).unflatten(0, (len(self.sources), -1))
+        val = val[:, :, ::self.step_frames[0]]
         self.val = val.transpose(0, 1).flatten(0, 1).contiguous()
         params = torch.tensor([list(s.params.values()) for s in self.sources], dtype=torch.float32)
         self.val_params = params.repeat(len(self.val_rows), 1)
@@ -231,19 +235,8 @@ class Trajectories:
     # ---- what checkpoints know of the data
 
     def describe(self, run):
-        """What a checkpoint stores of the data: the paths (as typed, absolute, and relative to the run
-        folder, so that both may move together), the identity of the train and validation rows, and
-        fingerprints of all initial conditions seen so far, also by the run that this one fine-tunes."""
-        seen = [prints for split in ('train', 'val') for _, _, prints in self.prints[split]]
-        for earlier in (run.parent, run.state):
-            if earlier:
-                seen.append(earlier['data']['seen'].numpy())
-        paths = [s.path for s in self.sources]
-        return {'paths': paths,
-                'absolute': [os.path.abspath(path) for path in paths],
-                'relative': [os.path.relpath(path, run.folder) for path in paths],
-                'identity': self.identity, 'n_trajectories': self.n_trajectories,
-                'seen': torch.from_numpy(np.unique(np.concatenate(seen)))}
+        """What a checkpoint stores of the data."""
+        return describe(self, run)
 
     def check_history(self, run):
         """As fit.check_history."""
@@ -251,27 +244,26 @@ class Trajectories:
 
     # ---- windows
 
-    def gather(self, trajectory, start, window):
-        """Windows (B, window, *grid, C) from frames `start` (B,) of rows `trajectory` (B,), both on the CPU.
+    def gather(self, trajectory, start, window, step=1):
+        """Windows (B, window, *grid, C) of frames start, start + step .. of rows `trajectory`, (B,) on the CPU.
         They are on the device where the rows live there, else in memory that it copies without waiting."""
         if self.home is None:
-            u = torch.from_numpy(self.read_windows(trajectory.tolist(), start.tolist(), window))
+            u = torch.from_numpy(self.read_windows(trajectory.tolist(), start.tolist(), window, step))
         else:
-            frame = start[:, None] + torch.arange(window)
+            frame = start[:, None] + step * torch.arange(window)
             index = torch.stack([trajectory[:, None].expand_as(frame), frame])
             index = index.to(self.home, non_blocking=True)
             u = self.u[index[0], index[1]]
         return u.pin_memory() if self.device.type == 'cuda' and u.device.type == 'cpu' else u
 
-    def read_windows(self, trajectory, start, window):
+    def read_windows(self, trajectory, start, window, step):
         out = np.empty((len(trajectory), window, *self.grid, len(self.entry.fields)), np.float32)
         if self.files is None:
             self.files = [opened(s) for s in self.sources]
-        stride = self.keys.time_stride
         for i, (row, first) in enumerate(zip(trajectory, start)):
             which = row // len(self.rows)
             row = self.rows[row % len(self.rows)]
-            frames = slice(first * stride, (first + window - 1) * stride + 1, stride)
+            frames = slice(first * self.stride, (first + (window - 1) * step) * self.stride + 1, step * self.stride)
             u = read(self.sources[which], self.files[which], slice(row, row + 1), frames)
             out[i] = self.strided(u)[0]
         return out
@@ -297,7 +289,8 @@ class Windows:
     visits every start once per epoch. Symmetries are circular shifts of a periodic domain, reflections (a
     velocity along the axis and a pseudo-scalar change sign), and the equation's own group. With a moving
     frame, each trajectory is Galilean-boosted so that its mean velocity is 0, to half a grid point per step.
-    With token_shift, the grid moves on every frame, as the tokens will.
+    With token_shift, the grid moves on every frame, as the tokens will. With other_strides, batches of the
+    different time steps take turns; a window starts where one of the longest step still fits.
     """
 
     def __init__(self, trajectories, model, keys):
@@ -311,8 +304,9 @@ class Windows:
         self.grid = trajectories.grid
         self.d = len(self.grid)
         self.window = 1 + keys.unroll
-        self.first_start = max(keys.initial_step - 1, 0)
-        self.n_starts = trajectories.n_frames - self.first_start - self.window + 1
+        self.step_frames = trajectories.step_frames
+        self.first_start = max(keys.initial_step - 1, 0) * self.step_frames[0]
+        self.n_starts = trajectories.n_frames - self.first_start - keys.unroll * max(self.step_frames)
         if self.n_starts < 1:
             raise UserError(f'{trajectories.n_frames} frames, from frame {self.first_start} on, are fewer '
                             f'than the {self.window} of a window of unroll={keys.unroll} steps')
@@ -332,13 +326,15 @@ class Windows:
         self.can_flip = entry.translation_invariant or is_centred(points, entry)
         self.is_square = len(set(self.grid)) == 1
         self.can_turn = self.can_flip and self.is_square and self.grid[0] % entry.turns_on == 0
-        # Boosts that bring the mean flow of each row to rest, in whole cells per step.
-        self.boost = torch.zeros(trajectories.n_rows, self.d, dtype=torch.long)
+        # Boosts that bring the mean flow of each row to rest, in whole cells per step, for each time step.
+        self.times = torch.tensor(self.step_frames) / self.step_frames[0]     # time steps / that of the model
+        self.boost = torch.zeros(len(self.times), trajectories.n_rows, self.d, dtype=torch.long)
         if cfg.galilean:
             for axis, field in enumerate(cfg.velocity):
                 speed = cfg.galilean * torch.from_numpy(trajectories.row_means[:, field])
-                self.boost[:, axis] = -(speed / cell_a_step[axis]).round().long()
-        for name in ('boost', 'velocity', 'parity'):
+                cells = self.times[:, None] * speed / cell_a_step[axis]
+                self.boost[..., axis] = -cells.round().long()
+        for name in ('boost', 'times', 'velocity', 'parity'):
             setattr(self, name, getattr(self, name).to(trajectories.device))
         self.reader = ThreadPoolExecutor(1)                          # of the next batch
         self.next_draws = []
@@ -361,15 +357,16 @@ class Windows:
         read = self.next_windows if same(draws, self.next_draws) else [None] * n_micro
         if following and self.trajectories.home != self.trajectories.device:
             self.next_draws, _ = self.draws(following(), iteration + 1, rank, world, n_micro)
-            self.next_windows = [self.reader.submit(self.read, draw) for draw in self.next_draws]
+            self.next_windows = [self.reader.submit(self.read, draw, iteration + 1) for draw in self.next_draws]
         for draw, u in zip(draws, read):
-            u = u.result() if u else self.read(draw)
+            u = u.result() if u else self.read(draw, iteration)
             batch = self.batch(draw, u, iteration)
             where = self.model.encoder.draw_points(self.keys, random.clone_state(), batch.u[:, 0])
             yield batch._replace(where=where)
 
-    def read(self, draw):
-        return self.trajectories.gather(draw.row, draw.start, self.window)
+    def read(self, draw, iteration):
+        step = self.step_frames[iteration % len(self.step_frames)]
+        return self.trajectories.gather(draw.row, draw.start, self.window, step)
 
     def draws(self, index, iteration, rank=0, world=1, n_micro=1):
         """([Draw for each micro-batch], the generator after them)"""
@@ -421,13 +418,14 @@ class Windows:
         if data.entry.symmetry and self.keys.symmetries and self.can_turn:
             u = self.of_own_group(u, element[0])
         sign = 1 - 2 * flip                                          # (d, B)
-        boost = sign * self.boost[row].T                             # to rest, after the reflection
-        u = self.transform(u, shift, sign, boost)
-        mean_flow = -(boost.T.float() @ self.velocity)               # (B, C): the velocity it has taken off
+        which = iteration % len(self.times)                          # of the time steps
+        boost = sign * self.boost[which][row].T                      # to rest, after the reflection
+        added = boost.T.float() @ self.velocity / self.times[which]  # (B, C): the velocity that it adds
+        u = self.transform(u, shift, sign, boost, added)
         u = (u - self.model.mean) / self.model.std
-        background = (mean_flow + self.model.mean) / self.model.std
+        background = (self.model.mean - added) / self.model.std
         background = background.view(len(u), *[1] * (self.d + 1), -1)
-        dt = torch.full((len(u),), self.model.cfg.dt, device=data.device)
+        dt = torch.full((len(u),), self.model.cfg.dt, device=data.device) * self.times[which]
         return Batch(u, background, data.params[row], dt, iteration)
 
     def of_own_group(self, u, element):
@@ -441,11 +439,11 @@ class Windows:
             moved = torch.where(element == number, turned, moved)
         return moved.movedim(1, -1)
 
-    def transform(self, u, shift, sign, boost):
+    def transform(self, u, shift, sign, boost, added):
         """
         u (B, window, *grid, C) in physical units, transformed. For each axis, (d, B): shift, a circular shift
         in grid points; sign, -1 for a reflection; boost, a Galilean boost u(x, t) -> u(x - ct, t) + c in grid
-        points per frame. Point i of the transformed frame k is point
+        points per frame; added (B, C) is c. Point i of the transformed frame k is point
         sign (i - shift - k (boost - token_shift)) mod n of frame k.
         """
         cfg = self.model.cfg
@@ -464,7 +462,6 @@ class Windows:
                 reflected = (sign[axis] < 0).view(-1, *[1] * (u.ndim - 1))
                 u = torch.where(reflected, u.flip(2 + axis), u)
         parity = torch.where(sign[..., None] < 0, self.parity[:, None], 1.).prod(0)      # (B, C)
-        added = boost.T.float() @ self.velocity
         ones = [1] * (self.d + 1)
         return u * parity.view(len(u), *ones, -1) + added.view(len(u), *ones, -1)
 

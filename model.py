@@ -325,11 +325,11 @@ class ModelConfig(SimpleNamespace):
         domain                      number of the static field that is positive inside the domain, or ()
         velocity, galilean          number of the velocity field along each axis; speed of the moving frame
                                     per unit of mean velocity, 0 for none
-        dt, grid, first             seconds per step; points of the trained grid; its first point
-        token_grid, steppers        latent tokens along each axis; names in STEPPERS
+        dt, other_dt, first         seconds per step, and of further steps in training; first point of the grid
+        grid, token_grid, steppers  points and latent tokens along each axis; names in STEPPERS
     """
     cond_dim = 64                          # width of the condition
-    domain = ()                            # of checkpoints that are older
+    domain = other_dt = ()                 # of checkpoints that are older
 
     @classmethod
     def of(cls, keys, model_keys, sources):
@@ -337,9 +337,9 @@ class ModelConfig(SimpleNamespace):
         network) make with data files. Raises UserError where they do not fit."""
         values = {name: getattr(keys, name) for name in model_keys}
         values.update(sources[0].facts(keys.time_stride, keys.space_stride))
-        names = values['params']
         values.update(
-            seen_params=tuple(tuple(source.params[name] for source in sources) for name in names),
+            seen_params=tuple(tuple(source.params[name] for source in sources) for name in values['params']),
+            other_dt=tuple(stride * sources[0].dt for stride in keys.other_strides),
             conserved=values['conserved'] if keys.conserve else (),
             galilean=values['galilean'] if keys.moving_frame else 0.,
             token_grid=token_grid(values['grid'], keys.latent_tokens),

@@ -7,6 +7,7 @@ domain whose places are all alike: there the first point of a grid may lie anywh
 model.ModelConfig, or has its names.
 """
 import math
+import os
 import shlex
 
 import h5py
@@ -80,9 +81,12 @@ def check_strides(source, keys, unroll):
     """Raise UserError where the strides do not fit the file, a window the trajectory, or where there are too
     few rows."""
     split_rows(min(keys.n_trajectories, source.n), 'train')
-    for name in ('time_stride', 'space_stride'):
-        if getattr(keys, name) < 1:
-            raise UserError(f'{name}={getattr(keys, name)} must be at least 1')
+    if any(not isinstance(stride, int) or isinstance(stride, bool) for stride in keys.other_strides):
+        raise UserError(f'other_strides={keys.other_strides} must be whole numbers, like (2, 10)')
+    for name in ('time_stride', 'space_stride', 'other_strides'):
+        value = getattr(keys, name)
+        if min(value, default=1) < 1 if name == 'other_strides' else value < 1:
+            raise UserError(f'{name}={value} must be at least 1')
     for cells in source.shape:
         if cells % keys.space_stride:
             raise UserError(f'space_stride={keys.space_stride} must divide the {cells} cells of the file')
@@ -91,6 +95,11 @@ def check_strides(source, keys, unroll):
     if n < needed:
         raise UserError(f'{source.n_frames} frames at time_stride={keys.time_stride} leave {n}, but '
                         f'initial_step={keys.initial_step} and unroll={unroll} need {needed}')
+    begin = (max(keys.initial_step, 1) - 1) * keys.time_stride
+    longest = max(keys.other_strides, default=0)
+    if begin + unroll * longest >= source.n_frames:
+        raise UserError(f'{source.n_frames} frames are fewer than those of a window of unroll={unroll} steps of '
+                        f'other_strides={longest} frames')
 
 
 # ---------------------------------------------------------------------------------------------
@@ -130,6 +139,22 @@ def settled(config, params, sources, argv):
 
 # ---------------------------------------------------------------------------------------------
 # files and the runs that have seen them
+
+def describe(trajectories, run):
+    """What a checkpoint stores of data.Trajectories: the paths (as typed, absolute, and relative to the run folder, so
+    that both may move together), the identity of the train and validation rows, and fingerprints of all initial
+    conditions seen so far, also by the run that this one fine-tunes."""
+    seen = [prints for split in ('train', 'val') for _, _, prints in trajectories.prints[split]]
+    for earlier in (run.parent, run.state):
+        if earlier:
+            seen.append(earlier['data']['seen'].numpy())
+    paths = [source.path for source in trajectories.sources]
+    return {'paths': paths,
+            'absolute': [os.path.abspath(path) for path in paths],
+            'relative': [os.path.relpath(path, run.folder) for path in paths],
+            'identity': trajectories.identity, 'n_trajectories': trajectories.n_trajectories,
+            'seen': torch.from_numpy(np.unique(np.concatenate(seen)))}
+
 
 def check_history(run, identity, sources, n_trajectories):
     """Refuse to resume a run on other data than those of this identity, and to fine-tune one that was trained on

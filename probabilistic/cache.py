@@ -40,6 +40,8 @@ NOT_IN_NAME = {'out_dir', 'init_from', 'overwrite', 'data_dir', 'memory_gb', 'st
 def check_cache(stage):
     """The extension of a stage. Raises UserError for a cache that the stage cannot use."""
     copies = stage.settings.cache_copies
+    if copies and stage.settings.other_strides:
+        raise UserError(f'cache_copies={copies} caches windows of one time step: leave other_strides out')
     if copies and not stage.latent_only:
         raise UserError(f'cache_copies={copies} caches tokens, but {type(stage).__name__} needs fields: set '
                         f'--diff_residual_stage.cache_copies={copies}')

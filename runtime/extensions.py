@@ -31,7 +31,7 @@ KEYS = {
     'lambda_residual': 'physics'}
 # Model arguments that are no keys: see model.ModelConfig
 FACTS = set('pde fields params seen_params low length boundary translation diagonal static positive conserved domain '
-            'velocity galilean dt grid first token_grid steppers'.split())
+            'velocity galilean dt other_dt grid first token_grid steppers'.split())
 
 
 def load(config):

@@ -419,7 +419,7 @@ def users_level():
 def trained_values(cfg):
     """The values that were seen in training, {'dt': (seconds,), 'Nu': (.01, .001)}; the first is the
     default."""
-    return {'dt': (cfg.dt,), **dict(zip(cfg.params, cfg.seen_params))}
+    return {'dt': (cfg.dt, *cfg.other_dt), **dict(zip(cfg.params, cfg.seen_params))}
 
 
 def per_sample(name, value, n_sample):

@@ -48,7 +48,8 @@ DIVERGED = 1e6                         # a loss beyond this stops the run
 COLUMNS = ['iter', 'stage', 'loss', 'grad_norm', 'learning_rate', 'val_nrmse', 'train_seconds']   # of log.csv
 # Model arguments in which a run that goes on, or is fine-tuned, may differ from its checkpoint; where the
 # first point may lie is said in files/fit.py
-MAY_DIFFER = {'encoder', 'checkpointing', 'seen_params', 'drop_path', 'token_shift', 'steppers', 'first'}
+MAY_DIFFER = {'encoder', 'checkpointing', 'seen_params', 'other_dt', 'drop_path', 'token_shift', 'steppers',
+              'first'}
 OF_STEPPERS = {'flow_dim', 'flow_depth', 'noise_dim'}
 
 

@@ -352,7 +352,8 @@ def describe(folder, paths, n):
     """What a run in `folder` that was trained on n rows of files says of its data."""
     sources = [open_source(path, quiet=True) for path in paths]
     stride = max(1, round(.05 / sources[0].dt))
-    keys = SimpleNamespace(n_trajectories=n, time_stride=stride, space_stride=1, initial_step=1, memory_gb=1.)
+    keys = SimpleNamespace(n_trajectories=n, time_stride=stride, other_strides=(), space_stride=1, initial_step=1,
+                           memory_gb=1.)
     run = SimpleNamespace(folder=folder, parent=None, state=None)
     return data.Trajectories(sources, keys, torch.device('cpu')).describe(run)
 

@@ -120,8 +120,8 @@ def solved(tmp_path_factory):
 
 def keys_of(**changes):
     """The keys of train.py that data.py reads; no symmetry unless asked for."""
-    keys = {'n_trajectories': 10, 'time_stride': 1, 'space_stride': 1, 'memory_gb': 100., 'initial_step': 1,
-            'unroll': 1, 'early_bias': 1., 'symmetries': False, 'seed': 0}
+    keys = {'n_trajectories': 10, 'time_stride': 1, 'other_strides': (), 'space_stride': 1, 'memory_gb': 100.,
+            'initial_step': 1, 'unroll': 1, 'early_bias': 1., 'symmetries': False, 'seed': 0}
     return SimpleNamespace(**{**keys, **changes})
 
 
@@ -136,7 +136,7 @@ def model_of(t, moving=False, **changes):
     """A small model of trajectories, as train.py makes it. Its tokens hold all values of their points."""
     small = {'latent_tokens': 2, 'latent_dim': math.prod(n // 2 for n in t.grid) * len(t.entry.fields),
              'patch_size': 2, 'halo': 1, 'hidden_dim': 16, 'depth': 1, 'n_head': 2, 'moving_frame': moving,
-             'stages': (), 'time_stride': t.keys.time_stride, 'space_stride': t.keys.space_stride}
+             'stages': (), **{name: getattr(t.keys, name) for name in ('time_stride', 'other_strides', 'space_stride')}}
     keys = SimpleNamespace(**{**MODEL_KEYS, **small, **changes})
     m = UPT(ModelConfig.of(keys, MODEL_KEYS, t.sources))
     m.normalise(*t.statistics(moving=m.cfg.velocity if m.cfg.galilean else ()))
@@ -379,6 +379,8 @@ def test_files_that_differ_are_refused(path, tmp_path, shape, other):
 @pytest.mark.parametrize('changes, words', [
     ({'space_stride': 3}, 'space_stride=3'), ({'space_stride': 0}, 'space_stride=0'),
     ({'time_stride': 0}, 'time_stride=0'), ({'unroll': 5}, 'unroll=5'),
+    ({'other_strides': (0,)}, 'other_strides=(0,)'), ({'other_strides': ('2',)}, 'whole numbers'),
+    ({'other_strides': (2,), 'unroll': 3}, 'other_strides=2'),
     ({'initial_step': 0, 'unroll': 5}, 'unroll=5'), ({'n_trajectories': 2}, '2 trajectories'),
     ({'time_stride': 2, 'unroll': 3}, 'unroll=3'), ({'initial_step': 3, 'unroll': 3}, 'initial_step=3')])
 def test_strides_that_do_not_fit_are_refused(path, changes, words):
@@ -516,6 +518,40 @@ def test_windows_of_two_files(tmp_path, memory_gb):
     assert w.row_names(torch.tensor([0, 3, 63, 32])) == [4, 5, 19]   # the first of both files is row 4
 
 
+@pytest.mark.parametrize('memory_gb', [0., 100.])
+def test_several_time_steps_take_turns(path, memory_gb):
+    """Steps of 4, 2 and 6 frames; windows of one file, whose frames are .05 s apart."""
+    u = noise(20, 21)
+    w = windows_of(write(path, u), time_stride=4, other_strides=(2, 6), unroll=2, initial_step=2, memory_gb=memory_gb)
+    t = w.trajectories
+    assert t.n_frames == 11 and t.step_frames == [2, 1, 3] and w.first_start == 2
+    assert w.n_starts == 11 - 2 - 6                                  # the longest window spans 6 steps of 2 frames
+    assert np.array_equal(t.val[..., 0], u[2:4, ::4]) and t.dt == pytest.approx(.2)
+    for iteration, step in enumerate((4, 2, 6, 4)):
+        batch = batch_of(w, iteration=iteration)
+        assert torch.allclose(batch.dt, torch.tensor(step * .05))
+        expected = [u[row, start:start + 2 * step + 1:step] for row in range(4, 20) for start in (4, 6, 8)]
+        assert np.allclose(physical(w, batch.u)[..., 0], np.stack(expected), atol=1e-6)
+    assert w.model.cfg.dt == pytest.approx(.2) and w.model.cfg.other_dt == pytest.approx((.1, .3))
+
+
+def test_a_frame_moves_as_far_as_its_time_step_is_long(path):
+    u = noise(20, T=9, X=32)
+    u += np.random.default_rng(0).uniform(-30, 30, (20, 1, 1)).astype(np.float32) - u.mean(2, keepdims=True)
+    w = windows_of(write(path, u), moving=True, unroll=2, time_stride=1, other_strides=(3,))
+    still = windows_of(path, unroll=2, time_stride=1, other_strides=(3,))
+    for iteration in (0, 1):
+        batch = batch_of(w, iteration=iteration)
+        whole = (batch.u + batch.background) * w.model.std
+        cells = (batch.background[:, 0, 0, 0] * w.model.std * batch.dt * 32).round().int().tolist()
+        plain = physical(still, batch_of(still, iteration=iteration).u)
+        left = physical(w, batch.u).mean((1, 2, 3)) * batch.dt       # of the mean flow, to half a cell a step
+        assert left.abs().max() <= .5 / 32 + 1e-5 and max(map(abs, cells)) > 1
+        for i, cell in enumerate(cells):
+            for k in range(3):
+                assert torch.allclose(whole[i, k], plain[i, k].roll(-cell * k, 0), atol=1e-4)
+
+
 def test_validation_rows_of_two_files_take_turns(tmp_path):
     a = noise(20)
     b = noise(20, seed=1)
@@ -641,7 +677,8 @@ def solution(name, u, n_frames):
 def test_a_transformed_window_is_a_solution(solved, name, shift, sign, boost):
     w = windows_of(solved[name], time_stride=5, unroll=7)
     u = w.trajectories.gather(torch.tensor([3]), torch.tensor([0]), 8)
-    v = w.transform(u, *torch.tensor([shift, sign, boost]).view(3, 1, 1))
+    drawn = torch.tensor([shift, sign, boost]).view(3, 1, 1)
+    v = w.transform(u, *drawn, drawn[2].T.float() @ w.velocity)
     assert (solution(name, v, 8) - v).abs().max() < 1e-5 * (1 + abs(boost))
     first = u[0, 0, :, 0]
     if sign < 0:
@@ -764,7 +801,7 @@ def test_a_pseudo_scalar_changes_its_sign_with_every_reflection(path, several, m
     u = torch.ones(4, w.window, *FLOW_CELLS, 4)
     none = torch.zeros(2, 4, dtype=torch.long)
     sign = torch.tensor([[1, -1, 1, -1], [1, 1, -1, -1]])           # none, along x, along y, along both
-    found = w.transform(u, none, sign, none)[:, 0, 0, 0]
+    found = w.transform(u, none, sign, none, none.T.float() @ w.velocity)[:, 0, 0, 0]
     expected = [[1., 1., 1., 1.], [-1., -1., 1., 1.], [-1., 1., -1., 1.], [1., -1., -1., 1.]]
     assert found.tolist() == expected
 
@@ -793,7 +830,7 @@ def test_axes_are_reflected_one_by_one(path, several):
     x = -torch.arange(8) % 8
     y = -torch.arange(12) % 12
     images = [u[0], u[1][:, x], u[2][:, :, y], u[3][:, x][:, :, y]]
-    for i, found in enumerate(w.transform(u, none, sign, none)):
+    for i, found in enumerate(w.transform(u, none, sign, none, none.T.float() @ w.velocity)):
         assert torch.equal(found, images[i] * torch.tensor([1., *sign[:, i], 1.]))
     drawn = list(w.batches(torch.arange(w.n_windows), 0))            # without symmetries, none is drawn
     assert torch.equal(drawn[0].u, batch_of(w, iteration=1).u)
@@ -803,9 +840,10 @@ def test_every_sample_is_transformed_by_itself(solved):
     w = windows_of(solved['burgers'], unroll=2)
     u = w.trajectories.gather(torch.arange(6), torch.arange(6), 3)
     drawn = torch.tensor([[1, 0, 7, 9, -3, 4], [1, -1, 1, -1, -1, 1], [0, 2, -1, 0, 3, 1]])[:, None]
-    together = w.transform(u, *drawn)
+    added = drawn[2].T.float() @ w.velocity
+    together = w.transform(u, *drawn, added)
     for i in range(6):
-        assert torch.equal(w.transform(u[i:i + 1], *drawn[..., i:i + 1])[0], together[i])
+        assert torch.equal(w.transform(u[i:i + 1], *drawn[..., i:i + 1], added[i:i + 1])[0], together[i])
 
 
 # ---------------------------------------------------------------------------------------------

@@ -38,8 +38,8 @@ class Case:
     keys; model: of the configuration; weight: the parameter or buffer that differs a little."""
 
     def __init__(self, folder, u=FIELDS, model={}, std=2., weight=None, bf16=False, **changes):
-        keys = {'unroll': 2, 'cache_copies': 2, 'input_points': 24, 'time_stride': 1, 'space_stride': 1,
-                'early_bias': 3., 'data_dir': str(folder), **changes}
+        keys = {'unroll': 2, 'cache_copies': 2, 'input_points': 24, 'time_stride': 1, 'other_strides': (),
+                'space_stride': 1, 'early_bias': 3., 'data_dir': str(folder), **changes}
         self.s = settings(**keys)
         names = [write(folder / f'{nu}.hdf5', u, Nu=nu) for nu in (.01, .02)]
         sources = [open_source(name, quiet=True) for name in names]
