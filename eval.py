@@ -6,6 +6,7 @@ Evaluate checkpoints: metrics of whole rollouts in field space, as a table and a
     python eval.py --ckpt out/burgers_cpu --superres 1 2 4 8     # decoded on finer grids
     python eval.py --ckpt out/burgers_cpu --random_points 4096   # decoded at random points of the domain
     python eval.py --ckpt out/ns_points_cpu --input_points 256 1024      # started from so many random points
+    python eval.py --ckpt out/burgers_cpu --dt .1                # by steps of .1 s (key other_strides of train.py)
     python eval.py --ckpt out/burgers_cpu --horizon 10           # also rollouts ten times as long as the file
     python eval.py --ckpt out/burgers_cpu --physics --plot       # conservation, energy, residual; spectra.png
     python eval.py --ckpt out/burgers_cpu --data FILE --json eval.json      # all trajectories of another file
@@ -39,7 +40,7 @@ import numpy as np
 import torch
 
 from evaluation.domains import recorded_scores
-from evaluation.load import facts, open_task
+from evaluation.load import facts, open_task, with_time_step
 from evaluation.long_rollouts import long_rollouts
 from evaluation.off_grid import at_file_points, from_input_points, grid_axes, off_grid, unseen_points
 from evaluation.scores import evaluate, expected_seconds
@@ -68,7 +69,12 @@ def evaluate_checkpoint(file, args, device='cpu', equation=None):
     """The results for one checkpoint file, a dict of JSON types (None where a number is not finite). args: as
     `arguments` returns them; equation: which one, of a model of several. Raises UserError."""
     state = of_equation(load_checkpoint(file), file, equation)
-    model = load_state(state, file, device)
+
+    def loaded(encoder=None):
+        model = load_state(state, file, device, encoder=encoder)
+        return model if args.dt is None else with_time_step(model, args.dt)
+
+    model = loaded()
     point_model = model
     if args.stepper:
         from probabilistic.scores import ensembles
@@ -77,7 +83,7 @@ def evaluate_checkpoint(file, args, device='cpu', equation=None):
     if args.input_points:
         check_input_points(model, args.input_points)
         if model.cfg.encoder != 'points':
-            point_model = load_state(state, file, device, encoder='points')
+            point_model = loaded('points')
     task = open_task(state, model, file, args)
     check_task(task, args)
     n = task.initial_step
@@ -100,7 +106,7 @@ def evaluate_checkpoint(file, args, device='cpu', equation=None):
         result['horizon'] = long_rollouts(task, args.horizon)
     of_points = all(source.layout == 'points' for source in task.sources)
     if of_points and (model.cfg.encoder == 'points' or not model.cfg.encoder_dim):
-        point_model = load_state(state, file, device, encoder='points')
+        point_model = loaded('points')
         result['file_points'] = {'nrmse': at_file_points(task._replace(model=point_model))}
     if args.input_points:
         if model.cfg.encoder == 'points':                            # from as many as in training
@@ -244,6 +250,7 @@ def arguments(argv):
     add('--data', help='another file of the same equation, all of its trajectories')
     add('--initial_step', type=int, help='true frames before a rollout (default: as in training)')
     add('--steps', type=int, help='predict only so many frames (default: all)')
+    add('--dt', type=float, help='seconds of a step (default: as in training)')
     add('--rollout', choices=['latent', 'reencode'], default='latent')
     add('--superres', type=int, nargs='+', default=(), metavar='F', help='factors of the output grid')
     add('--random_points', type=int, default=0, metavar='N', help='also decode at N random points')

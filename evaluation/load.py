@@ -162,7 +162,7 @@ def open_task(state, model, ckpt, args):
     say(f"eval: '{ckpt}' on {split} rows {rows.start}..{rows.stop - 1} of {paths}")
     u = read(sources, rows, cfg, grid_of(sources[0], cfg))
     params = params_of(sources, cfg, len(rows))
-    n = state['config']['initial_step'] if args.initial_step is None else args.initial_step
+    n = first_predicted(state, cfg.dt) if args.initial_step is None else args.initial_step
     check_initial_step(n, u.shape[1])
     if args.steps is not None:
         most = u.shape[1] - n
@@ -172,6 +172,25 @@ def open_task(state, model, ckpt, args):
         u = u[:, :n + args.steps]
     check_values(model, sources, rows, u, n)
     return Task(model, sources, split, rows, u, params, n, args.rollout == 'reencode', args.batch_size)
+
+
+def with_time_step(model, dt):
+    """The model, with steps of `dt` seconds from now on. Says so where these were not trained. Raises UserError."""
+    if dt <= 0:
+        raise UserError(f'--dt {dt:g} must be positive')
+    cfg = model.cfg
+    say_unseen('eval: note: ', cfg, {'dt': [dt]})
+    model.cfg = cfg.replace(dt=dt, other_dt=(cfg.dt, *cfg.other_dt))
+    return model
+
+
+def first_predicted(state, dt):
+    """The initial_step of the training, in steps of dt seconds. Raises UserError where that is no whole number."""
+    n = state['config']['initial_step']
+    before = max(0, n - 1) * state['model_args']['dt'] / dt
+    if abs(before - round(before)) > 1e-3:
+        raise UserError(f'--dt {dt:g}: rollouts start after {before:g} of such steps; set --initial_step')
+    return n if n < 1 else 1 + round(before)
 
 
 def check_values(model, sources, rows, u, initial_step):

@@ -19,6 +19,7 @@ from files.fit import read_placed
 from files.open import opened
 from grids import interpolate, is_strided, random_points, shape_text
 from metrics import mean_nrmse
+from runtime import extensions
 from runtime.configurator import UserError, say
 from runtime.inputs import axis_points, fourier_interpolate, resample_axes, values_at
 from runtime.progress import Progress
@@ -39,10 +40,11 @@ def off_grid(task, factors, n_random):
     nRMSE of rollouts that are decoded off the trained grid: on a grid with f times its points along every
     axis, for each f of `factors`, and at n_random points of the domain (0: none).
 
-    Returns {'2': {'nrmse', 'floor'}, 'random_points': {'nrmse', 'floor'}}. The floor is the nRMSE of the true
-    field itself, interpolated from the trained grid by cubic interpolation. It is no bound: a decoder may
-    know more of a field than its values on a grid. Raises UserError, before anything is computed, where there
-    is no truth.
+    Returns {'2': {'nrmse', 'floor', 'given'}, 'random_points': {'nrmse', 'floor'}}. The floor is the nRMSE of the
+    true field itself, interpolated from the trained grid by cubic interpolation. It is no bound: a decoder may
+    know more of a field than its values on a grid. `given`: that of rollouts which also start from the field on the
+    finer grid; a peer runs on that grid itself. Raises UserError, before anything is computed, where there is no
+    truth.
     """
     model = task.model
     cfg = model.cfg
@@ -63,7 +65,8 @@ def off_grid(task, factors, n_random):
     axes = grid_axes(cfg, task.grid)
     n_frames = task.u.shape[1]
     found = {name: {'nrmse': 0., 'floor': 0.} for name in wheres}
-    progress = Progress('eval: rollouts decoded off the grid', len(task.u) * task.steps)
+    n_rollout = 1 + len(wheres) - (n_random > 0)
+    progress = Progress('eval: rollouts decoded off the grid', n_rollout * len(task.u) * task.steps)
     for source, rows, here in portions(task, n_frames * largest * cfg.n_field):
         params = {name: value[here] for name, value in task.params.items()}
         weight = len(rows) / len(task.u)
@@ -75,7 +78,20 @@ def off_grid(task, factors, n_random):
             floor = fields_at(cfg, u[:, n:], axes, where, exact=False)
             found[name]['nrmse'] += weight * mean_nrmse(predicted_fields(model, p_there), y)
             found[name]['floor'] += weight * mean_nrmse(predicted_fields(model, floor), y)
+            if not torch.is_tensor(where):
+                given = truths[name].unflatten(2, where)
+                there = predict(model_on(model, where), given, params, n, batch_size, task.reencode, progress=progress)
+                error = mean_nrmse(predicted_fields(model, there.flatten(2, -2)), y)
+                found[name]['given'] = found[name].get('given', 0.) + weight * error
     return found
+
+
+def model_on(model, shape):
+    """The model that takes fields on the grid `shape`: this one, which interpolates them, or a peer on that grid."""
+    if extensions.VALUES['arch'].get(model.cfg.arch) != 'peers':
+        return model
+    from peers.networks import on_grid
+    return on_grid(model, shape)
 
 
 def finer_grid(cfg, factor):

@@ -127,6 +127,8 @@ def score_rows(results):
             rows += nrmse_rows(results)
     for f in one.get('superres', ()):
         rows += off_grid_rows(f'nrmse on {f} x grid', results, 'superres', f)
+        if 'given' in one['superres'][f]:
+            rows.append(score_row('  given there, too', results, 'superres', f, 'given'))
     if 'file_points' in one:
         rows.append(score_row('nrmse from and at the points of the file', results, 'file_points', 'nrmse'))
     for n in one.get('input_points', ()):

@@ -18,8 +18,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from grids import padded
-from model import use_adamw, zero_init
+from model import UPT, use_adamw, zero_init
 from runtime.configurator import UserError
+from runtime.inputs import axis_points
 
 HEADS = 8                              # of Transolver, and
 SLICES = 32                            # its slices: those of the paper
@@ -60,6 +61,19 @@ class FieldNetwork(nn.Module):
             u = torch.cat([u, self.position.expand(len(u), *self.position.shape)], 1)
         change = self.network(u)                                     # (B, C, *grid)
         return change.flatten(2).transpose(1, 2).to(z.dtype)
+
+
+def on_grid(model, shape):
+    """A trained peer on another grid: a model.UPT whose network has the same layers, applied to `shape` points. It takes
+    fields of that grid as they are, without interpolation."""
+    cfg = model.cfg
+    first = tuple(float(axis_points(cfg, axis, n)[0]) for axis, n in enumerate(shape))
+    fine = UPT(cfg.replace(grid=tuple(shape), token_grid=tuple(shape), first=first)).to(model.device).eval()
+    fine.normalise(model.mean, model.std)
+    fine.condition = model.condition
+    fine.operator.network.condition = model.operator.network.condition
+    fine.operator.network.network = model.operator.network.network
+    return fine
 
 
 def coordinates(cfg):

@@ -290,6 +290,16 @@ def test_break_even(run_folder, capsys):
     assert 'pays after so many, in a batch' in capsys.readouterr().out
 
 
+def test_another_time_step(run_folder, truth, capsys):
+    [found] = evaluate('--ckpt', run_folder, '--dt', .1)
+    assert found['dt'] == .1 and found['steps'] == 20 and 'dt=0.1 was never seen' in capsys.readouterr().out
+    m = load(run_folder)
+    with pytest.warns(UserWarning, match='dt=0.1'):
+        p = m.rollout(truth[:, 0], 20, dt=.1)
+    assert found['metrics']['nrmse'] == pytest.approx(mean_nrmse(p, truth[:, 2::2]), rel=1e-4)
+    assert '0.015' in user_error('--ckpt', run_folder, '--dt', .015)  # the file has no such frames
+
+
 def test_the_other_rollout(run_folder):
     [a] = evaluate('--ckpt', run_folder, '--steps', 5)
     [b] = evaluate('--ckpt', run_folder, '--steps', 5, '--rollout', 'reencode')
@@ -473,6 +483,7 @@ def test_a_model_that_blows_up(burgers_file, tmp_path, capsys):
     (['--save', 'p.npy'], ['--save', '.npz']), (['--json', ROOT], ['--json', 'a folder']),
     (['--data', 'a.hdf5', '--split', 'test'], ['--data', '--split']), (['--plot'], ['--physics']),
     (['--data', 'nothing.hdf5'], ['nothing.hdf5']), (['--compare'], ['--compare', 'best.pt']),
+    (['--dt', 0], ['--dt 0']),
     (['--data', 'a', '--break_even'], ['--break_even', '--data'])])
 def test_refusals(run_folder, flags, words):
     message = user_error('--ckpt', run_folder, *flags)

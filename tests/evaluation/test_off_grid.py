@@ -112,6 +112,8 @@ def test_superres_on_two_axes(plane, tmp_path):
     assert found['1']['floor'] < 1e-6 < found['2']['floor'] < .02    # on both axes
     p = m.rollout(u[:, 0, ::2, ::2], 3, points=m.grid(32, 32))
     assert found['4']['nrmse'] == pytest.approx(mean_nrmse(p, plane_truth(m.grid(32, 32))), rel=1e-2)
+    p = m.rollout(u[:, 0], 3)                                        # given on 16 x 16 points, too
+    assert found['2']['given'] == pytest.approx(mean_nrmse(p, u[:, 1:]), rel=1e-4)
 
 
 @pytest.mark.parametrize('nu', [.01, .001])

@@ -11,7 +11,7 @@ import optim
 from conftest import SMOKE, refused, rows_of, same_run, train_here, two_processes
 from model import UPT, build, load, model_args, on_meta
 from peers.compare import METHODS
-from peers.networks import HEADS, SLICES, PhysicsAttention
+from peers.networks import HEADS, SLICES, PhysicsAttention, on_grid
 from runtime.checkpoint import load_checkpoint
 
 both = pytest.mark.parametrize('arch', ['unet', 'fno', 'transolver'])
@@ -54,6 +54,24 @@ def test_tokens_are_the_normalised_field(arch, grid):
     p = m.rollout(u0, 3)
     assert p.shape == (2, 3, *grid, len(grid)) and torch.isfinite(p).all()
     assert (p[:, 0] - u0).abs().max() > .01
+
+
+@grids
+@both
+def test_a_peer_runs_on_a_finer_grid(arch, grid):
+    """On its own grid it is the same; on one twice as fine it sees the values between."""
+    m = trained(config(arch, grid))
+    u0 = fields(m.cfg)
+    assert torch.equal(on_grid(m, grid).rollout(u0, 2), m.rollout(u0, 2))
+    fine = on_grid(m, tuple(2 * n for n in grid))
+    u0 = torch.randn(2, *fine.cfg.grid, len(grid))
+    p = fine.rollout(u0, 2)
+    assert p.shape == (2, 2, *fine.cfg.grid, len(grid)) and not p.requires_grad
+    d = len(grid)
+    other = u0.clone()
+    other[(slice(None), *[slice(1, None, 2)] * d)] += 1.
+    assert (fine.rollout(other, 2) - p).abs().max() > 1e-2
+    assert (m.rollout(other, 2) - m.rollout(u0, 2)).abs().max() < 1e-5      # it sees every second point
 
 
 @grids
