@@ -61,7 +61,7 @@ memory_gb = -1.                    # keep the training set in memory up to so ma
 early_bias = 3.                    # start frame = n U^early_bias, U uniform: 3 favours early frames, 1: none
 symmetries = True                  # augmentation by the symmetries of the equation: shifts, reflections
 # model (the keys of this section shape the network: layers read them as cfg.NAME)
-arch = 'pure'                      # operator: pure or u (U-shaped); fno, unet, transolver (peers/)
+arch = 'pure'                      # operator: pure or u (U-shaped); fno, unet, transolver, pdet (peers/)
 attention = 'standard'             # standard or channel (channel-separated)
 encoder = 'grid'                   # the encoder sees values on the grid, or at any points (points/)
 basis = 'cosine'                   # modes of the fixed encoder: cosine, or principal components of the data

@@ -1,6 +1,6 @@
-"""Other people's networks (arch=fno, unet, transolver), and trainings compared (bench.py peers)."""
+"""Other people's networks (arch=fno, unet, transolver, pdet), and trainings compared (bench.py peers)."""
 from model import NETWORKS
 
-from peers.networks import FourierOperator, Transolver, UNet
+from peers.networks import FourierOperator, PDETransformer, Transolver, UNet
 
-NETWORKS.update(fno=FourierOperator, unet=UNet, transolver=Transolver)
+NETWORKS.update(fno=FourierOperator, unet=UNet, transolver=Transolver, pdet=PDETransformer)

@@ -132,6 +132,8 @@ FNO = [*PEER, *'--arch=fno --hidden_dim=48 --depth=4 --learning_rate=6e-3'.split
 UNET = [*PEER, *'--arch=unet --hidden_dim=48 --depth=4 --learning_rate=2e-3'.split()]
 # Transolver: depth and rate of the paper for unsteady flow, but a narrower network.
 TRANSOLVER = [*PEER, *'--arch=transolver --hidden_dim=96 --depth=8 --learning_rate=1e-3'.split()]
+# PDE-Transformer: rate of the paper, but a narrower network.
+PDET = [*PEER, *'--arch=pdet --hidden_dim=64 --depth=2 --learning_rate=1e-3'.split()]
 NARROW = ['--hidden_dim=24']           # of FNO, U-Net in 2D: wider ones make too few iterations on a CPU
 PLAIN = '--moving_frame=false'
 FRAME = '--moving_frame=true'
@@ -144,7 +146,8 @@ METHODS = {
     'fno_frame': Method([*FNO, FRAME], peer=True, cpu_batch=16, cpu_plane=NARROW, needs_frame=True),
     'unet': Method([*UNET, PLAIN], peer=True, cpu_plane=NARROW),
     'unet_frame': Method([*UNET, FRAME], peer=True, cpu_plane=NARROW, needs_frame=True),
-    'transolver': Method([*TRANSOLVER, PLAIN], peer=True, cpu_plane=['--hidden_dim=48', '--depth=4'])}
+    'transolver': Method([*TRANSOLVER, PLAIN], peer=True, cpu_plane=['--hidden_dim=48', '--depth=4']),
+    'pdet': Method([*PDET, PLAIN], peer=True)}
 
 
 # ---------------------------------------------------------------------------------------------
@@ -232,15 +235,15 @@ def iterations_within(minutes, task, args):
     return 6e4 * minutes / usual_ms(rows)
 
 
-def compete(name, task, budget, seed, folder, extra=()):
+def compete(name, task, budget, seed, folder, extra=(), validations=VALIDATIONS):
     """Train one method with one seed for a budget {'minutes': ...} or {'iters': ...}, with further arguments
-    `extra`, and score its best weights on the test split."""
+    `extra`, and score the best weights of so many validations on the test split."""
     method = METHODS[name]
     args = [*task.overrides, *changes_of(name, task), *extra, f'--seed={seed}']
     n = budget.get('iters') or iterations_within(budget['minutes'], task, args)
     args += [f'--operator_stage.max_iters={budget.get("iters", 10 ** 9)}',
              f'--operator_stage.max_minutes={budget.get("minutes", 0)}',
-             f'--eval_interval={math.ceil(n / VALIDATIONS)}']
+             f'--eval_interval={math.ceil(n / validations)}']
     rows = run_training(task.config, folder, *args)
     model = load(folder, task.device)
     u0 = task.y[:, 0].to(task.device)

@@ -17,13 +17,16 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from grids import padded
+from grids import merge_tokens, padded, positions, split_tokens
 from model import UPT, use_adamw, zero_init
 from runtime.configurator import UserError
 from runtime.inputs import axis_points
 
 HEADS = 8                              # of Transolver, and
 SLICES = 32                            # its slices: those of the paper
+PATCH = 4                              # points of a patch of PDE-Transformer along an axis,
+WINDOW = 8                             # tokens of a window,
+WINDOW_HEADS = 4                       # and heads of its attention
 
 
 class FieldNetwork(nn.Module):
@@ -64,8 +67,8 @@ class FieldNetwork(nn.Module):
 
 
 def on_grid(model, shape):
-    """A trained peer on another grid: a model.UPT whose network has the same layers, applied to `shape` points. It takes
-    fields of that grid as they are, without interpolation."""
+    """A trained peer on another grid of `shape` points: a model.UPT whose network has the same layers. It takes fields
+    of that grid as they are, without interpolation."""
     cfg = model.cfg
     first = tuple(float(axis_points(cfg, axis, n)[0]) for axis, n in enumerate(shape))
     fine = UPT(cfg.replace(grid=tuple(shape), token_grid=tuple(shape), first=first)).to(model.device).eval()
@@ -255,3 +258,131 @@ class PhysicsAttention(nn.Module):
         token = F.scaled_dot_product_attention(q, k, v)
         y = share @ token                                            # (B, H, N, hd)
         return self.proj(y.transpose(1, 2).flatten(2))
+
+
+class PDETransformer(FieldNetwork):
+    """
+    PDE-Transformer (arXiv 2505.24717), all channels in one token: patches of PATCH points along each axis, attention
+    within windows of WINDOW tokens that are shifted in every second block, with a bias that follows from the distance
+    (arXiv 2111.09883), on two levels with a skip. A level has cfg.depth blocks. Its last layer starts at zero. As for
+    the other peers, time step and parameters are channels; the paper has them in its layer norms. Raises UserError
+    where the grid cannot be divided so.
+    """
+
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        for n in cfg.grid:
+            sizes = [n // PATCH, n // PATCH // 2]                    # tokens of both levels
+            if n % (2 * PATCH) or any(size % min(WINDOW, size) for size in sizes):
+                raise UserError(f'arch=pdet needs a grid {cfg.grid} of multiples of {2 * PATCH} points, and above '
+                                f'{PATCH * WINDOW} of {2 * PATCH * WINDOW}')
+        self.network = WindowLevels(cfg, self.n_in)
+
+
+class WindowLevels(nn.Module):
+    """The layers of PDE-Transformer, (B, n_in, *grid) -> (B, C, *grid)."""
+
+    def __init__(self, cfg, n_in):
+        super().__init__()
+        self.d = len(cfg.grid)
+        dim = cfg.hidden_dim
+        coarser = 2 ** self.d                                        # tokens that a token of the lower level merges
+        self.lift = use_adamw(nn.Linear(n_in * PATCH ** self.d, dim))
+        self.first = window_blocks(cfg, dim)
+        self.down = nn.Linear(coarser * dim, 2 * dim)
+        self.lower = window_blocks(cfg, 2 * dim)
+        self.up = nn.Linear(2 * dim, coarser * dim)
+        self.skip = nn.Linear(2 * dim, dim)
+        self.last = window_blocks(cfg, dim)
+        self.norm = nn.LayerNorm(dim)
+        self.head = zero_init(use_adamw(nn.Linear(dim, cfg.n_field * PATCH ** self.d)))
+
+    def forward(self, u):
+        grid = u.shape[2:]
+        patch = [PATCH] * self.d
+        two = [2] * self.d
+        tokens = [n // PATCH for n in grid]
+        coarse = [n // 2 for n in tokens]
+        x = self.lift(merge_tokens(u.flatten(2).transpose(1, 2), grid, patch))           # (B, S, dim)
+        for block in self.first:
+            x = block(x, tokens)
+        y = self.down(merge_tokens(x, tokens, two))
+        for block in self.lower:
+            y = block(y, coarse)
+        y = split_tokens(self.up(y), tokens, two)
+        x = self.skip(torch.cat([x, y], -1))
+        for block in self.last:
+            x = block(x, tokens)
+        u = split_tokens(self.head(self.norm(x)), grid, patch)       # (B, N, C)
+        return u.transpose(1, 2).unflatten(2, grid)
+
+
+def window_blocks(cfg, dim):
+    blocks = nn.ModuleList()
+    for number in range(cfg.depth):
+        blocks.append(WindowBlock(dim, len(cfg.grid), number % 2 == 1, cfg.periodic))
+    return blocks
+
+
+class WindowBlock(nn.Module):
+    """Attention within windows, then an MLP four times as wide, (B, S, dim) -> (B, S, dim)."""
+
+    def __init__(self, dim, d, shifted, periodic):
+        super().__init__()
+        if dim % WINDOW_HEADS:
+            raise UserError(f'arch=pdet needs hidden_dim={dim} to be a multiple of its {WINDOW_HEADS} heads')
+        self.shifted = shifted
+        self.periodic = periodic
+        self.d = d
+        self.norm = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.bias = nn.Sequential(use_adamw(nn.Linear(d, 64)), nn.ReLU(), use_adamw(nn.Linear(64, WINDOW_HEADS)))
+        self.mlp = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+
+    def forward(self, x, tokens):
+        """x (B, S, dim), row-major; tokens: their numbers along the axes."""
+        x = x + self.attention(self.norm(x), tokens)
+        return x + self.mlp(x)
+
+    def attention(self, x, tokens):
+        window = [min(WINDOW, n) for n in tokens]
+        shift = [w // 2 if self.shifted and n > w else 0 for n, w in zip(tokens, window)]
+        x = moved(x, tokens, [-n for n in shift])
+        x = merge_tokens(x, tokens, window).unflatten(-1, (-1, x.shape[-1]))             # (B, windows, W, dim)
+        heads = self.qkv(x).unflatten(-1, (3, WINDOW_HEADS, -1))     # (B, windows, W, 3, H, hd)
+        q, k, v = heads.permute(3, 0, 1, 4, 2, 5)
+        q = F.rms_norm(q, q.shape[-1:])
+        k = F.rms_norm(k, k.shape[-1:])
+        bias = self.bias(log_offsets(window, x.device)).permute(2, 0, 1)                 # (H, W, W)
+        if any(shift) and not self.periodic:
+            bias = bias.masked_fill(~neighbours(tokens, window, shift, x.device), -torch.inf)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (B, windows, H, W, hd)
+        y = self.proj(y.transpose(2, 3).flatten(3))
+        return moved(split_tokens(y.flatten(2), tokens, window), tokens, shift)
+
+
+def moved(x, tokens, steps):
+    """Tokens x (B, S, D), shifted circularly along the axes."""
+    if not any(steps):
+        return x
+    axes = tuple(range(1, 1 + len(tokens)))
+    return x.unflatten(1, tuple(tokens)).roll(steps, axes).flatten(1, len(tokens))
+
+
+def log_offsets(window, device):
+    """Distances between the tokens of a window along each axis, sign(n) log2(1 + |n|) / 3, (W, W, d)."""
+    place = positions(window, [0.] * len(window), [1.] * len(window)).to(device)
+    offset = place[:, None] - place
+    return offset.sign() * torch.log2(1 + offset.abs()) / 3
+
+
+def neighbours(tokens, window, shift, device):
+    """In windows of tokens that were shifted circularly between walls: which are in the same part of the domain?
+    (windows, 1, W, W)"""
+    part = torch.zeros(1, *tokens, 1, device=device)
+    for axis, (n, steps) in enumerate(zip(tokens, shift), 1):
+        part = 2 * part
+        part.narrow(axis, n - steps, steps).add_(1.)                 # has come from the other end
+    part = merge_tokens(part.flatten(1, -2), tokens, window)[0]      # (windows, W)
+    return (part[:, :, None] == part[:, None])[:, None]

@@ -17,7 +17,7 @@ FOLDERS = ('points', 'probabilistic', 'physics', 'peers', 'universal')
 STAGES = ('diff_residual', 'consistency_distill', 'ensemble', 'steady_prior')        # of probabilistic/
 # {key: {value: the folder that it needs}}
 VALUES = {'encoder': {'points': 'points'},
-          'arch': {'fno': 'peers', 'unet': 'peers', 'transolver': 'peers', 'universal': 'universal'},
+          'arch': {'fno': 'peers', 'unet': 'peers', 'transolver': 'peers', 'pdet': 'peers', 'universal': 'universal'},
           'stages': {**dict.fromkeys(STAGES, 'probabilistic'), 'mixture': 'universal'},
           'steppers': dict.fromkeys(STAGES, 'probabilistic')}
 # {key: the folder that it needs, where it is not 0}

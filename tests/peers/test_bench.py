@@ -97,7 +97,7 @@ def test_an_equation_without_a_moving_frame(here, monkeypatch, advection_file):
     monkeypatch.setattr(compare, 'package_fno', lambda: None)
     small = '--space_stride=16 --latent_tokens=8 --latent_dim=8 --token_shift=0'.split()
     task = compare.prepare(ADVECTION, [f'--data_path={advection_file}', *small])
-    assert compare.possible([], task) == ['ours', 'reencoder', 'ours_plain', 'fno', 'unet', 'transolver']
+    assert compare.possible([], task) == ['ours', 'reencoder', 'ours_plain', 'fno', 'unet', 'transolver', 'pdet']
     assert 'unet_frame' in refused(compare.possible, ['unet_frame'], task)
     assert task.y.shape == (2, 41, 64, 1)
     found = classical(task.sources, task.cfg, task.y)

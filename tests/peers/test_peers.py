@@ -1,5 +1,6 @@
 """peers/networks.py: other networks as operators of the model, in one and two dimensions, with all that the
 model does."""
+import math
 import sys
 from types import SimpleNamespace
 
@@ -11,10 +12,10 @@ import optim
 from conftest import SMOKE, refused, rows_of, same_run, train_here, two_processes
 from model import UPT, build, load, model_args, on_meta
 from peers.compare import METHODS
-from peers.networks import HEADS, SLICES, PhysicsAttention, on_grid
+from peers.networks import HEADS, SLICES, PhysicsAttention, WindowBlock, log_offsets, moved, on_grid
 from runtime.checkpoint import load_checkpoint
 
-both = pytest.mark.parametrize('arch', ['unet', 'fno', 'transolver'])
+both = pytest.mark.parametrize('arch', ['unet', 'fno', 'transolver', 'pdet'])
 grids = pytest.mark.parametrize('grid', [(32,), (16, 24)])
 
 
@@ -56,7 +57,7 @@ def test_tokens_are_the_normalised_field(arch, grid):
     assert (p[:, 0] - u0).abs().max() > .01
 
 
-@grids
+@pytest.mark.parametrize('grid', [(32,), (8, 16)])
 @both
 def test_a_peer_runs_on_a_finer_grid(arch, grid):
     """On its own grid it is the same; on one twice as fine it sees the values between."""
@@ -76,7 +77,7 @@ def test_a_peer_runs_on_a_finer_grid(arch, grid):
 
 @grids
 @pytest.mark.parametrize('boundary', ['periodic', 'wall'])
-@pytest.mark.parametrize('arch', ['unet', 'transolver'])
+@pytest.mark.parametrize('arch', ['unet', 'transolver', 'pdet'])
 def test_an_untrained_peer_is_the_identity(arch, grid, boundary):
     cfg = config(arch, grid, boundary=boundary)
     u0 = fields(cfg)
@@ -233,6 +234,35 @@ def test_points_of_a_slice_share_its_token():
     one, other = (1 + 2 + 5) / 3, -3.
     expected = (one + other) / SLICES                                # the tokens of empty slices are 0
     torch.testing.assert_close(attention(x), torch.full_like(x, expected), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize('periodic', [True, False])
+@pytest.mark.parametrize('tokens', [(16,), (16, 8)])
+def test_shifted_windows_are_those_of_shifted_tokens(periodic, tokens):
+    """On a torus, a shift by half a window commutes with attention in windows. Between walls, a token is not changed
+    by one of the other end, but by those of its own window."""
+    torch.manual_seed(0)
+    plain = WindowBlock(16, len(tokens), False, periodic)
+    block = WindowBlock(16, len(tokens), True, periodic)
+    block.load_state_dict(plain.state_dict())
+    x = torch.randn(2, math.prod(tokens), 16)
+    half = [4 if n > 8 else 0 for n in tokens]
+    y = block(x, tokens)
+    back = moved(plain(moved(x, tokens, [-n for n in half]), tokens), tokens, half)
+    assert torch.allclose(y, back, atol=1e-5) == periodic
+    other = x.clone().unflatten(1, tokens)
+    other[:, -1] += torch.randn(16)                                  # a layer norm would not see a constant
+    change = (block(other.flatten(1, -2), tokens) - y).unflatten(1, tokens).abs().amax(-1).amax(0)
+    first = change[0].max()                                          # at the other end
+    assert first > 1e-4 if periodic else first < 1e-6
+    assert change[-2].max() > 1e-4 and change[-4].max() > 1e-4 and change[5].max() < 1e-6
+
+
+def test_the_bias_follows_from_the_offset():
+    """sign(n) log2(1 + |n|) / 3 for offsets of 0, 1, 7 and -3 tokens."""
+    offset = log_offsets([8], 'cpu')[..., 0]
+    assert offset[2, 2] == 0 and offset[3, 2] == pytest.approx(1 / 3) and offset[7, 0] == pytest.approx(1)
+    assert offset[0, 3] == pytest.approx(-2 / 3) and log_offsets([4, 8], 'cpu').shape == (32, 32, 2)
 
 
 def test_transolver_takes_points_in_any_order():
