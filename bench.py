@@ -1,11 +1,12 @@
 """
-Speed, and accuracy beside peers for the same minutes.
+Speed, accuracy beside peers for the same minutes, and minutes to the accuracy of the FNO.
 
     python bench.py peers --minutes 5                             # this model and its peers side by side
     python bench.py peers --minutes 5 --nu .001 --seeds 2 --methods ours fno --json peers.json
     python bench.py speed                                         # every config
     python bench.py speed config/burgers_cpu.py --modes eager compiled bf16 --json speed.json
     python bench.py speed config/burgers_cpu.py --against ../old  # the code of another worktree, in turns
+    python bench.py race config/ns_cpu.py                         # how soon as good as the FNO? peers/race.py
     python -m dev.study zoo --minutes 5 --seeds 2                 # every config/*_cpu.py beside the FNO
 
 peers: train.py trains every method for --minutes (or --iters) on the same data and device, one after another,
@@ -43,7 +44,7 @@ except ImportError:                    # Windows
     resource = None
 
 from evaluation.speed import Training, count_flops, matmul_rate, time_parts, time_rollouts
-from peers import report
+from peers import race, report
 from peers.compare import (HERE, RARELY, environment_line, ms_per_iteration, parse, print_row, run_training,
                            write_json)
 from runtime.configurator import UserError, one_line_errors, say
@@ -196,8 +197,8 @@ def main(argv):
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout, allow_abbrev=False)
     add = parser.add_argument
-    add('command', choices=['speed', 'peers', *MOVED])
-    add('configs', nargs='*', help='config files (default: peers config/burgers_cpu.py, speed all)')
+    add('command', choices=['speed', 'peers', 'race', *MOVED])
+    add('configs', nargs='*', help='config files (default: peers config/burgers_cpu.py, speed and race all)')
     add('--plot', help='peers: picture to write')
     add('--modes', nargs='+', choices=MODES, help='speed: how to run')
     add('--repeats', type=int, default=20, help='speed: timed calls of each part')
@@ -210,6 +211,8 @@ def main(argv):
     output_files({'--json': args.json, '--plot': args.plot})
     if args.command == 'peers':
         report.peers(args, overrides)
+    elif args.command == 'race':
+        race.race(args, overrides)
     else:
         speed(args, overrides)
 
