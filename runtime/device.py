@@ -120,6 +120,19 @@ def float64_device(name):
     return device
 
 
+def cpu_name():
+    """The name of the processor, or of its architecture."""
+    try:
+        with open('/proc/cpuinfo') as file:
+            for line in file:
+                name, _, value = line.partition(':')
+                if name.strip() == 'model name':
+                    return value.strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
 def free_memory():
     """Bytes of memory that this computer has left."""
     try:
@@ -236,7 +249,7 @@ class Machine:
         """The name of the device, as the manufacturer gives it where it is known."""
         if self.device.type == 'cuda':
             return torch.cuda.get_device_name(self.device)
-        return platform.processor() or platform.machine()
+        return cpu_name()
 
     def stop(self):
         """At the end of a training: a process of several leaves their group and ends here. A thread of gloo
