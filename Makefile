@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 PY_GPU ?= python
 
-.PHONY: setup data demo pretrained gpu stages universal peers test test-core test-slow
+.PHONY: setup data demo pretrained gpu stages universal peers figures test test-core test-slow
 
 setup: .venv/.installed
 
@@ -49,7 +49,7 @@ gpu:
 	$(PY_GPU) -m dev.study study config/burgers_128_pure.py --device=cuda --minutes $(PEER_MINUTES) --seeds 2 --nu .001 .01
 
 # A piece of one experiment, its data included: make gpu-ns_64 MINUTES=9, repeated until it is done
-MINUTES ?= 9
+MINUTES ?= 10
 gpu-%:
 	timeout -s TERM $(MINUTES)m $(PY_GPU) train.py config/$*.py --device=cuda --max_minutes=$(TRAIN_MINUTES); \
 	code=$$?; \
@@ -79,6 +79,10 @@ stages: setup
 	    --ttc stepper=ensemble candidates=4 beam_width=1 --json out/ks_full_$$seed/eval.json && \
 	  $(PLAIN) eval.py --ckpt out/ks_finetuned_$$seed --stepper operator --json out/ks_finetuned_$$seed/eval.json \
 	  ) & pids="$$pids $$!"; done; for pid in $$pids; do wait $$pid || exit 1; done
+
+# the figures of README.md and of the first tables of docs/RESULTS.md, found again: what takes MINUTES=10 in all
+figures: setup
+	$(PY) -m dev.figures --minutes $(MINUTES)
 
 # the FNO of bench.py peers and dev/study.py, and meshes: into the same .venv
 peers: setup

@@ -1,0 +1,161 @@
+"""
+The certificate: every figure of README.md and of the first tables of docs/RESULTS.md, with the command that makes it.
+
+    python -m dev.figures                      # run what takes less than 10 minutes in all: inside, or outside?
+    python -m dev.figures --minutes 60         # more of it
+    python -m dev.figures --runs obstacles     # one run
+
+docs/figures.json has three parts:
+
+    runs       {name: {'commands': [..], 'minutes': of one thread, 'result': the JSON file that they write}}; OUT is a
+               temporary folder
+    figures    [{'run', 'key', 'value', 'low', 'high'}]: what was found, and the interval in which another run on another
+               CPU should lie. The key is a path in the result, 'metrics/nrmse'; '*' is the mean of a list, '0,3' that of
+               two of its items; of two keys the figure is the quotient.
+    constants  {number: what it is}: percentages, numbers of the texts that are no results, and those that follow from
+               figures, as a quotient such as '0.0128 / 0.0072'
+
+A test reads the texts and fails for a number that is neither.
+"""
+import argparse
+import json
+import os
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+
+from peers.compare import HERE, print_row
+from runtime.configurator import UserError, one_line_errors, parse_flags
+
+FILE = os.path.join(HERE, 'docs', 'figures.json')
+SECTIONS = ('Ten equations beside the FNO', 'One model of ten equations', 'Flow past obstacles')    # of RESULTS.md
+
+
+# ---------------------------------------------------------------------------------------------
+# the texts
+
+def texts():
+    """{name: text} of README.md and of the first part of each of the SECTIONS, up to its first command."""
+    with open(os.path.join(HERE, 'README.md'), encoding='utf-8') as file:
+        found = {'README.md': file.read()}
+    with open(os.path.join(HERE, 'docs', 'RESULTS.md'), encoding='utf-8') as file:
+        results = file.read()
+    for name in SECTIONS:
+        section = results.split(f'\n## {name}\n')[1].split('\n## ')[0]
+        found[name] = section.split('```')[0]
+    return found
+
+
+def numbers(text):
+    """The decimal numbers and percentages of a text, without those of code, links and versions of papers."""
+    text = re.sub(r'```.*?```', '', text, flags=re.DOTALL)
+    text = re.sub(r'`[^`]*`|\]\([^)]*\)|\d{4}\.\d{5}', '', text)
+    return re.findall(r'(?<![\w.])(?:\d*\.\d+|\d+(?= %)|\d+(?= to \d+ %))(?![\w.]*\d)', text)
+
+
+def shows(text, value):
+    """Is `text` the number `value`, rounded to its decimals?"""
+    decimals = len(text.partition('.')[2])
+    return '.' in text and abs(float(text) - value) <= .5001 * 10 ** -decimals
+
+
+def missing():
+    """{name of a text: its numbers that docs/figures.json does not have}"""
+    with open(FILE) as file:
+        known = json.load(file)
+    values = [abs(figure['value']) for figure in known['figures']]
+    found = {}
+    for name, text in texts().items():
+        left = [number for number in numbers(text)
+                if number not in known['constants'] and not any(shows(number, value) for value in values)]
+        if left:
+            found[name] = left
+    return found
+
+
+# ---------------------------------------------------------------------------------------------
+# the runs
+
+def value_at(result, key):
+    """The number at a path of a result; two paths: their quotient."""
+    if isinstance(key, list):
+        return value_at(result, key[0]) / value_at(result, key[1])
+    here = [result]
+    for part in key.split('/'):
+        if part == '*':
+            here = [item for value in here for item in value]
+        else:
+            here = [value[int(name)] if isinstance(value, list) else value[name]
+                    for value in here for name in part.split(',')]
+    return statistics.mean(here)
+
+
+def result_of(run, folder):
+    """Run the commands of a run, and read what they wrote. Raises UserError where one fails."""
+    for command in run['commands']:
+        words = [word.replace('OUT', folder) for word in shlex.split(command)]
+        if words[0] == 'python':
+            words[0] = sys.executable
+        child = subprocess.run(words, cwd=HERE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                               env={**os.environ, 'OMP_NUM_THREADS': '1'})
+        if child.returncode:
+            lines = child.stderr.strip().splitlines() or [f'exit code {child.returncode}']
+            raise UserError(f'{command}: {lines[-1].removeprefix("error: ")}')
+    with open(run['result'].replace('OUT', folder)) as file:
+        return json.load(file)
+
+
+def chosen(runs, minutes, names):
+    """Names of the runs that are asked for, or the shortest ones, of `minutes` in all. Raises UserError."""
+    for name in names:
+        if name not in runs:
+            raise UserError(f"--runs: there is no '{name}', but {', '.join(runs)}")
+    if names:
+        return names
+    found = []
+    for name in sorted(runs, key=lambda name: runs[name]['minutes']):
+        minutes -= runs[name]['minutes']
+        if minutes >= 0:
+            found.append(name)
+    return found
+
+
+def main(argv=None):
+    """Returns the figures that lie outside of their intervals."""
+    with open(FILE) as file:
+        known = json.load(file)
+    runs = known['runs']
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout, allow_abbrev=False)
+    parser.add_argument('--minutes', type=float, default=10.)
+    parser.add_argument('--runs', nargs='+', default=[], metavar='NAME', help=f'of {", ".join(runs)}')
+    args = parse_flags(parser, argv)
+    names = chosen(runs, args.minutes, args.runs)
+    left_out = [name for name in runs if name not in names]
+    print(f'{len(names)} of {len(runs)} runs, about {sum(runs[name]["minutes"] for name in names):.0f} minutes; left out: '
+          f'{", ".join(left_out) or "none"}')
+    widths = (-26, -44, 11, 11, 24, 10)
+    print_row(['run', 'figure', 'value', 'found', 'interval', ''], widths)
+    outside = []
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            result = result_of(runs[name], folder)
+        for figure in known['figures']:
+            if figure['run'] != name:
+                continue
+            value = value_at(result, figure['key'])
+            is_inside = figure['low'] <= value <= figure['high']
+            key = figure['key'] if isinstance(figure['key'], str) else ' : '.join(figure['key'])
+            print_row([name, key, f'{figure["value"]:.4g}', f'{value:.4g}',
+                       f'{figure["low"]:.4g} to {figure["high"]:.4g}', 'inside' if is_inside else 'outside'], widths)
+            if not is_inside:
+                outside.append(figure)
+    return outside
+
+
+if __name__ == '__main__':
+    one_line_errors()
+    sys.exit(1 if main() else 0)

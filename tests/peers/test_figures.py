@@ -1,0 +1,79 @@
+"""dev/figures.py, docs/figures.json: the texts show what was found, and a run tells whether it is found again."""
+import json
+import re
+
+import pytest
+
+from conftest import refused
+from dev import figures
+
+with open(figures.FILE) as file:
+    KNOWN = json.load(file)
+
+
+def test_every_figure_of_the_texts_is_known():
+    assert figures.missing() == {}
+
+
+def test_a_number_that_nobody_found_is_told(monkeypatch):
+    text = 'error 0.0016 after 4 minutes ([table](a.md#0.7)), `--nu=.77` and arXiv 2402.12365; .0123 with 33 % less'
+    assert figures.numbers(text) == ['0.0016', '.0123', '33']
+    monkeypatch.setattr(figures, 'texts', lambda: {'a': text, 'b': '0.0016'})
+    assert figures.missing() == {'a': ['.0123', '33']}
+    assert figures.shows('0.0072', .00716) and not figures.shows('0.0072', .00714) and not figures.shows('72', .72)
+
+
+def test_figures_and_constants_fit_together():
+    """Values lie in their intervals, runs exist, and a constant that is a quotient is that quotient."""
+    for figure in KNOWN['figures']:
+        assert figure['run'] in KNOWN['runs'] and figure['low'] <= figure['value'] <= figure['high'], figure
+    quotients = 0
+    for number, what in KNOWN['constants'].items():
+        parts = re.fullmatch(r'([\d.]+) / ([\d.]+)', what)
+        if parts:
+            quotients += 1
+            assert figures.shows(number, float(parts[1]) / float(parts[2])), number
+    assert quotients > 5
+
+
+def test_figures_of_the_zoo_are_those_of_its_file():
+    with open(f'{figures.HERE}/docs/zoo.json') as file:
+        zoo = json.load(file)
+    of_zoo = [figure for figure in KNOWN['figures'] if figure['run'] == 'ten equations']
+    assert len(of_zoo) > 100
+    for figure in of_zoo:
+        assert figures.value_at(zoo, figure['key']) == pytest.approx(figure['value'], rel=1e-4), figure['key']
+
+
+def test_a_path_in_a_result():
+    result = {'a': [{'b': 1.}, {'b': 2.}, {'b': 6.}], 'c': {'d': 4.}}
+    assert figures.value_at(result, 'c/d') == 4. and figures.value_at(result, 'a/2/b') == 6.
+    assert figures.value_at(result, 'a/*/b') == 3. and figures.value_at(result, 'a/0,1/b') == 1.5
+    assert figures.value_at(result, ['c/d', 'a/1/b']) == 2.
+
+
+def test_the_shortest_runs_are_chosen():
+    runs = {name: {'minutes': minutes} for name, minutes in (('a', 5), ('b', 1), ('c', 4), ('d', 100))}
+    assert figures.chosen(runs, 10, []) == ['b', 'c', 'a'] and figures.chosen(runs, 4, []) == ['b']
+    assert figures.chosen(runs, 1, ['d']) == ['d'] and "no 'e'" in refused(figures.chosen, runs, 1, ['e'])
+
+
+def test_inside_and_outside(monkeypatch, tmp_path, capsys):
+    """A run writes .5: inside of one interval, outside of another one. A command that fails ends in one line."""
+    write = """python -c "import json; json.dump({'x': .5}, open('OUT/r.json', 'w'))" """
+    known = {'runs': {'one': {'commands': [write], 'minutes': 1, 'result': 'OUT/r.json'},
+                      'two': {'commands': ['python -c "raise SystemExit(3)"'], 'minutes': 20, 'result': ''}},
+             'figures': [{'run': 'one', 'key': 'x', 'value': .4, 'low': .3, 'high': .6},
+                         {'run': 'one', 'key': ['x', 'x'], 'value': 2., 'low': 1.5, 'high': 2.5}]}
+    (tmp_path / 'figures.json').write_text(json.dumps(known))
+    monkeypatch.setattr(figures, 'FILE', str(tmp_path / 'figures.json'))
+    assert figures.main([]) == [known['figures'][1]]
+    lines = capsys.readouterr().out.splitlines()
+    assert '1 of 2 runs' in lines[0] and lines[-2].endswith('inside') and lines[-1].endswith('outside')
+    assert 'exit code 3' in refused(figures.main, ['--runs', 'two'])
+
+
+@pytest.mark.slow
+def test_figures_of_shipped_weights_are_found_again(capsys):
+    assert figures.main(['--minutes', '3']) == []
+    assert capsys.readouterr().out.count('inside') == 4
