@@ -16,6 +16,7 @@ import hashlib
 import math
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from random import Random
 from typing import NamedTuple
 
 from runtime.configurator import UserError, one_line_errors, say
@@ -27,7 +28,7 @@ import numpy as np
 import torch
 
 from equations.derivatives import is_centred
-from files.fit import Signs, check_history, check_together, describe, other_units, zero_rows
+from files.fit import Signs, check_history, check_together, described, other_units, zero_rows
 from files.open import (blocks, check_finite, check_overlap, fingerprints, first_prints, opened, read,
                         split_rows)
 from grids import shape_text
@@ -234,9 +235,7 @@ class Trajectories:
 
     # ---- what checkpoints know of the data
 
-    def describe(self, run):
-        """What a checkpoint stores of the data."""
-        return describe(self, run)
+    describe = described                                             # what a checkpoint stores of the data
 
     def check_history(self, run):
         """As fit.check_history."""
@@ -290,7 +289,7 @@ class Windows:
     velocity along the axis and a pseudo-scalar change sign), and the equation's own group. With a moving
     frame, each trajectory is Galilean-boosted so that its mean velocity is 0, to half a grid point per step.
     With token_shift, the grid moves on every frame, as the tokens will. With other_strides, batches of the
-    different time steps take turns; a window starts where one of the longest step still fits.
+    different time steps are mixed; a window starts where one of the longest step still fits.
     """
 
     def __init__(self, trajectories, model, keys):
@@ -364,8 +363,12 @@ class Windows:
             where = self.model.encoder.draw_points(self.keys, random.clone_state(), batch.u[:, 0])
             yield batch._replace(where=where)
 
+    def time_step(self, iteration):
+        """Which of the time steps a batch has. It is drawn: a loss of every tenth iteration meets all of them."""
+        return Random(seed_of(self.keys.seed, iteration)).randrange(len(self.step_frames))
+
     def read(self, draw, iteration):
-        step = self.step_frames[iteration % len(self.step_frames)]
+        step = self.step_frames[self.time_step(iteration)]
         return self.trajectories.gather(draw.row, draw.start, self.window, step)
 
     def draws(self, index, iteration, rank=0, world=1, n_micro=1):
@@ -418,7 +421,7 @@ class Windows:
         if data.entry.symmetry and self.keys.symmetries and self.can_turn:
             u = self.of_own_group(u, element[0])
         sign = 1 - 2 * flip                                          # (d, B)
-        which = iteration % len(self.times)                          # of the time steps
+        which = self.time_step(iteration)
         boost = sign * self.boost[which][row].T                      # to rest, after the reflection
         added = boost.T.float() @ self.velocity / self.times[which]  # (B, C): the velocity that it adds
         u = self.transform(u, shift, sign, boost, added)

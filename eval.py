@@ -85,7 +85,7 @@ def evaluate_checkpoint(file, args, device='cpu', equation=None):
         if model.cfg.encoder != 'points':
             point_model = loaded('points')
     task = open_task(state, model, file, args)
-    check_task(task, args)
+    check_task(task, args, state)
     n = task.initial_step
     say_cost(task, args)
     scores, p = evaluate(model, task.u, task.params, n, args.rollout, args.batch_size)
@@ -122,7 +122,8 @@ def evaluate_checkpoint(file, args, device='cpu', equation=None):
         result['physics'] = report(task.u[:, n - 1], p, task.u[:, n:], model.cfg.dt, task.params, axes, entry)
     if args.break_even:
         from evaluation.break_even import report as break_even
-        result['break_even'] = break_even(task, usual, state['train_seconds'], state['data']['n_trajectories'])
+        result['break_even'] = break_even(task, scores['metrics']['nrmse'], seconds_of_training(file, state),
+                                          state['data']['n_trajectories'])
     if args.plot:
         write_and_note(args, plot_spectra, spectra_file(file, equation), task, p)
     if args.stepper:
@@ -148,14 +149,25 @@ def write_and_note(args, write, *what):
 def what_is_left(file, state):
     """What the run of a checkpoint has still to do, as its last.pt says, which is read where it lies beside a
     best.pt; None of a finished run, and where there is no last.pt."""
-    folder, name = os.path.split(file)
-    if name == 'best.pt':
-        last = os.path.join(folder, 'last.pt')
-        try:
-            state = load_checkpoint(last) if os.path.exists(last) else {}
-        except UserError:
-            return 'last.pt cannot be read'
+    try:
+        state = last_state(file, state)
+    except UserError:
+        return 'last.pt cannot be read'
     return unfinished(state) or None if 'limits' in state else None
+
+
+def last_state(file, state):
+    """What the last.pt beside a best.pt holds, {} where there is none; of another file its own `state`."""
+    folder, name = os.path.split(file)
+    if name != 'best.pt':
+        return state
+    last = os.path.join(folder, 'last.pt')
+    return load_checkpoint(last) if os.path.exists(last) else {}
+
+
+def seconds_of_training(file, state):
+    """Seconds of the whole training, of which a best.pt holds a part."""
+    return last_state(file, state).get('train_seconds', state['train_seconds'])
 
 
 def say_cost(task, args):
@@ -184,16 +196,14 @@ def check_input_points(model, numbers):
         raise UserError(f'--input_points {min(numbers)} must be at least {least + 1}')
 
 
-def check_task(task, args):
-    """Raise UserError where a task does not allow what is asked for."""
+def check_task(task, args, state):
+    """Raise UserError where a task, or the checkpoint, does not allow what is asked for."""
     cfg = task.model.cfg
     if args.horizon and task.sources[0].entry.steady:
         raise UserError(f'--horizon {args.horizon}: {cfg.pde} is steady, it has no later times')
     if args.break_even:
-        from evaluation.break_even import has_solver
-        if not has_solver(task.sources):
-            raise UserError(f'--break_even: there is no solver for these {len(task.sources)} file(s) of {cfg.pde} '
-                            'that starts from a frame')
+        from evaluation.break_even import check
+        check(state, task.sources)
     if args.ttc:
         args.ttc.check(task.model, task.steps)
         if task.grid != tuple(cfg.grid):

@@ -54,7 +54,7 @@ data_path = ''                     # explicit file(s), separated by commas *
 resolution = 0                     # cells along each axis of data that are made; 0: the equation's default
 n_trajectories = 1000              # rows used, at most: 10 % test, 10 % validation, the rest train
 time_stride = 5                    # stored frames per step: 5 x .01 s = .05 s, 41 frames
-other_strides = ()                 # further steps that are trained in turns, such as (2, 10): then any dt near them
+other_strides = ()                 # further steps that are trained, such as (2, 10): then other dt may be asked for
 space_stride = 2                   # stored cells per grid point: 1024 / 2 = 512 points
 initial_step = 1                   # true frames given; rollouts and training windows start at the last one
 memory_gb = -1.                    # keep the training set in memory up to so many GB; -1: half of the free *

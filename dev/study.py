@@ -25,7 +25,7 @@ import statistics
 import sys
 
 from dev.cells import experiment, part_of, results_in, run_cell, spent
-from evaluation.break_even import WAYS, break_even, cells_for, classical, seconds_of_data, trajectories
+from evaluation.break_even import WAYS, break_even, cheapest, classical, seconds_of_data, trajectories
 from files.open import split_rows
 from grids import shape_text
 from peers.compare import HERE, METHODS, parse, persistence, possible, prepare, write_json
@@ -141,7 +141,7 @@ def zoo(args, overrides):
         if config not in tasks:
             tasks[config] = prepare(config, overrides)
             baselines = os.path.join(folder, 'baselines', f'{experiment(config)}.json')
-            if not os.path.exists(baselines):
+            if not has_baselines(baselines):
                 write_json(baselines, baselines_of(tasks[config]))
         task = tasks[config]
         if method == 'fno' and task.has_moving_frame:
@@ -150,6 +150,14 @@ def zoo(args, overrides):
     summary = zoo_summary(folder)
     write_json(args.json, summary)
     zoo_table(summary)
+
+
+def has_baselines(path):
+    """Is this a file as baselines_of makes them now?"""
+    if not os.path.exists(path):
+        return False
+    with open(path) as file:
+        return 'data_seconds' in json.load(file)
 
 
 def baselines_of(task):
@@ -179,19 +187,23 @@ def zoo_summary(folder):
         found = summary[name].setdefault(peer, [])
         found.append({'method': method, **{key: run[key] for key in kept if key in run}})
     for row in summary.values():
-        if row['classical']:
-            row['break_even'] = {peer: break_even_of(row, row[peer]) for peer in ('ours', 'fno') if peer in row}
+        row['break_even'] = {peer: break_even_of(row, row.get(peer, [])) for peer in ('ours', 'fno')}
     return summary
 
 
 def break_even_of(row, runs):
-    """{way: trajectories after which a method has paid for itself, or None}, from the means over its seeds."""
-    found = row['classical']
-    at = found[cells_for(mean_of(runs, 'nrmse'), found)]
+    """{way: trajectories after which a method has paid for itself, None for never}, from the means over its seeds;
+    {} where that is not known, or no solution is so good."""
+    if not row['classical'] or not runs or any('ms_of_one' not in run for run in runs):
+        return {}
     cost = mean_of(runs, 'seconds') + row['data_seconds']
-    solver = (at['ms_per_trajectory'], at['ms_in_batch'])
-    own = (mean_of(runs, 'ms_of_one'), mean_of(runs, 'ms_per_trajectory'))
-    return {way: break_even(cost, *pair) for way, *pair in zip(WAYS, solver, own)}
+    found = {}
+    for way, of_solver, own in (('one', 'ms_per_trajectory', 'ms_of_one'), ('batch', 'ms_in_batch', 'ms_per_trajectory')):
+        name = cheapest(mean_of(runs, 'nrmse'), row['classical'], of_solver)
+        if name is None:
+            return {}
+        found[way] = break_even(cost, row['classical'][name][of_solver], mean_of(runs, own))
+    return found
 
 
 def mean_of(runs, key):
@@ -199,8 +211,8 @@ def mean_of(runs, key):
 
 
 def zoo_table(summary):
-    """Markdown: a row an experiment. The solver's column is its coarsest grid that errs no more than this
-    model, or its finest one, batch 1."""
+    """Markdown: a row an experiment. The solver's column is its fastest solution that errs no more than this model,
+    batch 1."""
     columns = ['config', 'points x fields', 'tokens x features', 'persistence', 'latent rollout',
                're-encoding', 'FNO', 'ratio', 'correlation time, s (FNO)', 'ms per trajectory',
                'solver at that error, ms', 'pays after so many (FNO)', 'in batches (FNO)']
@@ -229,9 +241,8 @@ def zoo_table(summary):
 
 def pays(row, way):
     """Trajectories after which this model (and the FNO) has paid for itself: '2,010 (never)'."""
-    texts = ['none' if not row['classical'] else trajectories(row['break_even'][peer][way])
-             for peer in ('ours', 'fno')]
-    return f'{texts[0]} ({texts[1]})'
+    own, fno = (row['break_even'][peer] for peer in ('ours', 'fno'))
+    return f'{trajectories(own[way]) if own else "-"} ({trajectories(fno[way]) if fno else "-"})'
 
 
 def with_seeds(mean, runs):
@@ -251,12 +262,11 @@ def small(error):
 
 
 def solver_at(error, found):
-    """The built-in solver at the error of a model: '2.0 (32 cells: 0.0131)', 'none' where there is none."""
-    if not found:
+    """The fastest solution that errs no more: '2.0 (32 cells: 0.0131)', 'none' where there is none."""
+    name = cheapest(error, found)
+    if name is None:
         return 'none'
-    cells = cells_for(error, found)
-    at = found[cells]
-    return f'{at["ms_per_trajectory"]:.1f} ({cells} cells: {small(at["nrmse"])})'
+    return f'{found[name]["ms_per_trajectory"]:.1f} ({name}: {small(found[name]["nrmse"])})'
 
 
 # ---------------------------------------------------------------------------------------------

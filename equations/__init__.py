@@ -54,6 +54,7 @@ class PDE:
     layout: str = 'tensor'          # layout of the file, a key of files.layouts.LAYOUTS
     solve: Callable = None          # (u0 (B, *X[, C]), t=.., nu=..) -> (B, T, *X[, C]); None: no solver
                                     # of a steady equation: (coefficient (B, *X), beta=..) -> (B, *X)
+    cheaper: tuple = ()             # settings of `solve` that are faster and less accurate, a dict each
     initial: Callable = None        # (n, cells, seed, first) -> initial fields (n, *cells[, C]), an array
     cells: tuple = (1024,)          # default number of cells along each axis of the data that are made
     frames: int = 201               # number of frames of a trajectory,
@@ -130,14 +131,14 @@ class PDE:
             return torch.stack([u0, torch.zeros_like(u0)], -1)
         return u0[..., None] if len(self.fields) == 1 else u0
 
-    def solution(self, u0, params, t, records=None):
+    def solution(self, u0, params, t, records=None, **settings):
         """The solver's fields at the times t, (B, T, *X, C) float64, from u0 (B, *X, C). params:
         {name: number}. The solution of a steady equation is the same at every time after the first. records: a
-        dict that takes what the entry's `records` name, {name: (B, T, *shape)}. Raises UserError if the equation
-        has no solver, and the errors of the solver."""
+        dict that takes what the entry's `records` name, {name: (B, T, *shape)}. settings: of the solver, such as
+        those of `cheaper`. Raises UserError if the equation has no solver, and the errors of the solver."""
         if self.solve is None:
             raise UserError(f'the equation of {self.file} has no built-in solver, only files')
-        values = {name.lower(): params[name] for name in self.params}
+        values = {**{name.lower(): params[name] for name in self.params}, **settings}
         if self.records:
             values['records'] = {} if records is None else records
         if self.steady:

@@ -151,6 +151,7 @@ ENTRY = PDE(
     file='2D_DarcyFlow_beta{beta}_Train.hdf5',
     layout='steady',
     solve=darcy,
+    cheaper=({'tolerance': 1e-4}, {'tolerance': 1e-2}),
     initial=permeability,
     cells=(128, 128),
     frames=2,

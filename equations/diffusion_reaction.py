@@ -135,6 +135,7 @@ ENTRY = PDE(
     file='2D_diff-react_NA_NA.h5',
     layout='groups',
     solve=diffusion_reaction,
+    cheaper=({'step': 2 * DR_STEP}, {'step': 4 * DR_STEP}, {'step': 8 * DR_STEP}),
     initial=white_noise,
     cells=(128, 128),
     frames=101,

@@ -129,6 +129,7 @@ ENTRY = PDE(
     file='2D_GrayScott_Feed{Feed}_Kill{Kill}.h5',
     layout='groups',
     solve=gray_scott,
+    cheaper=({'refine': 1}, {'refine': 1, 'step': 2 * GS_STEP}),
     initial=drops,
     cells=(64, 64),
     frames=41,

@@ -88,6 +88,7 @@ ENTRY = PDE(
     boundary='periodic',
     file='2D_Kolmogorov_Nu{Nu}.hdf5',
     solve=kolmogorov_flow,
+    cheaper=({'refine': 1},),
     initial=strong_vorticity,
     cells=(64, 64),
     frames=31,

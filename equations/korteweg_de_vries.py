@@ -81,6 +81,7 @@ ENTRY = PDE(
     boundary='periodic',
     file='1D_KdV_L128_Dispersion{Dispersion}.hdf5',
     solve=korteweg_de_vries,
+    cheaper=({'refine': 1},),
     initial=ks_waves,
     cells=(256,),
     frames=101,

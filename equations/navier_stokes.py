@@ -213,6 +213,7 @@ ENTRY = PDE(
     boundary='periodic',
     file='2D_NavierStokes_Nu{Nu}.hdf5',
     solve=navier_stokes,
+    cheaper=({'refine': 1}, {'refine': 1, 'cfl': 3.}),
     initial=random_vorticity,
     cells=(64, 64),
     frames=31,

@@ -1,13 +1,14 @@
 """
-The built-in solver beside a model: its error and time on coarser grids, and after how many trajectories a model has
-paid for itself (eval.py --break_even).
+The built-in solver beside a model: its error and time at cheaper settings, and after how many trajectories a model
+has paid for itself (eval.py --break_even).
 
     N = (seconds of training + seconds of making its data) / (seconds of the solver - seconds of the model)
 
-The seconds below the line are those of a trajectory, by the solver on its coarsest grid that errs no more than the
-model (arXiv 2605.15399 asks for such a figure). There are two such numbers: with trajectories one at a time, and all
-in one batch. A model that is no faster than the solver never pays. The minutes in which settings were chosen do not
-count.
+The seconds below the line are those of a trajectory, by the fastest solution that errs no more than the model: the
+solver on the grid of the data or a coarser one, as it makes the data or with the settings that its entry calls
+`cheaper` (arXiv 2605.15399 asks for such a figure). There are two such numbers: trajectories one at a time, and in
+batches. A model that is no faster never pays. All but the seconds of training are measured here and now; these are
+those of the machine that trained. The time in which settings were chosen does not count, nor do the test rows.
 """
 import math
 import time
@@ -15,81 +16,89 @@ import time
 import numpy as np
 import torch
 
+from evaluation.off_grid import grid_axes, on_solver_axes, resampled_exactly
 from evaluation.speed import median_ms
 from files.open import split_rows
 from files.write import batch_size_of
 from metrics import mean_nrmse
 from runtime.configurator import UserError, say
 from runtime.device import float64_device
-from runtime.inputs import resample_axes
 
-WAYS = {'one': 'one at a time', 'batch': 'in a batch'}
+WAYS = {'one': 'one at a time', 'batch': 'in batches'}
 LONG = 30.                             # seconds of solving, beyond which data are not made again to be timed
 
 
-def has_solver(sources):
-    """Can a solver start from the frames of these files? Not for several files, and not among obstacles, where it
-    starts from rest."""
+# ---------------------------------------------------------------------------------------------
+# the solver
+
+def no_solver(sources):
+    """Why no solver can start from the frames of these files, or ''."""
     entry = sources[0].entry
-    return entry.solve is not None and len(sources) == 1 and not entry.domain
+    if entry.solve is None:
+        return f'{sources[0].pde} has no built-in solver'
+    if entry.domain:
+        return f'the solver of {sources[0].pde} starts from rest, not from a frame'
+    return f'it takes one file, not {len(sources)}' if len(sources) > 1 else ''
 
 
 def classical(sources, cfg, y, device='cpu'):
     """
-    The solver on coarser and coarser grids: {cells along an axis: nRMSE, ms of one trajectory, and ms a trajectory
-    in a batch of all}.
+    Solutions of the built-in solver on grids and with settings that get cheaper and cheaper:
+    {'32 cells, refine=1': {'nrmse', 'ms_per_trajectory', 'ms_in_batch'}}, milliseconds one at a time and in batches.
 
     y (N, T, *grid, C) are true frames, cfg.dt apart, on the grid of the model. The solver starts from the first of
-    them, interpolated to its cells, and its result is interpolated back. Grids that it refuses are left out. Empty
-    without such a solver.
+    them, interpolated to its cells, and its result is interpolated back: by Fourier series on a periodic domain.
+    Grids that it refuses are left out. Empty where no solver can start from a frame.
     """
-    if not has_solver(sources):
+    if no_solver(sources):
         return {}
     source = sources[0]
     entry = source.entry
     device = float64_device(str(device))
     truth = y[:, 1:, ..., list(cfg.predicted)]
     t = [k * cfg.dt for k in range(y.shape[1])]
-    lengths = [1.] * entry.axes if entry.periodic else None
+    points = grid_axes(cfg, cfg.grid)
+    grids = [tuple(n // factor for n in cfg.grid) for factor in (1, 2, 4, 8)]
+    if source.shape != tuple(cfg.grid):
+        grids.insert(0, source.shape)
     found = {}
-    for factor in (1, 2, 4, 8):
-        points = []                                                  # as fractions of the domain
-        coarse = []
-        for x, n, low, length in zip(source.x, cfg.grid, entry.low, entry.length):
-            x = torch.from_numpy((x[::len(x) // n] - low) / length)
-            cells = n // factor
-            points.append(x)
-            aligned = entry.translation_invariant                    # else the solver has its own cells
-            coarse.append(x[::factor] if aligned else (torch.arange(cells).double() + .5) / cells)
-        first = y[:, 0].double()
-        low, high = first.flatten(0, -2).aminmax(dim=0)
-        u0 = resample_axes(first, points, coarse, lengths).clamp(low, high)          # no overshoot at a jump
+    for cells in grids:
+        u0, axes = on_solver_axes(cfg, entry, y[:, 0].double(), points, cells)
         for field in map(entry.fields.index, entry.conserved):
-            gap = first[..., field].flatten(1).mean(1) - u0[..., field].flatten(1).mean(1)
+            gap = y[:, 0, ..., field].double().flatten(1).mean(1) - u0[..., field].flatten(1).mean(1)
             u0[..., field] += gap.view(-1, *[1] * entry.axes)
         u0 = u0.to(device)
-
-        def solve_one(u0=u0):
-            entry.solution(u0[:1], source.params, t)
-
-        try:
-            one = median_ms(solve_one, u0.device, 10)
-            start = time.perf_counter()
-            p = entry.solution(u0, source.params, t)[:, 1:].cpu()    # (N, T - 1, *cells, C)
-            batch = 1e3 * (time.perf_counter() - start) / len(u0)
-        except UserError as error:
-            say(f'{u0.shape[1]} cells of the solver: {error}')
-            continue
-        p = resample_axes(p, coarse, points, lengths)[..., list(cfg.predicted)]
-        found[u0.shape[1]] = {'nrmse': mean_nrmse(p, truth), 'ms_per_trajectory': one, 'ms_in_batch': batch}
+        for settings in ({}, *entry.cheaper):
+            try:
+                p, one, batch = solved(entry, u0, source.params, t, settings)
+            except UserError as error:
+                say(f'{cells[0]} cells of the solver: {error}')
+                continue
+            p = resampled_exactly(cfg, p, axes, points)[..., list(cfg.predicted)]
+            name = ', '.join([f'{cells[0]} cells', *(f'{key}={value:g}' for key, value in settings.items())])
+            found[name] = {'nrmse': mean_nrmse(p, truth), 'ms_per_trajectory': one, 'ms_in_batch': batch}
     return found
 
 
-def cells_for(error, found):
-    """Cells of the coarsest grid with at most this error, or else of the finest one. found: {cells: scores}
-    as `classical` returns it; JSON has made texts of its numbers of cells."""
-    enough = [cells for cells, at in found.items() if at['nrmse'] <= error]
-    return min(enough, key=int) if enough else max(found, key=int)
+def solved(entry, u0, params, t, settings):
+    """The solution after the first frame, (N, T - 1, *cells, C) on the CPU, and milliseconds a trajectory: of one by
+    itself, and in batches of the size in which data are made."""
+    n_value = u0[0].numel()
+    size = min(len(u0), batch_size_of(u0.device, n_value, n_value * len(t)))
+
+    def solve(n):
+        return entry.solution(u0[:n], params, t, **settings)
+
+    p = torch.cat([entry.solution(part, params, t, **settings)[:, 1:].cpu() for part in u0.split(size)])
+    one = median_ms(lambda: solve(1), u0.device, 10)
+    batch = median_ms(lambda: solve(size), u0.device, 3) / size
+    return p, one, min(one, batch)
+
+
+def cheapest(error, found, way='ms_per_trajectory'):
+    """The name of the fastest solution of `classical` that errs no more than `error`; None if there is none."""
+    enough = [name for name, at in found.items() if at['nrmse'] <= error]
+    return min(enough, key=lambda name: found[name][way], default=None)
 
 
 def seconds_of_data(source, n, device='cpu'):
@@ -116,6 +125,9 @@ def seconds_of_data(source, n, device='cpu'):
     return whole * n / size
 
 
+# ---------------------------------------------------------------------------------------------
+# the model beside it
+
 def break_even(cost, solver_ms, model_ms):
     """Trajectories after which `cost` seconds have paid; None: never."""
     gain = (solver_ms - model_ms) / 1e3
@@ -126,32 +138,48 @@ def trajectories(n):
     return 'never' if n is None else f'{n:,}'
 
 
+def check(state, sources):
+    """Raise UserError where there is no break-even of a checkpoint: its costs, or a solver, are not known."""
+    why = no_solver(sources)
+    parent = state['config'].get('init_from')
+    if parent not in (None, '', 'auto', 'scratch'):
+        why = f"it began with the weights of '{parent}', whose training is not counted"
+    if 'members' in state['data']:
+        why = 'several equations share its training'
+    if why:
+        raise UserError(f'--break_even: {why}')
+
+
 def report(task, nrmse, train_seconds, n_trajectories):
     """Break-even of a model with the error `nrmse` on a Task, a dict of JSON types. n_trajectories: rows of the file
-    that were for training, validation and test; the test rows are not paid for."""
+    that were for training, validation and test. Raises UserError where no solution is as good as the model."""
     device = task.model.device
     found = classical(task.sources, task.model.cfg, task.u[:, task.initial_step - 1:], device)
-    cells = cells_for(nrmse, found)
+    names = {'one': cheapest(nrmse, found), 'batch': cheapest(nrmse, found, 'ms_in_batch')}
+    if names['one'] is None:
+        raise UserError(f'--break_even: none of {len(found)} solutions has an error of {nrmse:.3g} or less')
     source = task.sources[0]
     n_test = len(split_rows(n_trajectories, 'test', source.entry.test))
     data_seconds = seconds_of_data(source, n_trajectories - n_test, device)
     own = model_ms(task)
-    solver = {'one': found[cells]['ms_per_trajectory'], 'batch': found[cells]['ms_in_batch']}
-    return {'train_seconds': train_seconds, 'data_seconds': data_seconds, 'cells': cells,
-            'solver_nrmse': found[cells]['nrmse'], 'solver_ms': solver, 'model_ms': own,
-            'pays_after': {way: break_even(train_seconds + data_seconds, solver[way], own[way]) for way in WAYS}}
+    solver = {'one': found[names['one']]['ms_per_trajectory'], 'batch': found[names['batch']]['ms_in_batch']}
+    cost = train_seconds + data_seconds
+    return {'train_seconds': train_seconds, 'data_seconds': data_seconds, 'solver': names['one'],
+            'solver_nrmse': found[names['one']]['nrmse'], 'solver_ms': solver, 'model_ms': own,
+            'batch_size': min(task.batch_size, len(task.u)), 'all': found,
+            'pays_after': {way: break_even(cost, solver[way], own[way]) for way in WAYS}}
 
 
 def model_ms(task):
-    """Milliseconds a trajectory of a decoded rollout, one at a time and in one batch."""
+    """Milliseconds a trajectory of a decoded rollout, one at a time and in batches."""
     u0 = task.u[:, task.initial_step - 1].to(task.model.device)
 
     def of(size):
         params = {name: value[:size] for name, value in task.params.items()}
 
         def roll():
-            task.model.rollout(u0[:size], task.steps, params=params)
+            task.model.rollout(u0[:size], task.steps, params=params, reencode=task.reencode)
 
         return median_ms(roll, task.model.device, 5) / size
 
-    return {'one': of(1), 'batch': of(len(u0))}
+    return {'one': of(1), 'batch': of(min(task.batch_size, len(u0)))}

@@ -3,6 +3,7 @@ The data of a checkpoint: its files are found and checked against the model, row
 eval.py, sample.py and peers/ use it.
 """
 import hashlib
+import math
 import os
 import shlex
 from typing import NamedTuple
@@ -176,7 +177,7 @@ def open_task(state, model, ckpt, args):
 
 def with_time_step(model, dt):
     """The model, with steps of `dt` seconds from now on. Says so where these were not trained. Raises UserError."""
-    if dt <= 0:
+    if not 0 < dt < math.inf:
         raise UserError(f'--dt {dt:g} must be positive')
     cfg = model.cfg
     say_unseen('eval: note: ', cfg, {'dt': [dt]})

@@ -57,6 +57,7 @@ def off_grid(task, factors, n_random):
     wheres = {str(f): finer_grid(cfg, f) for f in factors}
     if n_random:
         wheres['random_points'] = random_points(n_random, cfg, torch.Generator().manual_seed(0))
+    given_to = {name: model_on(model, where) for name, where in wheres.items() if not torch.is_tensor(where)}
     points = [where if torch.is_tensor(where) else model.grid(*where) for where in wheres.values()]
     sizes = [len(q) for q in points]
     points = torch.cat(points)                                       # one rollout serves all of them
@@ -65,7 +66,7 @@ def off_grid(task, factors, n_random):
     axes = grid_axes(cfg, task.grid)
     n_frames = task.u.shape[1]
     found = {name: {'nrmse': 0., 'floor': 0.} for name in wheres}
-    n_rollout = 1 + len(wheres) - (n_random > 0)
+    n_rollout = 1 + sum(fine is not None for fine in given_to.values())
     progress = Progress('eval: rollouts decoded off the grid', n_rollout * len(task.u) * task.steps)
     for source, rows, here in portions(task, n_frames * largest * cfg.n_field):
         params = {name: value[here] for name, value in task.params.items()}
@@ -78,20 +79,25 @@ def off_grid(task, factors, n_random):
             floor = fields_at(cfg, u[:, n:], axes, where, exact=False)
             found[name]['nrmse'] += weight * mean_nrmse(predicted_fields(model, p_there), y)
             found[name]['floor'] += weight * mean_nrmse(predicted_fields(model, floor), y)
-            if not torch.is_tensor(where):
+            if given_to.get(name):
                 given = truths[name].unflatten(2, where)
-                there = predict(model_on(model, where), given, params, n, batch_size, task.reencode, progress=progress)
+                there = predict(given_to[name], given, params, n, batch_size, task.reencode, progress=progress)
                 error = mean_nrmse(predicted_fields(model, there.flatten(2, -2)), y)
                 found[name]['given'] = found[name].get('given', 0.) + weight * error
     return found
 
 
 def model_on(model, shape):
-    """The model that takes fields on the grid `shape`: this one, which interpolates them, or a peer on that grid."""
+    """The model that takes fields on the grid `shape`: this one, which interpolates them, or a peer on that grid; None,
+    with a line, where a peer cannot be."""
     if extensions.VALUES['arch'].get(model.cfg.arch) != 'peers':
         return model
     from peers.networks import on_grid
-    return on_grid(model, shape)
+    try:
+        return on_grid(model, shape)
+    except UserError as error:
+        say(f'eval: fields on {shape_text(shape)} points are not given to this peer: {error}')
+        return None
 
 
 def finer_grid(cfg, factor):

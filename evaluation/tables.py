@@ -150,7 +150,7 @@ def score_rows(results):
 def break_even_rows(found):
     """Costs, and after how many trajectories a model has paid for itself."""
     from evaluation.break_even import WAYS, trajectories
-    rows = [['solver at that error', *[f"{r['cells']} cells: {r['solver_nrmse']:.2g}" for r in found]],
+    rows = [['solver that errs no more', *[f"{r['solver']}: {r['solver_nrmse']:.2g}" for r in found]],
             ['seconds of data', *[f"{r['data_seconds']:.4g}" for r in found]]]
     for way, label in WAYS.items():
         rows.append([f'ms {label}: solver', *[f"{r['solver_ms'][way]:.4g}" for r in found]])

@@ -140,7 +140,7 @@ def settled(config, params, sources, argv):
 # ---------------------------------------------------------------------------------------------
 # files and the runs that have seen them
 
-def describe(trajectories, run):
+def described(trajectories, run):
     """What a checkpoint stores of data.Trajectories: the paths (as typed, absolute, and relative to the run folder, so
     that both may move together), the identity of the train and validation rows, and fingerprints of all initial
     conditions seen so far, also by the run that this one fine-tunes."""

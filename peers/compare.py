@@ -132,7 +132,7 @@ FNO = [*PEER, *'--arch=fno --hidden_dim=48 --depth=4 --learning_rate=6e-3'.split
 UNET = [*PEER, *'--arch=unet --hidden_dim=48 --depth=4 --learning_rate=2e-3'.split()]
 # Transolver: depth and rate of the paper for unsteady flow, but a narrower network.
 TRANSOLVER = [*PEER, *'--arch=transolver --hidden_dim=96 --depth=8 --learning_rate=1e-3'.split()]
-# PDE-Transformer: rate of the paper, but a narrower network.
+# PDE-Transformer: a narrower network than the paper's, and a rate that was not tuned.
 PDET = [*PEER, *'--arch=pdet --hidden_dim=64 --depth=2 --learning_rate=1e-3'.split()]
 NARROW = ['--hidden_dim=24']           # of FNO, U-Net in 2D: wider ones make too few iterations on a CPU
 PLAIN = '--moving_frame=false'

@@ -76,15 +76,18 @@ def on_grid(model, shape):
     fine.condition = model.condition
     fine.operator.network.condition = model.operator.network.condition
     fine.operator.network.network = model.operator.network.network
+    if fine.operator.network.position is not None:
+        fine.operator.network.position = coordinates(fine.cfg, cfg.grid).to(model.device)
     return fine
 
 
-def coordinates(cfg):
+def coordinates(cfg, trained=None):
     """Channels that tell a grid point where it is, (n, *grid): -1 to 1 along each axis between walls, the
-    sine and cosine of the angle on a torus."""
+    sine and cosine of the angle on a torus, where another grid than the `trained` one has the same first point."""
     axes = []
-    for n in cfg.grid:
-        axes.append((torch.arange(n) + .5) / n)
+    for n, first in zip(cfg.grid, trained or cfg.grid):
+        start = .5 / first if cfg.periodic else .5 / n
+        axes.append(torch.arange(n) / n + start)
     mesh = torch.stack(torch.meshgrid(*axes, indexing='ij'))         # (d, *grid), fractions of the domain
     if cfg.periodic:
         angle = 2 * math.pi * mesh
@@ -264,9 +267,9 @@ class PDETransformer(FieldNetwork):
     """
     PDE-Transformer (arXiv 2505.24717), all channels in one token: patches of PATCH points along each axis, attention
     within windows of WINDOW tokens that are shifted in every second block, with a bias that follows from the distance
-    (arXiv 2111.09883), on two levels with a skip. A level has cfg.depth blocks. Its last layer starts at zero. As for
-    the other peers, time step and parameters are channels; the paper has them in its layer norms. Raises UserError
-    where the grid cannot be divided so.
+    (arXiv 2111.09883), on two levels with a skip: cfg.depth blocks, as many on the lower level, as many again. Its last
+    layer starts at zero. As for the other peers, time step and parameters are channels; the paper has them in its
+    layer norms. Raises UserError where the grid cannot be divided so.
     """
 
     def __init__(self, cfg):

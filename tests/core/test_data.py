@@ -519,7 +519,7 @@ def test_windows_of_two_files(tmp_path, memory_gb):
 
 
 @pytest.mark.parametrize('memory_gb', [0., 100.])
-def test_several_time_steps_take_turns(path, memory_gb):
+def test_several_time_steps_are_mixed(path, memory_gb):
     """Steps of 4, 2 and 6 frames; windows of one file, whose frames are .05 s apart."""
     u = noise(20, 21)
     w = windows_of(write(path, u), time_stride=4, other_strides=(2, 6), unroll=2, initial_step=2, memory_gb=memory_gb)
@@ -527,7 +527,11 @@ def test_several_time_steps_take_turns(path, memory_gb):
     assert t.n_frames == 11 and t.step_frames == [2, 1, 3] and w.first_start == 2
     assert w.n_starts == 11 - 2 - 6                                  # the longest window spans 6 steps of 2 frames
     assert np.array_equal(t.val[..., 0], u[2:4, ::4]) and t.dt == pytest.approx(.2)
-    for iteration, step in enumerate((4, 2, 6, 4)):
+    drawn = [w.time_step(iteration) for iteration in range(300)]
+    assert all(80 < drawn.count(which) < 120 for which in range(3))
+    assert {w.time_step(iteration) for iteration in range(9, 300, 10)} == {0, 1, 2}    # of every tenth iteration
+    for which, step in enumerate((4, 2, 6)):
+        iteration = drawn.index(which)
         batch = batch_of(w, iteration=iteration)
         assert torch.allclose(batch.dt, torch.tensor(step * .05))
         expected = [u[row, start:start + 2 * step + 1:step] for row in range(4, 20) for start in (4, 6, 8)]
@@ -540,7 +544,8 @@ def test_a_frame_moves_as_far_as_its_time_step_is_long(path):
     u += np.random.default_rng(0).uniform(-30, 30, (20, 1, 1)).astype(np.float32) - u.mean(2, keepdims=True)
     w = windows_of(write(path, u), moving=True, unroll=2, time_stride=1, other_strides=(3,))
     still = windows_of(path, unroll=2, time_stride=1, other_strides=(3,))
-    for iteration in (0, 1):
+    for which in (0, 1):
+        iteration = next(k for k in range(99) if w.time_step(k) == which)
         batch = batch_of(w, iteration=iteration)
         whole = (batch.u + batch.background) * w.model.std
         cells = (batch.background[:, 0, 0, 0] * w.model.std * batch.dt * 32).round().int().tolist()

@@ -148,7 +148,7 @@ def test_scores_are_those_of_the_fluid(folder):
     assert .8 < found['drag_r2_of_truth'] < 1 and found['drag_r2'] < found['drag_r2_of_truth']
     assert 'brmse' not in found and result['baselines']['mean']['nrmse'] > 0
     assert 0 < result['input_points']['400']['nrmse'] < 5
-    assert 'no solver' in refused(ev.main, ['--ckpt', str(folder / 'run'), '--device', 'cpu', '--break_even'])
+    assert 'starts from rest' in refused(ev.main, ['--ckpt', str(folder / 'run'), '--device', 'cpu', '--break_even'])
 
 
 def test_values_in_obstacles_are_refused(folder, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -278,16 +279,42 @@ def test_numbers_are_those_of_the_model(run_folder, truth):
     assert r['metrics']['ms_per_trajectory'] > 0
 
 
-def test_break_even(run_folder, capsys):
-    """The numbers that are printed fit the formula."""
-    [found] = evaluate('--ckpt', run_folder, '--break_even')
-    r = found['break_even']
-    n = {way: r['pays_after'][way] for way in ('one', 'batch')}
-    assert r['solver_nrmse'] <= found['metrics']['nrmse'] and r['data_seconds'] > 0
-    for way, number in n.items():
-        gain = (r['solver_ms'][way] - r['model_ms'][way]) / 1e3
-        assert number is None if gain <= 0 else (number - 1) * gain < r['train_seconds'] + r['data_seconds']
-    assert 'pays after so many, in a batch' in capsys.readouterr().out
+@pytest.mark.parametrize('solver, own, expected', [(50., 20., 10_000), (10., 20., None)])
+def test_break_even(run_folder, monkeypatch, capsys, solver, own, expected):
+    """90 s of training and 210 s of data, 30 ms saved a trajectory: it pays after 10,000."""
+    from evaluation import break_even
+    found = {'64 cells': {'nrmse': 0., 'ms_per_trajectory': solver, 'ms_in_batch': 21.}}
+    monkeypatch.setattr(break_even, 'classical', lambda *args: found)
+    monkeypatch.setattr(break_even, 'seconds_of_data', lambda source, n, device: 210.)
+    monkeypatch.setattr(break_even, 'model_ms', lambda task: {'one': own, 'batch': 20.})
+    [r] = evaluate('--ckpt', run_folder, '--break_even')
+    assert r['break_even']['pays_after'] == {'one': expected, 'batch': 300_000}
+    assert r['break_even']['solver'] == '64 cells' and r['break_even']['train_seconds'] == 90.
+    out = capsys.readouterr().out
+    assert re.search('pays after so many, in batches +300,000', out) and ('never' in out) == (expected is None)
+
+
+def test_the_model_is_timed_as_it_is_rolled_out(run_folder):
+    from evaluation import break_even
+    [r] = evaluate('--ckpt', run_folder, '--break_even', '--rollout', 'reencode')
+    for way, n in r['break_even']['pays_after'].items():
+        gain = (r['break_even']['solver_ms'][way] - r['break_even']['model_ms'][way]) / 1e3
+        assert n == break_even.break_even(90. + r['break_even']['data_seconds'], 1e3 * gain, 0.)
+    seen = []
+    model = SimpleNamespace(device=torch.device('cpu'), rollout=lambda u0, steps, **how: seen.append((len(u0), how)))
+    task = SimpleNamespace(model=model, u=torch.zeros(5, 3, 8, 1), initial_step=1, steps=2, params={}, batch_size=4,
+                           reencode=True)
+    break_even.model_ms(task)
+    assert {n for n, _ in seen} == {1, 4} and all(how['reencode'] for _, how in seen)
+
+
+def test_what_has_no_break_even():
+    from evaluation.break_even import check
+    source = SimpleNamespace(entry=SimpleNamespace(solve=1, domain=''), pde='x')
+    state = {'config': {'init_from': 'auto'}, 'data': {}}
+    check(state, [source])
+    assert 'whose training is not counted' in refused(check, {**state, 'config': {'init_from': 'a.pt'}}, [source])
+    assert 'several equations' in refused(check, {**state, 'data': {'members': {}}}, [source])
 
 
 def test_another_time_step(run_folder, truth, capsys):
@@ -483,7 +510,7 @@ def test_a_model_that_blows_up(burgers_file, tmp_path, capsys):
     (['--save', 'p.npy'], ['--save', '.npz']), (['--json', ROOT], ['--json', 'a folder']),
     (['--data', 'a.hdf5', '--split', 'test'], ['--data', '--split']), (['--plot'], ['--physics']),
     (['--data', 'nothing.hdf5'], ['nothing.hdf5']), (['--compare'], ['--compare', 'best.pt']),
-    (['--dt', 0], ['--dt 0']),
+    (['--dt', 0], ['--dt 0']), (['--dt', 'nan'], ['--dt nan']), (['--dt', 'inf'], ['--dt inf']),
     (['--data', 'a', '--break_even'], ['--break_even', '--data'])])
 def test_refusals(run_folder, flags, words):
     message = user_error('--ckpt', run_folder, *flags)

@@ -1,6 +1,7 @@
 """bench.py, peers/compare.py, evaluation/speed.py: methods are trained, scored and tabled; what cannot be
 compared is refused; speed counts what it should."""
 import json
+import math
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import equations
 from conftest import ENV, ROOT, SMOKE, refused, train_here
 from equations.burgers import burgers
 from evaluation import speed
-from evaluation.break_even import break_even, cells_for, classical, seconds_of_data
+from evaluation.break_even import break_even, cheapest, classical, no_solver, report as break_even_report, seconds_of_data
 from peers import compare, report
 from runtime.paths import lock
 
@@ -101,15 +102,16 @@ def test_an_equation_without_a_moving_frame(here, monkeypatch, advection_file):
     assert 'unet_frame' in refused(compare.possible, ['unet_frame'], task)
     assert task.y.shape == (2, 41, 64, 1)
     found = classical(task.sources, task.cfg, task.y)
-    assert list(found) == [64, 32, 16, 8]
+    assert list(found) == [f'{n} cells' for n in (1024, 64, 32, 16, 8)]      # that of the file first
     errors = [r['nrmse'] for r in found.values()]
-    assert errors == sorted(errors) and errors[0] < .05
+    assert errors[1:] == sorted(errors[1:]) and errors[1] < .05 and errors[0] < 1.01 * errors[1]
 
 
 def solved(entry, x, y, dt, **params):
     """What `classical` takes for the frames y of an equation whose points are x."""
-    source = SimpleNamespace(entry=entry, params=params, x=(x.numpy(),))
-    cfg = SimpleNamespace(dt=dt, grid=(len(x),), predicted=(0,))
+    source = SimpleNamespace(entry=entry, params=params, shape=(len(x),), pde='an equation')
+    cfg = SimpleNamespace(dt=dt, grid=(len(x),), predicted=(0,), periodic=entry.periodic, length=entry.length,
+                          low=entry.low, first=(float(x[0]),))
     return [source], cfg, y
 
 
@@ -118,7 +120,7 @@ def test_the_classical_solver_converges_with_its_grid():
     u0 = torch.stack([torch.sin(2 * torch.pi * x), .5 + torch.cos(2 * torch.pi * x)])
     y = burgers(u0, .05, [0., .05, .1]).cpu()[..., None].float()
     found = classical(*solved(equations.entry('burgers'), x, y, .05, Nu=.05))
-    errors = [found[n]['nrmse'] for n in (128, 64, 32, 16)]
+    errors = [found[f'{n} cells']['nrmse'] for n in (128, 64, 32, 16)]
     assert errors == sorted(errors) and errors[0] < 1e-5 and errors[1] < 2e-2
 
 
@@ -133,21 +135,56 @@ def test_between_walls_the_classical_solver_starts_from_its_own_cells():
         return u0[:, None].expand(-1, len(t), *u0.shape[1:])
 
     entry = SimpleNamespace(solve=True, solution=solution, translation_invariant=False, periodic=False,
-                            conserved=(), fields=('u',), axes=1, domain='', low=(2.,), length=(3.,))
+                            conserved=(), fields=('u',), axes=1, domain='', low=(2.,), length=(3.,), positive=(),
+                            space=((2., 5.),), cheaper=())
     found = classical(*solved(entry, 2 + 3 * x, u[:, None].expand(1, 3, n, 1), 1.))
     for cells in (32, 16, 8):
         centres = (torch.arange(cells) + .5) / cells
         # a coarse grid's outermost centre lies between the two outermost points: cubic, but one-sided there
         assert (seen[cells][0, :, 0] - torch.cos(torch.pi * centres)).abs().max() < 1e-3
-    assert found[n]['nrmse'] < 1e-7 and found[32]['nrmse'] < .01
+    assert found['64 cells']['nrmse'] < 1e-7 and found['32 cells']['nrmse'] < .01
 
 
 def test_break_even_by_hand():
     """300 s of training and 100 s of data, 20 ms saved a trajectory: 20,000. No saving: never."""
     assert break_even(400., 25., 5.) == 20_000
     assert break_even(400., 5., 5.) is None and break_even(400., 4., 5.) is None
-    found = {64: {'nrmse': .01}, 32: {'nrmse': .05}, 16: {'nrmse': .2}}
-    assert (cells_for(.06, found), cells_for(.05, found), cells_for(.001, found)) == (32, 32, 64)
+    found = {'64': {'nrmse': .01, 'ms': 4.}, '32': {'nrmse': .05, 'ms': 2.}, '16, fast': {'nrmse': .04, 'ms': 1.}}
+    assert [cheapest(error, found, 'ms') for error in (.06, .045, .02, .001, math.nan)] == [
+        '16, fast', '16, fast', '64', None, None]
+
+
+def test_cheaper_settings_are_tried(monkeypatch):
+    """Navier-Stokes: with as many cells inside as given, and with longer steps, it is faster and errs more."""
+    entry = equations.entry('navier-stokes')
+    n = 16
+    source = SimpleNamespace(entry=entry, params={'Nu': .01}, shape=(n, n), pde='navier-stokes')
+    x = (torch.arange(n, dtype=torch.float64) + .5) / n
+    cfg = SimpleNamespace(dt=.5, grid=(n, n), predicted=(0,), periodic=True, length=(1., 1.), low=(0., 0.),
+                          first=(.5 / n, .5 / n))
+    w0 = torch.sin(2 * torch.pi * (x[:, None] + x)) + torch.cos(4 * torch.pi * x)[:, None]
+    y = entry.solution(w0[None, ..., None], {'Nu': .01}, [0., .5, 1.]).float()
+    found = classical([source], cfg, y)
+    assert list(found)[:3] == ['16 cells', '16 cells, refine=1', '16 cells, refine=1, cfl=3']
+    errors = [r['nrmse'] for r in found.values()]
+    assert errors[0] < 1e-6 < errors[1] < errors[2] < .05 and errors[3] < .05       # of 8 cells
+    assert all(r['ms_in_batch'] <= r['ms_per_trajectory'] for r in found.values())
+
+
+def test_where_there_is_no_solver():
+    entry = SimpleNamespace(solve=None, domain='')
+    other = SimpleNamespace(solve=1, domain='distance')
+    here = SimpleNamespace(solve=1, domain='')
+    sources = [SimpleNamespace(entry=e, pde='x') for e in (entry, other, here)]
+    assert 'no built-in solver' in no_solver(sources[:1]) and 'from rest' in no_solver(sources[1:2])
+    assert 'one file, not 2' in no_solver(sources[2:] * 2) and no_solver(sources[2:]) == ''
+
+
+def test_a_model_that_is_better_than_every_solution(monkeypatch):
+    monkeypatch.setattr('evaluation.break_even.classical', lambda *args: {'8 cells': {'nrmse': .1}})
+    model = SimpleNamespace(device=torch.device('cpu'), cfg=None)
+    task = SimpleNamespace(model=model, sources=[], u=torch.zeros(1, 2, 8, 1), initial_step=1)
+    assert 'none of 1 solutions has an error of 0.01' in refused(break_even_report, task, .01, 1., 10)
 
 
 def test_seconds_of_data(monkeypatch):
@@ -176,9 +213,10 @@ def test_the_classical_row_is_the_coarsest_grid_that_is_as_good():
     task = SimpleNamespace(y=y, truth=y)
     run = {'seed': 0, 'nrmse': .1, 'seconds': 1., 'iters': 1, 'n_params': 1, 'ms_per_trajectory': 1.,
            'validation': [], 'per_step': [.1, .1]}
-    coarse = {n: {'nrmse': error, 'ms_per_trajectory': 1.} for n, error in ((64, .01), (32, .05), (16, .2))}
-    assert report.peers_summary({'ours': [run]}, task, coarse)['classical']['cells'] == 32
-    assert report.peers_summary({'unet': [run]}, task, coarse)['classical']['cells'] == 64      # the finest
+    coarse = {n: {'nrmse': error, 'ms_per_trajectory': ms} for n, error, ms in (('64', .01, 3.), ('32', .05, 2.),
+                                                                               ('16', .2, 1.))}
+    assert report.peers_summary({'ours': [run]}, task, coarse)['classical']['solver'] == '32'
+    assert report.peers_summary({'unet': [run]}, task, coarse)['classical']['solver'] == '64'   # the finest
     assert 'classical' not in report.peers_summary({'ours': [run]}, task, {})
 
 

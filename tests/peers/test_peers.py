@@ -75,6 +75,17 @@ def test_a_peer_runs_on_a_finer_grid(arch, grid):
     assert (m.rollout(other, 2) - m.rollout(u0, 2)).abs().max() < 1e-5      # it sees every second point
 
 
+@pytest.mark.parametrize('boundary', ['periodic', 'wall'])
+def test_a_place_has_the_same_coordinates_on_a_finer_grid(boundary):
+    m = trained(config('transolver', (8, 16), boundary=boundary, translation=False))
+    fine = on_grid(m, (16, 32)).operator.network.position
+    there = m.operator.network.position
+    if boundary == 'periodic':
+        assert torch.allclose(fine[:, ::2, ::2], there, atol=1e-6)
+    else:                                                            # centres of cells: means of two
+        assert torch.allclose((fine[0, ::2] + fine[0, 1::2])[:, 0] / 2, there[0, :, 0], atol=1e-6)
+
+
 @grids
 @pytest.mark.parametrize('boundary', ['periodic', 'wall'])
 @pytest.mark.parametrize('arch', ['unet', 'transolver', 'pdet'])
