@@ -47,7 +47,6 @@ class Batch(NamedTuple):
     params: torch.Tensor                  # (B, P): parameters of the equation
     dt: torch.Tensor                      # (B,) seconds per step
     iteration: int = 0
-    # for extensions
     where: tuple | None = None            # points at which an encoder of points sees u (points/)
     z: torch.Tensor | None = None         # (B, window, S, D): cached encodings, in place of u
 

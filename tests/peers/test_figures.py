@@ -18,8 +18,9 @@ def test_every_figure_of_the_texts_is_known():
 def test_a_number_that_nobody_found_is_told(monkeypatch):
     text = 'error 0.0016 after 4 minutes ([table](a.md#0.7)), `--nu=.77` and arXiv 2402.12365; .0123 with 33 % less'
     assert figures.numbers(text) == ['0.0016', '.0123', '33']
-    monkeypatch.setattr(figures, 'texts', lambda: {'a': text, 'b': '0.0016'})
-    assert figures.missing() == {'a': ['.0123', '33']}
+    here = '**latent rollout** 0.0016'                               # the line of the quick start
+    monkeypatch.setattr(figures, 'texts', lambda: {'a': f'{here}\n```\n.777\n```\n.0123 with 33 % less', 'b': text})
+    assert figures.missing() == {'a': ['.0123', '33'], 'b': ['0.0016', '.0123', '33']}
     assert figures.shows('0.0072', .00716) and not figures.shows('0.0072', .00714) and not figures.shows('72', .72)
 
 

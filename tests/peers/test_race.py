@@ -15,14 +15,14 @@ def here(monkeypatch, tmp_path):
     zoo = {name: {'fno': [{'nrmse': error - .01, 'iters': n}, {'nrmse': error + .01, 'iters': n}]}
            for name, error, n in (('burgers_cpu', .1, 1000), ('ns_cpu', .2, 500))}
     (tmp_path / 'zoo.json').write_text(json.dumps(zoo))
-    (tmp_path / 'race.json').write_text(json.dumps({'burgers_cpu': {'iters': 300, 'keys': ['--muon_lr=.02']}}))
+    (tmp_path / 'race.json').write_text(json.dumps({'burgers_cpu': {'iters': 300, 'keys': ['--muon_lr=.02'], 'ratio': 9.}}))
     monkeypatch.setattr(race, 'ZOO', str(tmp_path / 'zoo.json'))
     monkeypatch.setattr(race, 'RECORDS', str(tmp_path / 'race.json'))
     monkeypatch.setattr(race, 'package_fno', lambda: None)
     monkeypatch.setattr(race, 'prepare', lambda config, overrides: config)
     monkeypatch.setattr(race, 'seconds_of_fno', lambda task, iters: .2 * iters)
-    monkeypatch.setattr(race, 'read_log', lambda folder: [{'iter': '290', 'train_seconds': '19.3'},
-                                                          {'iter': '300', 'train_seconds': '25'}])
+    rows = [{'iter': iters, 'train_seconds': seconds} for iters, seconds in (('280', '18.6'), ('290', '19.3'), ('300', '25'))]
+    monkeypatch.setattr(race, 'read_log', lambda folder: rows)
     calls = []
 
     def compete(name, task, budget, seed, folder, extra, validations):
@@ -32,16 +32,17 @@ def here(monkeypatch, tmp_path):
         return {'nrmse': .08 + .01 * seed, 'validation': [(25., .07)]}
 
     monkeypatch.setattr(race, 'compete', compete)
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')                       # so that it is put back
     monkeypatch.chdir(tmp_path)
     return calls
 
 
 def test_the_last_validation_does_not_count():
-    """290 iterations took 29 s, so 300 take 30, although the last row says 40."""
-    rows = [{'iter': '10', 'train_seconds': '1'}, {'iter': '290', 'train_seconds': '29'},
+    """The last ten iterations count like the ten before, 2 s, although the last row says 40 s."""
+    rows = [{'iter': '280', 'train_seconds': '19'}, {'iter': '290', 'train_seconds': '21'},
             {'iter': '300', 'train_seconds': '40'}]
-    assert race.training_seconds(rows) == pytest.approx(30.)
-    assert 'too short' in refused(race.training_seconds, rows[:1])
+    assert race.training_seconds(rows) == pytest.approx(23.)
+    assert 'too short' in refused(race.training_seconds, rows[:2])
 
 
 def test_the_standing_records_are_run(here, capsys, tmp_path):
@@ -51,7 +52,7 @@ def test_the_standing_records_are_run(here, capsys, tmp_path):
     assert row[:4] == ['burgers_cpu', '300', '0.1', '0.09'] and row[-1] == '10.0'
     found = json.loads((tmp_path / 'r.json').read_text())['burgers_cpu']
     assert found['error'] == pytest.approx(.09) and found['fno_seconds'] == pytest.approx(200.)
-    assert found['ratio'] == pytest.approx(200 / (19.3 * 300 / 290)) and found['keys'] == ['--muon_lr=.02']
+    assert found['ratio'] == pytest.approx(200 / 20) and found['keys'] == ['--muon_lr=.02']
     assert [run['seed'] for run in found['runs']] == [0, 1, 2]
 
 
@@ -65,7 +66,24 @@ def test_an_attempt_that_misses(here, capsys):
     assert capsys.readouterr().out.split()[-1] == 'missed'
 
 
+def test_what_is_no_record_leaves_the_standing_one(here, tmp_path):
+    """One seed is too few; a smaller ratio is none; the first of a track is one, if it is good enough."""
+    standing = json.loads(open(race.RECORDS).read())
+    bench.main(['race', '--json=r.json'])
+    assert json.loads((tmp_path / 'r.json').read_text()) == standing
+    standing['burgers_cpu']['ratio'] = 11.
+    open(race.RECORDS, 'w').write(json.dumps(standing))
+    bench.main(['race', '--json=r.json', '--seeds=3'])
+    assert json.loads((tmp_path / 'r.json').read_text()) == standing
+    bench.main(['race', 'config/ns_cpu.py', '--iters=300', '--json=r.json', '--seeds=3'])
+    found = json.loads((tmp_path / 'r.json').read_text())
+    assert found['ns_cpu']['ratio'] == pytest.approx(5.) and found['burgers_cpu'] == standing['burgers_cpu']
+
+
 @pytest.mark.parametrize('args, words', [
+    (['config/burgers_cpu.py', '--iters=3', '--n_trajectories=9'], 'would change the data'),
+    (['config/burgers_cpu.py', '--iters=3', '--nu', '.1'], 'none of its options'),
+    (['config/burgers_cpu.py', '--iters=3', '--methods=fno'], 'none of its options'),
     (['config/ns_cpu.py'], '--iters says how long'), (['config/kdv_cpu.py', '--iters=3'], "'kdv_cpu' has no track"),
     (['config/burgers_cpu.py', 'config/ns_cpu.py', '--iters=3'], 'one config')])
 def test_what_cannot_be_raced(here, args, words):
