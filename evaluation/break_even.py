@@ -86,19 +86,22 @@ def solved(entry, u0, params, t, settings):
     n_value = u0[0].numel()
     size = min(len(u0), batch_size_of(u0.device, n_value, n_value * len(t)))
 
-    def solve(n):
-        return entry.solution(u0[:n], params, t, **settings)
+    def solve_one():
+        entry.solution(u0[:1], params, t, **settings)
 
-    p = torch.cat([entry.solution(part, params, t, **settings)[:, 1:].cpu() for part in u0.split(size)])
-    one = median_ms(lambda: solve(1), u0.device, 10)
-    batch = median_ms(lambda: solve(size), u0.device, 3) / size
-    return p, one, min(one, batch)
+    def solve_batch():
+        entry.solution(u0[:size], params, t, **settings)
+
+    parts = [entry.solution(part, params, t, **settings)[:, 1:].cpu() for part in u0.split(size)]
+    one = median_ms(solve_one, u0.device, 10)
+    batch = median_ms(solve_batch, u0.device, 3) / size
+    return torch.cat(parts), one, min(one, batch)
 
 
 def cheapest(error, found, way='ms_per_trajectory'):
     """The name of the fastest solution of `classical` that errs no more than `error`; None if there is none."""
-    enough = [name for name, at in found.items() if at['nrmse'] <= error]
-    return min(enough, key=lambda name: found[name][way], default=None)
+    enough = {name: at[way] for name, at in found.items() if at['nrmse'] <= error}
+    return min(enough, key=enough.get, default=None)
 
 
 def seconds_of_data(source, n, device='cpu'):
