@@ -144,7 +144,7 @@ def main(argv=None):
     left_out = [name for name in runs if name not in names]
     print(f'{len(names)} of {len(runs)} runs, about {sum(runs[name]["minutes"] for name in names):.0f} minutes; left out: '
           f'{", ".join(left_out) or "none"}')
-    widths = (-26, -44, 11, 11, 24, 10)
+    widths = (-34, -44, 11, 11, 24, 10)
     print_row(['run', 'figure', 'value', 'found', 'interval', ''], widths)
     outside = []
     for name in names:
