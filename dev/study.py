@@ -25,10 +25,9 @@ import statistics
 import sys
 
 from dev.cells import experiment, part_of, results_in, run_cell, spent
-from evaluation.break_even import WAYS, break_even, cheapest, classical, seconds_of_data, trajectories
-from files.open import split_rows
+from evaluation.break_even import WAYS, break_even, cheapest, classical, seconds_of_training_data, trajectories
 from grids import shape_text
-from peers.compare import HERE, METHODS, parse, persistence, possible, prepare, write_json
+from peers.compare import HERE, METHODS, fno_of, parse, persistence, possible, prepare, write_json
 from peers.networks import package_fno
 from runtime.configurator import UserError, one_line_errors
 from runtime.inputs import token_grid
@@ -144,8 +143,8 @@ def zoo(args, overrides):
             if not has_baselines(baselines):
                 write_json(baselines, baselines_of(tasks[config]))
         task = tasks[config]
-        if method == 'fno' and task.has_moving_frame:
-            method = 'fno_frame'
+        if method == 'fno':
+            method = fno_of(task)
         run_cell(f'{experiment(config)}, {method}', method, [], task, args.budget, seed, folder)
     summary = zoo_summary(folder)
     write_json(args.json, summary)
@@ -166,11 +165,10 @@ def baselines_of(task):
     tokens = list(token_grid(y.shape[2:-1], task.keys['latent_tokens']))
     found = classical(task.sources, task.cfg, task.y, task.device)
     n = min(task.keys['n_trajectories'], task.source.n)
-    n_test = len(split_rows(n, 'test', task.source.entry.test))
     return {'points': list(y.shape[2:-1]), 'fields': y.shape[-1], 'tokens': tokens,
             'latent_dim': task.keys['latent_dim'], 'steps': y.shape[1] - 1,
             'persistence': persistence(task), 'classical': found,
-            'data_seconds': seconds_of_data(task.source, n - n_test, task.device) if found else None}
+            'data_seconds': seconds_of_training_data(task.source, n, task.device) if found else None}
 
 
 def zoo_summary(folder):

@@ -128,6 +128,13 @@ def seconds_of_data(source, n, device='cpu'):
     return whole * n / size
 
 
+def seconds_of_training_data(source, n_trajectories, device='cpu'):
+    """seconds_of_data of the rows of a file that serve a training, of n_trajectories in all: test rows are not paid
+    for."""
+    n_test = len(split_rows(n_trajectories, 'test', source.entry.test))
+    return seconds_of_data(source, n_trajectories - n_test, device)
+
+
 # ---------------------------------------------------------------------------------------------
 # the model beside it
 
@@ -161,9 +168,7 @@ def report(task, nrmse, train_seconds, n_trajectories):
     names = {'one': cheapest(nrmse, found), 'batch': cheapest(nrmse, found, 'ms_in_batch')}
     if names['one'] is None:
         raise UserError(f'--break_even: none of {len(found)} solutions has an error of {nrmse:.3g} or less')
-    source = task.sources[0]
-    n_test = len(split_rows(n_trajectories, 'test', source.entry.test))
-    data_seconds = seconds_of_data(source, n_trajectories - n_test, device)
+    data_seconds = seconds_of_training_data(task.sources[0], n_trajectories, device)
     own = model_ms(task)
     solver = {'one': found[names['one']]['ms_per_trajectory'], 'batch': found[names['batch']]['ms_in_batch']}
     cost = train_seconds + data_seconds

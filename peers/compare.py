@@ -209,6 +209,11 @@ def possible(methods, task):
     return chosen
 
 
+def fno_of(task):
+    """The FNO for an equation: in the moving frame where there is one."""
+    return 'fno_frame' if task.has_moving_frame else 'fno'
+
+
 def changes_of(name, task):
     """The arguments of train.py for a method, beside config and overrides."""
     method = METHODS[name]

@@ -22,7 +22,7 @@ import statistics
 import tempfile
 from datetime import date
 
-from peers.compare import (HERE, RARELY, changes_of, compete, ms_per_iteration, prepare, print_row, read_log,
+from peers.compare import (HERE, RARELY, changes_of, compete, fno_of, ms_per_iteration, prepare, print_row, read_log,
                            run_training, write_json)
 from peers.networks import package_fno
 from runtime import configurator
@@ -62,10 +62,9 @@ def training_seconds(rows):
 
 def seconds_of_fno(task, iters):
     """Seconds in which the FNO makes `iters` iterations here, from a short training with its whole schedule."""
-    method = 'fno_frame' if task.has_moving_frame else 'fno'
     short = [*RARELY, f'--operator_stage.max_iters={FNO_ITERS}', f'--log_interval={FNO_ITERS // 20}']
     with tempfile.TemporaryDirectory() as folder:
-        rows = run_training(task.config, folder, *task.overrides, *changes_of(method, task), *short)
+        rows = run_training(task.config, folder, *task.overrides, *changes_of(fno_of(task), task), *short)
     return iters * ms_per_iteration(rows) / 1e3
 
 
