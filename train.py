@@ -213,7 +213,7 @@ for name in run.remaining(stages):
         optim.set_rate(optimizers, factor)
 
         # 2. gradients of the global batch; everything random follows from the seed and the iteration
-        torch.manual_seed(seed_of(s.seed, run.total, machine.rank))              # for noise and drop path
+        machine.seed(seed_of(s.seed, run.total, machine.rank))                   # for noise and drop path
         index = sampler.next()
         loss_sum = 0.
         sums = {}

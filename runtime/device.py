@@ -175,6 +175,12 @@ class Machine:
         with torch.autocast(self.device.type, torch.bfloat16), rounded(module if self.compiled else None):
             yield
 
+    def seed(self, number):
+        """Seed the random numbers of the device, and of the CPU. (On a CPU alone, torch.manual_seed would take a
+        millisecond to note where it was called, for each kind of device that is absent.)"""
+        generator = torch.default_generator if self.device.type == 'cpu' else torch
+        generator.manual_seed(number)
+
     def wrap(self, module):
         """The module, whose gradients are averaged over the processes where there are several."""
         if not self.ddp:
