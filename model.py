@@ -466,7 +466,7 @@ class GridEncoder(nn.Module):
 
     def make_stem(self, cfg):
         conv = (nn.Conv1d, nn.Conv2d)[len(cfg.grid) - 1]
-        self.stem = conv(cfg.n_field, cfg.encoder_dim, cfg.patch_size + 2 * cfg.halo, cfg.patch_size)
+        self.stem = use_adamw(conv(cfg.n_field, cfg.encoder_dim, cfg.patch_size + 2 * cfg.halo, cfg.patch_size))
 
     def forward(self, u, where=None):
         """u (B, *grid, C), normalised -> (B, S, latent_dim), float32"""

@@ -76,7 +76,8 @@ def muon_updates(grads, momenta, rate, bf16):
 
 class Muon(torch.optim.Optimizer):
     """
-    Momentum whose update is orthogonalised (arXiv 2502.16982), for matrices (rows, columns).
+    Momentum whose update is orthogonalised (arXiv 2502.16982), for matrices (rows, columns). The kernel of a
+    convolution counts as a matrix of (outputs, inputs x points).
 
     Matrices of one shape go through the Newton-Schulz iteration together, which on a CPU is several
     times faster than torch.optim.Muon, which takes them one by one. The momentum of all matrices of one
@@ -95,22 +96,24 @@ class Muon(torch.optim.Optimizer):
             for p in group['params']:
                 of_shape.setdefault(p.shape, []).append(p)
             stacks = list(of_shape.values())
-            grads = [[torch.zeros_like(p) if p.grad is None else p.grad for p in stack] for stack in stacks]
+            grads = []
+            for stack in stacks:
+                grads.append([(torch.zeros_like(p) if p.grad is None else p.grad).flatten(1) for p in stack])
             momenta = [self._momentum_of(stack) for stack in stacks]
             bf16 = _multiplies_bf16(stacks[0][0].device)
             updates = self.updates(grads, momenta, group['momentum'], bf16)
             for stack, update in zip(stacks, updates):
-                rows, columns = stack[0].shape
+                rows, columns = update.shape[1:]
                 step_size = group['lr'] * math.sqrt(max(1, rows / columns))
                 if group['weight_decay']:
                     torch._foreach_mul_(stack, 1 - group['lr'] * group['weight_decay'])
+                update = update.view(len(stack), *stack[0].shape)
                 torch._foreach_add_(stack, list(update.unbind()), alpha=-step_size)
 
     def _momentum_of(self, stack):
         state = self.state[stack[0]]
         if 'momentum' not in state:
-            rows, columns = stack[0].shape
-            state['momentum'] = stack[0].new_zeros(len(stack), rows, columns)
+            state['momentum'] = torch.stack([torch.zeros_like(p).flatten(1) for p in stack])
         return state['momentum']
 
 
@@ -122,10 +125,10 @@ def make(stage, settings, compiled=False):
     or [Muon].
 
     settings: has optimizer ('muon' or 'adamw'), learning_rate, muon_lr, weight_decay. compiled: compile
-    Muon's updates, on the first step. Muon takes the
-    weight matrices of linear layers, except of layers marked by model.adamw because their inputs are
-    fields, conditions or scalars. AdamW takes the rest; vectors (biases, gains) do not decay. Each
-    group of parameters stores its peak learning rate as `base_lr`. Raises UserError for an unknown optimizer.
+    Muon's updates, on the first step. Muon takes the weights of linear layers and convolutions, except of
+    layers marked by model.use_adamw because fields, conditions or scalars enter or leave there. AdamW takes
+    the rest; vectors (biases, gains) do not decay. Each group of parameters stores its peak learning rate as
+    `base_lr`. Raises UserError for an unknown optimizer.
     """
     matrices = []
     if among('optimizer', settings.optimizer, ('muon', 'adamw')) == 'muon':
@@ -148,10 +151,10 @@ def make(stage, settings, compiled=False):
 
 
 def _inner_matrices(stage):
-    """The weights of the linear layers inside the network, each once."""
+    """The weights of the linear layers and convolutions inside the network, each once."""
     matrices = {}
     for layer in stage.modules():
-        inner = isinstance(layer, nn.Linear) and not getattr(layer, 'adamw', False)
+        inner = isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)) and not getattr(layer, 'adamw', False)
         if inner and layer.weight.requires_grad:
             matrices[id(layer.weight)] = layer.weight
     return list(matrices.values())

@@ -109,6 +109,8 @@ class FourierOperator(FieldNetwork):
         make = package_fno()
         self.network = make(n_modes=modes, in_channels=self.n_in, out_channels=cfg.n_field,
                             hidden_channels=cfg.hidden_dim, n_layers=cfg.depth, positional_embedding=None)
+        use_adamw(self.network.lifting.fcs[0])                       # here the field enters, and
+        use_adamw(self.network.projection.fcs[-1])                   # leaves
         self.register_state_dict_post_hook(drop_arguments)
 
 
@@ -162,9 +164,8 @@ class Levels(nn.Module):
         for width in reversed(widths[:-1]):
             self.up.append(self.pair(n_in + width, width))
             n_in = width
-        self.head = self.conv(n_in, cfg.n_field, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head = zero_init(use_adamw(self.conv(n_in, cfg.n_field, 1)))
+        use_adamw(self.down[0][0])                                   # here the field enters
 
     def pair(self, n_in, n_out):
         """Two convolutions of three points along each axis."""

@@ -119,6 +119,18 @@ def test_muon_equals_numpy(monkeypatch, rows, columns):
         np.testing.assert_allclose(p.detach().numpy(), expected, atol=1e-10)
 
 
+def test_a_kernel_is_a_matrix_of_outputs():
+    """Both get the same update, and a kernel goes through with those of its shape alone."""
+    generator = torch.Generator().manual_seed(0)
+    weight, gradient = torch.randn(2, 4, 3, 2, 2, generator=generator)
+    kernel = nn.Parameter(weight.clone())
+    matrix = nn.Parameter(weight.flatten(1).clone())
+    kernel.grad = gradient
+    matrix.grad = gradient.flatten(1)
+    optim.Muon([kernel, matrix], lr=.1, weight_decay=.1).step()
+    assert torch.equal(kernel.flatten(1), matrix) and not torch.equal(kernel, weight)
+
+
 def test_a_matrix_without_a_gradient_counts_as_gradient_zero():
     params = [nn.Parameter(torch.ones(4, 4)) for _ in range(2)]
     params[0].grad = torch.eye(4)
@@ -176,9 +188,8 @@ def test_bfloat16_on_cuda_needs_capability_8(monkeypatch, capability, fast):
 def test_muon_takes_the_inner_matrices_and_adamw_the_rest():
     model = net()
     rest, muon = optim.make(model, settings())
-    assert names(model, muon) == {'first.weight', 'second.weight', 'tall.weight'}
-    assert names(model, rest) == {'stem.weight', 'stem.bias', 'first.bias', 'second.bias', 'kernel.weight',
-                                  'kernel.bias', 'table'}
+    assert names(model, muon) == {'first.weight', 'second.weight', 'tall.weight', 'kernel.weight'}
+    assert names(model, rest) == {'stem.weight', 'stem.bias', 'first.bias', 'second.bias', 'kernel.bias', 'table'}
     rest, = optim.make(model, settings(optimizer='adamw'))
     assert isinstance(rest, torch.optim.AdamW)
     assert names(model, rest) == {name for name, _ in model.named_parameters()}
@@ -208,7 +219,7 @@ def test_vectors_are_not_decayed():
     for optimizer in optimizers:
         optimizer.step()
     for name, p in model.named_parameters():
-        lr = .02 if name in ('first.weight', 'second.weight', 'tall.weight') else 1e-3
+        lr = .02 if name in ('first.weight', 'second.weight', 'tall.weight', 'kernel.weight') else 1e-3
         factor = 1 if p.ndim < 2 else 1 - lr * .5
         torch.testing.assert_close(p.detach(), factor * before[name], rtol=1e-6, atol=0)
     assert torch.equal(model.first.bias, before['first.bias'])
