@@ -33,28 +33,32 @@ def part_of(cells, part):
 PLACES = ('out_dir', 'data_dir', 'data_path', 'device')      # keys in which cells of one folder may differ
 
 
-def is_done(path, what):
-    """Is the result of a cell at `path` + '.json'? Raises UserError for a result of other keys `what`."""
+def done(path, what):
+    """The result of a cell at `path` + '.json', or None. Raises UserError for a result of other keys `what`."""
     if not os.path.exists(path + '.json'):
-        return False
+        return None
     with open(path + '.json') as file:
-        if json.load(file)['what'] != what:
-            raise UserError(f"'{path}.json' was made with other keys: choose another --out")
-    return True
+        result = json.load(file)
+    if result['what'] != what:
+        raise UserError(f"'{path}.json' was made with other keys: choose another --out")
+    return result
 
 
 def run_cell(name, method, changes, task, budget, seed, folder):
-    """Train and score one cell, unless its result is there. Raises UserError for a result of other keys."""
+    """Train and score one cell, unless its result is there. Returns the result. Raises UserError for one of other
+    keys."""
     keys = {key: value for key, value in task.keys.items() if key not in PLACES}
     what = json.loads(json.dumps({'keys': keys, 'budget': budget}))
     values = ', '.join(f'{key.lower()} {of_sources(task, key)}' for key in task.source.params)
     parts = [text.replace(', ', '-').replace(' ', '_') for text in (name, values, f'seed {seed}') if text]
     path = os.path.join(folder, '-'.join(parts))
-    if is_done(path, what):
-        return
-    say(f'{name}, {values}')
-    found = compete(method, task, budget, seed, path, changes)
-    write_json(path + '.json', {'what': what, 'name': name, 'data': values, **found})
+    result = done(path, what)
+    if result is None:
+        say(f'{name}, {values}')
+        found = compete(method, task, budget, seed, path, changes)
+        result = {'what': what, 'name': name, 'data': values, **found}
+        write_json(path + '.json', result)
+    return result
 
 
 def of_sources(task, key):

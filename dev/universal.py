@@ -29,7 +29,7 @@ import statistics
 import sys
 import warnings
 
-from dev.cells import experiment, is_done, part_of, results_in
+from dev.cells import experiment, done, part_of, results_in
 from evaluation.load import choose_rows, open_data, params_of, read
 from evaluation.pictures import can_draw, new_axes, save
 from evaluation.scores import predict, predicted_fields
@@ -85,7 +85,7 @@ def few_shot(args):
     cells = itertools.product(range(args.seeds), args.sizes, blocks)
     for seed, n, name in part_of(cells, args.part):
         path = os.path.join(folder, f'{name}-{n}-seed{seed}')
-        if is_done(path, what):
+        if done(path, what):
             continue
         start = [f'--init_from={blocks[name]}'] if blocks[name] else random_blocks(first)
         data = [f'--data_path={args.data}'] if args.data else []

@@ -7,7 +7,7 @@ import pytest
 
 import test_bench
 from conftest import ROOT, SMOKE, refused
-from dev import cells, floor, house, latents, study
+from dev import cells, floor, house, latents, networks, study
 from files.write import write_file
 from runtime.configurator import UserError
 
@@ -88,6 +88,42 @@ def test_the_cheapest_grid_that_is_good_enough():
     assert study.solver_at(.03, found).startswith('2.0 (32 cells')
     assert study.solver_at(.001, found) == 'none'
     assert study.solver_at(.001, {}) == 'none'
+
+
+# ---------------------------------------------------------------------------------------------
+# networks
+
+@pytest.mark.parametrize('optimum, tried', [
+    (1., [.5, 1., 2.]), (8., [.5, 1., 2., 4., 8., 16.]), (.1, [.0625, .125, .25, .5, 1., 2.]),
+    (1e6, [.5, 1., 2., 4., 8., 16., 32.])])
+def test_the_best_rate_is_not_at_the_end_of_those_tried(optimum, tried):
+    best, errors = networks.best_rate(1., lambda rate: abs(math.log(rate / optimum)))
+    assert sorted(errors) == tried and best == min(tried, key=lambda rate: abs(math.log(rate / optimum)))
+
+
+def test_a_rate_that_diverges_is_not_the_best():
+    best, errors = networks.best_rate(1., lambda rate: math.nan if rate > .9 else rate)
+    assert best == min(errors) and errors[2.] == math.inf
+
+
+@pytest.mark.slow
+def test_networks_in_one_loop(here, tmp_path, burgers_file, capsys, monkeypatch):
+    """Both optimisers at the best of three rates; what is there is not trained again."""
+    monkeypatch.setattr(networks, 'MOST', 3)
+    args = [SMOKE, '--iters=1', '--tune=.001', '--methods', 'unet', '--out=n', '--json=n.json', '--time_stride=25',
+            f'--data_path={burgers_file}', '--hidden_dim=8']
+    networks.main(args)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith('| ')]
+    assert len(lines) == 3 and all(line.startswith('| unet | ') for line in lines[1:])
+    rows = json.loads((tmp_path / 'n.json').read_text())
+    assert [row['optimizer'] for row in rows] == ['adamw', 'muon'] and all(len(row['tried']) == 3 for row in rows)
+    with open(tmp_path / 'n' / f'unet-muon_{rows[1]["rate"]:g}-nu_0.01-seed_0' / 'config.json') as file:
+        keys = json.load(file)
+    assert keys['optimizer'] == 'muon' and keys['moving_frame'] and keys['arch'] == 'unet'
+    n = len(here)
+    networks.main(args)
+    assert len(here) == n + 1                                        # keys and data are read again
+    assert 'pdet' in refused(networks.main, [*args, '--methods', 'reencoder'])
 
 
 @pytest.mark.parametrize('error, text', [

@@ -1,0 +1,120 @@
+"""
+Is it the network or the loop? This model and its peers in the same training loop, with both optimisers.
+
+    python -m dev.networks config/ns_cpu.py --minutes 5 --seeds 2
+    python -m dev.networks config/burgers_cpu.py --nu .001 --minutes 5 --seeds 2
+
+The rate of every network and optimiser is the best of at least three, each twice the one before, by the validation
+error of one short training (--tune, in minutes). If the best is the smallest or the largest, the next one is tried
+too. The optimiser's rate is that of AdamW, or that of Muon, beside which AdamW keeps its rate for the rest. All
+networks have the moving frame where the equation has one. Then every seed is trained at the best rate, and a table in
+Markdown printed. A training that is there is not run again. The FNO needs pip install -r requirements-peers.txt.
+"""
+import argparse
+import itertools
+import math
+import os
+import statistics
+import sys
+
+from dev.cells import experiment, part_of, run_cell, spent
+from peers.compare import FRAME, parse, possible, prepare, write_json
+from runtime.configurator import UserError, one_line_errors
+from runtime.paths import output_files, output_folder
+
+NETWORKS = ('ours', 'fno', 'unet', 'transolver', 'pdet')
+RATES = {'adamw': {'ours': 6e-3, 'fno': 6e-3, 'unet': 2e-3, 'transolver': 1e-3, 'pdet': 1e-3},     # the first ones
+         'muon': dict.fromkeys(NETWORKS, .01)}
+MOST = 7                               # rates that are tried
+
+
+def with_optimizer(name, optimizer, rate, task):
+    """(name of a cell, arguments of train.py) of a network."""
+    key = {'adamw': 'learning_rate', 'muon': 'muon_lr'}[optimizer]
+    changes = [f'--optimizer={optimizer}', f'--{key}={rate:g}']
+    if task.has_moving_frame:
+        changes.append(FRAME)
+    return f'{name}, {optimizer} {rate:g}', changes
+
+
+def best_rate(first, error):
+    """The rate of the smallest error(rate), among first / 2, first, 2 first and, while the best is at an end of those
+    tried, the next one beyond. An error that is not finite counts as infinite. Returns (rate, {rate: error})."""
+    errors = {}
+    missing = [first / 2, first, 2 * first]
+    while missing:
+        for rate in missing:
+            found = error(rate)
+            errors[rate] = found if math.isfinite(found) else math.inf
+        best = min(errors, key=errors.get)
+        missing = []
+        if len(errors) < MOST and best == min(errors):
+            missing = [best / 2]
+        if len(errors) < MOST and best == max(errors):
+            missing = [2 * best]
+    return best, errors
+
+
+def tuned(name, optimizer, task, minutes, folder):
+    """best_rate of a network, by the last validation of short trainings."""
+    def error(rate):
+        cell, changes = with_optimizer(name, optimizer, rate, task)
+        result = run_cell(cell, name, changes, task, {'minutes': minutes}, 0, folder)
+        return result['validation'][-1][1]
+
+    return best_rate(RATES[optimizer][name], error)
+
+
+def compared(name, optimizer, task, args, folder):
+    """The results of all seeds of a network at its best rate."""
+    rate, errors = tuned(name, optimizer, task, args.tune, os.path.join(folder, 'tuning'))
+    cell, changes = with_optimizer(name, optimizer, rate, task)
+    runs = [run_cell(cell, name, changes, task, args.budget, seed, folder) for seed in range(args.seeds)]
+    kept = ('seed', 'nrmse', 'iters', 'seconds', 'n_params')
+    return {'network': name, 'optimizer': optimizer, 'rate': rate, 'tried': {f'{key:g}': errors[key] for key in errors},
+            'runs': [{key: run[key] for key in kept} for run in runs]}
+
+
+def table(rows):
+    """Markdown: a row for each network and optimiser, the smallest error first."""
+    print('| network | optimiser | rate | of | parameters | iterations | nRMSE | of seeds |')
+    print('|---' * 8 + '|')
+
+    def mean(row, key):
+        return statistics.mean(run[key] for run in row['runs'])
+
+    for row in sorted(rows, key=lambda row: mean(row, 'nrmse')):
+        seeds = ' '.join(f'{run["nrmse"]:.4f}' for run in row['runs'])
+        print(f'| {row["network"]} | {row["optimizer"]} | {row["rate"]:g} | {len(row["tried"])} | '
+              f'{row["runs"][0]["n_params"]:,} | {mean(row, "iters"):.0f} | {mean(row, "nrmse"):.4f} | {seeds} |')
+
+
+def main(argv):
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout, allow_abbrev=False)
+    add = parser.add_argument
+    add('configs', nargs=1, help='config file')
+    add('--tune', type=float, default=1.5, help='minutes of each training that chooses a rate')
+    add('--out', help='folder of the results (default: out/networks_CONFIG_BUDGET)')
+    add('--part', default='0/1', help='i/n: every n-th network and optimiser from the i-th on')
+    args, overrides = parse(parser, argv)
+    if args.tune <= 0 or len(args.settings) > 1:
+        raise UserError('--tune must be positive, and a parameter have one value')
+    output_files({'--json': args.json})
+    [config] = args.configs
+    folder = args.out or f'out/networks_{experiment(config)}_{spent(args.budget)}'
+    output_folder('--out', os.path.join(folder, 'tuning'))
+    task = prepare(config, [*overrides, *args.settings[0]])
+    names = possible(args.methods or NETWORKS, task)
+    unknown = [name for name in names if name not in NETWORKS]
+    if unknown:
+        raise UserError(f'--methods: {unknown[0]} is none of {", ".join(NETWORKS)}')
+    cells = part_of(itertools.product(names, RATES), args.part)
+    rows = [compared(name, optimizer, task, args, folder) for name, optimizer in cells]
+    write_json(args.json, rows)
+    table(rows)
+
+
+if __name__ == '__main__':
+    one_line_errors()
+    main(sys.argv[1:])
