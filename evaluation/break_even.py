@@ -19,7 +19,7 @@ import torch
 from evaluation.off_grid import grid_axes, on_solver_axes, resampled_exactly
 from evaluation.speed import median_ms
 from files.open import split_rows
-from files.write import batch_size_of
+from files.write import batch_size_of, seconds_of_batch
 from metrics import mean_nrmse
 from runtime.configurator import UserError, say
 from runtime.device import float64_device
@@ -119,10 +119,7 @@ def seconds_of_data(source, n, device='cpu'):
         entry.solution(u0, source.params, t).cpu()
         return time.perf_counter() - start
 
-    one = seconds(1)
-    few = seconds(min(4, size))
-    each = max(0., few - one) / 3
-    whole = few + each * (size - min(4, size))
+    whole = seconds_of_batch(seconds, size)
     if whole < LONG:
         whole = seconds(size)
     return whole * n / size

@@ -121,9 +121,8 @@ def batch_size_of(device, frame_values, row_values):
 
 
 def _say_cost(solve, n, batch_size, t, device):
-    """Say how long n trajectories will take, where a first batch would be silent for long: a part of the
-    time of a batch grows with its size, and 1 and 4 trajectories tell which. All times are solved for, since
-    early ones may take shorter steps than late ones."""
+    """Say how long n trajectories will take, where a first batch would be silent for long. All times are solved
+    for, since early ones may take shorter steps than late ones."""
     def seconds(size):
         start = time.perf_counter()
         solve(0, size, t)
@@ -132,14 +131,17 @@ def _say_cost(solve, n, batch_size, t, device):
     solve(0, 1, t[:3])                                          # warms up
     if device.type == 'cuda' or batch_size == n <= 4:           # large batches are fast there
         return
-    one = seconds(1)
-    if one * batch_size < SILENT:
-        return
-    few = min(4, batch_size)
-    each = (seconds(few) - one) / (few - 1) if few > 1 else one
-    batch = max(one, one + each * (batch_size - 1))
+    batch = seconds_of_batch(seconds, batch_size)
     if batch > SILENT:
-        say(f'data: about {duration(batch * n / batch_size)}, as 1 and {few} trajectories took')
+        say(f'data: about {duration(batch * n / batch_size)}, as the first trajectories took')
+
+
+def seconds_of_batch(seconds, size):
+    """Seconds of `size` trajectories together, about, from those of 1 and of 4. seconds(n): solves n of them."""
+    few = min(4, size)
+    one = seconds(1)
+    each = (seconds(few) - one) / (few - 1) if few > 1 else one
+    return max(one, one + each * (size - 1))
 
 
 def check_space(path, n_bytes):
