@@ -7,7 +7,7 @@ import pytest
 
 import test_bench
 from conftest import ROOT, SMOKE, refused
-from dev import cells, floor, house, latents, networks, study
+from dev import cells, floor, house, latents, networks, resolution, study
 from files.write import write_file
 from runtime.configurator import UserError
 
@@ -88,6 +88,23 @@ def test_the_cheapest_grid_that_is_good_enough():
     assert study.solver_at(.03, found).startswith('2.0 (32 cells')
     assert study.solver_at(.001, found) == 'none'
     assert study.solver_at(.001, {}) == 'none'
+
+
+# ---------------------------------------------------------------------------------------------
+# resolution
+
+def test_a_picture_of_the_resolution_claim(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    of_factor = {'1': {'nrmse': .1, 'given': .1, 'floor': 0.}, '4': {'nrmse': .2, 'given': .12, 'floor': .05}}
+    with open('ours.json', 'w') as file:
+        json.dump({'superres': of_factor}, file)
+    with open('none.json', 'w') as file:
+        json.dump({}, file)
+    assert resolution.panels_of(['Burgers=ours.json,ours.json'])['Burgers'][0][4]['given'] == .12
+    resolution.main(['claim.png', 'Burgers=ours.json,ours.json', 'Darcy=ours.json,ours.json'])
+    assert (tmp_path / 'claim.png').stat().st_size > 5000
+    assert 'superres' in refused(resolution.main, ['claim.png', 'Burgers=ours.json,none.json'])
+    assert 'NAME=FILE,FILE' in refused(resolution.main, ['claim.png', 'Burgers=ours.json'])
 
 
 # ---------------------------------------------------------------------------------------------
