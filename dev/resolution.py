@@ -31,7 +31,7 @@ def panels_of(texts):
     """{name: results of this model and the FNO} of the arguments NAME=FILE,FILE. Raises UserError."""
     panels = {}
     for text in texts:
-        name, _, paths = text.partition('=')
+        name, _, paths = text.rpartition('=')                           # a name may be 'ν = .01'
         files = paths.split(',')
         if len(files) != len(NAMES):
             raise UserError(f"'{text}' is not NAME=FILE,FILE")
@@ -48,7 +48,7 @@ def draw(path, panels):
             factors = sorted(found)
             axis.plot(factors, [found[f]['given'] for f in factors], marker='o', label=name)
         shown = [f for f in factors if found[f]['floor']]            # 0 on the trained grid
-        axis.plot(shown, [found[f]['floor'] for f in shown], '--', color='grey', label='interpolated truth')
+        axis.plot(shown, [found[f]['floor'] for f in shown], '--', color='grey', marker='.', label='interpolated truth')
         axis.set(xscale='log', yscale='log', xlabel='points / trained points along an axis', title=title)
         axis.set_xticks(factors, factors)
         axis.tick_params(axis='x', which='minor', bottom=False, labelbottom=False)
