@@ -176,8 +176,8 @@ class Machine:
             yield
 
     def seed(self, number):
-        """Seed the random numbers of the device, and of the CPU. (On a CPU alone, torch.manual_seed would take a
-        millisecond to note where it was called, for each kind of device that is absent.)"""
+        """Seed the random numbers of the device, and of the CPU. (torch.manual_seed also notes, for every kind of
+        device that is absent, where it was called: a millisecond on a CPU.)"""
         generator = torch.default_generator if self.device.type == 'cpu' else torch
         generator.manual_seed(number)
 
