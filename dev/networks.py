@@ -100,15 +100,16 @@ def main(argv):
     args, overrides = parse(parser, argv)
     if args.tune <= 0 or len(args.settings) > 1:
         raise UserError('--tune must be positive, and a parameter have one value')
+    unknown = [name for name in args.methods if name not in NETWORKS]
+    if unknown:
+        raise UserError(f'--methods: {unknown[0]} is none of {", ".join(NETWORKS)}')
+    part_of([], args.part)                                           # before any work
     output_files({'--json': args.json})
     [config] = args.configs
     folder = args.out or f'out/networks_{experiment(config)}_{spent(args.budget)}'
     output_folder('--out', os.path.join(folder, 'tuning'))
     task = prepare(config, [*overrides, *args.settings[0]])
     names = possible(args.methods or NETWORKS, task)
-    unknown = [name for name in names if name not in NETWORKS]
-    if unknown:
-        raise UserError(f'--methods: {unknown[0]} is none of {", ".join(NETWORKS)}')
     cells = part_of(itertools.product(names, RATES), args.part)
     rows = [compared(name, optimizer, task, args, folder) for name, optimizer in cells]
     write_json(args.json, rows)

@@ -119,7 +119,7 @@ def seconds_of_data(source, n, device='cpu'):
         entry.solution(u0, source.params, t).cpu()
         return time.perf_counter() - start
 
-    whole = seconds_of_batch(seconds, size)
+    whole = seconds_of_batch(seconds, size, LONG)
     if whole < LONG:
         whole = seconds(size)
     return whole * n / size

@@ -131,15 +131,18 @@ def _say_cost(solve, n, batch_size, t, device):
     solve(0, 1, t[:3])                                          # warms up
     if device.type == 'cuda' or batch_size == n <= 4:           # large batches are fast there
         return
-    batch = seconds_of_batch(seconds, batch_size)
+    batch = seconds_of_batch(seconds, batch_size, SILENT)
     if batch > SILENT:
         say(f'data: about {duration(batch * n / batch_size)}, as the first trajectories took')
 
 
-def seconds_of_batch(seconds, size):
-    """Seconds of `size` trajectories together, about, from those of 1 and of 4. seconds(n): solves n of them."""
+def seconds_of_batch(seconds, size, short):
+    """Seconds of `size` trajectories together, about, from those of 1 and of 4. seconds(n): solves n of them. Where even
+    one after another would take less than `short` seconds, it is those, and 4 are not solved."""
     few = min(4, size)
     one = seconds(1)
+    if one * size < short:
+        return one * size
     each = (seconds(few) - one) / (few - 1) if few > 1 else one
     return max(one, one + each * (size - 1))
 
