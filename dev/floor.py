@@ -18,6 +18,7 @@ import torch
 
 from dev.cells import experiment
 from evaluation.load import read
+from evaluation.pictures import log_axes
 from files.open import split_rows
 from grids import dct_basis, merge_tokens, split_tokens
 from metrics import mean_nrmse
@@ -113,10 +114,7 @@ def picture(found, path):
             known = [row for row in first if row[key] is not None]
             axis.loglog([row['fewer'] for row in known], [row[key] for row in known], 'o-', ms=3, label=label)
         axis.set_title(f'{name}: {rows[0]["tokens"]} tokens an axis', fontsize=9)
-        axis.set_xlabel('times fewer numbers')
-        axis.set_xticks(FEWER, FEWER)
-        axis.set_xticks([], minor=True)
-        axis.grid(alpha=.3)
+        log_axes(axis, FEWER, xlabel='times fewer numbers')
     axes[0, 0].set_ylabel('nRMSE of one frame')
     axes[0, 0].legend(fontsize=7)
     figure.tight_layout()

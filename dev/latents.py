@@ -15,6 +15,7 @@ import math
 import statistics
 
 from dev.cells import experiment, part_of, results_in, run_cell, spent
+from evaluation.pictures import log_axes
 from peers.compare import prepare
 from runtime.configurator import UserError, flag_words, one_line_errors
 from runtime.inputs import token_grid
@@ -100,10 +101,7 @@ def picture(runs, path):
             [line] = axis.loglog(factors, means, '-' if name in LEARNED else ':', label=name)
             for fewer, values in zip(factors, of_seeds):
                 axis.plot([fewer] * len(values), values, 'o', ms=3, color=line.get_color())
-        axis.set(title=COLUMNS[key], xlabel='times fewer numbers', ylabel='nRMSE')
-        axis.set_xticks(all_factors, all_factors)
-        axis.set_xticks([], minor=True)
-        axis.grid(alpha=.3)
+        log_axes(axis, all_factors, title=COLUMNS[key], xlabel='times fewer numbers', ylabel='nRMSE')
     figure.legend(*axes[0].get_legend_handles_labels(), loc='outside lower center', ncols=4, fontsize=7)
     figure.savefig(path, dpi=110)
 

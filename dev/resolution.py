@@ -10,7 +10,7 @@ true field itself, interpolated from the trained grid.
 import json
 import sys
 
-from evaluation.pictures import can_draw, new_axes, save
+from evaluation.pictures import can_draw, log_axes, new_axes, save
 from runtime.configurator import UserError, one_line_errors
 from runtime.paths import output_files
 
@@ -49,10 +49,7 @@ def draw(path, panels):
             axis.plot(factors, [found[f]['given'] for f in factors], marker='o', label=name)
         shown = [f for f in factors if found[f]['floor']]            # 0 on the trained grid
         axis.plot(shown, [found[f]['floor'] for f in shown], '--', color='grey', marker='.', label='interpolated truth')
-        axis.set(xscale='log', yscale='log', xlabel='points / trained points along an axis', title=title)
-        axis.set_xticks(factors, factors)
-        axis.tick_params(axis='x', which='minor', bottom=False, labelbottom=False)
-        axis.grid(alpha=.3)
+        log_axes(axis, factors, xlabel='points an axis / trained points', title=title)
     axes[0][0].set_ylabel('nRMSE')
     axes[0][0].legend(fontsize=7)
     save(figure, path, '')

@@ -31,7 +31,7 @@ import warnings
 
 from dev.cells import experiment, done, part_of, results_in
 from evaluation.load import choose_rows, open_data, params_of, read
-from evaluation.pictures import can_draw, new_axes, save
+from evaluation.pictures import can_draw, log_axes, new_axes, save
 from evaluation.scores import predict, predicted_fields
 from evaluation.tables import aligned, as_text
 from files.open import open_source
@@ -145,11 +145,8 @@ def plot(path, folders):
             axis.plot(sizes, [statistics.mean(of[n]) for n in sizes], color=colour, marker='o', label=name)
             for n in sizes:
                 axis.scatter([n] * len(of[n]), of[n], 8, color=colour)
-        axis.set(xscale='log', yscale='log', xlabel='training trajectories', ylabel='nRMSE (median)',
+        log_axes(axis, shown, xlabel='training trajectories', ylabel='nRMSE (median)',
                  title=os.path.basename(os.path.normpath(folder)))
-        axis.set_xticks(shown, shown)
-        axis.tick_params(axis='x', which='minor', bottom=False, labelbottom=False)
-        axis.grid(alpha=.3)
         axis.legend(fontsize=7)
     save(figure, path, '')
 

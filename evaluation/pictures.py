@@ -120,6 +120,14 @@ def new_axes(width, height, n_rows=1, n_columns=1, **shared):
     return figure, whole.subplots(n_rows, n_columns, squeeze=False, **shared)
 
 
+def log_axes(axis, ticks, **labels):
+    """Make both axes logarithmic, the lower one with these ticks alone."""
+    axis.set(xscale='log', yscale='log', **labels)
+    axis.set_xticks(ticks, ticks)
+    axis.set_xticks([], minor=True)
+    axis.grid(alpha=.3)
+
+
 def save(figure, path, title):
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=110)
