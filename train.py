@@ -193,6 +193,7 @@ for name in run.remaining(stages):
     windows = stage.prepare(trajectories.windows(model, s), machine)
     sampler = trajectories.sampler(windows, s)
     optimizers = optim.make(stage, s, machine.compiled)
+    parameters = list(stage.parameters())                        # to walk through the modules takes a while
     ema = optim.EMA(model, s.ema_decay)
     wrapped = machine.wrap(stage)                                # in DDP, where there are several processes
 
@@ -229,7 +230,7 @@ for name in run.remaining(stages):
                 sums[term] = sums.get(term, 0.) + value / s.accumulation
 
         # 3. clip, stop the run if loss or gradient is not finite, step
-        norm = torch.nn.utils.clip_grad_norm_(stage.parameters(), s.grad_clip or math.inf)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, s.grad_clip or math.inf)
         run.check(loss_sum, norm, windows, index)
         for o in optimizers:
             o.step()

@@ -100,8 +100,7 @@ def numpy_muon(weight, gradients, lr, momentum, weight_decay):
 
 
 @pytest.mark.parametrize('rows, columns', [(6, 6), (4, 10), (10, 4)])
-def test_muon_equals_numpy(monkeypatch, rows, columns):
-    monkeypatch.setattr(optim, '_multiplies_bf16', lambda device: False)
+def test_muon_equals_numpy(rows, columns):
     rng = np.random.default_rng(0)
     weights = rng.normal(size=(2, rows, columns))                    # two of one shape go through together
     gradients = rng.normal(size=(5, 2, rows, columns))
@@ -153,7 +152,7 @@ def test_the_iteration_in_bfloat16():
 def test_a_step_takes_the_precision_of_the_device(monkeypatch):
     found = []
     for fast in (False, True):
-        monkeypatch.setattr(optim, '_multiplies_bf16', lambda device: fast)
+        monkeypatch.setattr(optim, '_fast_in_bf16', lambda device: fast)
         p = nn.Parameter(torch.zeros(16, 16))
         p.grad = torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
         optim.Muon([p], lr=1.).step()
@@ -179,8 +178,9 @@ def test_the_updates_are_compiled_as_one_graph(monkeypatch):
 @pytest.mark.parametrize('capability, fast', [((7, 5), False), ((8, 0), True), ((9, 0), True)])
 def test_bfloat16_on_cuda_needs_capability_8(monkeypatch, capability, fast):
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device=None: capability)
-    assert optim._multiplies_bf16(torch.device('cuda')) is fast
-    assert optim._multiplies_bf16(torch.device('mps')) is False
+    assert optim._fast_in_bf16(torch.device('cuda')) is fast
+    for other in ('mps', 'cpu'):
+        assert optim._fast_in_bf16(torch.device(other)) is False
 
 
 # --- which optimiser takes what ----------------------------------------------
