@@ -8,7 +8,7 @@ The certificate: every figure of README.md and of the first tables of docs/RESUL
 docs/figures.json has three parts:
 
     runs       {name: {'commands': [..], 'minutes': of one thread, 'result': the JSON file that they write}}; OUT is a
-               temporary folder
+               temporary folder; of several files, 'OUT/*.json', the result is {name of a file: what it holds}
     figures    [{'run', 'key', 'value', 'low', 'high', 'places'}]: what was found, the interval in which another run on
                another CPU should lie, and words of the lines that show it. The key is a path in the result,
                'metrics/nrmse'; '*' is the mean of a list, '0,3' that of two of its items; of two keys the figure is the
@@ -20,6 +20,7 @@ docs/figures.json has three parts:
 A test reads the texts and fails for a number that is neither.
 """
 import argparse
+import glob
 import json
 import os
 import re
@@ -33,7 +34,8 @@ from peers.compare import HERE, print_row
 from runtime.configurator import UserError, one_line_errors, parse_flags
 
 FILE = os.path.join(HERE, 'docs', 'figures.json')
-SECTIONS = ('Ten equations beside the FNO', 'One model of ten equations', 'Flow past obstacles')    # of RESULTS.md
+SECTIONS = ('Ten equations beside the FNO', 'The race: how soon as good as the FNO?', 'One model of ten equations',
+            'Flow past obstacles', 'Given and read on finer grids, other time steps')           # of RESULTS.md
 
 
 # ---------------------------------------------------------------------------------------------
@@ -111,8 +113,13 @@ def result_of(run, folder):
         if child.returncode:
             lines = child.stderr.strip().splitlines() or [f'exit code {child.returncode}']
             raise UserError(f'{command}: {lines[-1].removeprefix("error: ")}')
-    with open(run['result'].replace('OUT', folder)) as file:
-        return json.load(file)
+    found = {}
+    for path in glob.glob(run['result'].replace('OUT', folder)):
+        with open(path) as file:
+            found[os.path.splitext(os.path.basename(path))[0]] = json.load(file)
+    if not found:
+        raise UserError(f"{run['commands'][-1]}: wrote no {run['result']}")
+    return found if '*' in run['result'] else found.popitem()[1]
 
 
 def chosen(runs, minutes, names):

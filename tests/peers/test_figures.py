@@ -37,13 +37,14 @@ def test_figures_and_constants_fit_together():
     assert quotients > 5
 
 
-def test_figures_of_the_zoo_are_those_of_its_file():
-    with open(f'{figures.HERE}/docs/zoo.json') as file:
-        zoo = json.load(file)
-    of_zoo = [figure for figure in KNOWN['figures'] if figure['run'] == 'ten equations']
-    assert len(of_zoo) > 100
-    for figure in of_zoo:
-        assert figures.value_at(zoo, figure['key']) == pytest.approx(figure['value'], rel=1e-4), figure['key']
+@pytest.mark.parametrize('run, name, least', [('ten equations', 'zoo.json', 100), ('the race', 'race.json', 50)])
+def test_figures_are_those_of_the_files(run, name, least):
+    with open(f'{figures.HERE}/docs/{name}') as file:
+        results = json.load(file)
+    of_run = [figure for figure in KNOWN['figures'] if figure['run'] == run]
+    assert len(of_run) >= least
+    for figure in of_run:
+        assert figures.value_at(results, figure['key']) == pytest.approx(figure['value'], rel=1e-4), figure['key']
 
 
 def test_a_path_in_a_result():
@@ -72,6 +73,13 @@ def test_inside_and_outside(monkeypatch, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert '1 of 2 runs' in lines[0] and lines[-2].endswith('inside') and lines[-1].endswith('outside')
     assert 'exit code 3' in refused(figures.main, ['--runs', 'two'])
+
+
+def test_a_run_of_several_results(tmp_path):
+    write = """python -c "import json; [json.dump({'x': i}, open(f'OUT/{i}.json', 'w')) for i in (1, 2)]" """
+    run = {'commands': [write], 'result': 'OUT/*.json'}
+    assert figures.result_of(run, str(tmp_path)) == {'1': {'x': 1}, '2': {'x': 2}}
+    assert 'wrote no OUT/3.json' in refused(figures.result_of, {**run, 'result': 'OUT/3.json'}, str(tmp_path))
 
 
 @pytest.mark.slow
