@@ -6,9 +6,8 @@ Train a latent neural PDE solver.
     python train.py config/burgers_128_pure.py --batch_size=32 --seed=1
     torchrun --standalone --nproc_per_node=4 train.py config/burgers_128_pure.py
 
-Every key below can be set in a config file or as --key=value; python train.py --help lists them. The same
-command continues a run that was stopped, by Ctrl-C, SIGTERM or a power cut. The training step is
-OperatorStage.forward in losses.py.
+Every key below can be set in a config file or as --key=value; --help lists them. The same command continues a
+stopped run, even after a power cut. The training step is OperatorStage.forward in losses.py.
 """
 import math
 import sys
