@@ -54,18 +54,18 @@ def orthogonalise(x, bf16):
     return x.to(dtype)
 
 
-def muon_updates(grads, momenta, rate, bf16):
+def muon_updates(grads, momenta, beta, bf16):
     """
     The orthogonalised updates of matrices, a stack (n, rows, columns) for each shape.
 
-    grads: lists of n gradients of one shape; momenta: their stacks, which move on. It is one function, so
+    grads: lists of n gradients of one shape; momenta: their stacks, which move on by 1 - beta. It is one function, so
     that it can be compiled as a whole: on a GPU it takes hundreds of launches otherwise.
     """
     updates = []
     for of_shape, momentum in zip(grads, momenta):
         grad = torch.stack(of_shape)
-        momentum.lerp_(grad, 1 - rate)
-        nesterov = grad.lerp(momentum, rate)
+        momentum.lerp_(grad, 1 - beta)
+        nesterov = grad.lerp(momentum, beta)
         updates.append(orthogonalise(nesterov, bf16))
     return updates
 

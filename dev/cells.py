@@ -5,10 +5,12 @@ there is not trained again, so a study that was stopped goes on.
 import glob
 import itertools
 import json
+import math
 import os
 import re
+import statistics
 
-from peers.compare import compete, write_json
+from peers.compare import changes_of, compete, write_json
 from runtime.configurator import UserError, say
 
 
@@ -48,7 +50,7 @@ def run_cell(name, method, changes, task, budget, seed, folder):
     """Train and score one cell, unless its result is there. Returns the result. Raises UserError for one of other
     keys."""
     keys = {key: value for key, value in task.keys.items() if key not in PLACES}
-    what = json.loads(json.dumps({'keys': keys, 'budget': budget}))
+    what = json.loads(json.dumps({'keys': keys, 'budget': budget, 'changes': [*changes_of(method, task), *changes]}))
     values = ', '.join(f'{key.lower()} {of_sources(task, key)}' for key in task.source.params)
     parts = [text.replace(', ', '-').replace(' ', '_') for text in (name, values, f'seed {seed}') if text]
     path = os.path.join(folder, '-'.join(parts))
@@ -75,3 +77,22 @@ def results_in(folder):
         if 'what' in result:
             results.append(result)
     return results
+
+
+# ---------------------------------------------------------------------------------------------
+# tables
+
+def with_seeds(runs):
+    """The mean error of runs, and in brackets that of each: '0.0018 (0.0017 0.0019)'."""
+    errors = [run['nrmse'] for run in runs]
+    return f'{small(statistics.mean(errors))} ({" ".join(map(small, errors))})'
+
+
+def small(error):
+    """Two figures at least: '0.0018', '0.00018', '0.000018'."""
+    if not math.isfinite(error):
+        return f'{error}'
+    for decimals in (4, 5):
+        if error >= 10 ** (1 - decimals):
+            return f'{error:.{decimals}f}'
+    return f'{error:.6f}' if error >= 5e-7 else '<0.000001'

@@ -5,8 +5,9 @@ Is it the network or the loop? This model and its peers in the same training loo
     python -m dev.networks config/burgers_cpu.py --nu .001 --minutes 5 --seeds 2
 
 The rate of every network and optimiser is the best of at least three, each twice the one before, by the validation
-error of one short training (--tune, in minutes). If the best is the smallest or the largest, the next one is tried
-too. The optimiser's rate is that of AdamW, or that of Muon, beside which AdamW keeps its rate for the rest. All
+error of one short training (--tune, in minutes). While the best is the smallest or the largest, the next one is tried
+too, up to seven. The optimiser's rate is that of AdamW, or that of Muon, beside which AdamW keeps its rate for what are
+no matrices, such as the spectral weights of the FNO. A training that diverges has an infinite error. All
 networks have the moving frame where the equation has one. Then every seed is trained at the best rate, and a table in
 Markdown printed. A training that is there is not run again. The FNO needs pip install -r requirements-peers.txt.
 """
@@ -17,7 +18,7 @@ import os
 import statistics
 import sys
 
-from dev.cells import experiment, part_of, run_cell, spent
+from dev.cells import experiment, part_of, run_cell, spent, with_seeds
 from peers.compare import FRAME, parse, possible, prepare, write_json
 from runtime.configurator import UserError, one_line_errors
 from runtime.paths import output_files, output_folder
@@ -59,7 +60,12 @@ def tuned(name, optimizer, task, minutes, folder):
     """best_rate of a network, by the last validation of short trainings."""
     def error(rate):
         cell, changes = with_optimizer(name, optimizer, rate, task)
-        result = run_cell(cell, name, changes, task, {'minutes': minutes}, 0, folder)
+        try:
+            result = run_cell(cell, name, changes, task, {'minutes': minutes}, 0, folder)
+        except UserError as error:
+            if 'nan_dump.pt' in str(error):                          # the training says so where it diverges
+                return math.inf
+            raise
         return result['validation'][-1][1]
 
     return best_rate(RATES[optimizer][name], error)
@@ -77,16 +83,15 @@ def compared(name, optimizer, task, args, folder):
 
 def table(rows):
     """Markdown: a row for each network and optimiser, the smallest error first."""
-    print('| network | optimiser | rate | of | parameters | iterations | nRMSE | of seeds |')
-    print('|---' * 8 + '|')
+    print('| network | optimiser | rate | rates tried | parameters | iterations | nRMSE |')
+    print('|---' * 7 + '|')
 
     def mean(row, key):
         return statistics.mean(run[key] for run in row['runs'])
 
     for row in sorted(rows, key=lambda row: mean(row, 'nrmse')):
-        seeds = ' '.join(f'{run["nrmse"]:.4f}' for run in row['runs'])
         print(f'| {row["network"]} | {row["optimizer"]} | {row["rate"]:g} | {len(row["tried"])} | '
-              f'{row["runs"][0]["n_params"]:,} | {mean(row, "iters"):.0f} | {mean(row, "nrmse"):.4f} | {seeds} |')
+              f'{row["runs"][0]["n_params"]:,} | {mean(row, "iters"):.0f} | {with_seeds(row["runs"])} |')
 
 
 def main(argv):

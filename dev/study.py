@@ -24,8 +24,8 @@ import os
 import statistics
 import sys
 
-from dev.cells import experiment, part_of, results_in, run_cell, spent
-from evaluation.break_even import WAYS, break_even, cheapest, classical, seconds_of_training_data, trajectories
+from dev.cells import experiment, part_of, results_in, run_cell, small, spent, with_seeds
+from evaluation.break_even import MS, WAYS, break_even, cheapest, classical, seconds_of_training_data, trajectories
 from grids import shape_text
 from peers.compare import HERE, METHODS, fno_of, parse, persistence, possible, prepare, write_json
 from peers.networks import package_fno
@@ -148,7 +148,7 @@ def zoo(args, overrides):
         run_cell(f'{experiment(config)}, {method}', method, [], task, args.budget, seed, folder)
     summary = zoo_summary(folder)
     write_json(args.json, summary)
-    zoo_table(summary)
+    zoo_tables(summary)
 
 
 def has_baselines(path):
@@ -180,91 +180,85 @@ def zoo_summary(folder):
     for run in results_in(folder):
         name, method = run['name'].split(', ')
         peer = 'fno' if METHODS[method].peer else method
-        kept = ('seed', 'nrmse', 'reencode', 'correlation_time', 'iters', 'seconds', 'n_params',
+        kept = ('seed', 'commit', 'nrmse', 'reencode', 'correlation_time', 'iters', 'seconds', 'n_params',
                 'ms_per_trajectory', 'ms_of_one')
         found = summary[name].setdefault(peer, [])
-        found.append({'method': method, **{key: run[key] for key in kept if key in run}})
+        found.append({'method': method, 'validation': run['validation'][-1][1],
+                      **{key: run[key] for key in kept if key in run}})
     for row in summary.values():
-        row['break_even'] = {peer: break_even_of(row, row.get(peer, [])) for peer in ('ours', 'fno')}
+        row['solver'] = {}
+        row['break_even'] = {}
+        for peer in ('ours', 'fno'):
+            if row['classical'] and peer in row:
+                row['solver'][peer], row['break_even'][peer] = break_even_of(row, row[peer])
     return summary
 
 
 def break_even_of(row, runs):
-    """{way: trajectories after which a method has paid for itself, None for never}, from the means over its seeds;
-    {} where that is not known, or no solution is so good."""
-    if not row['classical'] or not runs or any('ms_of_one' not in run for run in runs):
-        return {}
+    """({way: name of the fastest solution that errs no more, or None}, {way: trajectories after which a method has
+    paid for itself, None for never}) from the means over its seeds. Where no solution is so good, no number."""
     cost = mean_of(runs, 'seconds') + row['data_seconds']
+    solvers = {way: cheapest(mean_of(runs, 'nrmse'), row['classical'], way) for way in WAYS}
     found = {}
-    for way, of_solver, own in (('one', 'ms_per_trajectory', 'ms_of_one'), ('batch', 'ms_in_batch', 'ms_per_trajectory')):
-        name = cheapest(mean_of(runs, 'nrmse'), row['classical'], of_solver)
-        if name is None:
-            return {}
-        found[way] = break_even(cost, row['classical'][name][of_solver], mean_of(runs, own))
-    return found
+    for way, name in solvers.items():
+        if name:
+            found[way] = break_even(cost, row['classical'][name][MS[way]], mean_of(runs, MS[way]))
+    return solvers, found
 
 
 def mean_of(runs, key):
     return statistics.mean(run[key] for run in runs)
 
 
-def zoo_table(summary):
-    """Markdown: a row an experiment. The solver's column is its fastest solution that errs no more than this model,
-    batch 1."""
-    columns = ['config', 'points x fields', 'tokens x features', 'persistence', 'latent rollout',
-               're-encoding', 'FNO', 'ratio', 'correlation time, s (FNO)', 'ms per trajectory',
-               'solver at that error, ms', 'pays after so many (FNO)', 'in batches (FNO)']
+def zoo_tables(summary):
+    """Markdown: errors, then times and break-even. The solver is the fastest solution that errs no more than this
+    model."""
+    rows = {name: row for name, row in summary.items() if 'ours' in row and 'fno' in row}
+    print_markdown(['config', 'points x fields', 'tokens x features', 'persistence', 'this model', 're-encoding', 'FNO',
+                    'ratio'], [errors_of(name, row) for name, row in rows.items()])
+    print_markdown(['config', 'correlation time, s (FNO)', 'ms, one at a time: model (FNO)', 'solver',
+                    'pays after (FNO)', 'ms, in batches: model (FNO)', 'solver', 'pays after (FNO)'],
+                   [times_of(name, row) for name, row in rows.items()])
+
+
+def print_markdown(columns, rows):
     print(f'| {" | ".join(columns)} |')
     print('|---' * len(columns) + '|')
-    for name, row in summary.items():
-        if 'ours' not in row or 'fno' not in row:
-            continue
-        own = mean_of(row['ours'], 'nrmse')
-        fno = mean_of(row['fno'], 'nrmse')
-        times = [mean_of(row[who], 'correlation_time') for who in ('ours', 'fno')]
-        cells = [name,
-                 shape_text([*row['points'], row['fields']]),
-                 shape_text([*row['tokens'], row['latent_dim']]),
-                 f'{row["persistence"]:.3g}',
-                 with_seeds(own, row['ours']),
-                 small(mean_of(row['ours'], 'reencode')),
-                 with_seeds(fno, row['fno']),
-                 f'{own / fno:.2f}',
-                 f'{times[0]:.3g} ({times[1]:.3g})',
-                 f'{mean_of(row["ours"], "ms_per_trajectory"):.1f}',
-                 solver_at(own, row['classical']),
-                 *[pays(row, way) for way in WAYS]]
-        print(f'| {" | ".join(cells)} |')
+    for row in rows:
+        print(f'| {" | ".join(row)} |')
+    print()
 
 
-def pays(row, way):
-    """Trajectories after which this model (and the FNO) has paid for itself: '2,010 (never)'."""
-    own, fno = (row['break_even'][peer] for peer in ('ours', 'fno'))
-    return f'{trajectories(own[way]) if own else "-"} ({trajectories(fno[way]) if fno else "-"})'
+def errors_of(name, row):
+    own = mean_of(row['ours'], 'nrmse')
+    fno = mean_of(row['fno'], 'nrmse')
+    return [name, shape_text([*row['points'], row['fields']]), shape_text([*row['tokens'], row['latent_dim']]),
+            f'{row["persistence"]:.3g}', with_seeds(row['ours']), small(mean_of(row['ours'], 'reencode')),
+            with_seeds(row['fno']), f'{own / fno:.2f}']
 
 
-def with_seeds(mean, runs):
-    """A mean and the errors of its seeds: '0.0018 (0.0017 0.0019)'."""
-    errors = [small(run['nrmse']) for run in runs]
-    return f'{small(mean)} ({" ".join(errors)})'
+def times_of(name, row):
+    cells = [name, '{:.3g} ({:.3g})'.format(*[mean_of(row[who], 'correlation_time') for who in ('ours', 'fno')])]
+    for way in WAYS:
+        cells.append('{:.3g} ({:.3g})'.format(*[mean_of(row[who], MS[way]) for who in ('ours', 'fno')]))
+        cells.append(solver_at(row, way))
+        cells.append(f'{pays(row, "ours", way)} ({pays(row, "fno", way)})')
+    return cells
 
 
-def small(error):
-    """Two figures at least: '0.0018', '0.00018', '0.000018'."""
-    if not math.isfinite(error):
-        return f'{error}'
-    for decimals in (4, 5):
-        if error >= 10 ** (1 - decimals):
-            return f'{error:.{decimals}f}'
-    return f'{error:.6f}' if error >= 5e-7 else '<0.000001'
+def pays(row, peer, way):
+    """Trajectories after which a method has paid for itself: '2,010', 'never', or '-' where no solver is so good."""
+    found = row['break_even'].get(peer, {})
+    return trajectories(found[way]) if way in found else '-'
 
 
-def solver_at(error, found):
-    """The fastest solution that errs no more: '2.0 (32 cells: 0.0131)', 'none' where there is none."""
-    name = cheapest(error, found)
+def solver_at(row, way):
+    """The fastest solution that errs no more than this model: '2.0 (32 cells: 0.0131)', 'none' where there is none."""
+    name = row['solver'].get('ours', {}).get(way)
     if name is None:
         return 'none'
-    return f'{found[name]["ms_per_trajectory"]:.1f} ({name}: {small(found[name]["nrmse"])})'
+    found = row['classical'][name]
+    return f'{found[MS[way]]:.3g} ({name}: {small(found["nrmse"])})'
 
 
 # ---------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from runtime.configurator import UserError, say
 from runtime.device import float64_device
 
 WAYS = {'one': 'one at a time', 'batch': 'in batches'}
+MS = {'one': 'ms_of_one', 'batch': 'ms_per_trajectory'}               # keys of results
 LONG = 30.                             # seconds of solving, beyond which data are not made again to be timed
 
 
@@ -44,7 +45,8 @@ def no_solver(sources):
 def classical(sources, cfg, y, device='cpu'):
     """
     Solutions of the built-in solver on grids and with settings that get cheaper and cheaper:
-    {'32 cells, refine=1': {'nrmse', 'ms_per_trajectory', 'ms_in_batch'}}, milliseconds one at a time and in batches.
+    {'32 cells, refine=1': {'nrmse', 'ms_of_one', 'ms_per_trajectory'}}, milliseconds of one by itself, and in
+    batches.
 
     y (N, T, *grid, C) are true frames, cfg.dt apart, on the grid of the model. The solver starts from the first of
     them, interpolated to its cells, and its result is interpolated back: by Fourier series on a periodic domain.
@@ -76,7 +78,7 @@ def classical(sources, cfg, y, device='cpu'):
                 continue
             p = resampled_exactly(cfg, p, axes, points)[..., list(cfg.predicted)]
             name = ', '.join([f'{cells[0]} cells', *(f'{key}={value:g}' for key, value in settings.items())])
-            found[name] = {'nrmse': mean_nrmse(p, truth), 'ms_per_trajectory': one, 'ms_in_batch': batch}
+            found[name] = {'nrmse': mean_nrmse(p, truth), 'ms_of_one': one, 'ms_per_trajectory': batch}
     return found
 
 
@@ -98,9 +100,10 @@ def solved(entry, u0, params, t, settings):
     return torch.cat(parts), one, min(one, batch)
 
 
-def cheapest(error, found, way='ms_per_trajectory'):
-    """The name of the fastest solution of `classical` that errs no more than `error`; None if there is none."""
-    enough = {name: at[way] for name, at in found.items() if at['nrmse'] <= error}
+def cheapest(error, found, way):
+    """The name of the fastest solution of `classical` that errs no more than `error`; None if there is none.
+    way: one of WAYS."""
+    enough = {name: at[MS[way]] for name, at in found.items() if at['nrmse'] <= error}
     return min(enough, key=enough.get, default=None)
 
 
@@ -162,15 +165,15 @@ def report(task, nrmse, train_seconds, n_trajectories):
     that were for training, validation and test. Raises UserError where no solution is as good as the model."""
     device = task.model.device
     found = classical(task.sources, task.model.cfg, task.u[:, task.initial_step - 1:], device)
-    names = {'one': cheapest(nrmse, found), 'batch': cheapest(nrmse, found, 'ms_in_batch')}
+    names = {way: cheapest(nrmse, found, way) for way in WAYS}
     if names['one'] is None:
         raise UserError(f'--break_even: none of {len(found)} solutions has an error of {nrmse:.3g} or less')
     data_seconds = seconds_of_training_data(task.sources[0], n_trajectories, device)
     own = model_ms(task)
-    solver = {'one': found[names['one']]['ms_per_trajectory'], 'batch': found[names['batch']]['ms_in_batch']}
+    solver = {way: found[name][MS[way]] for way, name in names.items()}
     cost = train_seconds + data_seconds
-    return {'train_seconds': train_seconds, 'data_seconds': data_seconds, 'solver': names['one'],
-            'solver_nrmse': found[names['one']]['nrmse'], 'solver_ms': solver, 'model_ms': own,
+    return {'train_seconds': train_seconds, 'data_seconds': data_seconds, 'solver': names,
+            'solver_nrmse': {way: found[name]['nrmse'] for way, name in names.items()}, 'solver_ms': solver, 'model_ms': own,
             'batch_size': min(task.batch_size, len(task.u)), 'all': found,
             'pays_after': {way: break_even(cost, solver[way], own[way]) for way in WAYS}}
 

@@ -150,9 +150,10 @@ def score_rows(results):
 def break_even_rows(found):
     """Costs, and after how many trajectories a model has paid for itself."""
     from evaluation.break_even import WAYS, trajectories
-    rows = [['solver that errs no more', *[f"{r['solver']}: {r['solver_nrmse']:.2g}" for r in found]],
-            ['seconds of data', *[f"{r['data_seconds']:.4g}" for r in found]]]
+    rows = [['seconds of data', *[f"{r['data_seconds']:.4g}" for r in found]]]
     for way, label in WAYS.items():
+        rows.append([f'solver that errs no more, {label}',
+                     *[f"{r['solver'][way]}: {r['solver_nrmse'][way]:.2g}" for r in found]])
         rows.append([f'ms {label}: solver', *[f"{r['solver_ms'][way]:.4g}" for r in found]])
         rows.append([f'ms {label}: this model', *[f"{r['model_ms'][way]:.4g}" for r in found]])
     for way, label in WAYS.items():

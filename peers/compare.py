@@ -68,20 +68,19 @@ RARELY = ['--eval_interval=1000000', '--save_interval=1000000']
 
 
 def ms_per_iteration(rows):
-    """Milliseconds an iteration between the first row of a log and the last but one: a validation follows the
-    last iteration. Raises UserError for fewer than three rows."""
-    if len(rows) < 3:
+    """Milliseconds an iteration between the first row of a log and the last. Raises UserError for a single row."""
+    if len(rows) < 2:
         raise UserError('the training was too short to be timed')
     first = rows[0]
-    last = rows[-2]
+    last = rows[-1]
     seconds = float(last['train_seconds']) - float(first['train_seconds'])
     return 1e3 * seconds / (int(last['iter']) - int(first['iter']))
 
 
 def usual_ms(rows):
-    """Milliseconds an iteration between rows of a log, the median of all pairs but the last: it leaves out
-    the minutes in which a part is compiled."""
-    times = [ms_per_iteration([*pair, None]) for pair in itertools.pairwise(rows[:-1])]
+    """Milliseconds an iteration between rows of a log, the median of all pairs: it leaves out the minutes in which
+    a part is compiled."""
+    times = [ms_per_iteration(pair) for pair in itertools.pairwise(rows)]
     if len(times) < 3:
         raise UserError('the training was too short to be timed')
     return statistics.median(times)
@@ -250,6 +249,8 @@ def compete(name, task, budget, seed, folder, extra=(), validations=VALIDATIONS)
              f'--operator_stage.max_minutes={budget.get("minutes", 0)}',
              f'--eval_interval={math.ceil(n / validations)}']
     rows = run_training(task.config, folder, *args)
+    with open(os.path.join(folder, 'env.json')) as file:
+        machine = json.load(file)
     model = load(folder, task.device)
     u0 = task.y[:, 0].to(task.device)
     steps = task.y.shape[1] - 1
@@ -272,7 +273,8 @@ def compete(name, task, budget, seed, folder, extra=(), validations=VALIDATIONS)
              'ms_of_one': median_ms(roll_one, task.device, 3),
              'validation': [(float(row['train_seconds']), float(row['val_nrmse']))
                             for row in rows if row['val_nrmse']],
-             'per_step': results['per_step']['nrmse']}
+             'per_step': results['per_step']['nrmse'],
+             **{key: machine[key] for key in ('threads', 'device', 'commit')}}
     if not method.peer and not method.reencode:
         found['reencode'] = results['reencode']['nrmse']
         found.update({key: scores[key] for key in ('recon_nrmse', 'latent_gap')})

@@ -6,23 +6,26 @@ The race: how soon is this model as good as the FNO after five minutes?
 
 docs/zoo.json has a track for each equation, docs/race.json the standing records. The rules:
 
-- The error to reach is that of an FNO trained for five minutes of one thread, mean of its seeds, on the test split. The
-  mean over three seeds must not be larger. Choose settings by the mean on the validation split, which is printed.
-- Data are those of the config. Everything else may change: keys, code, architecture. The project's tests must pass.
-- Seconds are those of training alone, without validations, on one thread. The record is a ratio, since machines
-  differ: the seconds in which the FNO makes its iterations / those of the attempt, both timed in this run, in turns.
-- An attempt is a record if its ratio is larger than that of the standing one, run on the same machine. --json writes
-  what was found; the entry of a record replaces that of docs/race.json.
+1. The error to reach is that of an FNO which was trained for five minutes of one thread, mean of its seeds, on the test
+   split. The mean over three seeds must not be larger. Choose settings, and how long to train, by the mean on the
+   validation split, which is printed.
+2. Weights are random at first. Data are those of the config, the device is one thread of a CPU. Everything else may
+   change: keys, code, architecture. The project's tests must pass.
+3. Seconds are those of the iterations, without validations. The score is a speed-up, since machines differ: the seconds
+   in which the FNO makes its iterations / those of the attempt, both timed in this run, in turns. Nothing else should
+   run beside it.
+4. An attempt is a record if its speed-up is larger than that of the standing one on the same machine by more than
+   their seeds scatter. --json writes what was found; the entry of a record replaces that of docs/race.json. Keys of the
+   standing record are not those of an attempt: name them again.
 """
 import json
-import math
 import os
 import statistics
 import tempfile
 from datetime import date
 
-from peers.compare import (HERE, RARELY, changes_of, compete, fno_of, ms_per_iteration, prepare, print_row, read_log,
-                           run_training, write_json)
+from peers.compare import (HERE, RARELY, changes_of, compete, fno_of, ms_per_iteration, prepare, print_row, run_training,
+                           write_json)
 from peers.networks import package_fno
 from runtime import configurator
 from runtime.configurator import UserError, key_of
@@ -30,33 +33,23 @@ from runtime.configurator import UserError, key_of
 RECORDS = os.path.join(HERE, 'docs', 'race.json')
 ZOO = os.path.join(HERE, 'docs', 'zoo.json')
 TRAIN = os.path.join(HERE, 'train.py')
-FNO_ITERS = 60                         # of the training that times the FNO
-SEEDS = 3                              # of a record
+FNO_ITERS = 100                        # of the training that times the FNO
+FREE = ('early_bias', 'symmetries', 'other_strides')                 # keys of the section data that an attempt may set
+FIXED = ('init_from', 'device', 'stages', 'mixture')                 # keys outside of it that it may not
 
 
-def tracks():
+def records():
     """{name of a config: the standing record}"""
     with open(RECORDS) as file:
         return json.load(file)
 
 
 def targets():
-    """{name of a config: {'error': .., 'iters': ..}} of the FNO after five minutes, means over its seeds."""
+    """{name of a config: {'nrmse', 'iters'}} of the FNO after five minutes, means over its seeds."""
     with open(ZOO) as file:
         zoo = json.load(file)
-    return {name: {'error': statistics.mean(run['nrmse'] for run in row['fno']),
-                   'iters': statistics.mean(run['iters'] for run in row['fno'])} for name, row in zoo.items()}
-
-
-def training_seconds(rows):
-    """Seconds of all iterations of a log. Those of the last row are not known, since a validation follows them: they
-    count like those of the row before. Raises UserError for fewer than three rows."""
-    if len(rows) < 3:
-        raise UserError('the training was too short to be timed')
-    iters = [int(row['iter']) for row in rows[-3:]]
-    seconds = [float(row['train_seconds']) for row in rows[-3:]]
-    rate = (seconds[1] - seconds[0]) / (iters[1] - iters[0])
-    return seconds[1] + rate * (iters[2] - iters[1])
+    return {name: {key: statistics.mean(run[key] for run in row['fno']) for key in ('nrmse', 'iters')}
+            for name, row in zoo.items()}
 
 
 def seconds_of_fno(task, iters):
@@ -69,32 +62,28 @@ def seconds_of_fno(task, iters):
 
 def attempt(task, iters, keys, seed, fno_iters):
     """Train once, and time the FNO after it. Returns the errors on the test and validation splits and both times."""
-    often = f'--log_interval={max(1, iters // 20)}'
     with tempfile.TemporaryDirectory() as folder:
-        found = compete('ours', task, {'iters': iters}, seed, folder, [often, *keys], validations=1)
-        seconds = training_seconds(read_log(folder))
-        with open(os.path.join(folder, 'env.json')) as file:
-            machine = json.load(file)
-    return {'seed': seed, 'error': found['nrmse'], 'validation': found['validation'][-1][1], 'seconds': seconds,
-            'fno_seconds': seconds_of_fno(task, fno_iters), 'threads': machine['threads'],
-            'device': machine['device'], 'commit': machine['commit']}
+        found = compete('ours', task, {'iters': iters}, seed, folder, keys, validations=1)
+    return {'seed': seed, 'error': found['nrmse'], 'validation': found['validation'][-1][1],
+            'seconds': found['seconds'], 'fno_seconds': seconds_of_fno(task, fno_iters),
+            **{key: found[key] for key in ('threads', 'device', 'commit')}}
 
 
 def record_of(iters, keys, runs):
     """An entry of docs/race.json: the settings, and the means over the seeds."""
     mean = {key: statistics.mean(run[key] for run in runs) for key in ('error', 'validation', 'seconds', 'fno_seconds')}
-    return {'iters': iters, 'keys': list(keys), **mean, 'ratio': mean['fno_seconds'] / mean['seconds'],
+    return {'iters': iters, 'keys': list(keys), **mean, 'speedup': mean['fno_seconds'] / mean['seconds'],
             'date': date.today().isoformat(), 'runs': runs}
 
 
 def check(args, overrides):
-    """Raise UserError for options that the race does not have, and for other data than those of the config."""
+    """Raise UserError for options that the race does not have, and for keys that its rules do not leave free."""
     if args.methods or args.plot or args.settings != [()]:
         raise UserError('race: --methods, --plot and parameters of an equation are none of its options')
+    fixed = [*configurator.section(TRAIN, 'data'), *FIXED]
     for text in overrides:
-        key = key_of(text)
-        if key in configurator.section(TRAIN, 'data') and key not in ('early_bias', 'symmetries', 'other_strides'):
-            raise UserError(f'race: {text} would change the data, which are those of the config')
+        if key_of(text) in fixed and key_of(text) not in FREE:
+            raise UserError(f'race: {text} would change the data, the initial weights or the device')
 
 
 def race(args, overrides):
@@ -103,7 +92,7 @@ def race(args, overrides):
     package_fno()
     os.environ['OMP_NUM_THREADS'] = '1'                              # of the trainings
     known = targets()
-    standing = tracks()
+    standing = records()
     given = {os.path.splitext(os.path.basename(config))[0]: config for config in args.configs}
     chosen = given or {name: os.path.join(HERE, 'config', f'{name}.py') for name in standing}
     for name in chosen:
@@ -116,23 +105,21 @@ def race(args, overrides):
     if args.iters and len(chosen) != 1:
         raise UserError('race: --iters is for one config')
     print('latent rollouts, nRMSE on the test split (and the mean on the validation split)')
-    widths = (-24, 7, 10, 10, 11, 2, -30, 9, 9, 18)
-    print_row(['track', 'iters', 'to reach', 'reached', 'validation', '', 'seeds', 'seconds', 'FNO', 'ratio'], widths)
+    widths = (-24, 7, 10, 10, 11, 2, -30, 9, 9, 9)
+    print_row(['track', 'iters', 'to reach', 'reached', 'validation', '', 'seeds', 'seconds', 'FNO', 'speed-up'], widths)
     found = {}
     for name, config in chosen.items():
         iters = args.iters or standing[name]['iters']
         keys = overrides if args.iters else [*standing[name]['keys'], *overrides]
-        task = prepare(config, [])
+        task = prepare(config, ['--device=cpu'])
         runs = [attempt(task, iters, keys, seed, known[name]['iters']) for seed in range(args.seeds)]
         row = found[name] = record_of(iters, keys, runs)
-        error = known[name]['error']
+        error = known[name]['nrmse']
         seeds = ' '.join(f'{run["error"]:.3g}' for run in runs)
-        ratio = f'{row["ratio"]:.1f}' if row['error'] <= error else 'missed'
-        if len(runs) >= SEEDS and row['error'] <= error and row['ratio'] > standing.get(name, {'ratio': 0.})['ratio']:
-            ratio += ', a record'
+        speedup = f'{row["speedup"]:.1f}' if row['error'] <= error else 'missed'
         print_row([name, iters, f'{error:.4g}', f'{row["error"]:.4g}', f'{row["validation"]:.4g}', '', seeds,
-                   f'{row["seconds"]:.3g}', f'{row["fno_seconds"]:.3g}', ratio], widths)
+                   f'{row["seconds"]:.3g}', f'{row["fno_seconds"]:.3g}', speedup], widths)
         write_json(args.json, found)
-    ratios = [row['ratio'] for name, row in found.items() if row['error'] <= known[name]['error']]
-    if len(ratios) == len(found) > 1:
-        print(f'geometric mean of the ratios: {math.exp(statistics.mean(map(math.log, ratios))):.2f}')
+    speedups = [row['speedup'] for name, row in found.items() if row['error'] <= known[name]['nrmse']]
+    if len(speedups) == len(found) > 1:
+        print(f'geometric mean of the speed-ups: {statistics.geometric_mean(speedups):.2f}')

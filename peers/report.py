@@ -49,8 +49,8 @@ def peers_summary(runs, task, coarse):
     untrained = {'seconds': 0., 'n_params': 0, 'iters': 0}
     summary['persistence'] = {'nrmse': persistence(task), **untrained, 'ms_per_trajectory': 0.}
     if coarse:
-        name = cheapest(own, coarse) or next(iter(coarse))           # the finest, where none is so good
-        summary['classical'] = {**coarse[name], **untrained, 'solver': name, 'ms_batch_size': 1, 'all': coarse}
+        name = cheapest(own, coarse, 'batch') or next(iter(coarse))  # the finest, where none is so good
+        summary['classical'] = {**coarse[name], **untrained, 'solver': name, 'all': coarse}
     return summary
 
 
@@ -68,8 +68,8 @@ def peers_table(summary, budget, device):
         numbers = [f'{r["n_params"]:,.0f}', f'{r["iters"]:.0f}', f'{r["seconds"]:.0f}', f'{r["nrmse"]:.4f}']
         print_row([name, *numbers, '', seeds, steps, f'{r["ms_per_trajectory"]:.2f}'], widths)
     if 'classical' in summary:
-        print(f"classical: the built-in solver, {summary['classical']['solver']}, batch 1; the others: all test "
-              'trajectories in one batch')
+        print(f"classical: the built-in solver, {summary['classical']['solver']}, in batches as it makes data; the "
+              'others: all test trajectories in one batch')
     for own, peer in itertools.product(('ours', 'ours_plain'), METHODS):
         if own in summary and peer in summary and METHODS[peer].peer:
             print(f'nRMSE of {own} / {peer}: {summary[own]["nrmse"] / summary[peer]["nrmse"]:.2f}')

@@ -689,7 +689,9 @@ class Run:
         else:
             self.bad_evals += 1
             self.finished = 0 < self.settings.patience <= self.bad_evals
-        self.last_time += time.perf_counter() - self.advanced        # a validation is no part of an iteration
+        pause = time.perf_counter() - self.advanced                  # a validation is no part of the training
+        self.last_time += pause
+        self.clock += pause
         return error
 
     def save(self):

@@ -283,13 +283,13 @@ def test_numbers_are_those_of_the_model(run_folder, truth):
 def test_break_even(run_folder, monkeypatch, capsys, solver, own, expected):
     """90 s of training and 210 s of data, 30 ms saved a trajectory: it pays after 10,000."""
     from evaluation import break_even
-    found = {'64 cells': {'nrmse': 0., 'ms_per_trajectory': solver, 'ms_in_batch': 21.}}
+    found = {'64 cells': {'nrmse': 0., 'ms_of_one': solver, 'ms_per_trajectory': 21.}}
     monkeypatch.setattr(break_even, 'classical', lambda *args: found)
     monkeypatch.setattr(break_even, 'seconds_of_data', lambda source, n, device: 210.)
     monkeypatch.setattr(break_even, 'model_ms', lambda task: {'one': own, 'batch': 20.})
     [r] = evaluate('--ckpt', run_folder, '--break_even')
     assert r['break_even']['pays_after'] == {'one': expected, 'batch': 300_000}
-    assert r['break_even']['solver'] == '64 cells' and r['break_even']['train_seconds'] == 90.
+    assert r['break_even']['solver'] == {'one': '64 cells', 'batch': '64 cells'} and r['break_even']['train_seconds'] == 90.
     out = capsys.readouterr().out
     assert re.search('pays after so many, in batches +300,000', out) and ('never' in out) == (expected is None)
 

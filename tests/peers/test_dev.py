@@ -82,12 +82,22 @@ def test_zoo(here, tmp_path, burgers_file, capsys):
     assert summary['data_seconds'] > 0 and set(summary['break_even']) == {'ours', 'fno'}
 
 
-def test_the_cheapest_grid_that_is_good_enough():
-    found = {'64 cells': {'nrmse': .01, 'ms_per_trajectory': 4.}, '32 cells': {'nrmse': .02, 'ms_per_trajectory': 2.},
-             '16 cells': {'nrmse': .08, 'ms_per_trajectory': 1.}}
-    assert study.solver_at(.03, found).startswith('2.0 (32 cells')
-    assert study.solver_at(.001, found) == 'none'
-    assert study.solver_at(.001, {}) == 'none'
+def test_break_even_of_the_zoo():
+    """20 s of training and 10 s of data. Alone, 32 cells are the fastest that err no more than .03 (3 ms are saved), in
+    batches 64 cells are, no faster than the model."""
+    found = {'64 cells': {'nrmse': .01, 'ms_of_one': 6., 'ms_per_trajectory': 1.},
+             '32 cells': {'nrmse': .02, 'ms_of_one': 5., 'ms_per_trajectory': 1.5},
+             '16 cells': {'nrmse': .08, 'ms_of_one': 1., 'ms_per_trajectory': .1}}
+    runs = [{'nrmse': error, 'seconds': 20., 'ms_of_one': 2., 'ms_per_trajectory': 1.} for error in (.02, .04)]
+    row = {'classical': found, 'data_seconds': 10.}
+    solvers, pays = study.break_even_of(row, runs)
+    assert solvers == {'one': '32 cells', 'batch': '64 cells'} and pays == {'one': 10_000, 'batch': None}
+    row |= {'solver': {'ours': solvers}, 'break_even': {'ours': pays}}
+    assert study.solver_at(row, 'one') == '5 (32 cells: 0.0200)' and study.pays(row, 'ours', 'batch') == 'never'
+    solvers, pays = study.break_even_of(row, [{**runs[0], 'nrmse': .001}])
+    assert solvers == {'one': None, 'batch': None} and pays == {}
+    row |= {'solver': {'ours': solvers}, 'break_even': {'ours': pays}}
+    assert study.solver_at(row, 'one') == 'none' and study.pays(row, 'ours', 'one') == study.pays(row, 'fno', 'one') == '-'
 
 
 # ---------------------------------------------------------------------------------------------
