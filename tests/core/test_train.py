@@ -382,6 +382,21 @@ def test_minutes_of_each_stage(tmp_path, train, cut, monkeypatch):
     assert train_seconds == sorted(train_seconds)
 
 
+def test_validations_are_no_part_of_the_training(tmp_path, train, monkeypatch):
+    """Each takes an hour here."""
+    clock = Clock()
+
+    def slow_error(*args):
+        clock.now += 3600.
+        return .5
+
+    monkeypatch.setattr(runtime.run, 'time', clock)
+    monkeypatch.setattr('evaluation.scores.rollout_error', slow_error)
+    train(tmp_path, '--max_iters=100000', '--max_minutes=.1', '--eval_interval=4', '--log_interval=1')
+    assert 1 < len(column(tmp_path, 'val_nrmse')) < 10
+    assert max(column(tmp_path, 'train_seconds')) < 10.
+
+
 # ---------------------------------------------------------------------------------------------
 # several processes
 
