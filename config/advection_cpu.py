@@ -10,4 +10,6 @@ early_bias = 1.                    # fields do not steepen with time
 latent_dim = 12                    # of 16 values
 basis = 'components'
 token_shift = 5
+depth = 2                          # a linear equation is easy
+batch_size = 16
 max_iters = 2500

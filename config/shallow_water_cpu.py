@@ -11,4 +11,5 @@ space_stride = 1
 early_bias = 1.5
 latent_tokens = 8                  # 8 x 8 tokens of 8 x 8 points
 latent_dim = 64
+batch_size = 16                    # more iterations in the same time
 max_iters = 3000

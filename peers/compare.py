@@ -114,8 +114,8 @@ class Method(NamedTuple):
     peer: bool = False                 # a network of networks.py: its tokens are the grid points
     reencode: bool = False             # is it rolled out by decoding and encoding in every step?
     needs_frame: bool = False          # only for equations with a moving frame
-    cpu_batch: int = 0                 # batch size on a CPU; 0: that of the config
-    cpu_plane: list = []               # further arguments on a CPU in two dimensions
+    cpu_line: list = []                # further arguments on a CPU in one dimension
+    cpu_plane: list = []               # ... in two
 
 
 _weights = [name for group in (losses.key_group(), extensions.key_groups()) for keys in group.values()
@@ -126,14 +126,19 @@ REENCODER = [*FIELD_LOSS, '--unroll=1', '--unroll_start=1']
 PEER = [*FIELD_LOSS, *'--encoder=grid --basis=cosine --encoder_dim=0 --decoder_dim=0 --token_shift=0'.split(),
         *'--unroll=2 --unroll_start=1 --unroll_switch=.7 --optimizer=adamw --weight_decay=0'.split(),
         '--compile=false', '--dtype=float32']
-# Width, depth, batch and rate of the FNO are the best of several (dev/LOG.md), as is the U-Net's width in 2D.
+# Width, depth, batch and rate of the FNO are the best of several (dev/LOG.md); of the others, those on a CPU in 2D.
 FNO = [*PEER, *'--arch=fno --hidden_dim=48 --depth=4 --learning_rate=6e-3'.split()]
 UNET = [*PEER, *'--arch=unet --hidden_dim=48 --depth=4 --learning_rate=2e-3'.split()]
 # Transolver: depth and rate of the paper for unsteady flow, but a narrower network.
 TRANSOLVER = [*PEER, *'--arch=transolver --hidden_dim=96 --depth=8 --learning_rate=1e-3'.split()]
 # PDE-Transformer: a narrower network than the paper's, and a rate that was not tuned.
 PDET = [*PEER, *'--arch=pdet --hidden_dim=64 --depth=2 --learning_rate=1e-3'.split()]
-NARROW = ['--hidden_dim=24']           # of FNO, U-Net in 2D: wider ones make too few iterations on a CPU
+# In minutes of a CPU, narrow networks and small batches make enough iterations.
+FNO_LINE = ['--batch_size=16']
+FNO_PLANE = ['--hidden_dim=24', '--batch_size=4']
+UNET_PLANE = ['--hidden_dim=16', '--batch_size=16']
+TRANSOLVER_PLANE = ['--hidden_dim=48', '--depth=4', '--batch_size=4']
+PDET_PLANE = ['--batch_size=8']
 PLAIN = '--moving_frame=false'
 FRAME = '--moving_frame=true'
 
@@ -141,12 +146,12 @@ METHODS = {
     'ours': Method([]),
     'reencoder': Method(REENCODER, reencode=True),
     'ours_plain': Method([PLAIN, '--token_shift=0']),    # without what needs symmetries of the equation
-    'fno': Method([*FNO, PLAIN], peer=True, cpu_batch=16, cpu_plane=NARROW),
-    'fno_frame': Method([*FNO, FRAME], peer=True, cpu_batch=16, cpu_plane=NARROW, needs_frame=True),
-    'unet': Method([*UNET, PLAIN], peer=True, cpu_plane=NARROW),
-    'unet_frame': Method([*UNET, FRAME], peer=True, cpu_plane=NARROW, needs_frame=True),
-    'transolver': Method([*TRANSOLVER, PLAIN], peer=True, cpu_plane=['--hidden_dim=48', '--depth=4']),
-    'pdet': Method([*PDET, PLAIN], peer=True)}
+    'fno': Method([*FNO, PLAIN], peer=True, cpu_line=FNO_LINE, cpu_plane=FNO_PLANE),
+    'fno_frame': Method([*FNO, FRAME], peer=True, cpu_line=FNO_LINE, cpu_plane=FNO_PLANE, needs_frame=True),
+    'unet': Method([*UNET, PLAIN], peer=True, cpu_plane=UNET_PLANE),
+    'unet_frame': Method([*UNET, FRAME], peer=True, cpu_plane=UNET_PLANE, needs_frame=True),
+    'transolver': Method([*TRANSOLVER, PLAIN], peer=True, cpu_plane=TRANSOLVER_PLANE),
+    'pdet': Method([*PDET, PLAIN], peer=True, cpu_plane=PDET_PLANE)}
 
 
 # ---------------------------------------------------------------------------------------------
@@ -216,16 +221,13 @@ def fno_of(task):
 def changes_of(name, task):
     """The arguments of train.py for a method, beside config and overrides."""
     method = METHODS[name]
-    on_cpu = task.device.type == 'cpu'
     changes = [*method.changes, '--stages=operator']
     if method.peer:
         changes += [f'--latent_tokens={min(task.y.shape[2:-1])}', f'--latent_dim={task.y.shape[-1]}']
         if task.source.entry.steady:                                 # there is one step
             changes += ['--unroll=1']
-    if on_cpu and task.y.ndim == 5:
-        changes += method.cpu_plane
-    if on_cpu and method.cpu_batch:
-        changes += [f'--batch_size={method.cpu_batch}']
+    if task.device.type == 'cpu':
+        changes += method.cpu_plane if task.y.ndim == 5 else method.cpu_line
     return changes
 
 
