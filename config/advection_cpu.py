@@ -12,4 +12,4 @@ basis = 'components'
 token_shift = 5
 depth = 2                          # a linear equation is easy
 batch_size = 16
-max_iters = 2500
+max_iters = 10000

@@ -15,4 +15,4 @@ latent_tokens = 8                  # 8 x 8 tokens of 8 x 8 points
 latent_dim = 64                    # of 128 values: with all of them, the shortest waves of a rollout grow
 basis = 'components'
 batch_size = 16                    # more iterations in the same time
-max_iters = 2500
+max_iters = 5000

@@ -12,4 +12,4 @@ early_bias = 1.5
 latent_tokens = 8                  # 8 x 8 tokens of 8 x 8 points
 latent_dim = 64
 batch_size = 16                    # more iterations in the same time
-max_iters = 3000
+max_iters = 5000
