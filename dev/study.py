@@ -183,7 +183,7 @@ def zoo_summary(folder):
         kept = ('seed', 'commit', 'nrmse', 'reencode', 'correlation_time', 'iters', 'seconds', 'n_params',
                 'ms_per_trajectory', 'ms_of_one')
         found = summary[name].setdefault(peer, [])
-        found.append({'method': method, 'validation': run['validation'][-1][1],
+        found.append({'method': method, 'changes': run['what']['changes'], 'validation': run['validation'][-1][1],
                       **{key: run[key] for key in kept if key in run}})
     for row in summary.values():
         row['solver'] = {}

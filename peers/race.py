@@ -45,11 +45,12 @@ def records():
 
 
 def targets():
-    """{name of a config: {'nrmse', 'iters'}} of the FNO after five minutes, means over its seeds."""
+    """{name of a config: {'nrmse', 'iters', 'changes'}} of the FNO after five minutes, means over its seeds and the
+    arguments of train.py that it had."""
     with open(ZOO) as file:
         zoo = json.load(file)
-    return {name: {key: statistics.mean(run[key] for run in row['fno']) for key in ('nrmse', 'iters')}
-            for name, row in zoo.items()}
+    return {name: {**{key: statistics.mean(run[key] for run in row['fno']) for key in ('nrmse', 'iters')},
+                   'changes': row['fno'][0]['changes']} for name, row in zoo.items()}
 
 
 def seconds_of_fno(task, iters):
@@ -104,14 +105,18 @@ def race(args, overrides):
         raise UserError('race: there is no record yet; name a config, and --iters')
     if args.iters and len(chosen) != 1:
         raise UserError('race: --iters is for one config')
+    tasks = {name: prepare(config, ['--device=cpu']) for name, config in chosen.items()}
+    for name, task in tasks.items():
+        if known[name]['changes'] != changes_of(fno_of(task), task):
+            raise UserError(f'race: the FNO of {name} had other settings in docs/zoo.json: python -m dev.study zoo '
+                            'measures it again')
     print('latent rollouts, nRMSE on the test split (and the mean on the validation split)')
     widths = (-24, 7, 10, 10, 11, 2, -30, 9, 9, 9)
     print_row(['track', 'iters', 'to reach', 'reached', 'validation', '', 'seeds', 'seconds', 'FNO', 'speed-up'], widths)
     found = {}
-    for name, config in chosen.items():
+    for name, task in tasks.items():
         iters = args.iters or standing[name]['iters']
         keys = overrides if args.iters else [*standing[name]['keys'], *overrides]
-        task = prepare(config, ['--device=cpu'])
         runs = [attempt(task, iters, keys, seed, known[name]['iters']) for seed in range(args.seeds)]
         row = found[name] = record_of(iters, keys, runs)
         error = known[name]['nrmse']

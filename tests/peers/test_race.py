@@ -12,7 +12,7 @@ from peers import race
 def here(monkeypatch, tmp_path):
     """Two tracks with targets of .1 and .2 after 1000 and 500 iterations of the FNO; the first has a record. Errors of
     attempts are .08, .09 and .1 for seeds 0, 1, 2, in 20 s of training; the FNO takes .2 s an iteration."""
-    zoo = {name: {'fno': [{'nrmse': error - .01, 'iters': n}, {'nrmse': error + .01, 'iters': n}]}
+    zoo = {name: {'fno': [{'nrmse': error - .01, 'iters': n, 'changes': ['--arch=fno']}, {'nrmse': error + .01, 'iters': n}]}
            for name, error, n in (('burgers_cpu', .1, 1000), ('ns_cpu', .2, 500))}
     (tmp_path / 'zoo.json').write_text(json.dumps(zoo))
     (tmp_path / 'race.json').write_text(json.dumps({'burgers_cpu': {'iters': 300, 'keys': ['--muon_lr=.02'], 'speedup': 9.}}))
@@ -20,6 +20,8 @@ def here(monkeypatch, tmp_path):
     monkeypatch.setattr(race, 'RECORDS', str(tmp_path / 'race.json'))
     monkeypatch.setattr(race, 'package_fno', lambda: None)
     monkeypatch.setattr(race, 'prepare', lambda config, overrides: config)
+    monkeypatch.setattr(race, 'fno_of', lambda task: 'fno')
+    monkeypatch.setattr(race, 'changes_of', lambda method, task: ['--arch=fno'])
     monkeypatch.setattr(race, 'seconds_of_fno', lambda task, iters: .2 * iters)
     calls = []
 
@@ -48,11 +50,16 @@ def test_the_standing_records_are_run(here, capsys, tmp_path):
 def test_an_attempt_that_misses(here, capsys):
     """.08 is more than .05; the keys of the standing record are not taken for an attempt of one's own."""
     zoo = json.loads(open(race.ZOO).read())
-    zoo['burgers_cpu']['fno'] = [{'nrmse': .05, 'iters': 1000}]
+    zoo['burgers_cpu']['fno'] = [{'nrmse': .05, 'iters': 1000, 'changes': ['--arch=fno']}]
     open(race.ZOO, 'w').write(json.dumps(zoo))
     bench.main(['race', 'config/burgers_cpu.py', '--iters=100', '--depth=2'])
     assert here == [(100, 0, ['--depth=2'])]
     assert capsys.readouterr().out.split()[-1] == 'missed'
+
+
+def test_another_fno_than_that_of_the_zoo(here, monkeypatch):
+    monkeypatch.setattr(race, 'changes_of', lambda method, task: ['--arch=fno', '--batch_size=4'])
+    assert 'dev.study zoo' in refused(bench.main, ['race']) and not here
 
 
 @pytest.mark.parametrize('args, words', [
