@@ -6,10 +6,12 @@ Is it the network or the loop? This model and its peers in the same training loo
 
 The rate of every network and optimiser is the best of at least three, each twice the one before, by the validation
 error of one short training (--tune, in minutes). While the best is the smallest or the largest, the next one is tried
-too, up to seven. The optimiser's rate is that of AdamW, or that of Muon, beside which AdamW keeps its rate for what are
-no matrices, such as the spectral weights of the FNO. A training that diverges has an infinite error. All
-networks have the moving frame where the equation has one. Then every seed is trained at the best rate, and a table in
-Markdown printed. A training that is there is not run again. The FNO needs pip install -r requirements-peers.txt.
+too, up to seven. Of those within a tenth of the best, the smallest is taken. The optimiser's rate is that of AdamW, or
+that of Muon, beside which AdamW keeps its rate for what are no matrices, such as the spectral weights of the FNO. A
+training that diverges has an infinite error. All networks have the moving frame where the equation has one.
+
+Then every seed is trained at the best rate, and a table in Markdown printed. A training that is there is not run again.
+The FNO needs pip install -r requirements-peers.txt.
 """
 import argparse
 import itertools
@@ -27,6 +29,7 @@ NETWORKS = ('ours', 'fno', 'unet', 'transolver', 'pdet')
 RATES = {'adamw': {'ours': 6e-3, 'fno': 6e-3, 'unet': 2e-3, 'transolver': 1e-3, 'pdet': 1e-3},     # the first ones
          'muon': dict.fromkeys(NETWORKS, .01)}
 MOST = 7                               # rates that are tried
+TIE = 1.1                              # errors up to so many times the smallest are as good
 
 
 def with_optimizer(name, optimizer, rate, task):
@@ -40,7 +43,8 @@ def with_optimizer(name, optimizer, rate, task):
 
 def best_rate(first, error):
     """The rate of the smallest error(rate), among first / 2, first, 2 first and, while the best is at an end of those
-    tried, the next one beyond. An error that is not finite counts as infinite. Returns (rate, {rate: error})."""
+    tried, the next one beyond; of those that tie with it, the smallest, since long trainings are less stable. An error
+    that is not finite counts as infinite. Returns (rate, {rate: error})."""
     errors = {}
     missing = [first / 2, first, 2 * first]
     while missing:
@@ -53,7 +57,7 @@ def best_rate(first, error):
             missing = [best / 2]
         if len(errors) < MOST and best == max(errors):
             missing = [2 * best]
-    return best, errors
+    return min(rate for rate in errors if errors[rate] <= TIE * errors[best]), errors
 
 
 def tuned(name, optimizer, task, minutes, folder):

@@ -124,8 +124,13 @@ def test_a_picture_of_the_resolution_claim(monkeypatch, tmp_path):
     (1., [.5, 1., 2.]), (8., [.5, 1., 2., 4., 8., 16.]), (.1, [.0625, .125, .25, .5, 1., 2.]),
     (1e6, [.5, 1., 2., 4., 8., 16., 32.])])
 def test_the_best_rate_is_not_at_the_end_of_those_tried(optimum, tried):
-    best, errors = networks.best_rate(1., lambda rate: abs(math.log(rate / optimum)))
+    best, errors = networks.best_rate(1., lambda rate: max(rate / optimum, optimum / rate))
     assert sorted(errors) == tried and best == min(tried, key=lambda rate: abs(math.log(rate / optimum)))
+
+
+def test_of_rates_that_tie_the_smallest_is_taken():
+    found = {.5: 2., 1.: 1.09, 2.: 1., 4.: 1.2}
+    assert networks.best_rate(1., found.get) == (1., found)
 
 
 def test_a_rate_that_diverges_is_not_the_best():
