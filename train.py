@@ -90,7 +90,7 @@ unroll_switch = .7                 # fraction of the iterations after which unro
 inverse_loss_frequency = 10        # inverse decoding acts on every so many-th batch
 # optimisation
 max_iters = 4500                   # iterations; 0 skips the stage *
-max_minutes = 0.                   # if not 0: train for this long, without validations; schedules follow *
+max_minutes = 0.                   # if not 0: train for so long, validations apart; schedules follow the clock *
 batch_size = 32                    # windows per iteration, over all processes
 accumulation = 1                   # micro-batches they are split into
 optimizer = 'muon'                 # muon (inner matrices and kernels; AdamW for the rest) or adamw

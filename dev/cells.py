@@ -82,10 +82,22 @@ def results_in(folder):
 # ---------------------------------------------------------------------------------------------
 # tables
 
+def print_markdown(columns, rows):
+    """A table of texts."""
+    print(f'| {" | ".join(columns)} |')
+    print('|---' * len(columns) + '|')
+    for row in rows:
+        print(f'| {" | ".join(row)} |')
+
+
+def mean_of(runs, key):
+    return statistics.mean(run[key] for run in runs)
+
+
 def with_seeds(runs):
     """The mean error of runs, and in brackets that of each: '0.0018 (0.0017 0.0019)'."""
-    errors = [run['nrmse'] for run in runs]
-    return f'{small(statistics.mean(errors))} ({" ".join(map(small, errors))})'
+    errors = [small(run['nrmse']) for run in runs]
+    return f'{small(mean_of(runs, "nrmse"))} ({" ".join(errors)})'
 
 
 def small(error):

@@ -14,7 +14,7 @@ import itertools
 import math
 import statistics
 
-from dev.cells import experiment, part_of, results_in, run_cell, spent
+from dev.cells import experiment, mean_of, part_of, print_markdown, results_in, run_cell, spent
 from evaluation.pictures import log_axes
 from peers.compare import prepare
 from runtime.configurator import UserError, flag_words, one_line_errors
@@ -76,14 +76,13 @@ def table(folder):
         fewer, name = run['name'].split(' times, ')
         runs.setdefault((int(fewer), name), []).append(run)
     known = [key for key in COLUMNS if all(run[key] is not None for of in runs.values() for run in of)]
-    print(f'| times fewer numbers | | {" | ".join(COLUMNS[key] for key in known)} | iterations |')
-    print('|---' * (len(known) + 3) + '|')
+    rows = []
     for fewer, name in sorted(runs, key=lambda key: (key[0], ROWS.index(key[1]))):
         found = runs[fewer, name]
-        cell = [f'{statistics.mean(run[key] for run in found):.3g}' for key in known]
+        cell = [f'{mean_of(found, key):.3g}' for key in known]
         cell[0] += f' ({" ".join(format(run["nrmse"], ".4f") for run in found)})'
-        iters = statistics.mean(run['iters'] for run in found)
-        print(f'| {fewer} | {name} | {" | ".join(cell)} | {iters:.0f} |')
+        rows.append([f'{fewer}', name, *cell, f'{mean_of(found, "iters"):.0f}'])
+    print_markdown(['times fewer numbers', '', *[COLUMNS[key] for key in known], 'iterations'], rows)
     return runs
 
 

@@ -17,10 +17,9 @@ import argparse
 import itertools
 import math
 import os
-import statistics
 import sys
 
-from dev.cells import experiment, part_of, run_cell, spent, with_seeds
+from dev.cells import experiment, mean_of, part_of, print_markdown, run_cell, spent, with_seeds
 from peers.compare import FRAME, parse, possible, prepare, write_json
 from runtime.configurator import UserError, one_line_errors
 from runtime.paths import output_files, output_folder
@@ -66,8 +65,8 @@ def tuned(name, optimizer, task, minutes, folder):
         cell, changes = with_optimizer(name, optimizer, rate, task)
         try:
             result = run_cell(cell, name, changes, task, {'minutes': minutes}, 0, folder)
-        except UserError as error:
-            if 'nan_dump.pt' in str(error):                          # the training says so where it diverges
+        except UserError as failure:
+            if 'nan_dump.pt' in str(failure):                          # the training says so where it diverges
                 return math.inf
             raise
         return result['validation'][-1][1]
@@ -87,15 +86,10 @@ def compared(name, optimizer, task, args, folder):
 
 def table(rows):
     """Markdown: a row for each network and optimiser, the smallest error first."""
-    print('| network | optimiser | rate | rates tried | parameters | iterations | nRMSE |')
-    print('|---' * 7 + '|')
-
-    def mean(row, key):
-        return statistics.mean(run[key] for run in row['runs'])
-
-    for row in sorted(rows, key=lambda row: mean(row, 'nrmse')):
-        print(f'| {row["network"]} | {row["optimizer"]} | {row["rate"]:g} | {len(row["tried"])} | '
-              f'{row["runs"][0]["n_params"]:,} | {mean(row, "iters"):.0f} | {with_seeds(row["runs"])} |')
+    lines = [[row['network'], row['optimizer'], f'{row["rate"]:g}', f'{len(row["tried"])}',
+              f'{row["runs"][0]["n_params"]:,}', f'{mean_of(row["runs"], "iters"):.0f}', with_seeds(row['runs'])]
+             for row in sorted(rows, key=lambda row: mean_of(row['runs'], 'nrmse'))]
+    print_markdown(['network', 'optimiser', 'rate', 'rates tried', 'parameters', 'iterations', 'nRMSE'], lines)
 
 
 def main(argv):

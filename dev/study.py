@@ -24,7 +24,8 @@ import os
 import statistics
 import sys
 
-from dev.cells import experiment, part_of, results_in, run_cell, small, spent, with_seeds
+from dev.cells import (experiment, mean_of, part_of, print_markdown, results_in, run_cell, small, spent,
+                       with_seeds)
 from evaluation.break_even import MS, WAYS, break_even, cheapest, classical, seconds_of_training_data, trajectories
 from grids import shape_text
 from peers.compare import HERE, METHODS, fno_of, parse, persistence, possible, prepare, write_json
@@ -101,15 +102,14 @@ def study_table(folder):
             rows.append((not math.isfinite(mean), mean, name, errors, runs))
         rows.sort(key=rank_of)                                       # what diverged comes last
         limit = max(rows[0][3])                                      # the worst seed of the best row
-        print(f'| {data} | parameters | iterations | ms per iteration | nRMSE | of seeds | |')
-        print('|---' * 7 + '|')
+        lines = []
         for rank, (_, error, name, errors, runs) in enumerate(rows):
-            iters = statistics.mean(run['iters'] for run in runs)
+            iters = mean_of(runs, 'iters')
             ms = statistics.mean(1e3 * run['seconds'] / run['iters'] for run in runs)
             note = ('tie' if min(errors) <= limit else '') if rank else 'best'
             seeds = ' '.join(f'{error:.4f}' for error in errors)
-            print(f'| {name} | {runs[0]["n_params"]:,} | {iters:.0f} | {ms:.0f} | {error:.4f} | {seeds} | '
-                  f'{note} |')
+            lines.append([name, f'{runs[0]["n_params"]:,}', f'{iters:.0f}', f'{ms:.0f}', f'{error:.4f}', seeds, note])
+        print_markdown([data, 'parameters', 'iterations', 'ms per iteration', 'nRMSE', 'of seeds', ''], lines)
         print()
 
 
@@ -206,27 +206,16 @@ def break_even_of(row, runs):
     return solvers, found
 
 
-def mean_of(runs, key):
-    return statistics.mean(run[key] for run in runs)
-
-
 def zoo_tables(summary):
     """Markdown: errors, then times and break-even. The solver is the fastest solution that errs no more than this
     model."""
     rows = {name: row for name, row in summary.items() if 'ours' in row and 'fno' in row}
     print_markdown(['config', 'points x fields', 'tokens x features', 'persistence', 'this model', 're-encoding', 'FNO',
                     'ratio'], [errors_of(name, row) for name, row in rows.items()])
+    print()
     print_markdown(['config', 'correlation time, s (FNO)', 'ms, one at a time: model (FNO)', 'solver',
                     'pays after (FNO)', 'ms, in batches: model (FNO)', 'solver', 'pays after (FNO)'],
                    [times_of(name, row) for name, row in rows.items()])
-
-
-def print_markdown(columns, rows):
-    print(f'| {" | ".join(columns)} |')
-    print('|---' * len(columns) + '|')
-    for row in rows:
-        print(f'| {" | ".join(row)} |')
-    print()
 
 
 def errors_of(name, row):

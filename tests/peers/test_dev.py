@@ -100,6 +100,7 @@ def test_break_even_of_the_zoo():
     assert solvers == {'one': None, 'batch': None} and pays == {}
     row |= {'solver': {'ours': solvers}, 'break_even': {'ours': pays}}
     assert study.solver_at(row, 'one') == 'none' and study.pays(row, 'ours', 'one') == study.pays(row, 'fno', 'one') == '-'
+    assert study.solver_at({'solver': {}}, 'one') == 'none'          # an equation without a solver
 
 
 # ---------------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def test_inside_and_outside(monkeypatch, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert '1 of 2 runs' in lines[0] and lines[-2].endswith('inside') and lines[-1].endswith('outside')
     assert figures.main(['--runs', 'two', 'one']) == [{'run': 'two'}, known['figures'][1]]
-    assert 'failed' in capsys.readouterr().out
+    assert 'failed' in (out := capsys.readouterr().out) and 'exit code 3' in out
 
 
 def test_a_run_of_several_results(tmp_path):

@@ -63,9 +63,9 @@ def test_another_fno_than_that_of_the_zoo(here, monkeypatch):
 
 
 @pytest.mark.parametrize('args, words', [
-    (['config/burgers_cpu.py', '--iters=3', '--n_trajectories=9'], 'would change'),
-    (['config/burgers_cpu.py', '--iters=3', '--init_from=x.pt'], 'would change'),
-    (['config/burgers_cpu.py', '--iters=3', '--device=cuda'], 'would change'),
+    (['config/burgers_cpu.py', '--iters=3', '--n_trajectories=9'], 'would change the data'),
+    (['config/burgers_cpu.py', '--iters=3', '--init_from=x.pt'], 'would change the data'),
+    (['config/burgers_cpu.py', '--iters=3', '--device=cuda'], 'would change the data'),
     (['config/burgers_cpu.py', '--iters=3', '--nu', '.1'], 'none of its options'),
     (['config/burgers_cpu.py', '--iters=3', '--methods=fno'], 'none of its options'),
     (['config/ns_cpu.py'], '--iters says how long'), (['config/kdv_cpu.py', '--iters=3'], "'kdv_cpu' has no track"),
