@@ -16,7 +16,7 @@ import math
 
 import torch
 
-from dev.cells import experiment
+from dev.trainings import experiment
 from evaluation.load import read
 from evaluation.pictures import log_axes
 from files.open import split_rows

@@ -14,7 +14,7 @@ import itertools
 import math
 import statistics
 
-from dev.cells import experiment, mean_of, part_of, print_markdown, results_in, run_cell, spent
+from dev.trainings import experiment, mean_of, part_of, print_markdown, results_in, spent, train_once
 from evaluation.pictures import log_axes
 from peers.compare import prepare
 from runtime.configurator import UserError, flag_words, one_line_errors
@@ -51,7 +51,7 @@ def size(task, fewer):
     return tokens, dim
 
 
-def cells(task, factors):
+def trainings(task, factors):
     """{name: changes of keys} of all rows, for each of the factors."""
     found = {}
     for fewer in factors:
@@ -79,9 +79,9 @@ def table(folder):
     rows = []
     for fewer, name in sorted(runs, key=lambda key: (key[0], ROWS.index(key[1]))):
         found = runs[fewer, name]
-        cell = [f'{mean_of(found, key):.3g}' for key in known]
-        cell[0] += f' ({" ".join(format(run["nrmse"], ".4f") for run in found)})'
-        rows.append([f'{fewer}', name, *cell, f'{mean_of(found, "iters"):.0f}'])
+        entries = [f'{mean_of(found, key):.3g}' for key in known]
+        entries[0] += f' ({" ".join(format(run["nrmse"], ".4f") for run in found)})'
+        rows.append([f'{fewer}', name, *entries, f'{mean_of(found, "iters"):.0f}'])
     print_markdown(['times fewer numbers', '', *[COLUMNS[key] for key in known], 'iterations'], rows)
     return runs
 
@@ -115,7 +115,7 @@ def main(argv=None):
     add('--seeds', type=int, default=1)
     add('--factors', type=int, nargs='+', default=[2, 8, 32])
     add('--rows', nargs='+', default=ROWS, choices=ROWS, metavar='ROW', help=f'all of {", ".join(ROWS)}')
-    add('--part', default='0/1', help='i/n: every n-th cell from the i-th on')
+    add('--part', default='0/1', help='i/n: every n-th training from the i-th on')
     add('--out')
     add('--plot')
     args, overrides = parser.parse_known_args(flag_words(argv))
@@ -125,11 +125,11 @@ def main(argv=None):
     output_folder('--out', folder)
     output_files({'--plot': args.plot})
     task = prepare(args.config, overrides)
-    chosen = {name: changes for name, changes in cells(task, args.factors).items()
+    chosen = {name: changes for name, changes in trainings(task, args.factors).items()
               if name.split(' times, ')[1] in args.rows}
     every = itertools.product(range(args.seeds), chosen.items())
     for seed, (name, changes) in part_of(every, args.part):
-        run_cell(name, 'ours', changes, task, budget, seed, folder)
+        train_once(name, 'ours', changes, task, budget, seed, folder)
     runs = table(folder)
     if args.plot:
         picture(runs, args.plot)

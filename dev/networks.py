@@ -19,7 +19,7 @@ import math
 import os
 import sys
 
-from dev.cells import experiment, mean_of, part_of, print_markdown, run_cell, spent, with_seeds
+from dev.trainings import experiment, mean_of, part_of, print_markdown, spent, train_once, with_seeds
 from peers.compare import FRAME, parse, possible, prepare, write_json
 from runtime.configurator import UserError, one_line_errors
 from runtime.paths import output_files, output_folder
@@ -32,7 +32,7 @@ TIE = 1.1                              # errors up to so many times the smallest
 
 
 def with_optimizer(name, optimizer, rate, task):
-    """(name of a cell, arguments of train.py) of a network."""
+    """(name of a training, arguments of train.py) of a network."""
     key = {'adamw': 'learning_rate', 'muon': 'muon_lr'}[optimizer]
     changes = [f'--optimizer={optimizer}', f'--{key}={rate:g}']
     if task.has_moving_frame:
@@ -62,9 +62,9 @@ def best_rate(first, error):
 def tuned(name, optimizer, task, minutes, folder):
     """best_rate of a network, by the last validation of short trainings."""
     def error(rate):
-        cell, changes = with_optimizer(name, optimizer, rate, task)
+        full_name, changes = with_optimizer(name, optimizer, rate, task)
         try:
-            result = run_cell(cell, name, changes, task, {'minutes': minutes}, 0, folder)
+            result = train_once(full_name, name, changes, task, {'minutes': minutes}, 0, folder)
         except UserError as failure:
             if 'nan_dump.pt' in str(failure):                          # the training says so where it diverges
                 return math.inf
@@ -77,8 +77,8 @@ def tuned(name, optimizer, task, minutes, folder):
 def compared(name, optimizer, task, args, folder):
     """The results of all seeds of a network at its best rate."""
     rate, errors = tuned(name, optimizer, task, args.tune, os.path.join(folder, 'tuning'))
-    cell, changes = with_optimizer(name, optimizer, rate, task)
-    runs = [run_cell(cell, name, changes, task, args.budget, seed, folder) for seed in range(args.seeds)]
+    full_name, changes = with_optimizer(name, optimizer, rate, task)
+    runs = [train_once(full_name, name, changes, task, args.budget, seed, folder) for seed in range(args.seeds)]
     kept = ('seed', 'nrmse', 'iters', 'seconds', 'n_params')
     return {'network': name, 'optimizer': optimizer, 'rate': rate, 'tried': {f'{key:g}': errors[key] for key in errors},
             'runs': [{key: run[key] for key in kept} for run in runs]}
@@ -113,8 +113,8 @@ def main(argv):
     output_folder('--out', os.path.join(folder, 'tuning'))
     task = prepare(config, [*overrides, *args.settings[0]])
     names = possible(args.methods or NETWORKS, task)
-    cells = part_of(itertools.product(names, RATES), args.part)
-    rows = [compared(name, optimizer, task, args, folder) for name, optimizer in cells]
+    pairs = part_of(itertools.product(names, RATES), args.part)
+    rows = [compared(name, optimizer, task, args, folder) for name, optimizer in pairs]
     write_json(args.json, rows)
     table(rows)
 

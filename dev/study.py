@@ -24,8 +24,8 @@ import os
 import statistics
 import sys
 
-from dev.cells import (experiment, mean_of, part_of, print_markdown, results_in, run_cell, small, spent,
-                       with_seeds)
+from dev.trainings import (experiment, mean_of, part_of, print_markdown, results_in, small, spent, train_once,
+                           with_seeds)
 from evaluation.break_even import MS, WAYS, break_even, cheapest, classical, seconds_of_training_data, trajectories
 from grids import shape_text
 from peers.compare import HERE, METHODS, fno_of, parse, persistence, possible, prepare, write_json
@@ -38,7 +38,7 @@ from runtime.paths import output_files, output_folder
 # ---------------------------------------------------------------------------------------------
 # study: architecture x attention, number of tokens
 
-def study_cells(keys, shape, tokens):
+def study_trainings(keys, shape, tokens):
     """{name: (method, changes)} of one data set and seed, the most important first. keys: of train.py; shape
     (*grid, C): of the fields. Other numbers of tokens make a latent of as many numbers. Tokens of fewer
     points than token_shift move on by all but one of them."""
@@ -49,10 +49,10 @@ def study_cells(keys, shape, tokens):
     depth = keys['depth']
     ends = max(1, depth // 4)
     depths = f'{ends},{max(1, depth - 2 * ends)},{ends}'
-    cells = {}
+    found = {}
     for arch in ('pure', 'u'):
         for attention, changes in kinds.items():
-            cells[f'{arch}, {attention}'] = 'ours', [f'--arch={arch}', f'--attention={attention}',
+            found[f'{arch}, {attention}'] = 'ours', [f'--arch={arch}', f'--attention={attention}',
                                                      f'--depth={depth}', f'--depths={depths}', *changes]
     n_numbers = keys['latent_dim'] * keys['latent_tokens'] ** d
     for n in tokens:
@@ -67,12 +67,12 @@ def study_cells(keys, shape, tokens):
                    f'--patch_size={min(keys["patch_size"], each)}', f'--halo={min(keys["halo"], each)}',
                    f'--token_shift={min(keys["token_shift"], each - 1)}']
         for arch in ('pure', 'u'):
-            cells[f'{arch}, standard, {n} tokens'] = 'ours', [*cells[f'{arch}, standard'][1], *changes]
-    return {**cells, 'fno': ('fno', [])}
+            found[f'{arch}, standard, {n} tokens'] = 'ours', [*found[f'{arch}, standard'][1], *changes]
+    return {**found, 'fno': ('fno', [])}
 
 
 def study(args, overrides):
-    """Train and score the cells of the study that have no result in the folder yet, and print the table."""
+    """Run the trainings of the study that have no result in the folder yet, and print the table."""
     if len(args.configs) > 1:
         raise UserError('study takes one config')
     config = args.configs[0] if args.configs else os.path.join(HERE, 'config', 'burgers_cpu.py')
@@ -81,15 +81,15 @@ def study(args, overrides):
     tasks = [prepare(config, [*overrides, *setting]) for setting in args.settings]
     methods = possible(args.methods or ['ours', 'fno'], tasks[0])
     for seed, task in itertools.product(range(args.seeds), tasks):
-        cells = study_cells(task.keys, task.y.shape[2:], args.tokens)
-        for cell, (method, changes) in part_of(cells.items(), args.part):
+        trainings = study_trainings(task.keys, task.y.shape[2:], args.tokens)
+        for name, (method, changes) in part_of(trainings.items(), args.part):
             if method in methods:
-                run_cell(cell, method, changes, task, args.budget, seed, folder)
+                train_once(name, method, changes, task, args.budget, seed, folder)
     study_table(folder)
 
 
 def study_table(folder):
-    """Markdown: a row a cell, mean nRMSE and those of its seeds. A range that meets the best row's is a
+    """Markdown: a row a setting, mean nRMSE and those of its seeds. A range that meets the best row's is a
     tie."""
     tables = {}
     for run in results_in(folder):
@@ -135,8 +135,8 @@ def zoo(args, overrides):
     configs = args.configs or every
     overrides = [*overrides, *args.settings[0]]
     tasks = {}
-    cells = itertools.product(range(args.seeds), configs, methods)
-    for seed, config, method in part_of(cells, args.part):
+    trainings = itertools.product(range(args.seeds), configs, methods)
+    for seed, config, method in part_of(trainings, args.part):
         if config not in tasks:
             tasks[config] = prepare(config, overrides)
             baselines = os.path.join(folder, 'baselines', f'{experiment(config)}.json')
@@ -145,7 +145,7 @@ def zoo(args, overrides):
         task = tasks[config]
         if method == 'fno':
             method = fno_of(task)
-        run_cell(f'{experiment(config)}, {method}', method, [], task, args.budget, seed, folder)
+        train_once(f'{experiment(config)}, {method}', method, [], task, args.budget, seed, folder)
     summary = zoo_summary(folder)
     write_json(args.json, summary)
     zoo_tables(summary)
@@ -172,7 +172,8 @@ def baselines_of(task):
 
 
 def zoo_summary(folder):
-    """{experiment: its baselines, and of each method the results of all seeds, with its break-even}"""
+    """{experiment: its baselines, and of each method its arguments of train.py, the results of all seeds and its
+    break-even}"""
     summary = {}
     for path in sorted(glob.glob(os.path.join(folder, 'baselines', '*.json'))):
         with open(path) as file:
@@ -182,9 +183,10 @@ def zoo_summary(folder):
         peer = 'fno' if METHODS[method].peer else method
         kept = ('seed', 'commit', 'nrmse', 'reencode', 'correlation_time', 'iters', 'seconds', 'n_params',
                 'ms_per_trajectory', 'ms_of_one')
-        found = summary[name].setdefault(peer, [])
-        found.append({'method': method, 'changes': run['what']['changes'], 'validation': run['validation'][-1][1],
-                      **{key: run[key] for key in kept if key in run}})
+        row = summary[name]
+        row.setdefault('changes', {})[peer] = run['what']['changes']
+        row.setdefault(peer, []).append({'method': method, 'validation': run['validation'][-1][1],
+                                         **{key: run[key] for key in kept if key in run}})
     for row in summary.values():
         row['solver'] = {}
         row['break_even'] = {}
@@ -227,12 +229,12 @@ def errors_of(name, row):
 
 
 def times_of(name, row):
-    cells = [name, '{:.3g} ({:.3g})'.format(*[mean_of(row[who], 'correlation_time') for who in ('ours', 'fno')])]
+    entries = [name, '{:.3g} ({:.3g})'.format(*[mean_of(row[who], 'correlation_time') for who in ('ours', 'fno')])]
     for way in WAYS:
-        cells.append('{:.3g} ({:.3g})'.format(*[mean_of(row[who], MS[way]) for who in ('ours', 'fno')]))
-        cells.append(solver_at(row, way))
-        cells.append(f'{pays(row, "ours", way)} ({pays(row, "fno", way)})')
-    return cells
+        entries.append('{:.3g} ({:.3g})'.format(*[mean_of(row[who], MS[way]) for who in ('ours', 'fno')]))
+        entries.append(solver_at(row, way))
+        entries.append(f'{pays(row, "ours", way)} ({pays(row, "fno", way)})')
+    return entries
 
 
 def pays(row, peer, way):

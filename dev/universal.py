@@ -29,7 +29,7 @@ import statistics
 import sys
 import warnings
 
-from dev.cells import experiment, done, part_of, results_in
+from dev.trainings import experiment, done, part_of, results_in
 from evaluation.load import choose_rows, open_data, params_of, read
 from evaluation.pictures import can_draw, log_axes, new_axes, save
 from evaluation.scores import predict, predicted_fields
@@ -75,15 +75,15 @@ def rows_for(n):
 
 
 def few_shot(args):
-    """Train and score the cells that have no result in the folder yet, and print the table."""
+    """Run the trainings that have no result in the folder yet, and print the table."""
     folder = output_folder('--out', args.out or f'out/few_shot_{experiment(args.config)}')
     blocks = dict(text.partition('=')[::2] for text in args.blocks)
     first = next((path for path in blocks.values() if path), None)
     if not first:
         raise UserError('--blocks needs a checkpoint, whose network those with random blocks have too')
     what = {'iters': args.iters, 'keys': args.keys}
-    cells = itertools.product(range(args.seeds), args.sizes, blocks)
-    for seed, n, name in part_of(cells, args.part):
+    trainings = itertools.product(range(args.seeds), args.sizes, blocks)
+    for seed, n, name in part_of(trainings, args.part):
         path = os.path.join(folder, f'{name}-{n}-seed{seed}')
         if done(path, what):
             continue
@@ -157,10 +157,10 @@ def table(folder):
     sizes = sorted({n for of in found.values() for n in of})
     rows = [['blocks', *map(str, sizes)]]
     for blocks, of in found.items():
-        cells = []
+        entries = []
         for n in sizes:
-            cells.append(with_each(of[n]) if n in of else '-')
-        rows.append([blocks, *cells])
+            entries.append(with_each(of[n]) if n in of else '-')
+        rows.append([blocks, *entries])
     print(aligned(rows))
 
 

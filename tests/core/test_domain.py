@@ -11,7 +11,7 @@ import torch
 import eval as ev
 import metrics
 from conftest import ROOT, close, refused, state_of, train_here
-from dev.cells import of_sources
+from dev.trainings import of_sources
 from equations.obstacles import ENTRY, numbers
 from evaluation.break_even import classical
 from evaluation.domains import metrics_inside, r_squared

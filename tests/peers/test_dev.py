@@ -7,7 +7,7 @@ import pytest
 
 import test_bench
 from conftest import ROOT, SMOKE, refused
-from dev import cells, floor, house, latents, networks, resolution, study
+from dev import floor, house, latents, networks, resolution, study, trainings
 from files.write import write_file
 from runtime.configurator import UserError
 
@@ -20,7 +20,7 @@ here = test_bench.here                 # a fixture
 def test_other_numbers_of_tokens_make_a_latent_of_as_many_numbers():
     keys = {'depth': 4, 'hidden_dim': 96, 'n_head': 4, 'latent_tokens': 32, 'latent_dim': 16,
             'patch_size': 8, 'halo': 4, 'token_shift': 20}
-    found = study.study_cells(keys, (512, 1), [16, 32, 64])
+    found = study.study_trainings(keys, (512, 1), [16, 32, 64])
     assert len(found) == 9 and 'pure, standard, 32 tokens' not in found
     for n, dim, shift in ((16, 32, 20), (64, 8, 7)):
         for arch in ('pure', 'u'):
@@ -28,9 +28,9 @@ def test_other_numbers_of_tokens_make_a_latent_of_as_many_numbers():
             wanted = {'arch': arch, 'latent_tokens': n, 'latent_dim': dim, 'token_shift': shift}
             assert method == 'ours' and {f'--{key}={value}' for key, value in wanted.items()} <= set(changes)
     plane = {**keys, 'latent_tokens': 16, 'latent_dim': 32}
-    assert '--latent_dim=8' in study.study_cells(plane, (64, 64, 2), [32])['pure, standard, 32 tokens'][1]
-    assert '128 does not divide' in refused(study.study_cells, plane, (64, 64, 2), [128])
-    assert '768 numbers' in refused(study.study_cells, {**plane, 'latent_dim': 3}, (64, 64, 2), [64])
+    assert '--latent_dim=8' in study.study_trainings(plane, (64, 64, 2), [32])['pure, standard, 32 tokens'][1]
+    assert '128 does not divide' in refused(study.study_trainings, plane, (64, 64, 2), [128])
+    assert '768 numbers' in refused(study.study_trainings, {**plane, 'latent_dim': 3}, (64, 64, 2), [64])
 
 
 @pytest.mark.slow
@@ -67,7 +67,7 @@ def test_zoo(here, tmp_path, burgers_file, capsys):
     args = ['zoo', SMOKE, '--iters=2', '--methods=ours', '--out=z', '--json=z.json', '--time_stride=25',
             f'--data_path={burgers_file}']
     study.main(args)
-    [own] = cells.results_in(tmp_path / 'z')
+    [own] = trainings.results_in(tmp_path / 'z')
     peer = {**own, 'name': 'burgers_smoke, fno_frame', 'nrmse': 2 * own['nrmse']}
     (tmp_path / 'z' / 'peer.json').write_text(json.dumps(peer))
     n = len(here)

@@ -10,10 +10,11 @@ from peers import race
 
 @pytest.fixture
 def here(monkeypatch, tmp_path):
-    """Two tracks with targets of .1 and .2 after 1000 and 500 iterations of the FNO; the first has a record. Errors of
-    attempts are .08, .09 and .1 for seeds 0, 1, 2, in 20 s of training; the FNO takes .2 s an iteration."""
-    zoo = {name: {'fno': [{'nrmse': error - .01, 'iters': n, 'changes': ['--arch=fno']}, {'nrmse': error + .01, 'iters': n}]}
-           for name, error, n in (('burgers_cpu', .1, 1000), ('ns_cpu', .2, 500))}
+    """Two tracks with targets of .1 and .2 after 1000 and 500 iterations of the FNO; the first has a record. Validation
+    errors of attempts are .08, .09 and .1 for seeds 0, 1, 2, those on the test split .5, in 20 s of training; the FNO
+    takes .2 s an iteration and has .04 on the test split."""
+    zoo = {name: {'fno': [{'validation': error + gap, 'nrmse': .04, 'iters': n} for gap in (-.01, .01)],
+                  'changes': {'fno': ['--arch=fno']}} for name, error, n in (('burgers_cpu', .1, 1000), ('ns_cpu', .2, 500))}
     (tmp_path / 'zoo.json').write_text(json.dumps(zoo))
     (tmp_path / 'race.json').write_text(json.dumps({'burgers_cpu': {'iters': 300, 'keys': ['--muon_lr=.02'], 'speedup': 9.}}))
     monkeypatch.setattr(race, 'ZOO', str(tmp_path / 'zoo.json'))
@@ -27,7 +28,7 @@ def here(monkeypatch, tmp_path):
 
     def compete(name, task, budget, seed, folder, extra, validations):
         calls.append((budget['iters'], seed, extra))
-        return {'nrmse': .08 + .01 * seed, 'validation': [(25., .07)], 'seconds': 20., 'threads': 1, 'device': 'A CPU',
+        return {'nrmse': .5, 'validation': [(25., .08 + .01 * seed)], 'seconds': 20., 'threads': 1, 'device': 'A CPU',
                 'commit': 'abc'}
 
     monkeypatch.setattr(race, 'compete', compete)
@@ -42,7 +43,8 @@ def test_the_standing_records_are_run(here, capsys, tmp_path):
     row = capsys.readouterr().out.splitlines()[-1].split()
     assert row[:4] == ['burgers_cpu', '300', '0.1', '0.09'] and row[-1] == '10.0'
     found = json.loads((tmp_path / 'r.json').read_text())['burgers_cpu']
-    assert found['error'] == pytest.approx(.09) and found['fno_seconds'] == pytest.approx(200.)
+    assert found['validation'] == pytest.approx(.09) and found['fno_seconds'] == pytest.approx(200.)
+    assert found['nrmse'] == pytest.approx(.5)                       # is told, and decides nothing
     assert found['speedup'] == pytest.approx(200 / 20) and found['keys'] == ['--muon_lr=.02']
     assert [run['seed'] for run in found['runs']] == [0, 1, 2]
 
@@ -50,7 +52,7 @@ def test_the_standing_records_are_run(here, capsys, tmp_path):
 def test_an_attempt_that_misses(here, capsys):
     """.08 is more than .05; the keys of the standing record are not taken for an attempt of one's own."""
     zoo = json.loads(open(race.ZOO).read())
-    zoo['burgers_cpu']['fno'] = [{'nrmse': .05, 'iters': 1000, 'changes': ['--arch=fno']}]
+    zoo['burgers_cpu']['fno'] = [{'validation': .05, 'nrmse': .6, 'iters': 1000}]
     open(race.ZOO, 'w').write(json.dumps(zoo))
     bench.main(['race', 'config/burgers_cpu.py', '--iters=100', '--depth=2'])
     assert here == [(100, 0, ['--depth=2'])]

@@ -1,6 +1,6 @@
 """
-Studies of many trainings. Each training is a cell, whose result is a JSON file in a folder. A cell that is
-there is not trained again, so a study that was stopped goes on.
+Studies of many trainings. The result of each is a JSON file in a folder. A training whose result is there is not run
+again, so a study that was stopped goes on.
 """
 import glob
 import itertools
@@ -24,19 +24,19 @@ def spent(budget):
     return ''.join(f'{value:g}{unit}' for unit, value in budget.items())
 
 
-def part_of(cells, part):
-    """Every n-th of the cells from the i-th on, for the part 'i/n'. Raises UserError for another text."""
+def part_of(trainings, part):
+    """Every n-th of the trainings from the i-th on, for the part 'i/n'. Raises UserError for another text."""
     numbers = re.fullmatch(r'(\d+)/(\d+)', part)
     if not numbers or int(numbers[1]) >= int(numbers[2]):
         raise UserError(f'--part={part} is not i/n with i below n')
-    return itertools.islice(cells, int(numbers[1]), None, int(numbers[2]))
+    return itertools.islice(trainings, int(numbers[1]), None, int(numbers[2]))
 
 
-PLACES = ('out_dir', 'data_dir', 'data_path', 'device')      # keys in which cells of one folder may differ
+PLACES = ('out_dir', 'data_dir', 'data_path', 'device')      # keys in which trainings of one folder may differ
 
 
 def done(path, what):
-    """The result of a cell at `path` + '.json', or None. Raises UserError for a result of other keys `what`."""
+    """The result of a training at `path` + '.json', or None. Raises UserError for a result of other keys `what`."""
     if not os.path.exists(path + '.json'):
         return None
     with open(path + '.json') as file:
@@ -46,9 +46,8 @@ def done(path, what):
     return result
 
 
-def run_cell(name, method, changes, task, budget, seed, folder):
-    """Train and score one cell, unless its result is there. Returns the result. Raises UserError for one of other
-    keys."""
+def train_once(name, method, changes, task, budget, seed, folder):
+    """Train and score, unless the result is there. Returns the result. Raises UserError for one of other keys."""
     keys = {key: value for key, value in task.keys.items() if key not in PLACES}
     what = json.loads(json.dumps({'keys': keys, 'budget': budget, 'changes': [*changes_of(method, task), *changes]}))
     values = ', '.join(f'{key.lower()} {of_sources(task, key)}' for key in task.source.params)
@@ -69,7 +68,7 @@ def of_sources(task, key):
 
 
 def results_in(folder):
-    """The results of all finished cells of a folder, which may hold other files."""
+    """The results of all finished trainings of a folder, which may hold other files."""
     results = []
     for path in sorted(glob.glob(os.path.join(folder, '*.json'))):
         with open(path) as file:
