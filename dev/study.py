@@ -26,7 +26,7 @@ import sys
 
 from dev.trainings import (experiment, mean_of, part_of, print_markdown, results_in, small, spent, train_once,
                            with_seeds)
-from evaluation.break_even import MS, WAYS, break_even, cheapest, classical, seconds_of_training_data, trajectories
+from evaluation.break_even import MS, WAYS, classical, pays_after, seconds_of_training_data, trajectories
 from grids import shape_text
 from peers.compare import HERE, METHODS, fno_of, parse, persistence, possible, prepare, write_json
 from peers.networks import package_fno
@@ -192,20 +192,11 @@ def zoo_summary(folder):
         row['break_even'] = {}
         for peer in ('ours', 'fno'):
             if row['classical'] and peer in row:
-                row['solver'][peer], row['break_even'][peer] = break_even_of(row, row[peer])
+                cost = mean_of(row[peer], 'seconds') + row['data_seconds']
+                own = {way: mean_of(row[peer], MS[way]) for way in WAYS}
+                found = pays_after(cost, mean_of(row[peer], 'nrmse'), own, row['classical'])
+                row['solver'][peer], row['break_even'][peer] = found
     return summary
-
-
-def break_even_of(row, runs):
-    """({way: name of the fastest solution that errs no more, or None}, {way: trajectories after which a method has
-    paid for itself, None for never}) from the means over its seeds. Where no solution is so good, no number."""
-    cost = mean_of(runs, 'seconds') + row['data_seconds']
-    solvers = {way: cheapest(mean_of(runs, 'nrmse'), row['classical'], way) for way in WAYS}
-    found = {}
-    for way, name in solvers.items():
-        if name:
-            found[way] = break_even(cost, row['classical'][name][MS[way]], mean_of(runs, MS[way]))
-    return solvers, found
 
 
 def zoo_tables(summary):

@@ -144,6 +144,14 @@ def break_even(cost, solver_ms, model_ms):
     return math.ceil(cost / gain) if gain > 0 else None
 
 
+def pays_after(cost, error, own_ms, found):
+    """A model with this error, that cost so many seconds, beside the solutions of `classical`, as two dicts by WAYS: the
+    name of the fastest solution that errs no more, or None; and the trajectories after which the model has paid for
+    itself, None for never. Where no solution is so good, the second has no entry. own_ms: {way: milliseconds a trajectory}."""
+    solvers = {way: cheapest(error, found, way) for way in WAYS}
+    return solvers, {way: break_even(cost, found[name][MS[way]], own_ms[way]) for way, name in solvers.items() if name}
+
+
 def trajectories(n):
     return 'never' if n is None else f'{n:,}'
 
@@ -165,17 +173,15 @@ def report(task, nrmse, train_seconds, n_trajectories):
     that were for training, validation and test. Raises UserError where no solution is as good as the model."""
     device = task.model.device
     found = classical(task.sources, task.model.cfg, task.u[:, task.initial_step - 1:], device)
-    names = {way: cheapest(nrmse, found, way) for way in WAYS}
-    if names['one'] is None:
+    if cheapest(nrmse, found, 'one') is None:
         raise UserError(f'--break_even: none of {len(found)} solutions has an error of {nrmse:.3g} or less')
     data_seconds = seconds_of_training_data(task.sources[0], n_trajectories, device)
     own = model_ms(task)
-    solver = {way: found[name][MS[way]] for way, name in names.items()}
-    cost = train_seconds + data_seconds
+    names, after = pays_after(train_seconds + data_seconds, nrmse, own, found)
     return {'train_seconds': train_seconds, 'data_seconds': data_seconds, 'solver': names,
-            'solver_nrmse': {way: found[name]['nrmse'] for way, name in names.items()}, 'solver_ms': solver, 'model_ms': own,
-            'batch_size': min(task.batch_size, len(task.u)), 'all': found,
-            'pays_after': {way: break_even(cost, solver[way], own[way]) for way in WAYS}}
+            'solver_nrmse': {way: found[name]['nrmse'] for way, name in names.items()},
+            'solver_ms': {way: found[name][MS[way]] for way, name in names.items()}, 'model_ms': own,
+            'batch_size': min(task.batch_size, len(task.u)), 'all': found, 'pays_after': after}
 
 
 def model_ms(task):
