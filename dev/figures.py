@@ -97,9 +97,15 @@ def value_at(result, key):
         if part == '*':
             here = [item for value in here for item in value]
         else:
-            here = [value[int(name)] if isinstance(value, list) else value[name]
-                    for value in here for name in part.split(',')]
+            here = [item for value in here for item in items(value, part)]
     return statistics.mean(here)
+
+
+def items(value, part):
+    """Those of a list or dict that a part of a path names: by a name, or by several with commas between."""
+    if isinstance(value, list):
+        return [value[int(index)] for index in part.split(',')]
+    return [value[part]] if part in value else [value[name] for name in part.split(',')]
 
 
 def result_of(run, folder):

@@ -52,6 +52,8 @@ def test_a_path_in_a_result():
     assert figures.value_at(result, 'c/d') == 4. and figures.value_at(result, 'a/2/b') == 6.
     assert figures.value_at(result, 'a/*/b') == 3. and figures.value_at(result, 'a/0,1/b') == 1.5
     assert figures.value_at(result, ['c/d', 'a/1/b']) == 2.
+    solver = {'8 cells, cfl=3': {'ms': 5.}, 'a': {'ms': 1.}, 'b': {'ms': 3.}}       # names with commas
+    assert figures.value_at(solver, '8 cells, cfl=3/ms') == 5. and figures.value_at(solver, 'a,b/ms') == 2.
 
 
 def test_the_shortest_runs_are_chosen():
