@@ -81,7 +81,7 @@ stages: setup
 	  ) & pids="$$pids $$!"; done; for pid in $$pids; do wait $$pid || exit 1; done
 
 # the figures of README.md and of the first tables of docs/RESULTS.md, found again: what takes MINUTES=10 in all
-figures: setup
+figures: peers
 	$(PY) -m dev.figures --minutes $(MINUTES)
 
 # the FNO of bench.py peers and dev/study.py, and meshes: into the same .venv

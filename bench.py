@@ -7,11 +7,11 @@ Speed, accuracy beside peers for the same minutes, and minutes to the accuracy o
     python bench.py speed config/burgers_cpu.py --modes eager compiled bf16 --json speed.json
     python bench.py speed config/burgers_cpu.py --against ../old  # the code of another worktree, in turns
     python bench.py race config/ns_cpu.py                         # how soon as good as the FNO? peers/race.py
-    python -m dev.study zoo --minutes 5 --seeds 2                 # every config/*_cpu.py beside the FNO
+    python -m dev.study zoo --minutes 5 --seeds 2                 # ten equations beside the FNO
 
 peers: train.py trains every method for --minutes (or --iters) on the same data and device, one after another,
 seed by seed. The best of about eight validations is scored on the test split: whole rollouts from one frame,
-field space. The clock of a training counts compilation and validations. It does not count the making of data
+field space. The clock of a training counts compilation. It does not count validations, the making of data
 and the 25 iterations before it, from which the interval of validations follows. METHODS in peers/compare.py
 says how the methods differ. This project's models train by Muon, in bfloat16 and compiled where train.py
 does that (on CUDA); the peers by AdamW, eager, in float32. The FNO needs pip install -r requirements-peers.txt.

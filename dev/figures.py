@@ -164,14 +164,12 @@ def main(argv=None):
         try:
             with tempfile.TemporaryDirectory() as folder:
                 result = result_of(runs[name], folder)
-        except UserError as error:                                   # the other runs go on
+            here = [(figure, value_at(result, figure['key'])) for figure in known['figures'] if figure['run'] == name]
+        except (UserError, KeyError, IndexError) as error:           # the other runs go on
             print(f'{name}: failed: {error}')
             outside.append({'run': name})
             continue
-        for figure in known['figures']:
-            if figure['run'] != name:
-                continue
-            value = value_at(result, figure['key'])
+        for figure, value in here:
             is_inside = figure['low'] <= value <= figure['high']
             key = figure['key'] if isinstance(figure['key'], str) else ' : '.join(figure['key'])
             print_row([name, key, f'{figure["value"]:.4g}', f'{value:.4g}',

@@ -20,7 +20,7 @@ import os
 import sys
 
 from dev.trainings import experiment, mean_of, part_of, print_markdown, spent, train_once, with_seeds
-from peers.compare import FRAME, parse, possible, prepare, write_json
+from peers.compare import FRAME, best_validation, parse, possible, prepare, write_json
 from runtime.configurator import UserError, one_line_errors
 from runtime.paths import output_files, output_folder
 
@@ -59,17 +59,22 @@ def best_rate(first, error):
     return min(rate for rate in errors if errors[rate] <= TIE * errors[best]), errors
 
 
+def trained(name, optimizer, rate, task, budget, seed, folder):
+    """The result of a training, or None if it diverges."""
+    full_name, changes = with_optimizer(name, optimizer, rate, task)
+    try:
+        return train_once(full_name, name, changes, task, budget, seed, folder)
+    except UserError as failure:
+        if 'nan_dump.pt' in str(failure):                              # the training says so where it diverges
+            return None
+        raise
+
+
 def tuned(name, optimizer, task, minutes, folder):
-    """best_rate of a network, by the last validation of short trainings."""
+    """best_rate of a network, by the validation error of short trainings."""
     def error(rate):
-        full_name, changes = with_optimizer(name, optimizer, rate, task)
-        try:
-            result = train_once(full_name, name, changes, task, {'minutes': minutes}, 0, folder)
-        except UserError as failure:
-            if 'nan_dump.pt' in str(failure):                          # the training says so where it diverges
-                return math.inf
-            raise
-        return result['validation'][-1][1]
+        result = trained(name, optimizer, rate, task, {'minutes': minutes}, 0, folder)
+        return best_validation(result) if result else math.inf
 
     return best_rate(RATES[optimizer][name], error)
 
@@ -77,18 +82,23 @@ def tuned(name, optimizer, task, minutes, folder):
 def compared(name, optimizer, task, args, folder):
     """The results of all seeds of a network at its best rate."""
     rate, errors = tuned(name, optimizer, task, args.tune, os.path.join(folder, 'tuning'))
-    full_name, changes = with_optimizer(name, optimizer, rate, task)
-    runs = [train_once(full_name, name, changes, task, args.budget, seed, folder) for seed in range(args.seeds)]
     kept = ('seed', 'nrmse', 'iters', 'seconds', 'n_params')
+    runs = []
+    for seed in range(args.seeds):
+        run = trained(name, optimizer, rate, task, args.budget, seed, folder)
+        runs.append({key: run[key] for key in kept} if run else {'seed': seed, 'nrmse': math.inf})
     return {'network': name, 'optimizer': optimizer, 'rate': rate, 'tried': {f'{key:g}': errors[key] for key in errors},
-            'runs': [{key: run[key] for key in kept} for run in runs]}
+            'runs': runs}
 
 
 def table(rows):
     """Markdown: a row for each network and optimiser, the smallest error first."""
-    lines = [[row['network'], row['optimizer'], f'{row["rate"]:g}', f'{len(row["tried"])}',
-              f'{row["runs"][0]["n_params"]:,}', f'{mean_of(row["runs"], "iters"):.0f}', with_seeds(row['runs'])]
-             for row in sorted(rows, key=lambda row: mean_of(row['runs'], 'nrmse'))]
+    lines = []
+    for row in sorted(rows, key=lambda row: mean_of(row['runs'], 'nrmse')):
+        finished = [run for run in row['runs'] if 'iters' in run]
+        sizes = [f'{finished[0]["n_params"]:,}', f'{mean_of(finished, "iters"):.0f}'] if finished else ['-', '-']
+        lines.append([row['network'], row['optimizer'], f'{row["rate"]:g}', f'{len(row["tried"])}', *sizes,
+                      with_seeds(row['runs'])])
     print_markdown(['network', 'optimiser', 'rate', 'rates tried', 'parameters', 'iterations', 'nRMSE'], lines)
 
 

@@ -22,7 +22,7 @@ def superres_of(path):
     try:
         with open(path) as file:
             found = json.load(file)['superres']
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"'{path}' is no result of eval.py --superres ({error!r})") from error
     return {int(factor): errors for factor, errors in found.items()}
 

@@ -5,11 +5,11 @@ Many trainings of the same length: architectures on one config, or all configs b
     python -m dev.study zoo --minutes 5 --seeds 2                 # ten configs, beside the FNO
 
 study: pure or U-shaped x standard or channel-separated attention at the config's number of tokens, then other
-numbers of tokens (--tokens) in latents of as many numbers, then the FNO, for every value of the parameters
-and every seed.
+numbers of tokens (--tokens) in latents of as many numbers, then the FNO (in the moving frame where the equation
+has one), for every value of the parameters and every seed.
 
 zoo: this model and the FNO (in the moving frame where the equation has one) on several configs, by default
-those of docs/zoo.json. --json writes the numbers of its table.
+those of ZOO. --json writes the numbers of its table.
 
 Both end with a table in Markdown. Every finished training is a JSON file in --out and is not run again, so a
 study that was stopped goes on. --part i/n takes every n-th of them, for several processes. --key=value sets a
@@ -28,11 +28,15 @@ from dev.trainings import (experiment, mean_of, part_of, print_markdown, results
                            with_seeds)
 from evaluation.break_even import MS, WAYS, classical, pays_after, seconds_of_training_data, trajectories
 from grids import shape_text
-from peers.compare import HERE, METHODS, fno_of, parse, persistence, possible, prepare, write_json
+from peers.compare import (HERE, METHODS, best_validation, fno_of, parse, persistence, possible, prepare,
+                           write_json)
 from peers.networks import package_fno
 from runtime.configurator import UserError, one_line_errors
 from runtime.inputs import token_grid
 from runtime.paths import output_files, output_folder
+
+ZOO = ('advection_cpu', 'burgers_cpu', 'compressible_1d_cpu', 'darcy_cpu', 'diffusion_reaction_cpu',
+       'diffusion_sorption_cpu', 'ks_cpu', 'ns_cpu', 'reaction_diffusion_cpu', 'shallow_water_cpu')
 
 
 # ---------------------------------------------------------------------------------------------
@@ -47,6 +51,8 @@ def study_trainings(keys, shape, tokens):
     heads = f'--n_head={keys["n_head"]}'
     kinds = {'standard': [heads], 'channel': [heads, f'--group_size={keys["hidden_dim"] // 4}']}
     depth = keys['depth']
+    if depth < 3:
+        raise UserError(f'study: a U has three blocks at least, and depth is {depth}')
     ends = max(1, depth // 4)
     depths = f'{ends},{max(1, depth - 2 * ends)},{ends}'
     found = {}
@@ -84,6 +90,7 @@ def study(args, overrides):
         trainings = study_trainings(task.keys, task.y.shape[2:], args.tokens)
         for name, (method, changes) in part_of(trainings.items(), args.part):
             if method in methods:
+                method = fno_of(task) if method == 'fno' else method
                 train_once(name, method, changes, task, args.budget, seed, folder)
     study_table(folder)
 
@@ -130,22 +137,19 @@ def zoo(args, overrides):
     methods = args.methods or ('ours', 'fno')
     if 'fno' in methods:
         package_fno()
-    with open(os.path.join(HERE, 'docs', 'zoo.json')) as file:
-        every = [os.path.join(HERE, 'config', f'{name}.py') for name in json.load(file)]
-    configs = args.configs or every
+    configs = args.configs or [os.path.join(HERE, 'config', f'{name}.py') for name in ZOO]
     overrides = [*overrides, *args.settings[0]]
     tasks = {}
-    trainings = itertools.product(range(args.seeds), configs, methods)
-    for seed, config, method in part_of(trainings, args.part):
+    for seed, config in part_of(itertools.product(range(args.seeds), configs), args.part):
         if config not in tasks:
             tasks[config] = prepare(config, overrides)
             baselines = os.path.join(folder, 'baselines', f'{experiment(config)}.json')
             if not has_baselines(baselines):
                 write_json(baselines, baselines_of(tasks[config]))
         task = tasks[config]
-        if method == 'fno':
-            method = fno_of(task)
-        train_once(f'{experiment(config)}, {method}', method, [], task, args.budget, seed, folder)
+        for method in methods:
+            method = fno_of(task) if method == 'fno' else method
+            train_once(f'{experiment(config)}, {method}', method, [], task, args.budget, seed, folder)
     summary = zoo_summary(folder)
     write_json(args.json, summary)
     zoo_tables(summary)
@@ -185,7 +189,7 @@ def zoo_summary(folder):
                 'ms_per_trajectory', 'ms_of_one')
         row = summary[name]
         row.setdefault('changes', {})[peer] = run['what']['changes']
-        row.setdefault(peer, []).append({'method': method, 'validation': run['validation'][-1][1],
+        row.setdefault(peer, []).append({'method': method, 'validation': best_validation(run),
                                          **{key: run[key] for key in kept if key in run}})
     for row in summary.values():
         row['solver'] = {}
@@ -193,7 +197,8 @@ def zoo_summary(folder):
         for peer in ('ours', 'fno'):
             if row['classical'] and peer in row:
                 cost = mean_of(row[peer], 'seconds') + row['data_seconds']
-                own = {way: mean_of(row[peer], MS[way]) for way in WAYS}
+                one = mean_of(row[peer], MS['one'])
+                own = {'one': one, 'batch': min(one, mean_of(row[peer], MS['batch']))}
                 found = pays_after(cost, mean_of(row[peer], 'nrmse'), own, row['classical'])
                 row['solver'][peer], row['break_even'][peer] = found
     return summary
@@ -251,10 +256,10 @@ def main(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout, allow_abbrev=False)
     add = parser.add_argument
     add('command', choices=['study', 'zoo'])
-    add('configs', nargs='*', help='config files (default: study config/burgers_cpu.py, zoo config/*_cpu.py)')
+    add('configs', nargs='*', help='config files (default: study config/burgers_cpu.py, zoo those of ZOO)')
     add('--out', help='folder of the results (default: out/study_CONFIG_BUDGET, out/zoo_BUDGET)')
     add('--tokens', type=int, nargs='+', default=[32, 64, 128, 256], help='study: numbers of tokens')
-    add('--part', default='0/1', help='i/n: every n-th training from the i-th on')
+    add('--part', default='0/1', help='i/n: every n-th training from the i-th on (zoo: config and seed)')
     args, overrides = parse(parser, argv)
     part_of([], args.part)                                           # before minutes of work
     output_files({'--json': args.json})

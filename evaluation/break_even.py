@@ -196,4 +196,5 @@ def model_ms(task):
 
         return median_ms(roll, task.model.device, 5) / size
 
-    return {'one': of(1), 'batch': of(min(task.batch_size, len(u0)))}
+    one = of(1)
+    return {'one': one, 'batch': min(one, of(min(task.batch_size, len(u0))))}

@@ -284,6 +284,11 @@ def compete(name, task, budget, seed, folder, extra=(), validations=VALIDATIONS)
     return found
 
 
+def best_validation(result):
+    """The validation error of the weights that `compete` scored: the smallest."""
+    return min(error for _, error in result['validation'])
+
+
 def persistence(task):
     """The nRMSE of the first frame, repeated."""
     y = task.truth

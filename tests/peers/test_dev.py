@@ -2,6 +2,7 @@
 import json
 import math
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -31,6 +32,7 @@ def test_other_numbers_of_tokens_make_a_latent_of_as_many_numbers():
     plane = {**keys, 'latent_tokens': 16, 'latent_dim': 32}
     assert '--latent_dim=8' in study.study_trainings(plane, (64, 64, 2), [32])['pure, standard, 32 tokens'][1]
     assert '128 does not divide' in refused(study.study_trainings, plane, (64, 64, 2), [128])
+    assert 'three blocks at least' in refused(study.study_trainings, {**plane, 'depth': 2}, (64, 64, 2), [])
     assert '768 numbers' in refused(study.study_trainings, {**plane, 'latent_dim': 3}, (64, 64, 2), [64])
 
 
@@ -139,6 +141,29 @@ def test_of_rates_that_tie_the_smallest_is_taken():
 def test_a_rate_that_diverges_is_not_the_best():
     best, errors = networks.best_rate(1., lambda rate: math.nan if rate > .9 else rate)
     assert best == min(errors) and errors[2.] == math.inf
+
+
+def test_a_seed_that_diverges_ends_no_study(monkeypatch, capsys):
+    """Two seeds at the best of three rates, of which the second and the largest rate diverge. Other errors go on."""
+    def train_once(full_name, name, changes, task, budget, seed, folder):
+        if seed or full_name == 'unet, adamw 0.004':
+            raise UserError('the loss is nan: see out/nan_dump.pt')
+        return {'seed': seed, 'validation': [(1., .3), (2., .1), (3., .2)], 'nrmse': .1, 'iters': 7, 'seconds': 3.,
+                'n_params': 1000}
+
+    monkeypatch.setattr(networks, 'train_once', train_once)
+    args = SimpleNamespace(tune=1., seeds=2, budget={'minutes': 5.})
+    row = networks.compared('unet', 'adamw', SimpleNamespace(has_moving_frame=False), args, 'out')
+    assert row['rate'] == .0005 and row['tried'][f'{.001:g}'] == .1 and row['tried'][f'{.004:g}'] == math.inf
+    assert row['runs'][0]['iters'] == 7 and row['runs'][1] == {'seed': 1, 'nrmse': math.inf}
+    networks.table([row])
+    assert '| unet | adamw | 0.0005 | 4 | 1,000 | 7 | inf (0.1000 inf) |' in capsys.readouterr().out
+    monkeypatch.setattr(networks, 'train_once', lambda *args: refuse('disk full'))
+    assert 'disk full' in refused(networks.compared, 'unet', 'adamw', SimpleNamespace(has_moving_frame=False), args, 'out')
+
+
+def refuse(text):
+    raise UserError(text)
 
 
 @pytest.mark.slow

@@ -56,7 +56,8 @@ def test_an_attempt_that_misses(here, capsys):
     open(race.ZOO, 'w').write(json.dumps(zoo))
     bench.main(['race', 'config/burgers_cpu.py', '--iters=100', '--depth=2'])
     assert here == [(100, 0, ['--depth=2'])]
-    assert capsys.readouterr().out.split()[-1] == 'missed'
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2].endswith('missed') and lines[-1] == 'no record: --seeds 3 are needed'
 
 
 def test_another_fno_than_that_of_the_zoo(here, monkeypatch):
@@ -68,6 +69,7 @@ def test_another_fno_than_that_of_the_zoo(here, monkeypatch):
     (['config/burgers_cpu.py', '--iters=3', '--n_trajectories=9'], 'would change the data'),
     (['config/burgers_cpu.py', '--iters=3', '--init_from=x.pt'], 'would change the data'),
     (['config/burgers_cpu.py', '--iters=3', '--device=cuda'], 'would change the data'),
+    (['config/burgers_cpu.py', '--iters=3', '--n_validated=1'], 'would change the data'),
     (['config/burgers_cpu.py', '--iters=3', '--nu', '.1'], 'none of its options'),
     (['config/burgers_cpu.py', '--iters=3', '--methods=fno'], 'none of its options'),
     (['config/ns_cpu.py'], '--iters says how long'), (['config/kdv_cpu.py', '--iters=3'], "'kdv_cpu' has no track"),
