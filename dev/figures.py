@@ -5,7 +5,7 @@ The certificate: every figure of README.md and of the first tables of docs/RESUL
     python -m dev.figures --minutes 60         # more of it
     python -m dev.figures --runs obstacles     # one run
 
-docs/figures.json has three parts:
+docs/figures.json has four parts:
 
     runs       {name: {'commands': [..], 'minutes': of one thread, 'result': the JSON file that they write}}; OUT is a
                temporary folder; of several files, 'OUT/*.json', the result is {name of a file: what it holds}
@@ -14,10 +14,11 @@ docs/figures.json has three parts:
                'metrics/nrmse'; '*' is the mean of a list, '0,3' that of two of its items; of two keys the figure is the
                quotient. An interval is that of seeds and CPUs: .7 to 1.4 times an error, .6 to 1.6 times the quotient
                of two, .2 to 5 times a time, and nearly the value itself where nothing is trained.
-    constants  {number: what it is}: percentages, numbers of the texts that are no results, and those that follow from
-               figures, as a quotient such as '0.0128 / 0.0072'
+    derived    [{'of', 'places'}]: what follows from figures, the quotient of two geometric means, or one such mean. 'of'
+               has a regular expression of 'RUN: KEY' for each
+    constants  [{'number', 'what', 'places'}]: percentages, and numbers that are no results
 
-A test reads the texts and fails for a number that is neither.
+A test reads the texts and fails for a number that is none of these.
 """
 import argparse
 import glob
@@ -70,16 +71,35 @@ def shows(text, value):
     return '.' in text and abs(float(text) - value) <= .5001 * 10 ** -decimals
 
 
+def is_in(line, entry):
+    return any(word in line for word in entry['places'])
+
+
+def name_of(figure):
+    """'RUN: KEY'; the two keys of a quotient have ' : ' between."""
+    key = figure['key']
+    return f'{figure["run"]}: {key if isinstance(key, str) else " : ".join(key)}'
+
+
+def derived(entry, figures):
+    """The geometric mean of the figures that a regular expression names, or, of two, the quotient of these means."""
+    means = [statistics.geometric_mean(figure['value'] for figure in figures if re.fullmatch(pattern, name_of(figure)))
+             for pattern in entry['of']]
+    return means[0] if len(means) == 1 else means[0] / means[1]
+
+
 def missing():
     """{name of a text: its numbers that docs/figures.json does not have at this place}"""
     with open(FILE) as file:
         known = json.load(file)
+    results = [*known['figures'], *({**entry, 'value': derived(entry, known['figures'])} for entry in known['derived'])]
     found = {}
     for name, text in texts().items():
         for line in lines(text):
-            here = [figure['value'] for figure in known['figures'] if any(word in line for word in figure['places'])]
+            values = [result['value'] for result in results if is_in(line, result)]
+            constants = [constant['number'] for constant in known['constants'] if is_in(line, constant)]
             left = [number for number in numbers(line)
-                    if number not in known['constants'] and not any(shows(number, value) for value in here)]
+                    if number not in constants and not any(shows(number, value) for value in values)]
             if left:
                 found.setdefault(name, []).extend(left)
     return found
@@ -171,8 +191,7 @@ def main(argv=None):
             continue
         for figure, value in here:
             is_inside = figure['low'] <= value <= figure['high']
-            key = figure['key'] if isinstance(figure['key'], str) else ' : '.join(figure['key'])
-            print_row([name, key, f'{figure["value"]:.4g}', f'{value:.4g}',
+            print_row([name, name_of(figure).removeprefix(f'{name}: '), f'{figure["value"]:.4g}', f'{value:.4g}',
                        f'{figure["low"]:.4g} to {figure["high"]:.4g}', 'inside' if is_inside else 'outside'], widths)
             if not is_inside:
                 outside.append(figure)
