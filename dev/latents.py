@@ -30,7 +30,7 @@ LEARNED = {'field loss': [],
 # One further loss at a time, beside inverse encoding.
 FURTHER = {'with latent loss': ['--lambda_latent=10'],
            'with inverse decoding': ['--lambda_inverse_decoding=1', '--inverse_loss_frequency=1']}
-ROWS = [*FIXED, *LEARNED, *FURTHER]
+TRAININGS = [*FIXED, *LEARNED, *FURTHER]
 SHARED = '--token_shift=0 --unroll=2 --unroll_start=1 --unroll_switch=.5'.split()
 COLUMNS = {'nrmse': 'latent rollout', 'reencode': 're-encoding', 'recon_nrmse': 'reconstruction',
            'latent_gap': '|E(D(z)) - z| / |z|', 'spectral_energy_error': 'spectrum',
@@ -52,7 +52,7 @@ def size(task, fewer):
 
 
 def trainings(task, factors):
-    """{name: changes of keys} of all rows, for each of the factors."""
+    """{name: changes of keys} of all trainings, for each of the factors."""
     found = {}
     for fewer in factors:
         tokens, dim = size(task, fewer)
@@ -77,7 +77,7 @@ def table(folder):
         runs.setdefault((int(fewer), name), []).append(run)
     known = [key for key in COLUMNS if all(run[key] is not None for of in runs.values() for run in of)]
     rows = []
-    for fewer, name in sorted(runs, key=lambda key: (key[0], ROWS.index(key[1]))):
+    for fewer, name in sorted(runs, key=lambda key: (key[0], TRAININGS.index(key[1]))):
         found = runs[fewer, name]
         entries = [f'{mean_of(found, key):.3g}' for key in known]
         entries[0] += f' ({" ".join(format(run["nrmse"], ".4f") for run in found)})'
@@ -114,7 +114,8 @@ def main(argv=None):
     add('--iters', type=int, help='instead of minutes')
     add('--seeds', type=int, default=1)
     add('--factors', type=int, nargs='+', default=[2, 8, 32])
-    add('--rows', nargs='+', default=ROWS, choices=ROWS, metavar='ROW', help=f'all of {", ".join(ROWS)}')
+    add('--trainings', nargs='+', default=TRAININGS, choices=TRAININGS, metavar='NAME',
+        help=f'all of {", ".join(TRAININGS)}')
     add('--part', default='0/1', help='i/n: every n-th training from the i-th on')
     add('--out')
     add('--plot')
@@ -126,7 +127,7 @@ def main(argv=None):
     output_files({'--plot': args.plot})
     task = prepare(args.config, overrides)
     chosen = {name: changes for name, changes in trainings(task, args.factors).items()
-              if name.split(' times, ')[1] in args.rows}
+              if name.split(' times, ')[1] in args.trainings}
     every = itertools.product(range(args.seeds), chosen.items())
     for seed, (name, changes) in part_of(every, args.part):
         train_once(name, 'ours', changes, task, budget, seed, folder)

@@ -236,7 +236,7 @@ def test_latents_of_fewer_numbers(here, burgers_file, tmp_path, capsys):
     latents.main([SMOKE, '--iters=2', '--factors', '8', '--out=l', '--plot=l.png', '--time_stride=25',
                   f'--data_path={burgers_file}'])
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith('| 8 ')]
-    assert len(table) == len(latents.ROWS)
+    assert len(table) == len(latents.TRAININGS)
     assert (tmp_path / 'l.png').stat().st_size > 0
 
 
