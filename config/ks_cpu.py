@@ -2,7 +2,7 @@
 #
 #     python train.py config/ks_cpu.py
 #
-# Test nRMSE .483 (seeds 0 and 1). In five minutes of one thread .5293, FNO .7075 (python -m dev.study zoo).
+# Test nRMSE .483 (seeds 0 and 1). In five minutes of one thread .5183, FNO .6841 (python -m dev.study zoo).
 out_dir = 'out/ks_cpu'
 dataset = 'kuramoto-sivashinsky'
 time_stride = 2                    # 1 s a step

@@ -3,7 +3,7 @@
 #
 #     python train.py config/ns_cpu.py
 #
-# 5 minutes of one thread, and 1 to 2 for the data. Test nRMSE .0034, FNO .0166 (five minutes of one thread,
+# 5 minutes of one thread, and 1 to 2 for the data. Test nRMSE .0033, FNO .0166 (five minutes of one thread,
 # seeds 0 and 1: python -m dev.study zoo).
 out_dir = 'out/ns_cpu'
 dataset = 'navier-stokes'

@@ -3,7 +3,7 @@
 #
 #     make universal
 #
-# Test nRMSE, seeds 0 and 1: 2.1 times that of ten models (geometric mean; docs/RESULTS.md).
+# Test nRMSE, seeds 0 and 1: 2.3 times that of ten models (geometric mean; docs/RESULTS.md).
 out_dir = 'out/universal_cpu'
 mixture = ('advection_cpu', 'burgers_cpu', 'reaction_diffusion_cpu', 'diffusion_sorption_cpu',
            'compressible_1d_cpu', 'ks_cpu', 'ns_cpu', 'diffusion_reaction_cpu', 'shallow_water_cpu', 'darcy_cpu')

@@ -227,10 +227,15 @@ def errors_of(name, row):
 def times_of(name, row):
     entries = [name, '{:.3g} ({:.3g})'.format(*[mean_of(row[who], 'correlation_time') for who in ('ours', 'fno')])]
     for way in WAYS:
-        entries.append('{:.3g} ({:.3g})'.format(*[mean_of(row[who], MS[way]) for who in ('ours', 'fno')]))
+        entries.append('{} ({})'.format(*[three(mean_of(row[who], MS[way])) for who in ('ours', 'fno')]))
         entries.append(solver_at(row, way))
         entries.append(f'{pays(row, "ours", way)} ({pays(row, "fno", way)})')
     return entries
+
+
+def three(value):
+    """Three figures: '0.148', '25.3', '2770'."""
+    return f'{value:.3g}' if value < 1000 else f'{value:.0f}'
 
 
 def pays(row, peer, way):
@@ -245,7 +250,7 @@ def solver_at(row, way):
     if name is None:
         return 'none'
     found = row['classical'][name]
-    return f'{found[MS[way]]:.3g} ({name}: {small(found["nrmse"])})'
+    return f'{three(found[MS[way]])} ({name}: {small(found["nrmse"])})'
 
 
 # ---------------------------------------------------------------------------------------------
