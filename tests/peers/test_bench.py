@@ -242,7 +242,7 @@ def test_the_error_of_a_training_is_passed_on(tmp_path, burgers_file):
 @pytest.mark.slow
 def test_sigterm_stops_the_training_too(tmp_path, burgers_file):
     """bench.py ends by its signal; the train.py that it runs saves and lets go of its folder."""
-    args = ['-m', 'dev.study', 'study', SMOKE, '--iters=100000', '--methods=ours', '--tokens', '8', '--out=s']
+    args = ['-m', 'dev.study', 'study', SMOKE, '--iters=100000', '--depth=3', '--methods=ours', '--tokens', '8', '--out=s']
     child = subprocess.Popen([sys.executable, *args, f'--data_path={burgers_file}'], cwd=tmp_path,
                              env={**ENV, 'PYTHONPATH': ROOT})
     log = tmp_path / 's' / 'pure-standard-nu_0.01-seed_0' / 'log.csv'

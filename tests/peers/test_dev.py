@@ -38,7 +38,7 @@ def test_other_numbers_of_tokens_make_a_latent_of_as_many_numbers():
 
 @pytest.mark.slow
 def test_study_runs_what_is_missing_and_tables_what_is_there(here, tmp_path, burgers_file, capsys):
-    args = ['study', SMOKE, '--iters=1', '--nu', '.01', '--tokens', '8', '--methods', 'ours', '--out=s',
+    args = ['study', SMOKE, '--iters=1', '--depth=3', '--nu', '.01', '--tokens', '8', '--methods', 'ours', '--out=s',
             '--time_stride=25', f'--data_path={burgers_file}']
     study.main([*args, '--part=0/3'])
     files = sorted(name for name in os.listdir(tmp_path / 's') if name.endswith('.json'))
