@@ -3,7 +3,7 @@
 #
 #     python train.py config/burgers_cpu.py          (or make demo, which also evaluates and draws)
 #
-# 2 to 4 minutes. Test nRMSE .0015 (seed 0), .0016 (seed 1). In five minutes of one thread .0013, FNO .0030
+# 2 to 4 minutes. Test nRMSE .0016 (seeds 0 and 1). In five minutes of one thread .0013, FNO .0030
 # (seeds 0 and 1: python -m dev.study zoo).
 out_dir = 'out/burgers_cpu'
 nu = .01
