@@ -153,7 +153,8 @@ def pays_after(cost, error, own_ms, found):
 
 
 def trajectories(n):
-    return 'never' if n is None else f'{n:,}'
+    """A number of them as text, to three figures: '53,200', 'never'."""
+    return 'never' if n is None else f'{float(f"{n:.3g}"):,.0f}'
 
 
 def check(state, sources):
