@@ -75,10 +75,13 @@ def is_in(line, entry):
     return any(word in line for word in entry['places'])
 
 
+def key_text(key):
+    """The two keys of a quotient have ' : ' between."""
+    return key if isinstance(key, str) else ' : '.join(key)
+
+
 def name_of(figure):
-    """'RUN: KEY'; the two keys of a quotient have ' : ' between."""
-    key = figure['key']
-    return f'{figure["run"]}: {key if isinstance(key, str) else " : ".join(key)}'
+    return f'{figure["run"]}: {key_text(figure["key"])}'
 
 
 def derived(entry, figures):
@@ -191,7 +194,7 @@ def main(argv=None):
             continue
         for figure, value in here:
             is_inside = figure['low'] <= value <= figure['high']
-            print_row([name, name_of(figure).removeprefix(f'{name}: '), f'{figure["value"]:.4g}', f'{value:.4g}',
+            print_row([name, key_text(figure['key']), f'{figure["value"]:.4g}', f'{value:.4g}',
                        f'{figure["low"]:.4g} to {figure["high"]:.4g}', 'inside' if is_inside else 'outside'], widths)
             if not is_inside:
                 outside.append(figure)

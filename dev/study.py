@@ -90,9 +90,13 @@ def study(args, overrides):
         trainings = study_trainings(task.keys, task.y.shape[2:], args.tokens)
         for name, (method, changes) in part_of(trainings.items(), args.part):
             if method in methods:
-                method = fno_of(task) if method == 'fno' else method
-                train_once(name, method, changes, task, args.budget, seed, folder)
+                train_once(name, in_frame(method, task), changes, task, args.budget, seed, folder)
     study_table(folder)
+
+
+def in_frame(method, task):
+    """The FNO in the moving frame where the equation has one; another method as it is."""
+    return fno_of(task) if method == 'fno' else method
 
 
 def study_table(folder):
@@ -148,7 +152,7 @@ def zoo(args, overrides):
                 write_json(baselines, baselines_of(tasks[config]))
         task = tasks[config]
         for method in methods:
-            method = fno_of(task) if method == 'fno' else method
+            method = in_frame(method, task)
             train_once(f'{experiment(config)}, {method}', method, [], task, args.budget, seed, folder)
     summary = zoo_summary(folder)
     write_json(args.json, summary)
