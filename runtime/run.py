@@ -110,6 +110,8 @@ class Run:
             self.find_state(config['init_from'], config['overwrite'])
             if self.state:
                 self.check_config()
+            if machine.master:
+                self.remove_half_written()
         if machine.ddp:                # alone, no time is spent on the hash
             machine.agree(f"another checkpoint, or none, in '{out_dir}'", self.identity(),
                           'all need the same files, such as a folder that they share')
@@ -157,6 +159,12 @@ class Run:
         except OSError as error:
             raise UserError(f"out_dir '{self.folder}' cannot be locked ({error.strerror}): choose another "
                             'one') from error
+
+    def remove_half_written(self):
+        """Remove what a process that was killed while it saved had not finished."""
+        for path in (self.last_path, self.best_path):
+            with contextlib.suppress(OSError):
+                os.remove(path + '.tmp')
 
     def find_state(self, init_from, overwrite):
         """Which checkpoint, if any, this run goes on from."""

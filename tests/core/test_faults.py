@@ -400,6 +400,13 @@ def test_finished_run_is_left_alone(copy, train, capsys):
     assert before == {name: os.stat(copy / name).st_mtime_ns for name in names}
 
 
+def test_killed_while_it_saved_for_the_last_time(copy, train):
+    (copy / 'last.pt.tmp').write_bytes((copy / 'last.pt').read_bytes()[:1000])
+    with pytest.raises(SystemExit):
+        train(copy)
+    assert not (copy / 'last.pt.tmp').exists()
+
+
 def test_a_finished_run_goes_on(copy, train, capsys):
     """With more iterations, another learning rate, of which a line is printed, and a torn log, which is
     mended."""
