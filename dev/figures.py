@@ -16,7 +16,7 @@ docs/figures.json has four parts:
                of two, .2 to 5 times a time, and nearly the value itself where nothing is trained.
     derived    [{'of', 'places'}]: what follows from figures, the quotient of two geometric means, or one such mean. 'of'
                has a regular expression of 'RUN: KEY' for each
-    constants  [{'number', 'what', 'places'}]: percentages, and numbers that are no results
+    constants  [{'number', 'what', 'places'}]: settings, percentages, and results that no command of this file makes
 
 A test reads the texts and fails for a number that is none of these.
 """
@@ -188,7 +188,7 @@ def main(argv=None):
             with tempfile.TemporaryDirectory() as folder:
                 result = result_of(runs[name], folder)
             here = [(figure, value_at(result, figure['key'])) for figure in known['figures'] if figure['run'] == name]
-        except (UserError, KeyError, IndexError) as error:           # the other runs go on
+        except (UserError, LookupError, TypeError, statistics.StatisticsError) as error:         # the other runs go on
             print(f'{name}: failed: {error}')
             outside.append({'run': name})
             continue

@@ -82,11 +82,14 @@ def tuned(name, optimizer, task, minutes, folder):
 def compared(name, optimizer, task, args, folder):
     """The results of all seeds of a network at its best rate."""
     rate, errors = tuned(name, optimizer, task, args.tune, os.path.join(folder, 'tuning'))
-    kept = ('seed', 'nrmse', 'iters', 'seconds', 'n_params')
+    kept = ('seed', 'nrmse', 'iters', 'seconds', 'n_params', 'threads', 'device', 'commit')
     runs = []
     for seed in range(args.seeds):
-        run = trained(name, optimizer, rate, task, args.budget, seed, folder)
-        runs.append({key: run[key] for key in kept} if run else {'seed': seed, 'nrmse': math.inf})
+        run = None
+        if math.isfinite(errors[rate]):                                # else every rate diverged
+            run = trained(name, optimizer, rate, task, args.budget, seed, folder)
+        runs.append({**{key: run[key] for key in kept}, 'validation': best_validation(run)} if run
+                    else {'seed': seed, 'nrmse': math.inf})
     return {'network': name, 'optimizer': optimizer, 'rate': rate, 'tried': {f'{key:g}': errors[key] for key in errors},
             'runs': runs}
 

@@ -111,7 +111,7 @@ def study_table(folder):
             errors = [run['nrmse'] for run in runs]
             mean = statistics.mean(errors)
             rows.append((not math.isfinite(mean), mean, name, errors, runs))
-        rows.sort(key=rank_of)                                       # what diverged comes last
+        rows.sort(key=lambda row: row[:3])                           # what diverged comes last
         limit = max(rows[0][3])                                      # the worst seed of the best row
         lines = []
         for rank, (_, error, name, errors, runs) in enumerate(rows):
@@ -122,10 +122,6 @@ def study_table(folder):
             lines.append([name, f'{runs[0]["n_params"]:,}', f'{iters:.0f}', f'{ms:.0f}', f'{error:.4f}', seeds, note])
         print_markdown([data, 'parameters', 'iterations', 'ms per iteration', 'nRMSE', 'of seeds', ''], lines)
         print()
-
-
-def rank_of(row):
-    return row[:3]
 
 
 # ---------------------------------------------------------------------------------------------

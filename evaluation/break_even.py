@@ -4,8 +4,8 @@ has paid for itself (eval.py --break_even).
 
     N = (seconds of training + seconds of making its data) / (seconds of the solver - seconds of the model)
 
-The seconds below the line are those of a trajectory, by the fastest solution that errs no more than the model: the
-solver on the grid of the data or a coarser one, as it makes the data or with the settings that its entry calls
+The seconds in the denominator are those of a trajectory. The solver's are those of the fastest solution that errs no more
+than the model: on the grid of the data or a coarser one, as it makes the data or with the settings that its entry calls
 `cheaper` (arXiv 2605.15399 asks for such a figure). There are two such numbers: trajectories one at a time, and in
 batches. A model that is no faster never pays. All but the seconds of training are measured here and now; these are
 those of the machine that trained. The time in which settings were chosen does not count, nor do the test rows.
@@ -60,7 +60,7 @@ def classical(sources, cfg, y, device='cpu'):
     truth = y[:, 1:, ..., list(cfg.predicted)]
     t = [k * cfg.dt for k in range(y.shape[1])]
     points = grid_axes(cfg, cfg.grid)
-    grids = [tuple(n // factor for n in cfg.grid) for factor in (1, 2, 4, 8)]
+    grids = [tuple(n // factor for n in cfg.grid) for factor in (1, 2, 4, 8) if factor <= min(cfg.grid)]
     if source.shape != tuple(cfg.grid):
         grids.insert(0, source.shape)
     found = {}

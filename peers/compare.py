@@ -35,6 +35,7 @@ from runtime.device import pick
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VALIDATIONS = 8                        # validations in a training, about
+MINUTES = 5.                           # of a training, unless --minutes or --iters is given
 
 
 # ---------------------------------------------------------------------------------------------
@@ -126,7 +127,7 @@ REENCODER = [*FIELD_LOSS, '--unroll=1', '--unroll_start=1']
 PEER = [*FIELD_LOSS, *'--encoder=grid --basis=cosine --encoder_dim=0 --decoder_dim=0 --token_shift=0'.split(),
         *'--unroll=2 --unroll_start=1 --unroll_switch=.7 --optimizer=adamw --weight_decay=0'.split(),
         '--compile=false', '--dtype=float32']
-# Width, depth, batch and rate of the FNO are the best of several (dev/LOG.md); of the others, those on a CPU in 2D.
+# Width, batch and rate of the FNO are the best of several (dev/LOG.md); of the others, those on a CPU in 2D.
 FNO = [*PEER, *'--arch=fno --hidden_dim=48 --depth=4 --learning_rate=6e-3'.split()]
 UNET = [*PEER, *'--arch=unet --hidden_dim=48 --depth=4 --learning_rate=2e-3'.split()]
 # Transolver: depth and rate of the paper for unsteady flow, but a narrower network.
@@ -202,8 +203,8 @@ def prepare(config, overrides):
 
 
 def possible(methods, task):
-    """Those of `methods` that differ on this equation; of all, if `methods` is empty. Raises UserError for
-    one that was asked for and does not, and for a package that is not installed."""
+    """Those of `methods` that this equation can have; of all, if `methods` is empty. Raises UserError for one that was
+    asked for and needs a moving frame, where there is none, and for a package that is not installed."""
     chosen = [name for name in methods or METHODS if task.has_moving_frame or not METHODS[name].needs_frame]
     left_out = [name for name in methods if name not in chosen]
     if left_out:
@@ -303,7 +304,7 @@ def parse(parser, argv):
     keys. arguments.budget is {'minutes': ..} or {'iters': ..}; arguments.settings holds a list of overrides
     for each combination of parameter values (--nu .001 .01). Raises UserError."""
     add = parser.add_argument
-    add('--minutes', type=float, default=5., help='training time of each method and seed')
+    add('--minutes', type=float, help=f'training time of each method and seed ({MINUTES:g})')
     add('--iters', type=int, help='iterations of each method and seed, in place of --minutes')
     add('--seeds', type=int, default=1, help='number of seeds')
     add('--methods', nargs='+', choices=METHODS, default=[], help='what to train (all)')
@@ -315,11 +316,11 @@ def parse(parser, argv):
     for text in overrides:
         if not (text.startswith('--') and '=' in text):
             raise UserError(f"'{text}' is neither a config file nor --key=value")
-    if args.minutes <= 0:
+    if args.minutes is not None and args.minutes <= 0:
         raise UserError(f'--minutes={args.minutes} must be positive')
     if args.seeds < 1 or args.iters is not None and args.iters < 1:
         raise UserError('--seeds and --iters must be at least 1')
-    args.budget = {'iters': args.iters} if args.iters else {'minutes': args.minutes}
+    args.budget = {'iters': args.iters} if args.iters else {'minutes': args.minutes or MINUTES}
     asked = [[f'--{key}={value}' for value in getattr(args, key)] for key in parameters if getattr(args, key)]
     args.settings = list(itertools.product(*asked))
     return args, overrides

@@ -15,8 +15,8 @@ docs/zoo.json has a track for each equation, docs/race.json the standing records
    in which the FNO makes its iterations / those of the attempt, both timed in this run, in turns. Nothing else should
    run beside it.
 4. An attempt is a record if its speed-up is larger than that of the standing one on the same machine by more than
-   their seeds scatter. --json writes what was found; the entry of a record replaces that of docs/race.json. Keys of the
-   standing record are not those of an attempt: name them again.
+   their seeds scatter. --json writes what was found; the entry of a record replaces that of docs/race.json. With --iters
+   an attempt has the keys of its config and those that are named; without, it has those of the standing record too.
 """
 import json
 import os
@@ -36,7 +36,7 @@ TRAIN = os.path.join(HERE, 'train.py')
 SEEDS = 3                              # of a record
 FNO_ITERS = 100                        # of the training that times the FNO
 FREE = ('early_bias', 'symmetries', 'other_strides')                 # keys of the section data that an attempt may set
-FIXED = ('init_from', 'device', 'stages', 'mixture', 'n_validated')                 # keys outside of it that it may not
+FIXED = ('init_from', 'device', 'stages', 'mixture', 'seed', 'n_validated', 'eval_interval')           # that it may not
 
 
 def records():
@@ -85,11 +85,12 @@ def reached(row, target):
 
 def check(args, overrides):
     """Raise UserError for options that the race does not have, and for keys that its rules do not leave free."""
-    if args.methods or args.plot or args.settings != [()]:
-        raise UserError('race: --methods, --plot and parameters of an equation are none of its options')
+    if args.methods or args.plot or args.minutes or args.settings != [()]:
+        raise UserError('race: --methods, --minutes, --plot and parameters of an equation are none of its options')
     fixed = [*configurator.section(TRAIN, 'data'), *FIXED]
     for text in overrides:
-        if key_of(text) in fixed and key_of(text) not in FREE:
+        key = key_of(text).split('.')[-1]                            # also of --operator_stage.KEY=VALUE
+        if key in fixed and key not in FREE:
             raise UserError(f'race: {text} would change the data, the initial weights, the device or the score')
 
 

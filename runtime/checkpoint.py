@@ -22,12 +22,17 @@ FORMAT = 'nanoupt'
 FORMAT_VERSION = 5
 
 
+def half_written(path):
+    """Where a file is written that will be renamed to `path`, if no other process writes it."""
+    return path + '.tmp'
+
+
 @contextlib.contextmanager
 def whole_file(path, mode='w', shared=False, **options):
     """A file open for writing that takes its name complete or not at all: a temporary file in the same
     directory is flushed to disk and renamed over the old one. shared: other processes may write the same
     file meanwhile. Raises UserError where the disk is full or may not be written."""
-    temporary = temporary_name(path) if shared else path + '.tmp'
+    temporary = temporary_name(path) if shared else half_written(path)
     if 'b' not in mode:
         options['encoding'] = 'utf-8'
     try:

@@ -37,7 +37,7 @@ import torch
 import torch.distributed as dist
 
 from runtime import extensions
-from runtime.checkpoint import (NETWORK, equations_of, find_checkpoint, is_shared, load_checkpoint,
+from runtime.checkpoint import (NETWORK, equations_of, find_checkpoint, half_written, is_shared, load_checkpoint,
                                 of_equation, save_checkpoint, whole_file)
 from runtime.configurator import UserError
 from runtime.paths import lock, output_folder
@@ -46,6 +46,7 @@ from runtime.progress import duration
 EARLY = 10.                            # seconds of a stage after which its first line of progress is due
 DIVERGED = 1e6                         # a loss beyond this stops the run
 COLUMNS = ['iter', 'stage', 'loss', 'grad_norm', 'learning_rate', 'val_nrmse', 'train_seconds']   # of log.csv
+WRITTEN = ('last.pt', 'best.pt', 'config.json', 'env.json', 'log.csv', 'nan_dump.pt')
 # Model arguments in which a run that goes on, or is fine-tuned, may differ from its checkpoint; where the
 # first point may lie is said in files/fit.py
 MAY_DIFFER = {'encoder', 'checkpointing', 'seen_params', 'other_dt', 'drop_path', 'token_shift', 'steppers',
@@ -162,9 +163,9 @@ class Run:
 
     def remove_half_written(self):
         """Remove what a process that was killed while it saved had not finished."""
-        for path in (self.last_path, self.best_path):
-            with contextlib.suppress(OSError):
-                os.remove(path + '.tmp')
+        for name in WRITTEN:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(half_written(os.path.join(self.folder, name)))
 
     def find_state(self, init_from, overwrite):
         """Which checkpoint, if any, this run goes on from."""

@@ -400,11 +400,12 @@ def test_finished_run_is_left_alone(copy, train, capsys):
     assert before == {name: os.stat(copy / name).st_mtime_ns for name in names}
 
 
-def test_killed_while_it_saved_for_the_last_time(copy, train):
-    (copy / 'last.pt.tmp').write_bytes((copy / 'last.pt').read_bytes()[:1000])
-    with pytest.raises(SystemExit):
+@pytest.mark.parametrize('name', ['last.pt', 'best.pt', 'config.json', 'env.json', 'log.csv', 'nan_dump.pt'])
+def test_what_a_killed_process_had_half_written_is_removed(copy, train, name):
+    (copy / f'{name}.tmp').write_text('half')
+    with pytest.raises(SystemExit):                                  # the run is finished
         train(copy)
-    assert not (copy / 'last.pt.tmp').exists()
+    assert not (copy / f'{name}.tmp').exists()
 
 
 def test_a_finished_run_goes_on(copy, train, capsys):

@@ -149,15 +149,19 @@ def test_a_seed_that_diverges_ends_no_study(monkeypatch, capsys):
         if seed or full_name == 'unet, adamw 0.004':
             raise UserError('the loss is nan: see out/nan_dump.pt')
         return {'seed': seed, 'validation': [(1., .3), (2., .1), (3., .2)], 'nrmse': .1, 'iters': 7, 'seconds': 3.,
-                'n_params': 1000}
+                'n_params': 1000, 'threads': 1, 'device': 'A CPU', 'commit': 'abc'}
 
     monkeypatch.setattr(networks, 'train_once', train_once)
     args = SimpleNamespace(tune=1., seeds=2, budget={'minutes': 5.})
     row = networks.compared('unet', 'adamw', SimpleNamespace(has_moving_frame=False), args, 'out')
     assert row['rate'] == .0005 and row['tried'][f'{.001:g}'] == .1 and row['tried'][f'{.004:g}'] == math.inf
-    assert row['runs'][0]['iters'] == 7 and row['runs'][1] == {'seed': 1, 'nrmse': math.inf}
+    assert row['runs'][0]['iters'] == 7 and row['runs'][0]['validation'] == .1 and row['runs'][1] == {'seed': 1, 'nrmse': math.inf}
     networks.table([row])
     assert '| unet | adamw | 0.0005 | 4 | 1,000 | 7 | inf (0.1000 inf) |' in capsys.readouterr().out
+    calls = []
+    monkeypatch.setattr(networks, 'train_once', lambda *args: calls.append(args) or refuse('see out/nan_dump.pt'))
+    row = networks.compared('unet', 'adamw', SimpleNamespace(has_moving_frame=False), args, 'out')
+    assert [run['nrmse'] for run in row['runs']] == [math.inf, math.inf] and len(calls) == len(row['tried'])
     monkeypatch.setattr(networks, 'train_once', lambda *args: refuse('disk full'))
     assert 'disk full' in refused(networks.compared, 'unet', 'adamw', SimpleNamespace(has_moving_frame=False), args, 'out')
 
