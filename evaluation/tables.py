@@ -148,7 +148,7 @@ def score_rows(results):
 
 
 def break_even_rows(found):
-    """Costs, and after how many trajectories a model has paid for itself."""
+    """Costs, and the number of trajectories from which on the model is cheaper."""
     from evaluation.break_even import WAYS, trajectories
     rows = [['seconds of data', *[f"{r['data_seconds']:.4g}" for r in found]]]
     for way, label in WAYS.items():
@@ -157,7 +157,7 @@ def break_even_rows(found):
         rows.append([f'ms {label}: solver', *[f"{r['solver_ms'][way]:.4g}" for r in found]])
         rows.append([f'ms {label}: this model', *[f"{r['model_ms'][way]:.4g}" for r in found]])
     for way, label in WAYS.items():
-        rows.append([f'pays after so many, {label}', *[trajectories(r['pays_after'][way]) for r in found]])
+        rows.append([f'break-even, trajectories {label}', *[trajectories(r['pays_after'][way]) for r in found]])
     return rows
 
 

@@ -291,7 +291,7 @@ def test_break_even(run_folder, monkeypatch, capsys, solver, own, expected):
     assert r['break_even']['pays_after'] == {'one': expected, 'batch': 300_000}
     assert r['break_even']['solver'] == {'one': '64 cells', 'batch': '64 cells'} and r['break_even']['train_seconds'] == 90.
     out = capsys.readouterr().out
-    assert re.search('pays after so many, in batches +300,000', out) and ('never' in out) == (expected is None)
+    assert re.search('break-even, trajectories in batches +300,000', out) and ('never' in out) == (expected is None)
 
 
 def test_the_model_is_timed_as_it_is_rolled_out(run_folder):
