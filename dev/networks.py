@@ -5,18 +5,17 @@ Is it the network or the loop? This model and its peers in the same training loo
     python -m dev.networks config/burgers_cpu.py --nu .001 --minutes 5 --seeds 2
 
 The rate of every network and optimiser is the best of at least three, each twice the one before, by the validation
-error of one short training (--tune, in minutes). While the best is the smallest or the largest, the next one is tried
-too, up to seven. Of those within a tenth of the best, the smallest is taken. The optimiser's rate is that of AdamW, or
-that of Muon, beside which AdamW keeps its rate for what are no matrices, such as the spectral weights of the FNO. A
-training that diverges has an infinite error. All networks have the moving frame where the equation has one.
+error of a training of full length with seed 0. While the best is the smallest or the largest, the next one is tried
+too, up to seven. The optimiser's rate is that of AdamW, or that of Muon, beside which AdamW keeps its rate for what are
+no matrices, such as the spectral weights of the FNO. A training that diverges has an infinite error. All networks have
+the moving frame where the equation has one.
 
-Then every seed is trained at the best rate, and a table in Markdown printed. A training that is there is not run again.
-The FNO needs pip install -r requirements-peers.txt.
+Then the other seeds are trained at the best rate, and a table in Markdown printed. A training that is there is not run
+again. The FNO needs pip install -r requirements-peers.txt.
 """
 import argparse
 import itertools
 import math
-import os
 import sys
 
 from dev.trainings import experiment, mean_of, part_of, print_markdown, spent, train_once, with_seeds
@@ -25,10 +24,9 @@ from runtime.configurator import UserError, one_line_errors
 from runtime.paths import output_files, output_folder
 
 NETWORKS = ('ours', 'fno', 'unet', 'transolver', 'pdet')
-RATES = {'adamw': {'ours': 6e-3, 'fno': 6e-3, 'unet': 2e-3, 'transolver': 1e-3, 'pdet': 1e-3},     # the first ones
-         'muon': dict.fromkeys(NETWORKS, .01)}
+RATES = {'adamw': {'ours': 3e-3, 'fno': 6e-3, 'unet': 1e-3, 'transolver': 5e-4, 'pdet': 1e-3},     # the first ones
+         'muon': {'ours': 5e-3, 'fno': 5e-3, 'unet': .01, 'transolver': 5e-3, 'pdet': .01}}
 MOST = 7                               # rates that are tried
-TIE = 1.1                              # errors up to so many times the smallest are as good
 
 
 def with_optimizer(name, optimizer, rate, task):
@@ -42,8 +40,7 @@ def with_optimizer(name, optimizer, rate, task):
 
 def best_rate(first, error):
     """The rate of the smallest error(rate), among first / 2, first, 2 first and, while the best is at an end of those
-    tried, the next one beyond; of those that tie with it, the smallest, since long trainings are less stable. An error
-    that is not finite counts as infinite. Returns (rate, {rate: error})."""
+    tried, the next one beyond. An error that is not finite counts as infinite. Returns (rate, {rate: error})."""
     errors = {}
     missing = [first / 2, first, 2 * first]
     while missing:
@@ -56,7 +53,7 @@ def best_rate(first, error):
             missing = [best / 2]
         if len(errors) < MOST and best == max(errors):
             missing = [2 * best]
-    return min(rate for rate in errors if errors[rate] <= TIE * errors[best]), errors
+    return best, errors
 
 
 def trained(name, optimizer, rate, task, budget, seed, folder):
@@ -70,18 +67,13 @@ def trained(name, optimizer, rate, task, budget, seed, folder):
         raise
 
 
-def tuned(name, optimizer, task, minutes, folder):
-    """best_rate of a network, by the validation error of short trainings."""
+def compared(name, optimizer, task, args, folder):
+    """The results of all seeds of a network at its best rate, which is chosen with the first seed."""
     def error(rate):
-        result = trained(name, optimizer, rate, task, {'minutes': minutes}, 0, folder)
+        result = trained(name, optimizer, rate, task, args.budget, 0, folder)
         return best_validation(result) if result else math.inf
 
-    return best_rate(RATES[optimizer][name], error)
-
-
-def compared(name, optimizer, task, args, folder):
-    """The results of all seeds of a network at its best rate."""
-    rate, errors = tuned(name, optimizer, task, args.tune, os.path.join(folder, 'tuning'))
+    rate, errors = best_rate(RATES[optimizer][name], error)
     kept = ('seed', 'nrmse', 'iters', 'seconds', 'n_params', 'threads', 'device', 'commit')
     runs = []
     for seed in range(args.seeds):
@@ -110,12 +102,11 @@ def main(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout, allow_abbrev=False)
     add = parser.add_argument
     add('configs', nargs=1, help='config file')
-    add('--tune', type=float, default=1.5, help='minutes of each training that chooses a rate')
     add('--out', help='folder of the results (default: out/networks_CONFIG_BUDGET)')
     add('--part', default='0/1', help='i/n: every n-th network and optimiser from the i-th on')
     args, overrides = parse(parser, argv)
-    if args.tune <= 0 or len(args.settings) > 1:
-        raise UserError('--tune must be positive, and a parameter have one value')
+    if len(args.settings) > 1:
+        raise UserError('a parameter has one value here')
     unknown = [name for name in args.methods if name not in NETWORKS]
     if unknown:
         raise UserError(f'--methods: {unknown[0]} is none of {", ".join(NETWORKS)}')
@@ -123,7 +114,7 @@ def main(argv):
     output_files({'--json': args.json})
     [config] = args.configs
     folder = args.out or f'out/networks_{experiment(config)}_{spent(args.budget)}'
-    output_folder('--out', os.path.join(folder, 'tuning'))
+    output_folder('--out', folder)
     task = prepare(config, [*overrides, *args.settings[0]])
     names = possible(args.methods or NETWORKS, task)
     pairs = part_of(itertools.product(names, RATES), args.part)
