@@ -12,7 +12,7 @@ docs/figures.json has four parts:
     figures    [{'run', 'key', 'value', 'low', 'high', 'places'}]: what was found, the interval in which another run on
                another CPU should lie, and words of the lines that show it. The key is a path in the result,
                'metrics/nrmse'; '*' is the mean of a list, '0,3' that of two of its items; of two keys the figure is the
-               quotient. An interval is that of seeds and CPUs: .7 to 1.4 times an error, .6 to 1.6 times the quotient
+               quotient. An interval is that of seeds and CPUs: .7 to 1.4 times an error, at most .5 to 2 times the quotient
                of two, .2 to 5 times a time, and nearly the value itself where nothing is trained.
     derived    [{'of', 'places'}]: what follows from figures, the quotient of two geometric means, or one such mean. 'of'
                has a regular expression of 'RUN: KEY' for each
