@@ -77,11 +77,11 @@ def compared(name, optimizer, task, args, folder):
     kept = ('seed', 'nrmse', 'iters', 'seconds', 'n_params', 'threads', 'device', 'commit')
     runs = []
     for seed in range(args.seeds):
-        run = None
-        if math.isfinite(errors[rate]):                                # else every rate diverged
-            run = trained(name, optimizer, rate, task, args.budget, seed, folder)
-        runs.append({**{key: run[key] for key in kept}, 'validation': best_validation(run)} if run
-                    else {'seed': seed, 'nrmse': math.inf})
+        found = {'seed': seed, 'nrmse': math.inf}                      # of a training that diverges
+        run = math.isfinite(errors[rate]) and trained(name, optimizer, rate, task, args.budget, seed, folder)
+        if run:
+            found = {**{key: run[key] for key in kept}, 'validation': best_validation(run)}
+        runs.append(found)
     return {'network': name, 'optimizer': optimizer, 'rate': rate, 'tried': {f'{key:g}': errors[key] for key in errors},
             'runs': runs}
 

@@ -72,19 +72,19 @@ def classical(sources, cfg, y, device='cpu'):
         u0 = u0.to(device)
         for settings in ({}, *entry.cheaper):
             try:
-                p, one, batch = solved(entry, u0, source.params, t, settings)
+                p, ms = solved(entry, u0, source.params, t, settings)
             except UserError as error:
                 say(f'{cells[0]} cells of the solver: {error}')
                 continue
             p = resampled_exactly(cfg, p, axes, points)[..., list(cfg.predicted)]
             name = ', '.join([f'{cells[0]} cells', *(f'{key}={value:g}' for key, value in settings.items())])
-            found[name] = {'nrmse': mean_nrmse(p, truth), 'ms_of_one': one, 'ms_per_trajectory': batch}
+            found[name] = {'nrmse': mean_nrmse(p, truth), **{MS[way]: ms[way] for way in WAYS}}
     return found
 
 
 def solved(entry, u0, params, t, settings):
-    """The solution after the first frame, (N, T - 1, *cells, C) on the CPU, and milliseconds a trajectory: of one by
-    itself, and in batches of the size in which data are made."""
+    """The solution after the first frame, (N, T - 1, *cells, C) on the CPU, and milliseconds a trajectory by WAYS: in
+    batches of the size in which data are made."""
     n_value = u0[0].numel()
     size = min(len(u0), batch_size_of(u0.device, n_value, n_value * len(t)))
 
@@ -97,7 +97,12 @@ def solved(entry, u0, params, t, settings):
     parts = [entry.solution(part, params, t, **settings)[:, 1:].cpu() for part in u0.split(size)]
     one = median_ms(solve_one, u0.device, 10)
     batch = median_ms(solve_batch, u0.device, 3) / size
-    return torch.cat(parts), one, min(one, batch)
+    return torch.cat(parts), by_ways(one, batch)
+
+
+def by_ways(one, batch):
+    """Milliseconds a trajectory by WAYS. Where batches are slower, they count as one at a time."""
+    return {'one': one, 'batch': min(one, batch)}
 
 
 def cheapest(error, found, way):
@@ -197,5 +202,4 @@ def model_ms(task):
 
         return median_ms(roll, task.model.device, 5) / size
 
-    one = of(1)
-    return {'one': one, 'batch': min(one, of(min(task.batch_size, len(u0))))}
+    return by_ways(of(1), of(min(task.batch_size, len(u0))))
