@@ -184,6 +184,7 @@ ENTRY = PDE(
     file='2D_rdb_NA_NA.h5',
     layout='groups',
     solve=still_water,
+    cheaper=({'cfl': 1.},),
     initial=dams,
     cells=(128, 128),
     frames=101,

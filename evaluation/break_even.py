@@ -8,7 +8,8 @@ The seconds in the denominator are those of a trajectory. The solver's are those
 than the model: on the grid of the data or a coarser one, as it makes the data or with the settings that its entry calls
 `cheaper` (arXiv 2605.15399 asks for such a figure). There are two such numbers: trajectories one at a time, and in
 batches. A model that is no faster never pays. All but the seconds of training are measured here and now; these are
-those of the machine that trained. The time in which settings were chosen does not count, nor do the test rows.
+those of the machine that trained, and of iterations alone. The time in which settings were chosen does not count, nor do
+validations and the test rows.
 """
 import math
 import time
@@ -25,8 +26,9 @@ from runtime.configurator import UserError, say
 from runtime.device import float64_device
 
 WAYS = {'one': 'one at a time', 'batch': 'in batches'}
-MS = {'one': 'ms_of_one', 'batch': 'ms_per_trajectory'}               # keys of results
-LONG = 30.                             # seconds of solving, beyond which data are not made again to be timed
+MS = {'one': 'ms_of_one', 'batch': 'ms_per_trajectory'}               # key of a result: milliseconds a trajectory
+EIGHTHS = (8, 6, 4, 3, 2, 1)           # of the points along an axis: grids of the solver
+LONG = 30.                             # seconds; a batch that takes longer is not made again to be timed
 
 
 # ---------------------------------------------------------------------------------------------
@@ -60,7 +62,7 @@ def classical(sources, cfg, y, device='cpu'):
     truth = y[:, 1:, ..., list(cfg.predicted)]
     t = [k * cfg.dt for k in range(y.shape[1])]
     points = grid_axes(cfg, cfg.grid)
-    grids = [tuple(n // factor for n in cfg.grid) for factor in (1, 2, 4, 8) if factor <= min(cfg.grid)]
+    grids = [tuple(n * eighths // 8 for n in cfg.grid) for eighths in EIGHTHS if min(cfg.grid) * eighths >= 8]
     if source.shape != tuple(cfg.grid):
         grids.insert(0, source.shape)
     found = {}
@@ -83,8 +85,8 @@ def classical(sources, cfg, y, device='cpu'):
 
 
 def solved(entry, u0, params, t, settings):
-    """The solution after the first frame, (N, T - 1, *cells, C) on the CPU, and milliseconds a trajectory by WAYS: in
-    batches of the size in which data are made."""
+    """The solution after the first frame, (N, T - 1, *cells, C) on the CPU, and milliseconds a trajectory by WAYS: one at a
+    time, and in a batch as large as those in which data are made, or all N, if these are fewer."""
     n_value = u0[0].numel()
     size = min(len(u0), batch_size_of(u0.device, n_value, n_value * len(t)))
 
@@ -150,9 +152,9 @@ def break_even(cost, solver_ms, model_ms):
 
 
 def pays_after(cost, error, own_ms, found):
-    """A model with this error, that cost so many seconds, beside the solutions of `classical`, as two dicts by WAYS: the
-    name of the fastest solution that errs no more, or None; and the trajectories after which the model has paid for
-    itself, None for never. Where no solution is so good, the second has no entry. own_ms: {way: milliseconds a trajectory}."""
+    """A model with this error, that cost so many seconds, beside `found`, the solutions of `classical`. own_ms: {way:
+    milliseconds a trajectory}. Returns two dicts by WAYS: the name of the fastest solution that errs no more (None if there
+    is none), and the trajectories after which the model has paid for itself (None: never; no entry without a solution)."""
     solvers = {way: cheapest(error, found, way) for way in WAYS}
     return solvers, {way: break_even(cost, found[name][MS[way]], own_ms[way]) for way, name in solvers.items() if name}
 
