@@ -34,13 +34,13 @@ pretrained: setup
 
 # Every figure that takes a GPU, in the environment of `python`: its torch, requirements-gpu.txt and
 # requirements-peers.txt. The most important come first: each experiment is trained for TRAIN_MINUTES and evaluated;
-# then peers, speeds, the study. Finished parts are not run again, so the same command goes on after a stop.
+# then speeds, peers, the study. After a stop, the same command goes on; speeds and peers begin anew.
 GPU_CONFIGS := burgers_128_pure ns_64 ns_64_learned diffusion_reaction_128 compressible_1d_1024 ks_256 shallow_water_128 darcy_128
 TRAIN_MINUTES ?= 60
 PEER_MINUTES ?= 20
 
 gpu:
-	@echo "about $$(( ($(words $(GPU_CONFIGS)) * $(TRAIN_MINUTES) + (18 + 44) * $(PEER_MINUTES)) / 60 + 4 )) hours; 55 GB of data are made in datasets/"
+	@echo "about $$(( ($(words $(GPU_CONFIGS)) * $(TRAIN_MINUTES) + (16 + 44) * $(PEER_MINUTES)) / 60 + 4 )) hours; 55 GB of data are made in datasets/"
 	for name in $(GPU_CONFIGS); do $(MAKE) gpu-$$name MINUTES=100000 || exit 1; done
 	$(PY_GPU) eval.py --ckpt out/burgers_128_pure --device cuda --initial_step 10 --json out/burgers_128_pure/eval10.json
 	$(PY_GPU) bench.py speed --device=cuda --batch_size=256 --json out/speed.json

@@ -45,7 +45,7 @@ except ImportError:                    # Windows
 
 from evaluation.speed import Training, count_flops, matmul_rate, time_parts, time_rollouts
 from peers import race, report
-from peers.compare import (HERE, RARELY, environment_line, ms_per_iteration, parse, print_row, run_training,
+from peers.compare import (HERE, ONLY_TIMED, environment_line, ms_per_iteration, parse, print_row, run_training,
                            write_json)
 from runtime.configurator import UserError, one_line_errors, say
 from runtime.paths import output_files
@@ -53,7 +53,7 @@ from runtime.paths import output_files
 # name: dtype, compile
 MODES = {'eager': ('float32', 'false'), 'compiled': ('float32', 'true'),
          'bf16': ('bfloat16', 'false'), 'bf16_compiled': ('bfloat16', 'true')}
-MOVED = ('study', 'zoo')               # commands that are now those of dev/study.py
+ITERS = 400                            # of a timed training, at most, unless --iters is given
 
 
 # ---------------------------------------------------------------------------------------------
@@ -64,8 +64,8 @@ def limits(mode, args, has_cuda):
     compiled (compilation counts as training)."""
     minutes = 0 if MODES[mode][1] == 'true' else args.seconds / 60
     log_interval = 10 if has_cuda else 1                             # a log line waits for the device
-    return [f'--operator_stage.max_iters={args.iters or 400}', f'--operator_stage.max_minutes={minutes}',
-            f'--operator_stage.log_interval={log_interval}', '--unroll_start=0', '--stages=operator', *RARELY]
+    return [f'--operator_stage.max_iters={args.iters or ITERS}', f'--operator_stage.max_minutes={minutes}',
+            f'--operator_stage.log_interval={log_interval}', '--unroll_start=0', '--stages=operator', *ONLY_TIMED]
 
 
 def memory_of_children():
@@ -110,20 +110,21 @@ def time_config(config, mode, overrides, args, has_cuda):
 # every config in every mode
 
 def time_all(configs, modes, overrides, args):
-    """Each config and mode in a process of its own, as its memory is measured. Data are made once for all that
-    share them. After one that fails, the others go on."""
+    """Each config and mode in a process of its own, as its memory is measured; --json is written after each. Data are
+    made once for all that share them. After one that fails, the others go on."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, 'one.json')
         for config, mode in itertools.product(configs, modes):
             options = [f'--repeats={args.repeats}', f'--seconds={args.seconds}', f'--modes={mode}',
-                       f'--iters={args.iters or 400}', f'--json={path}', f'--data_dir={folder}', *overrides]
+                       f'--iters={args.iters or ITERS}', f'--json={path}', f'--data_dir={folder}', *overrides]
             command = [sys.executable, os.path.join(HERE, 'bench.py'), 'speed', config, *options]
             if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
                 say(f'{config}, {mode}: failed; the others go on')
                 continue
             with open(path) as file:
                 found += json.load(file)
+            write_json(args.json, found)
     if not found:
         raise UserError('nothing could be timed')
     return found
@@ -153,7 +154,7 @@ def against(config, other, overrides, args):
     turns = [('here', HERE), ('there', other)]
     iters = args.iters or 40
     short = ['--n_trajectories=100', '--stages=operator', '--max_minutes=0', f'--max_iters={iters}',
-             f'--log_interval={max(1, iters // 10)}', *RARELY]
+             f'--log_interval={max(1, iters // 10)}', *ONLY_TIMED]
     found = {'here': [], 'there': []}
     with tempfile.TemporaryDirectory() as folder:
         for i in range(2 * args.rounds):
@@ -178,6 +179,8 @@ def speed(args, overrides):
     """Time configs, print the table, and write --json."""
     names = sorted(glob.glob(os.path.join(HERE, 'config', '[!_]*.py')))
     configs = args.configs or names
+    if len(args.settings) > 1:
+        raise UserError('speed takes one value of a parameter')
     overrides = [*overrides, *args.settings[0]]
     has_cuda = torch.cuda.is_available() and '--device=cpu' not in overrides
     modes = args.modes or (list(MODES) if has_cuda else ['eager'])
@@ -197,7 +200,7 @@ def main(argv):
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout, allow_abbrev=False)
     add = parser.add_argument
-    add('command', choices=['speed', 'peers', 'race', *MOVED])
+    add('command', choices=['speed', 'peers', 'race'])
     add('configs', nargs='*', help='config files (default: peers config/burgers_cpu.py, speed and race all)')
     add('--plot', help='peers: picture to write')
     add('--modes', nargs='+', choices=MODES, help='speed: how to run')
@@ -206,8 +209,6 @@ def main(argv):
     add('--against', help='speed: folder with other code of this project to compare with')
     add('--rounds', type=int, default=3, help='speed --against: runs of each')
     args, overrides = parse(parser, argv)
-    if args.command in MOVED:
-        raise UserError(f'this command has moved: python -m dev.study {args.command}')
     output_files({'--json': args.json, '--plot': args.plot})
     if args.command == 'peers':
         report.peers(args, overrides)

@@ -36,7 +36,7 @@ def train_frames(task):
     """Frames of the train split, (n, *grid, C), evenly thinned. They begin where a rollout begins."""
     n = min(task.source.n, task.keys['n_trajectories'])
     rows = split_rows(n, 'train', task.source.entry.test)
-    u = read([task.source], rows, task.cfg, task.cfg.grid)
+    u = read(task.sources, rows, task.cfg, task.cfg.grid)
     u = frames_of(u[:, -task.y.shape[1]:], task)
     return u[::math.ceil(len(u) / AT_MOST)]
 
@@ -131,8 +131,7 @@ def main(argv=None):
     output_files({'--json': args.json, '--plot': args.plot})
     found = {experiment(config): floor(prepare(config, overrides)) for config in args.configs}
     table(found)
-    if args.json:
-        write_json(args.json, found)
+    write_json(args.json, found)
     if args.plot:
         picture(found, args.plot)
 

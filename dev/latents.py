@@ -14,7 +14,7 @@ import itertools
 import math
 import statistics
 
-from dev.trainings import experiment, mean_of, part_of, print_markdown, results_in, spent, train_once
+from dev.trainings import experiment, mean_of, part_of, print_markdown, results_in, spent, train_once, values_of
 from evaluation.pictures import log_axes
 from peers.compare import prepare
 from runtime.configurator import UserError, flag_words, one_line_errors
@@ -128,6 +128,8 @@ def main(argv=None):
     task = prepare(args.config, overrides)
     chosen = {name: changes for name, changes in trainings(task, args.factors).items()
               if name.split(' times, ')[1] in args.trainings}
+    if any(run['data'] != values_of(task) for run in results_in(folder)):
+        raise UserError(f"'{folder}' has results of other parameter values: choose another --out")
     every = itertools.product(range(args.seeds), chosen.items())
     for seed, (name, changes) in part_of(every, args.part):
         train_once(name, 'ours', changes, task, budget, seed, folder)

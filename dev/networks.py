@@ -6,9 +6,10 @@ Is it the network or the loop? This model and its peers in the same training loo
 
 The rate of every network and optimiser is the best of at least three, each twice the one before, by the validation
 error of a training of full length with seed 0. While the best is the smallest or the largest, the next one is tried
-too, up to seven. The optimiser's rate is that of AdamW, or that of Muon, beside which AdamW keeps its rate for what are
-no matrices, such as the spectral weights of the FNO. A training that diverges has an infinite error. All networks have
-the moving frame where the equation has one.
+too, up to seven. With AdamW the rate is learning_rate. With Muon it is muon_lr; AdamW trains what are no matrices, such
+as the spectral weights of the FNO, at the learning_rate of peers/compare.py. A training that diverges has an infinite
+error. All networks have the moving frame where the equation has one. As in all comparisons, the others unroll one step,
+then two, and have neither token shift nor principal components.
 
 Then the other seeds are trained at the best rate, and a table in Markdown printed. A training that is there is not run
 again. The FNO needs pip install -r requirements-peers.txt.
@@ -56,32 +57,20 @@ def best_rate(first, error):
     return best, errors
 
 
-def trained(name, optimizer, rate, task, budget, seed, folder):
-    """The result of a training, or None if it diverges."""
-    full_name, changes = with_optimizer(name, optimizer, rate, task)
-    try:
-        return train_once(full_name, name, changes, task, budget, seed, folder)
-    except UserError as failure:
-        if 'nan_dump.pt' in str(failure):                              # the training says so where it diverges
-            return None
-        raise
-
-
 def compared(name, optimizer, task, args, folder):
     """The results of all seeds of a network at its best rate, which is chosen with the first seed."""
-    def error(rate):
-        result = trained(name, optimizer, rate, task, args.budget, 0, folder)
-        return best_validation(result) if result else math.inf
+    def trained(rate, seed):
+        full_name, changes = with_optimizer(name, optimizer, rate, task)
+        diverged = {'seed': seed, 'nrmse': math.inf, 'validation': []}
+        run = train_once(full_name, name, changes, task, args.budget, seed, folder, diverged)
+        return {**run, 'validation': best_validation(run)}
 
-    rate, errors = best_rate(RATES[optimizer][name], error)
-    kept = ('seed', 'nrmse', 'iters', 'seconds', 'n_params', 'threads', 'device', 'commit')
+    rate, errors = best_rate(RATES[optimizer][name], lambda rate: trained(rate, 0)['validation'])
+    kept = ('seed', 'nrmse', 'validation', 'iters', 'seconds', 'n_params', 'threads', 'device', 'commit')
     runs = []
     for seed in range(args.seeds):
-        found = {'seed': seed, 'nrmse': math.inf}                      # of a training that diverges
-        run = math.isfinite(errors[rate]) and trained(name, optimizer, rate, task, args.budget, seed, folder)
-        if run:
-            found = {**{key: run[key] for key in kept}, 'validation': best_validation(run)}
-        runs.append(found)
+        run = trained(rate, seed)
+        runs.append({key: run[key] for key in kept if key in run})
     return {'network': name, 'optimizer': optimizer, 'rate': rate, 'tried': {f'{key:g}': errors[key] for key in errors},
             'runs': runs}
 

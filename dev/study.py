@@ -24,8 +24,8 @@ import os
 import statistics
 import sys
 
-from dev.trainings import (experiment, mean_of, part_of, print_markdown, results_in, small, spent, train_once,
-                           with_seeds)
+from dev.trainings import (done, experiment, keys_of, mean_of, part_of, print_markdown, results_in, small, spent,
+                           train_once, with_seeds)
 from evaluation.break_even import MS, WAYS, by_ways, classical, pays_after, seconds_of_training_data, trajectories
 from grids import shape_text
 from peers.compare import (HERE, METHODS, best_validation, fno_of, parse, persistence, possible, prepare,
@@ -143,9 +143,10 @@ def zoo(args, overrides):
     for seed, config in part_of(itertools.product(range(args.seeds), configs), args.part):
         if config not in tasks:
             tasks[config] = prepare(config, overrides)
-            baselines = os.path.join(folder, 'baselines', f'{experiment(config)}.json')
-            if not has_baselines(baselines):
-                write_json(baselines, baselines_of(tasks[config]))
+            baselines = os.path.join(folder, 'baselines', experiment(config))
+            keys = keys_of(tasks[config])
+            if not done(baselines, keys):
+                write_json(baselines + '.json', {'what': keys, **baselines_of(tasks[config])})
         task = tasks[config]
         for method in methods:
             method = in_frame(method, task)
@@ -153,14 +154,6 @@ def zoo(args, overrides):
     summary = zoo_summary(folder)
     write_json(args.json, summary)
     zoo_tables(summary)
-
-
-def has_baselines(path):
-    """Is this a file as baselines_of makes them now?"""
-    if not os.path.exists(path):
-        return False
-    with open(path) as file:
-        return 'data_seconds' in json.load(file)
 
 
 def baselines_of(task):
@@ -182,6 +175,7 @@ def zoo_summary(folder):
     for path in sorted(glob.glob(os.path.join(folder, 'baselines', '*.json'))):
         with open(path) as file:
             summary[experiment(path)] = json.load(file)
+            del summary[experiment(path)]['what']
     for run in results_in(folder):
         name, method = run['name'].split(', ')
         peer = 'fno' if METHODS[method].peer else method

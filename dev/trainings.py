@@ -10,7 +10,7 @@ import os
 import re
 import statistics
 
-from peers.compare import changes_of, compete, write_json
+from peers.compare import changes_of, train_and_score, write_json
 from runtime.configurator import UserError, say
 
 
@@ -41,30 +41,41 @@ def done(path, what):
         return None
     with open(path + '.json') as file:
         result = json.load(file)
-    if result['what'] != what:
+    if result.get('what') != what:
         raise UserError(f"'{path}.json' was made with other keys: choose another --out")
     return result
 
 
-def train_once(name, method, changes, task, budget, seed, folder):
-    """Train and score, unless the result is there. Returns the result. Raises UserError for one of other keys."""
-    keys = {key: value for key, value in task.keys.items() if key not in PLACES}
-    what = json.loads(json.dumps({'keys': keys, 'budget': budget, 'changes': [*changes_of(method, task), *changes]}))
-    values = ', '.join(f'{key.lower()} {of_sources(task, key)}' for key in task.source.params)
+def keys_of(task):
+    """The keys of train.py on which a result depends, as JSON has them."""
+    return json.loads(json.dumps({key: value for key, value in task.keys.items() if key not in PLACES}))
+
+
+def train_once(name, method, changes, task, budget, seed, folder, diverged=None):
+    """Train and score, unless the result is there. Returns the result. diverged: that of a training which diverges; without
+    it that is an error. Raises UserError for a result of other keys."""
+    what = {'keys': keys_of(task), 'budget': budget, 'changes': [*changes_of(method, task), *changes]}
+    values = values_of(task)
     parts = [text.replace(', ', '-').replace(' ', '_') for text in (name, values, f'seed {seed}') if text]
     path = os.path.join(folder, '-'.join(parts))
     result = done(path, what)
     if result is None:
         say(f'{name}, {values}')
-        found = compete(method, task, budget, seed, path, changes)
+        try:
+            found = train_and_score(method, task, budget, seed, path, changes)
+        except UserError as failure:
+            if diverged is None or 'nan_dump.pt' not in str(failure):         # the training says so where it diverges
+                raise
+            found = diverged
         result = {'what': what, 'name': name, 'data': values, **found}
         write_json(path + '.json', result)
     return result
 
 
-def of_sources(task, key):
-    """The values of a parameter in all files of a task, as text."""
-    return '-'.join(f'{source.params[key]:g}' for source in task.sources)
+def values_of(task):
+    """The parameters of an equation in all files of a task, as text: 'nu 0.01', 're 40-60'."""
+    return ', '.join(f"{key.lower()} {'-'.join(f'{source.params[key]:g}' for source in task.sources)}"
+                     for key in task.source.params)
 
 
 def results_in(folder):

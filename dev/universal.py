@@ -77,14 +77,17 @@ def rows_for(n):
 def few_shot(args):
     """Run the trainings that have no result in the folder yet, and print the table."""
     folder = output_folder('--out', args.out or f'out/few_shot_{experiment(args.config)}')
+    for text in args.blocks:
+        if '=' not in text:
+            raise UserError(f"--blocks: '{text}' is not NAME=RUN (random blocks: {text}=)")
     blocks = dict(text.partition('=')[::2] for text in args.blocks)
     first = next((path for path in blocks.values() if path), None)
     if not first:
         raise UserError('--blocks needs a checkpoint, whose network those with random blocks have too')
-    what = {'iters': args.iters, 'keys': args.keys}
     trainings = itertools.product(range(args.seeds), args.sizes, blocks)
     for seed, n, name in part_of(trainings, args.part):
         path = os.path.join(folder, f'{name}-{n}-seed{seed}')
+        what = {'iters': args.iters, 'keys': args.keys, 'blocks': blocks[name], 'test': args.test, 'data': args.data}
         if done(path, what):
             continue
         start = [f'--init_from={blocks[name]}'] if blocks[name] else random_blocks(first)
@@ -170,6 +173,8 @@ def table(folder):
 def parameters(run, paths):
     """Print a row a file, in the order of the parameter: its place among trained values, and the error."""
     args = load_checkpoint(find_checkpoint(run))['model_args']
+    if len(args['params']) != 1:
+        raise UserError(f"parameters takes a model of one parameter, not {', '.join(args['params']) or 'none'}")
     [name] = args['params']
     [trained] = args['seen_params']
     found = []
@@ -206,8 +211,9 @@ def main(argv):
     four = commands.add_parser('parameters', allow_abbrev=False)
     four.add_argument('run')
     four.add_argument('files', nargs='+')
-    args, keys = parser.parse_known_args(argv)
-    args.keys = keys
+    args, args.keys = parser.parse_known_args(argv)
+    if args.keys and args.command != 'few_shot':
+        parser.error(f'unrecognized arguments: {" ".join(args.keys)}')
     if args.command == 'few_shot':
         few_shot(args)
         return

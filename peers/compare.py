@@ -2,10 +2,10 @@
 Trainings of the same length, compared on the test split: this model, variants of it, and its peers.
 
     task = prepare('config/burgers_cpu.py', ['--nu=.001'])
-    found = compete('ours', task, {'minutes': 5}, seed=0, folder='out/one')
+    found = train_and_score('ours', task, {'minutes': 5}, seed=0, folder='out/one')
 
-Every training is a process of train.py. Its run folder (config.json, log.csv, the checkpoint) is all that is
-read from it. bench.py peers compares all METHODS on one config (report.py), dev/ has larger studies.
+Every training is a process of train.py. Its run folder (env.json, log.csv, the checkpoint) is all that is read
+from it. bench.py peers compares all METHODS on one config (report.py), dev/ has larger studies.
 """
 import csv
 import itertools
@@ -44,18 +44,26 @@ MINUTES = 5.                           # of a training, unless --minutes or --it
 def run_training(config, folder, *args, code=HERE):
     """Run train.py of the repository `code` in a process of its own, into `folder`; a run that is there goes
     on. Returns the rows of its log.csv. Raises UserError, with the error of train.py, if that fails."""
-    command = [sys.executable, os.path.join(code, 'train.py'), config, *args, f'--out_dir={folder}']
-    with subprocess.Popen([*command, '--patience=0'], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                          text=True) as child:
+    command = [sys.executable, os.path.join(code, 'train.py'), config, *args, f'--out_dir={folder}', '--patience=0']
+    run_child(command, os.path.basename(config))
+    return read_log(folder)
+
+
+def run_child(command, name, **options):
+    """Run a program without its output. Raises UserError, with the last line of what it said, if it fails. It has a
+    session of its own: Ctrl-C reaches this program alone, which then stops the other one, and waits until that has saved.
+    (Two signals would end a training at once.)"""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                          **options) as child:
         try:
             _, errors = child.communicate()
-        except BaseException:                                        # train.py is stopped too, and saves
+        except BaseException:
             child.terminate()
+            child.wait()
             raise
     if child.returncode:
         lines = errors.strip().splitlines() or [f'exit code {child.returncode}']
-        raise UserError(f'{os.path.basename(config)}: {lines[-1].removeprefix("error: ")}')
-    return read_log(folder)
+        raise UserError(f'{name}: {lines[-1].removeprefix("error: ")}')
 
 
 def read_log(folder):
@@ -64,8 +72,8 @@ def read_log(folder):
         return list(csv.DictReader(file))
 
 
-# keys of a short training that is only timed
-RARELY = ['--eval_interval=1000000', '--save_interval=1000000']
+# keys of a short training that is only timed: no validation, no checkpoint before its end
+ONLY_TIMED = ['--eval_interval=1000000', '--save_interval=1000000']
 
 
 def ms_per_iteration(rows):
@@ -92,7 +100,7 @@ def print_row(cells, widths):
     row = ''
     for cell, width in zip(cells, widths):
         row += f'{cell:>{width}}' if width > 0 else f'{cell:<{-width}}'
-    print(row.rstrip())
+    say(row.rstrip())
 
 
 def environment_line(device):
@@ -113,46 +121,44 @@ def write_json(path, content):
 class Method(NamedTuple):
     changes: list                      # arguments of train.py beside the config
     peer: bool = False                 # a network of networks.py: its tokens are the grid points
-    reencode: bool = False             # is it rolled out by decoding and encoding in every step?
     needs_frame: bool = False          # only for equations with a moving frame
-    cpu_line: list = []                # further arguments on a CPU in one dimension
-    cpu_plane: list = []               # ... in two
+    cpu_1d: list = []                  # further arguments on a CPU in one dimension
+    cpu_2d: list = []                  # ... in two
 
 
 _weights = [name for group in (losses.key_group(), extensions.key_groups()) for keys in group.values()
             for name in keys if name.startswith('lambda_')]
 FIELD_LOSS = [f'--{name}=0' for name in _weights if name not in ('lambda_field', 'lambda_spectral')]
-REENCODER = [*FIELD_LOSS, '--unroll=1', '--unroll_start=1']
 # What peers share. Data, symmetries, early_bias, spectral loss, averaging and warm-up are the config's.
 PEER = [*FIELD_LOSS, *'--encoder=grid --basis=cosine --encoder_dim=0 --decoder_dim=0 --token_shift=0'.split(),
         *'--unroll=2 --unroll_start=1 --unroll_switch=.7 --optimizer=adamw --weight_decay=0'.split(),
         '--compile=false', '--dtype=float32']
-# Width, batch and rate of the FNO are the best of several (dev/LOG.md); of the others, those on a CPU in 2D.
+# The rate of the FNO is the best of several, those of the others are near it (dev/LOG.md).
 FNO = [*PEER, *'--arch=fno --hidden_dim=48 --depth=4 --learning_rate=6e-3'.split()]
 UNET = [*PEER, *'--arch=unet --hidden_dim=48 --depth=4 --learning_rate=2e-3'.split()]
 # Transolver: depth and rate of the paper for unsteady flow, but a narrower network.
 TRANSOLVER = [*PEER, *'--arch=transolver --hidden_dim=96 --depth=8 --learning_rate=1e-3'.split()]
-# PDE-Transformer: a narrower network than the paper's, and a rate that was not tuned.
+# PDE-Transformer: a narrower network than the paper's.
 PDET = [*PEER, *'--arch=pdet --hidden_dim=64 --depth=2 --learning_rate=1e-3'.split()]
-# In minutes of a CPU, narrow networks and small batches make enough iterations.
-FNO_LINE = ['--batch_size=16']
-FNO_PLANE = ['--hidden_dim=24', '--batch_size=4']
-UNET_PLANE = ['--hidden_dim=16', '--batch_size=16']
-TRANSOLVER_PLANE = ['--hidden_dim=48', '--depth=4', '--batch_size=4']
-PDET_PLANE = ['--batch_size=8']
+# In minutes of a CPU, narrow networks and small batches make enough iterations: the best of several (dev/LOG.md).
+FNO_1D = ['--batch_size=16']
+FNO_2D = ['--hidden_dim=24', '--batch_size=4']
+UNET_1D = ['--hidden_dim=32', '--batch_size=16']
+UNET_2D = ['--hidden_dim=16', '--batch_size=16']
+TRANSOLVER_CPU = ['--hidden_dim=48', '--depth=4', '--batch_size=4']
+PDET_CPU = ['--batch_size=8']
 PLAIN = '--moving_frame=false'
 FRAME = '--moving_frame=true'
 
 METHODS = {
     'ours': Method([]),
-    'reencoder': Method(REENCODER, reencode=True),
     'ours_plain': Method([PLAIN, '--token_shift=0']),    # without what needs symmetries of the equation
-    'fno': Method([*FNO, PLAIN], peer=True, cpu_line=FNO_LINE, cpu_plane=FNO_PLANE),
-    'fno_frame': Method([*FNO, FRAME], peer=True, cpu_line=FNO_LINE, cpu_plane=FNO_PLANE, needs_frame=True),
-    'unet': Method([*UNET, PLAIN], peer=True, cpu_plane=UNET_PLANE),
-    'unet_frame': Method([*UNET, FRAME], peer=True, cpu_plane=UNET_PLANE, needs_frame=True),
-    'transolver': Method([*TRANSOLVER, PLAIN], peer=True, cpu_plane=TRANSOLVER_PLANE),
-    'pdet': Method([*PDET, PLAIN], peer=True, cpu_plane=PDET_PLANE)}
+    'fno': Method([*FNO, PLAIN], peer=True, cpu_1d=FNO_1D, cpu_2d=FNO_2D),
+    'fno_frame': Method([*FNO, FRAME], peer=True, cpu_1d=FNO_1D, cpu_2d=FNO_2D, needs_frame=True),
+    'unet': Method([*UNET, PLAIN], peer=True, cpu_1d=UNET_1D, cpu_2d=UNET_2D),
+    'unet_frame': Method([*UNET, FRAME], peer=True, cpu_1d=UNET_1D, cpu_2d=UNET_2D, needs_frame=True),
+    'transolver': Method([*TRANSOLVER, PLAIN], peer=True, cpu_1d=TRANSOLVER_CPU, cpu_2d=TRANSOLVER_CPU),
+    'pdet': Method([*PDET, PLAIN], peer=True, cpu_1d=PDET_CPU, cpu_2d=PDET_CPU)}
 
 
 # ---------------------------------------------------------------------------------------------
@@ -228,23 +234,23 @@ def changes_of(name, task):
         if task.source.entry.steady:                                 # there is one step
             changes += ['--unroll=1']
     if task.device.type == 'cpu':
-        changes += method.cpu_plane if task.y.ndim == 5 else method.cpu_line
+        changes += method.cpu_2d if task.y.ndim == 5 else method.cpu_1d
     return changes
 
 
 def iterations_within(minutes, task, args):
     """About how many iterations a training makes in that time: a short one is timed."""
     paths = ','.join(source.path for source in task.sources)
-    short = [*RARELY, '--operator_stage.max_iters=25', '--log_interval=5', '--n_trajectories=40',
+    short = [*ONLY_TIMED, '--operator_stage.max_iters=25', '--log_interval=5', '--n_trajectories=40',
              f'--data_path={paths}', '--unroll_start=0']
     with tempfile.TemporaryDirectory() as folder:
         rows = run_training(task.config, folder, *args, *short)
     return 6e4 * minutes / usual_ms(rows)
 
 
-def compete(name, task, budget, seed, folder, extra=(), validations=VALIDATIONS):
-    """Train one method with one seed for a budget {'minutes': ...} or {'iters': ...}, with further arguments
-    `extra`, and score the best weights of so many validations on the test split."""
+def train_and_score(name, task, budget, seed, folder, extra=(), validations=VALIDATIONS):
+    """Train one method with one seed for a budget {'minutes': ...} or {'iters': ...}, with further arguments `extra`,
+    and score the best weights of about so many validations on the test split."""
     method = METHODS[name]
     args = [*task.overrides, *changes_of(name, task), *extra, f'--seed={seed}']
     n = budget.get('iters') or iterations_within(budget['minutes'], task, args)
@@ -258,27 +264,24 @@ def compete(name, task, budget, seed, folder, extra=(), validations=VALIDATIONS)
     u0 = task.y[:, 0].to(task.device)
     steps = task.y.shape[1] - 1
     params = params_of(task.sources, model.cfg, len(u0) // len(task.sources))
-    results, _ = evaluate(model, task.y, params, rollout='reencode' if method.reencode else 'latent')
+    results, _ = evaluate(model, task.y, params)
     scores = results['metrics']
 
-    def roll():
-        return model.rollout(u0, steps, reencode=method.reencode)
-
-    def roll_one():
-        return model.rollout(u0[:1], steps, reencode=method.reencode)
+    def ms_of(n):
+        return median_ms(lambda: model.rollout(u0[:n], steps), task.device, 3) / n
 
     found = {'seed': seed,
              **{key: scores.get(key) for key in ('nrmse', 'correlation_time', 'spectral_energy_error')},
              'seconds': float(rows[-1]['train_seconds']),
              'iters': int(rows[-1]['iter']),
              'n_params': sum(w.numel() * (1 + w.is_complex()) for w in model.parameters()),
-             'ms_per_trajectory': median_ms(roll, task.device, 3) / len(u0),
-             'ms_of_one': median_ms(roll_one, task.device, 3),
+             'ms_per_trajectory': ms_of(len(u0)),
+             'ms_of_one': ms_of(1),
              'validation': [(float(row['train_seconds']), float(row['val_nrmse']))
                             for row in rows if row['val_nrmse']],
              'per_step': results['per_step']['nrmse'],
              **{key: machine[key] for key in ('threads', 'device', 'commit')}}
-    if not method.peer and not method.reencode:
+    if not method.peer:
         found['reencode'] = results['reencode']['nrmse']
         found.update({key: scores[key] for key in ('recon_nrmse', 'latent_gap')})
     say(f'{name}, seed {seed}: {found["nrmse"]:.4f} in {found["seconds"]:.0f} s, {found["iters"]} iterations')
@@ -286,8 +289,8 @@ def compete(name, task, budget, seed, folder, extra=(), validations=VALIDATIONS)
 
 
 def best_validation(result):
-    """The validation error of the weights that `compete` scored: the smallest."""
-    return min(error for _, error in result['validation'])
+    """The validation error of the weights that `train_and_score` scored: the smallest. Infinite if none is finite."""
+    return min((error for _, error in result['validation'] if math.isfinite(error)), default=math.inf)
 
 
 def persistence(task):

@@ -7,7 +7,7 @@ import statistics
 import tempfile
 
 from evaluation.break_even import cheapest, classical
-from peers.compare import (HERE, METHODS, compete, environment_line, persistence, possible, prepare, print_row,
+from peers.compare import (HERE, METHODS, train_and_score, environment_line, persistence, possible, prepare, print_row,
                            write_json)
 from runtime.configurator import UserError
 from runtime.device import Machine
@@ -24,7 +24,7 @@ def peers(args, overrides):
     runs = {}
     with tempfile.TemporaryDirectory() as folder:
         for seed, name in itertools.product(range(args.seeds), methods):
-            found = compete(name, task, args.budget, seed, os.path.join(folder, f'{name}{seed}'))
+            found = train_and_score(name, task, args.budget, seed, os.path.join(folder, f'{name}{seed}'))
             runs.setdefault(name, []).append(found)
             summary = peers_summary(runs, task, coarse)
             write_json(args.json, summary)
@@ -43,7 +43,7 @@ def peers_summary(runs, task, coarse):
         of = {key: [run[key] for run in found] for key in found[0]}
         summary[name] = {
             **{key: statistics.mean(of[key]) for key in AVERAGED},
-            'nrmse_seeds': of['nrmse'], 'ms_batch_size': len(task.y), 'validation': of['validation'],
+            'nrmse_seeds': of['nrmse'], 'validation': of['validation'],
             'per_step': [statistics.mean(step) for step in zip(*of['per_step'])]}
     own = min((entry['nrmse'] for name, entry in summary.items() if not METHODS[name].peer), default=0.)
     untrained = {'seconds': 0., 'n_params': 0, 'iters': 0}

@@ -11,7 +11,7 @@ import torch
 import eval as ev
 import metrics
 from conftest import ROOT, close, refused, state_of, train_here
-from dev.trainings import of_sources
+from dev.trainings import values_of
 from equations.obstacles import ENTRY, numbers
 from evaluation.break_even import classical
 from evaluation.domains import metrics_inside, r_squared
@@ -170,7 +170,7 @@ def test_methods_are_compared_on_several_files(folder):
             '--space_stride=1', '--initial_step=2', '--latent_tokens=4', '--latent_dim=64', '--eval_interval=4']
     task = compare.prepare(os.path.join(ROOT, 'config', 'obstacles_cpu.py'), keys)
     assert [source.params['Re'] for source in task.sources] == [40., 60.] and len(task.y) == 2
-    assert classical(task.sources, task.cfg, task.y) == {} and of_sources(task, 'Re') == '40-60'
+    assert classical(task.sources, task.cfg, task.y) == {} and values_of(task) == 're 40-60'
     changes = compare.changes_of('unet', task)
     assert '--latent_tokens=32' in changes and '--latent_dim=4' in changes
 
@@ -180,5 +180,5 @@ def test_a_method_is_scored_on_several_files(folder, tmp_path):
     keys = ['--re=40,60', '--n_trajectories=10', '--resolution=32', f'--data_dir={folder}', '--time_stride=4',
             '--initial_step=2', '--latent_tokens=4', '--latent_dim=64', '--hidden_dim=16', '--n_head=2']
     task = compare.prepare(os.path.join(ROOT, 'config', 'obstacles_cpu.py'), keys)
-    found = compare.compete('ours', task, {'iters': 2}, 0, str(tmp_path / 'run'))
+    found = compare.train_and_score('ours', task, {'iters': 2}, 0, str(tmp_path / 'run'))
     assert found['iters'] == 2 and 0 < found['nrmse'] < 10 and found['spectral_energy_error'] is None

@@ -140,10 +140,10 @@ def test_a_rate_that_diverges_is_not_the_best():
 
 def test_a_seed_that_diverges_ends_no_study(monkeypatch, capsys):
     """Two seeds at the best of three rates, of which the second and the largest rate diverge. Other errors go on."""
-    def train_once(full_name, name, changes, task, budget, seed, folder):
+    def train_once(full_name, name, changes, task, budget, seed, folder, diverged):
         rate = float(full_name.split()[-1])
         if seed or rate == .002:
-            raise UserError('the loss is nan: see out/nan_dump.pt')
+            return diverged
         best = .1 + .1 * abs(math.log(rate / .001))
         return {'seed': seed, 'validation': [(1., .3), (2., best), (3., .2)], 'nrmse': .1, 'iters': 7, 'seconds': 3.,
                 'n_params': 1000, 'threads': 1, 'device': 'A CPU', 'commit': 'abc'}
@@ -152,19 +152,31 @@ def test_a_seed_that_diverges_ends_no_study(monkeypatch, capsys):
     args = SimpleNamespace(seeds=2, budget={'minutes': 5.})
     row = networks.compared('unet', 'adamw', SimpleNamespace(has_moving_frame=False), args, 'out')
     assert row['rate'] == .001 and row['tried']['0.0005'] == pytest.approx(.1693, abs=1e-4) and row['tried']['0.002'] == math.inf
-    assert row['runs'][0]['iters'] == 7 and row['runs'][0]['validation'] == .1 and row['runs'][1] == {'seed': 1, 'nrmse': math.inf}
+    assert row['runs'][0]['iters'] == 7 and row['runs'][0]['validation'] == .1 and row['runs'][1] == {
+        'seed': 1, 'nrmse': math.inf, 'validation': math.inf}
     networks.table([row])
     assert '| unet | adamw | 0.001 | 3 | 1,000 | 7 | inf (0.1000 inf) |' in capsys.readouterr().out
-    calls = []
-    monkeypatch.setattr(networks, 'train_once', lambda *args: calls.append(args) or refuse('see out/nan_dump.pt'))
+    monkeypatch.setattr(networks, 'train_once', lambda *args: args[-1])
     row = networks.compared('unet', 'adamw', SimpleNamespace(has_moving_frame=False), args, 'out')
-    assert [run['nrmse'] for run in row['runs']] == [math.inf, math.inf] and len(calls) == len(row['tried'])
-    monkeypatch.setattr(networks, 'train_once', lambda *args: refuse('disk full'))
-    assert 'disk full' in refused(networks.compared, 'unet', 'adamw', SimpleNamespace(has_moving_frame=False), args, 'out')
+    assert [run['nrmse'] for run in row['runs']] == [math.inf, math.inf]
 
 
-def refuse(text):
-    raise UserError(text)
+def test_a_training_that_diverged_is_not_run_again(monkeypatch, tmp_path):
+    said = ['the loss is nan: see out/nan_dump.pt', 'the disk is full']
+
+    def train_and_score(*args):
+        raise UserError(said.pop(0))
+
+    monkeypatch.setattr(trainings, 'train_and_score', train_and_score)
+    monkeypatch.setattr(trainings, 'changes_of', lambda method, task: [])
+    task = SimpleNamespace(keys={'seed': 0}, sources=[], source=SimpleNamespace(params={}))
+    args = ['unet', 'unet', [], task, {'minutes': 5.}, 0, str(tmp_path)]
+    for _ in range(2):
+        result = trainings.train_once(*args, {'nrmse': math.inf})
+        assert result['nrmse'] == math.inf and said == ['the disk is full']
+    assert 'disk' in refused(trainings.train_once, 'fno', *args[1:], {'nrmse': math.inf})
+    said.append('see nan_dump.pt')
+    assert 'nan_dump' in refused(trainings.train_once, 'ours', *args[1:])
 
 
 @pytest.mark.slow
@@ -184,7 +196,7 @@ def test_networks_in_one_loop(here, tmp_path, burgers_file, capsys, monkeypatch)
     n = len(here)
     networks.main(args)
     assert len(here) == n + 1                                        # keys and data are read again
-    assert 'pdet' in refused(networks.main, [*args, '--methods', 'reencoder'])
+    assert 'pdet' in refused(networks.main, [*args, '--methods', 'ours_plain'])
 
 
 @pytest.mark.parametrize('error, text', [
