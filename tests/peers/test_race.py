@@ -1,5 +1,6 @@
 """peers/race.py: how soon a training is as good as the FNO after five minutes."""
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -26,12 +27,12 @@ def here(monkeypatch, tmp_path):
     monkeypatch.setattr(race, 'seconds_of_fno', lambda task, iters: .2 * iters)
     calls = []
 
-    def compete(name, task, budget, seed, folder, extra, validations):
+    def train_and_score(name, task, budget, seed, folder, extra, validations):
         calls.append((budget['iters'], seed, extra))
         return {'nrmse': .5, 'validation': [(25., .08 + .01 * seed)], 'seconds': 20., 'threads': 1, 'device': 'A CPU',
                 'commit': 'abc'}
 
-    monkeypatch.setattr(race, 'compete', compete)
+    monkeypatch.setattr(race, 'train_and_score', train_and_score)
     monkeypatch.setenv('OMP_NUM_THREADS', '1')                       # so that it is put back
     monkeypatch.chdir(tmp_path)
     return calls
@@ -45,7 +46,7 @@ def test_the_standing_records_are_run(here, capsys, tmp_path):
     found = json.loads((tmp_path / 'r.json').read_text())['burgers_cpu']
     assert found['validation'] == pytest.approx(.09) and found['fno_seconds'] == pytest.approx(200.)
     assert found['nrmse'] == pytest.approx(.5)                       # is told, and decides nothing
-    assert found['speedup'] == pytest.approx(200 / 20) and found['keys'] == ['--muon_lr=.02']
+    assert found['speedup'] == pytest.approx(200 / 20) and found['reached'] and found['keys'] == ['--muon_lr=.02']
     assert [run['seed'] for run in found['runs']] == [0, 1, 2]
 
 
@@ -54,10 +55,28 @@ def test_an_attempt_that_misses(here, capsys):
     zoo = json.loads(open(race.ZOO).read())
     zoo['burgers_cpu']['fno'] = [{'validation': .05, 'nrmse': .6, 'iters': 1000}]
     open(race.ZOO, 'w').write(json.dumps(zoo))
-    bench.main(['race', 'config/burgers_cpu.py', '--iters=100', '--depth=2'])
+    bench.main(['race', 'config/burgers_cpu.py', '--iters=100', '--depth=2', '--json=r.json'])
+    assert not json.loads(open('r.json').read())['burgers_cpu']['reached']
     assert here == [(100, 0, ['--depth=2'])]
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2].endswith('missed') and lines[-1] == 'no record: --seeds 3 are needed'
+
+
+def test_the_fno_is_timed_by_the_schedule_of_its_five_minutes(monkeypatch):
+    """10 ms an iteration in 70 % of the time, 30 ms in the rest: 80 iterations in a second. By a count of iterations, 70 % of
+    them at 10 ms, there would be 62.5."""
+    given = []
+
+    def run_training(config, folder, *args):
+        given.extend(args)
+        return [{'iter': 2, 'train_seconds': .02}, {'iter': 70, 'train_seconds': .7}, {'iter': 80, 'train_seconds': 1.}]
+
+    monkeypatch.setattr(race, 'run_training', run_training)
+    monkeypatch.setattr(race, 'changes_of', lambda method, task: [])
+    monkeypatch.setattr(race, 'fno_of', lambda task: 'fno')
+    task = SimpleNamespace(config='x', overrides=[])
+    assert race.seconds_of_fno(task, 80) == pytest.approx(1., rel=.01)
+    assert '--operator_stage.max_minutes=0.2' in given and '--operator_stage.max_iters=1000000000' in given
 
 
 def test_another_fno_than_that_of_the_zoo(here, monkeypatch):
