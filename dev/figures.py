@@ -1,38 +1,41 @@
 """
-The certificate: every figure of README.md and of the first tables of docs/RESULTS.md, with the command that makes it.
+The certificate: the figures of README.md and of the first tables of docs/RESULTS.md, with the commands that make them.
 
     python -m dev.figures                      # run what takes less than 10 minutes in all: inside, or outside?
     python -m dev.figures --minutes 60         # more of it
-    python -m dev.figures --runs obstacles     # one run
+    python -m dev.figures --runs obstacles     # the runs whose names begin so
+    python -m dev.figures --out out/figures    # keep what they write; after a stop, the same command goes on
 
 docs/figures.json has four parts:
 
     runs       {name: {'commands': [..], 'minutes': of one thread, 'result': the JSON file that they write}}; OUT is a
-               temporary folder; of several files, 'OUT/*.json', the result is {name of a file: what it holds}
+               folder; of several files, 'OUT/*.json', the result is {name of a file: what it holds}
     figures    [{'run', 'key', 'value', 'low', 'high', 'places'}]: what was found, the interval in which another run on
                another CPU should lie, and words of the lines that show it. The key is a path in the result,
-               'metrics/nrmse'; '*' is the mean of a list, '0,3' that of two of its items; of two keys the figure is the
-               quotient. An interval is that of seeds and CPUs: .7 to 1.4 times an error, at most .5 to 2 times the quotient
-               of two, .2 to 5 times a time, and nearly the value itself where nothing is trained.
-    derived    [{'of', 'places'}]: what follows from figures, the quotient of two geometric means, or one such mean. 'of'
-               has a regular expression of 'RUN: KEY' for each
+               'metrics/nrmse'; '*' is the mean of a list, '0,3' that of two of its items; a list of two keys is their
+               quotient. An interval is that of seeds and CPUs: about .7 to 1.4 times an error, at most .5 to 2 times the
+               quotient of two, .2 to 5 times a time, and nearly the value itself where nothing is trained.
+    derived    [{'of', 'places'}]: geometric means of figures, and quotients of two such means. 'of' has a regular
+               expression over 'RUN: KEY' for each mean
     constants  [{'number', 'what', 'places'}]: settings, percentages, and results that no command of this file makes
 
-A test reads the texts and fails for a number that is none of these.
+A test reads the texts and fails for a decimal number, a percentage, or a number of thousands, '44,800', that is none of
+these.
 """
 import argparse
 import glob
 import json
+import math
 import os
 import re
 import shlex
 import statistics
-import subprocess
 import sys
 import tempfile
 
-from peers.compare import HERE, print_row
-from runtime.configurator import UserError, one_line_errors, parse_flags
+from peers.compare import HERE, print_row, run_child
+from runtime.configurator import UserError, one_line_errors, parse_flags, say
+from runtime.paths import output_folder
 
 FILE = os.path.join(HERE, 'docs', 'figures.json')
 SECTIONS = ('Ten equations beside the FNO', 'The race: how soon as good as the FNO?', 'One model of ten equations',
@@ -60,13 +63,16 @@ def lines(text):
 
 
 def numbers(text):
-    """The decimal numbers and percentages of a line, without those of code, links and numbers of papers."""
+    """The decimal numbers, percentages and numbers of thousands of a line, without those of code, links and numbers of
+    papers."""
     text = re.sub(r'`[^`]*`|\]\([^)]*\)|\d{4}\.\d{5}', '', text)
-    return re.findall(r'(?<![\w.])(?:\d*\.\d+|\d+(?= %)|\d+(?= to \d+ %))(?![\w.]*\d)', text)
+    return re.findall(r'(?<![\w.,])(?:\d*\.\d+|\d+(?= %)|\d+(?= to \d+ %)|\d{1,3}(?:,\d{3})+)(?![\w.,]*\d)', text)
 
 
 def shows(text, value):
-    """Is `text` the number `value`, rounded to its decimals?"""
+    """Is `text` the number `value`, rounded to its decimals? Thousands are rounded to three figures."""
+    if ',' in text:
+        return float(text.replace(',', '')) == float(f'{value:.3g}')
     decimals = len(text.partition('.')[2])
     return '.' in text and abs(float(text) - value) <= .5001 * 10 ** -decimals
 
@@ -133,15 +139,12 @@ def items(value, part):
 
 def result_of(run, folder):
     """Run the commands of a run, and read what they wrote. Raises UserError where one fails."""
+    os.makedirs(folder, exist_ok=True)
     for command in run['commands']:
         words = [word.replace('OUT', folder) for word in shlex.split(command)]
         if words[0] == 'python':
             words[0] = sys.executable
-        child = subprocess.run(words, cwd=HERE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                               env={**os.environ, 'OMP_NUM_THREADS': '1'})
-        if child.returncode:
-            lines = child.stderr.strip().splitlines() or [f'exit code {child.returncode}']
-            raise UserError(f'{command}: {lines[-1].removeprefix("error: ")}')
+        run_child(words, command, cwd=HERE, env={**os.environ, 'OMP_NUM_THREADS': '1'})
     found = {}
     for path in glob.glob(run['result'].replace('OUT', folder)):
         with open(path) as file:
@@ -152,13 +155,16 @@ def result_of(run, folder):
 
 
 def chosen(runs, minutes, names):
-    """Names of the runs that are asked for, or the shortest ones, of `minutes` in all. Raises UserError."""
-    for name in names:
-        if name not in runs:
-            raise UserError(f"--runs: there is no '{name}', but {', '.join(runs)}")
-    if names:
-        return names
+    """Names of the runs that are asked for by their beginnings, or the shortest ones, of `minutes` in all. Raises
+    UserError for a beginning of none."""
     found = []
+    for beginning in names:
+        here = [name for name in runs if name.startswith(beginning)]
+        if not here:
+            raise UserError(f"--runs: there is no '{beginning}', but {', '.join(runs)}")
+        found += here
+    if names:
+        return found
     for name in sorted(runs, key=lambda name: runs[name]['minutes']):
         minutes -= runs[name]['minutes']
         if minutes >= 0:
@@ -175,7 +181,10 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout, allow_abbrev=False)
     parser.add_argument('--minutes', type=float, default=10.)
     parser.add_argument('--runs', nargs='+', default=[], metavar='NAME', help=f'of {", ".join(runs)}')
+    parser.add_argument('--out', help='folder of what the runs write (default: a temporary one)')
     args = parse_flags(parser, argv)
+    if args.out:
+        output_folder('--out', args.out)
     names = chosen(runs, args.minutes, args.runs)
     left_out = [name for name in runs if name not in names]
     print(f'{len(names)} of {len(runs)} runs, about {sum(runs[name]["minutes"] for name in names):.0f} minutes; left out: '
@@ -185,20 +194,28 @@ def main(argv=None):
     outside = []
     for name in names:
         try:
-            with tempfile.TemporaryDirectory() as folder:
-                result = result_of(runs[name], folder)
-            here = [(figure, value_at(result, figure['key'])) for figure in known['figures'] if figure['run'] == name]
-        except (UserError, LookupError, TypeError, statistics.StatisticsError) as error:         # the other runs go on
-            print(f'{name}: failed: {error}')
+            with tempfile.TemporaryDirectory() as temporary:
+                result = result_of(runs[name], os.path.abspath(os.path.join(args.out or temporary, name)))
+        except UserError as error:                                   # the other runs go on
+            say(f'{name}: failed: {error}')
             outside.append({'run': name})
             continue
-        for figure, value in here:
-            is_inside = figure['low'] <= value <= figure['high']
-            print_row([name, key_text(figure['key']), f'{figure["value"]:.4g}', f'{value:.4g}',
-                       f'{figure["low"]:.4g} to {figure["high"]:.4g}', 'inside' if is_inside else 'outside'], widths)
-            if not is_inside:
+        for figure in known['figures']:
+            if figure['run'] == name and not check(figure, result, widths):
                 outside.append(figure)
     return outside
+
+
+def check(figure, result, widths):
+    """Print the row of a figure. Is what was found inside of its interval? What was not found is not."""
+    try:
+        value = value_at(result, figure['key'])
+    except (LookupError, TypeError, ValueError, ZeroDivisionError, statistics.StatisticsError):
+        value = math.nan
+    is_inside = figure['low'] <= value <= figure['high']
+    print_row([figure['run'], key_text(figure['key']), f'{figure["value"]:.4g}', f'{value:.4g}',
+               f'{figure["low"]:.4g} to {figure["high"]:.4g}', 'inside' if is_inside else 'outside'], widths)
+    return is_inside
 
 
 if __name__ == '__main__':

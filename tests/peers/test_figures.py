@@ -20,7 +20,9 @@ def test_a_number_that_nobody_found_is_told(monkeypatch):
     here = '**latent rollout** 0.0016'                               # the line of the quick start
     monkeypatch.setattr(figures, 'texts', lambda: {'a': f'{here}\n```\n.777\n```\n.0123 with 33 % less', 'b': text})
     assert figures.missing() == {'a': ['.0123', '33'], 'b': ['0.0016', '.0123', '33']}
+    assert figures.numbers('after 135 or 44,800 of 1,234,567, not 7 or 12,34') == ['44,800', '1,234,567']
     assert figures.shows('0.0072', .00716) and not figures.shows('0.0072', .00714) and not figures.shows('72', .72)
+    assert figures.shows('44,800', 44_831) and not figures.shows('44,800', 44_851)
 
 
 def test_figures_and_constants_fit_together():
@@ -63,7 +65,7 @@ def test_a_path_in_a_result():
 def test_the_shortest_runs_are_chosen():
     runs = {name: {'minutes': minutes} for name, minutes in (('a', 5), ('b', 1), ('c', 4), ('d', 100))}
     assert figures.chosen(runs, 10, []) == ['b', 'c', 'a'] and figures.chosen(runs, 4, []) == ['b']
-    assert figures.chosen(runs, 1, ['d']) == ['d'] and "no 'e'" in refused(figures.chosen, runs, 1, ['e'])
+    assert figures.chosen({**runs, 'd, e': {}}, 1, ['d']) == ['d', 'd, e'] and "no 'e'" in refused(figures.chosen, runs, 1, ['e'])
 
 
 def test_inside_and_outside(monkeypatch, tmp_path, capsys):
@@ -72,14 +74,16 @@ def test_inside_and_outside(monkeypatch, tmp_path, capsys):
     known = {'runs': {'one': {'commands': [write], 'minutes': 1, 'result': 'OUT/r.json'},
                       'two': {'commands': ['python -c "raise SystemExit(3)"'], 'minutes': 20, 'result': ''}},
              'figures': [{'run': 'one', 'key': 'x', 'value': .4, 'low': .3, 'high': .6},
-                         {'run': 'one', 'key': ['x', 'x'], 'value': 2., 'low': 1.5, 'high': 2.5}]}
+                         {'run': 'one', 'key': ['x', 'x'], 'value': 2., 'low': 1.5, 'high': 2.5},
+                         {'run': 'one', 'key': 'y', 'value': 1., 'low': 0., 'high': 2.}]}        # is not there
     (tmp_path / 'figures.json').write_text(json.dumps(known))
     monkeypatch.setattr(figures, 'FILE', str(tmp_path / 'figures.json'))
-    assert figures.main([]) == [known['figures'][1]]
+    assert figures.main([]) == known['figures'][1:]
     lines = capsys.readouterr().out.splitlines()
-    assert '1 of 2 runs' in lines[0] and lines[-2].endswith('inside') and lines[-1].endswith('outside')
-    assert figures.main(['--runs', 'two', 'one']) == [{'run': 'two'}, known['figures'][1]]
+    assert '1 of 2 runs' in lines[0] and [line.split()[-1] for line in lines[-3:]] == ['inside', 'outside', 'outside']
+    assert figures.main(['--runs', 'two', 'one', f'--out={tmp_path / "kept"}']) == [{'run': 'two'}, *known['figures'][1:]]
     assert 'failed' in (out := capsys.readouterr().out) and 'exit code 3' in out
+    assert (tmp_path / 'kept' / 'one' / 'r.json').exists()
 
 
 def test_a_run_of_several_results(tmp_path):
