@@ -162,7 +162,7 @@ def chosen(runs, minutes, names):
         here = [name for name in runs if name.startswith(beginning)]
         if not here:
             raise UserError(f"--runs: there is no '{beginning}', but {', '.join(runs)}")
-        found += here
+        found += [name for name in here if name not in found]        # of two beginnings that a name has
     if names:
         return found
     for name in sorted(runs, key=lambda name: runs[name]['minutes']):

@@ -174,8 +174,7 @@ def zoo_summary(folder):
     summary = {}
     for path in sorted(glob.glob(os.path.join(folder, 'baselines', '*.json'))):
         with open(path) as file:
-            summary[experiment(path)] = json.load(file)
-            del summary[experiment(path)]['what']
+            summary[experiment(path)] = {key: value for key, value in json.load(file).items() if key != 'what'}
     for run in results_in(folder):
         name, method = run['name'].split(', ')
         peer = 'fno' if METHODS[method].peer else method

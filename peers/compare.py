@@ -36,6 +36,7 @@ from runtime.device import pick
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VALIDATIONS = 8                        # validations in a training, about
 MINUTES = 5.                           # of a training, unless --minutes or --iters is given
+NO_LIMIT = 10 ** 9                     # iterations of a training that the clock ends
 
 
 # ---------------------------------------------------------------------------------------------
@@ -254,7 +255,7 @@ def train_and_score(name, task, budget, seed, folder, extra=(), validations=VALI
     method = METHODS[name]
     args = [*task.overrides, *changes_of(name, task), *extra, f'--seed={seed}']
     n = budget.get('iters') or iterations_within(budget['minutes'], task, args)
-    args += [f'--operator_stage.max_iters={budget.get("iters", 10 ** 9)}',
+    args += [f'--operator_stage.max_iters={budget.get("iters", NO_LIMIT)}',
              f'--operator_stage.max_minutes={budget.get("minutes", 0)}',
              f'--eval_interval={math.ceil(n / validations)}']
     rows = run_training(task.config, folder, *args)

@@ -27,8 +27,8 @@ import statistics
 import tempfile
 from datetime import date
 
-from peers.compare import (HERE, ONLY_TIMED, best_validation, changes_of, train_and_score, fno_of, ms_per_iteration, prepare, print_row,
-                           run_training, write_json)
+from peers.compare import (HERE, NO_LIMIT, ONLY_TIMED, best_validation, changes_of, fno_of, ms_per_iteration, prepare,
+                           print_row, run_training, train_and_score, write_json)
 from peers.networks import package_fno
 from runtime import configurator
 from runtime.configurator import UserError, key_of
@@ -61,7 +61,7 @@ def targets():
 
 def seconds_of_fno(task, iters):
     """Seconds in which the FNO makes `iters` iterations here, from a short training with its whole schedule."""
-    short = [*ONLY_TIMED, f'--operator_stage.max_minutes={FNO_MINUTES}', '--operator_stage.max_iters=1000000000',
+    short = [*ONLY_TIMED, f'--operator_stage.max_minutes={FNO_MINUTES}', f'--operator_stage.max_iters={NO_LIMIT}',
              '--log_interval=2']
     with tempfile.TemporaryDirectory() as folder:
         rows = run_training(task.config, folder, *task.overrides, *changes_of(fno_of(task), task), *short)

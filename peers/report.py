@@ -7,7 +7,7 @@ import statistics
 import tempfile
 
 from evaluation.break_even import cheapest, classical
-from peers.compare import (HERE, METHODS, train_and_score, environment_line, persistence, possible, prepare, print_row,
+from peers.compare import (HERE, METHODS, environment_line, persistence, possible, prepare, print_row, train_and_score,
                            write_json)
 from runtime.configurator import UserError
 from runtime.device import Machine
