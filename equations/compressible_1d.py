@@ -32,6 +32,7 @@ from runtime.progress import counted
 
 GAMMA = 5 / 3
 CFL = .3
+LONGER_STEPS = ({'cfl': 2 * CFL}, {'cfl': 3 * CFL})
 
 
 def compressible_1d(u0, eta, zeta, t, boundary='periodic', cfl=CFL):
@@ -239,7 +240,7 @@ ENTRY = PDE(
     file='1D_CFD_Rand_Eta{eta}_Zeta{zeta}_periodic_Train.hdf5',
     layout='arrays',
     solve=compressible_1d,
-    cheaper=({'cfl': .6}, {'cfl': .9}),
+    cheaper=LONGER_STEPS,
     initial=gas_waves,
     frames=101,
     conserved=('density',),

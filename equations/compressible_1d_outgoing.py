@@ -3,7 +3,7 @@ Compressible flow in one dimension with outgoing boundaries: the equations and t
 compressible_1d.py, with no gradient at the ends of (-1, 1).
 """
 from equations import PDE
-from equations.compressible_1d import CFL, compressible_1d, gas_waves
+from equations.compressible_1d import CFL, LONGER_STEPS, compressible_1d, gas_waves
 
 
 def compressible_1d_outgoing(u0, eta, zeta, t, cfl=CFL):
@@ -20,7 +20,7 @@ ENTRY = PDE(
     file='1D_CFD_Rand_Eta{eta}_Zeta{zeta}_trans_Train.hdf5',
     layout='arrays',
     solve=compressible_1d_outgoing,
-    cheaper=({'cfl': .6}, {'cfl': .9}),
+    cheaper=LONGER_STEPS,
     initial=gas_waves,
     frames=101,
     velocity=('Vx',),
