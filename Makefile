@@ -56,7 +56,7 @@ gpu-%:
 	if [ $$code != 0 ]; then exit $$code; fi; \
 	$(PY_GPU) eval.py --ckpt out/$* --device cuda --json out/$*/eval.json
 
-# One model of ten equations beside a model of each (docs/zoo.json): data, 50 minutes of one thread, evaluation
+# One model of ten equations beside a model of each (docs/zoo.json): data, 35 to 90 minutes of one thread, evaluation
 universal: setup
 	OMP_NUM_THREADS=1 $(PY) train.py config/universal_cpu.py
 	$(PY) eval.py --ckpt out/universal_cpu --json out/universal_cpu/eval.json
@@ -79,7 +79,7 @@ stages: setup
 	  $(PLAIN) eval.py --ckpt out/ks_finetuned_$$seed --stepper operator --json out/ks_finetuned_$$seed/eval.json \
 	  ) & pids="$$pids $$!"; done; for pid in $$pids; do wait $$pid || exit 1; done
 
-# the figures of README.md and of the first tables of docs/RESULTS.md, found again: what takes MINUTES=10 in all
+# the figures of README.md and of six sections of docs/RESULTS.md, found again: what takes MINUTES=10 in all
 figures: peers
 	$(PY) -m dev.figures --minutes $(MINUTES)
 

@@ -1,5 +1,5 @@
 # One model of ten equations, in one and two dimensions: shared blocks, and two linear maps for each.
-# 1.23 million parameters, about 50 minutes of one free CPU thread; ten models take five minutes each.
+# 1.23 million parameters, 35 to 90 minutes of one CPU thread; ten models take five minutes each.
 #
 #     make universal
 #

@@ -1,5 +1,5 @@
 """
-The certificate: the figures of README.md and of the first tables of docs/RESULTS.md, with the commands that make them.
+The certificate: the figures of README.md and of six sections of docs/RESULTS.md, with the commands that make them.
 
     python -m dev.figures                      # run what takes less than 10 minutes in all: inside, or outside?
     python -m dev.figures --minutes 60         # more of it
@@ -10,8 +10,8 @@ docs/figures.json has four parts:
 
     runs       {name: {'commands': [..], 'minutes': of one thread, 'result': the JSON file that they write}}; OUT is a
                folder; of several files, 'OUT/*.json', the result is {name of a file: what it holds}
-    figures    [{'run', 'key', 'value', 'low', 'high', 'places'}]: what was found, the interval in which another run on
-               another CPU should lie, and words of the lines that show it. The key is a path in the result,
+    figures    [{'run', 'key', 'value', 'low', 'high', 'places'}]: the value that was measured, the interval in which
+               that of another CPU should lie, and words of the lines that show it. The key is a path in the result,
                'metrics/nrmse'; '*' is the mean of a list, '0,3' that of two of its items; a list of two keys is their
                quotient. An interval is that of seeds and CPUs: about .7 to 1.4 times an error, at most .5 to 2 times the
                quotient of two, .2 to 5 times a time, and nearly the value itself where nothing is trained.

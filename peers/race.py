@@ -7,8 +7,8 @@ The race: how soon is this model as good as the FNO after five minutes?
 docs/zoo.json has a track for each equation, docs/race.json the standing records. The rules:
 
 1. The error to reach is that of an FNO which was trained for five minutes of one thread, mean of its seeds, on the
-   validation split (its first 64 trajectories at most). The mean of the attempt over three seeds, there, must not be
-   larger. The errors on the test split are printed beside it; nothing is chosen by them.
+   validation split (its first 64 trajectories at most). The attempt's mean over three seeds on the same trajectories
+   must not exceed it. The errors on the test split are printed beside it; nothing is chosen by them.
 2. Weights are random at first. Data are those of the config, the device is one thread of a CPU. Everything else may
    change: keys, code, architecture. The project's tests must pass.
 3. Seconds are those of the iterations, without validations. The score is a speed-up, since machines differ: the seconds
