@@ -146,39 +146,39 @@ class UNet(FieldNetwork):
         self.network = Levels(cfg, self.n_in)
 
 
+def convolution(cfg, n_in, n_out, points=3):
+    """A convolution of so many points along each axis, (B, n_in, *grid) -> (B, n_out, *grid)."""
+    conv = (nn.Conv1d, nn.Conv2d)[len(cfg.grid) - 1](n_in, n_out, points)
+    width = [points // 2] * len(cfg.grid)
+    conv.register_forward_pre_hook(lambda _, inputs: padded(inputs[0], width, cfg.periodic))
+    return conv
+
+
 class Levels(nn.Module):
     """The convolutions of the U-Net, (B, n_in, *grid) -> (B, C, *grid)."""
 
     def __init__(self, cfg, n_in):
         super().__init__()
-        d = len(cfg.grid)
-        self.conv = (nn.Conv1d, nn.Conv2d)[d - 1]
-        self.pool = (F.avg_pool1d, F.avg_pool2d)[d - 1]
-        self.periodic = cfg.periodic
+        self.pool = (F.avg_pool1d, F.avg_pool2d)[len(cfg.grid) - 1]
         widths = [cfg.hidden_dim * (level + 1) for level in range(cfg.depth)]
         self.down = nn.ModuleList()
         for width in widths:
-            self.down.append(self.pair(n_in, width))
+            self.down.append(self.pair(cfg, n_in, width))
             n_in = width
         self.up = nn.ModuleList()
         for width in reversed(widths[:-1]):
-            self.up.append(self.pair(n_in + width, width))
+            self.up.append(self.pair(cfg, n_in + width, width))
             n_in = width
-        self.head = zero_init(use_adamw(self.conv(n_in, cfg.n_field, 1)))
+        self.head = zero_init(use_adamw(convolution(cfg, n_in, cfg.n_field, points=1)))
         use_adamw(self.down[0][0])                                   # here the field enters
 
-    def pair(self, n_in, n_out):
-        """Two convolutions of three points along each axis."""
+    @staticmethod
+    def pair(cfg, n_in, n_out):
+        """Two convolutions."""
         layers = []
         for n in (n_in, n_out):
-            conv = self.conv(n, n_out, 3)
-            conv.register_forward_pre_hook(self.pad)
-            layers += [conv, nn.GroupNorm(8, n_out), nn.GELU()]
+            layers += [convolution(cfg, n, n_out), nn.GroupNorm(8, n_out), nn.GELU()]
         return nn.Sequential(*layers)
-
-    def pad(self, conv, inputs):
-        [u] = inputs
-        return padded(u, [1] * (u.ndim - 2), self.periodic)
 
     def forward(self, u):
         skips = []
@@ -198,7 +198,8 @@ class Transolver(FieldNetwork):
     """
     Transolver (arXiv 2402.02366): transformer blocks over the points, whose attention acts between a few tokens
     that all points of a similar state share. The coordinates are always given. As in the paper, 8 heads, MLPs as
-    wide as the block, and 32 slices. Its last layer starts at zero.
+    wide as the block, and 32 slices; as in its authors' code for grids, a point's slices and values follow from its
+    neighbours, too. Its last layer starts at zero.
     """
 
     def __init__(self, cfg):
@@ -219,14 +220,14 @@ class PointBlocks(nn.Module):
         self.blocks = nn.ModuleList()
         for _ in range(cfg.depth):
             mlp = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
-            self.blocks.append(nn.ModuleList([nn.LayerNorm(dim), PhysicsAttention(dim), mlp]))
+            self.blocks.append(nn.ModuleList([nn.LayerNorm(dim), PhysicsAttention(cfg), mlp]))
         self.head = nn.Sequential(nn.LayerNorm(dim), zero_init(use_adamw(nn.Linear(dim, cfg.n_field))))
 
     def forward(self, u):
         grid = u.shape[2:]
         x = self.lift(u.flatten(2).transpose(1, 2))                  # (B, N, dim)
         for norm, attention, mlp in self.blocks:
-            x = x + attention(norm(x))
+            x = x + attention(norm(x), grid)
             x = x + mlp(x)
         return self.head(x).transpose(1, 2).unflatten(2, grid)
 
@@ -238,23 +239,25 @@ class PhysicsAttention(nn.Module):
     other, and a point takes back the sum of its slices' tokens.
     """
 
-    def __init__(self, dim):
+    def __init__(self, cfg):
         super().__init__()
+        dim = cfg.hidden_dim
         if dim % HEADS:
             raise UserError(f'arch=transolver needs hidden_dim={dim} to be a multiple of its {HEADS} heads')
         head_dim = dim // HEADS
-        self.value = nn.Linear(dim, dim)
-        self.state = nn.Linear(dim, dim)
+        self.value = convolution(cfg, dim, dim)
+        self.state = convolution(cfg, dim, dim)
         self.slices = nn.Linear(head_dim, SLICES)
         nn.init.orthogonal_(self.slices.weight)
         self.temperature = nn.Parameter(torch.full((HEADS, 1, 1), .5))
         self.qkv = nn.Linear(head_dim, 3 * head_dim, bias=False)     # of all heads
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x):
-        """x (B, N, dim) -> (B, N, dim)"""
-        value = self.value(x).unflatten(-1, (HEADS, -1)).transpose(1, 2)       # (B, H, N, hd)
-        state = self.state(x).unflatten(-1, (HEADS, -1)).transpose(1, 2)
+    def forward(self, x, grid):
+        """x (B, N, dim) at the N points of a grid -> (B, N, dim)"""
+        field = x.transpose(1, 2).unflatten(2, grid)
+        value = self.value(field).flatten(2).unflatten(1, (HEADS, -1)).transpose(2, 3)     # (B, H, N, hd)
+        state = self.state(field).flatten(2).unflatten(1, (HEADS, -1)).transpose(2, 3)
         share = (self.slices(state) / self.temperature).softmax(-1)  # (B, H, N, SLICES)
         size = share.sum(2)[..., None]
         token = share.transpose(2, 3) @ value / (size + 1e-5)        # (B, H, SLICES, hd)

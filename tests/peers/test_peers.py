@@ -230,12 +230,18 @@ def test_two_processes_train_as_one(monkeypatch, tmp_path, burgers_file, arch):
     assert len(norms[0]) == 4 and norms[0] == pytest.approx(norms[1], rel=1e-3)
 
 
+def physics_attention(dim, *grid):
+    return PhysicsAttention(SimpleNamespace(hidden_dim=dim, grid=grid, periodic=True))
+
+
 def test_points_of_a_slice_share_its_token():
     """Physics attention by hand: one head of one number, two slices, identity maps."""
-    attention = PhysicsAttention(HEADS)
+    attention = physics_attention(HEADS, 4)
     for layer in (attention.value, attention.state, attention.proj):
-        layer.weight.data = torch.eye(HEADS)
+        layer.weight.data.zero_()
         layer.bias.data.zero_()
+    attention.value.weight.data[..., 1] = attention.state.weight.data[..., 1] = torch.eye(HEADS)       # of the point itself
+    attention.proj.weight.data = torch.eye(HEADS)
     attention.slices.weight.data.zero_()                             # the other slices are empty
     attention.slices.weight.data[:2, 0] = torch.tensor([20., -20.])
     attention.slices.bias.data = torch.full((SLICES,), -100.)
@@ -244,7 +250,7 @@ def test_points_of_a_slice_share_its_token():
     x = torch.tensor([[1.], [2.], [-3.], [5.]]).repeat(1, HEADS)[None]
     one, other = (1 + 2 + 5) / 3, -3.
     expected = (one + other) / SLICES                                # the tokens of empty slices are 0
-    torch.testing.assert_close(attention(x), torch.full_like(x, expected), atol=1e-3, rtol=0)
+    torch.testing.assert_close(attention(x, (4,)), torch.full_like(x, expected), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize('periodic', [True, False])
@@ -276,8 +282,16 @@ def test_the_bias_follows_from_the_offset():
     assert offset[0, 3] == pytest.approx(-2 / 3) and log_offsets([4, 8], 'cpu').shape == (32, 32, 2)
 
 
-def test_transolver_takes_points_in_any_order():
-    attention = PhysicsAttention(16)
+def test_transolver_knows_neighbours_alone():
+    """A shift of points on a torus shifts the result. Without the weights of neighbours, so does any other order."""
+    attention = physics_attention(16, 6, 5)
     x = torch.randn(2, 30, 16)
     order = torch.randperm(30)
-    torch.testing.assert_close(attention(x)[:, order], attention(x[:, order]))
+    y = attention(x, (6, 5))
+    torch.testing.assert_close(attention(moved(x, (6, 5), [2, 1]), (6, 5)), moved(y, (6, 5), [2, 1]))
+    assert (attention(x[:, order], (6, 5)) - y[:, order]).abs().max() > 1e-3
+    itself = torch.zeros(3, 3)
+    itself[1, 1] = 1
+    for conv in (attention.value, attention.state):
+        conv.weight.data *= itself
+    torch.testing.assert_close(attention(x[:, order], (6, 5)), attention(x, (6, 5))[:, order])
