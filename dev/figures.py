@@ -1,5 +1,5 @@
 """
-The certificate: the figures of README.md and of six sections of docs/RESULTS.md, with the commands that make them.
+The certificate: the figures of README.md and of five sections of docs/RESULTS.md, with the commands that make them.
 
     python -m dev.figures                      # run what takes less than 10 minutes in all: inside, or outside?
     python -m dev.figures --minutes 60         # more of it

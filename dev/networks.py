@@ -8,8 +8,8 @@ The rate of every network and optimiser is the best of at least three, each twic
 error of a training of full length with seed 0. While the best is the smallest or the largest, the next one is tried
 too, up to seven. With AdamW the rate is learning_rate. With Muon it is muon_lr; AdamW trains parameters that are not
 matrices, such as the spectral weights of the FNO, at the learning_rate of peers/compare.py. A training that diverges has
-an infinite error. All networks have the moving frame where the equation has one. As in all comparisons, the others unroll one step,
-then two, and have neither token shift nor principal components.
+an infinite error. All networks have the moving frame where the equation has one. As in all comparisons, the others
+unroll one step, then two, and have neither token shift nor principal components.
 
 Then the other seeds are trained at the best rate, and a table in Markdown printed. A training that is there is not run
 again. The FNO needs pip install -r requirements-peers.txt.

@@ -27,6 +27,7 @@ SLICES = 32                            # its slices: those of the paper
 PATCH = 4                              # points of a patch of PDE-Transformer along an axis,
 WINDOW = 8                             # tokens of a window,
 WINDOW_HEADS = 4                       # and heads of its attention
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d}                          # by the axes of a grid
 
 
 class FieldNetwork(nn.Module):
@@ -146,11 +147,14 @@ class UNet(FieldNetwork):
         self.network = Levels(cfg, self.n_in)
 
 
-def convolution(cfg, n_in, n_out, points=3):
-    """A convolution of so many points along each axis, (B, n_in, *grid) -> (B, n_out, *grid)."""
-    conv = (nn.Conv1d, nn.Conv2d)[len(cfg.grid) - 1](n_in, n_out, points)
-    width = [points // 2] * len(cfg.grid)
-    conv.register_forward_pre_hook(lambda _, inputs: padded(inputs[0], width, cfg.periodic))
+def convolution(cfg, n_in, n_out):
+    """A convolution of three points along each axis, (B, n_in, *grid) -> (B, n_out, *grid)."""
+    def pad(conv, inputs):
+        [u] = inputs
+        return padded(u, [1] * len(cfg.grid), cfg.periodic)
+
+    conv = CONVOLUTIONS[len(cfg.grid)](n_in, n_out, 3)
+    conv.register_forward_pre_hook(pad)
     return conv
 
 
@@ -169,7 +173,7 @@ class Levels(nn.Module):
         for width in reversed(widths[:-1]):
             self.up.append(self.pair(cfg, n_in + width, width))
             n_in = width
-        self.head = zero_init(use_adamw(convolution(cfg, n_in, cfg.n_field, points=1)))
+        self.head = zero_init(use_adamw(CONVOLUTIONS[len(cfg.grid)](n_in, cfg.n_field, 1)))
         use_adamw(self.down[0][0])                                   # here the field enters
 
     @staticmethod
