@@ -11,8 +11,9 @@ matrices, such as the spectral weights of the FNO, at the learning_rate of peers
 an infinite error. All networks have the moving frame where the equation has one. As in all comparisons, the others
 unroll one step, then two, and have neither token shift nor principal components.
 
-Then the other seeds are trained at the best rate, and a table in Markdown printed. A training that is there is not run
-again. The FNO needs pip install -r requirements-peers.txt.
+Then the other seeds are trained at the best rate, and two tables in Markdown printed: every network and optimiser; and
+what the loop brings (error with Muon / with AdamW) beside what the network brings (error of this model / of the other
+one). A training that is there is not run again. The FNO needs pip install -r requirements-peers.txt.
 """
 import argparse
 import itertools
@@ -86,6 +87,20 @@ def table(rows):
     print_markdown(['network', 'optimiser', 'rate', 'rates tried', 'parameters', 'iterations', 'nRMSE'], lines)
 
 
+def quotients(rows):
+    """Markdown: a row for each network that was trained with both optimisers."""
+    errors = {(row['network'], row['optimizer']): mean_of(row['runs'], 'nrmse') for row in rows}
+    lines = []
+    for name in NETWORKS:
+        if all((name, optimizer) in errors for optimizer in RATES):
+            own = [errors['ours', optimizer] / errors[name, optimizer] if ('ours', optimizer) in errors else math.nan
+                   for optimizer in RATES]
+            both = [errors[name, 'muon'] / errors[name, 'adamw'], *own]
+            lines.append([name, *(f'{quotient:.2f}' for quotient in both)])
+    if lines:
+        print_markdown(['network', 'muon / adamw', 'ours / it, adamw', 'ours / it, muon'], lines)
+
+
 def main(argv):
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout, allow_abbrev=False)
@@ -110,6 +125,7 @@ def main(argv):
     rows = [compared(name, optimizer, task, args, folder) for name, optimizer in pairs]
     write_json(args.json, rows)
     table(rows)
+    quotients(rows)
 
 
 if __name__ == '__main__':

@@ -161,6 +161,21 @@ def test_a_seed_that_diverges_ends_no_study(monkeypatch, capsys):
     assert [run['nrmse'] for run in row['runs']] == [math.inf, math.inf]
 
 
+def test_what_loop_and_network_bring(capsys):
+    """Quotients of means over seeds, by hand; a network with one optimiser has none."""
+    errors = {('ours', 'adamw'): [.02, .04], ('ours', 'muon'): [.01, .02], ('fno', 'adamw'): [.06, .06],
+              ('fno', 'muon'): [.04, .02], ('unet', 'muon'): [.05]}
+    rows = [{'network': name, 'optimizer': optimizer, 'runs': [{'nrmse': error} for error in found]}
+            for (name, optimizer), found in errors.items()]
+    networks.quotients(rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2:] == ['| ours | 0.50 | 1.00 | 1.00 |', '| fno | 0.50 | 0.50 | 0.50 |']
+    networks.quotients(rows[2:4])
+    assert capsys.readouterr().out.splitlines()[2] == '| fno | 0.50 | nan | nan |'
+    networks.quotients(rows[4:])
+    assert capsys.readouterr().out == ''
+
+
 def test_a_training_that_diverged_is_not_run_again(monkeypatch, tmp_path):
     said = ['the loss is nan: see out/nan_dump.pt', 'the disk is full']
 
@@ -187,7 +202,7 @@ def test_networks_in_one_loop(here, tmp_path, burgers_file, capsys, monkeypatch)
             f'--data_path={burgers_file}', '--hidden_dim=8']
     networks.main(args)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith('| ')]
-    assert len(lines) == 3 and all(line.startswith('| unet | ') for line in lines[1:])
+    assert len(lines) == 5 and all(line.startswith('| unet | ') for line in [*lines[1:3], lines[4]])
     rows = json.loads((tmp_path / 'n.json').read_text())
     assert [row['optimizer'] for row in rows] == ['adamw', 'muon'] and all(len(row['tried']) == 3 for row in rows)
     with open(tmp_path / 'n' / f'unet-muon_{rows[1]["rate"]:g}-nu_0.01-seed_0' / 'config.json') as file:
