@@ -79,7 +79,7 @@ stages: setup
 	  $(PLAIN) eval.py --ckpt out/ks_finetuned_$$seed --stepper operator --json out/ks_finetuned_$$seed/eval.json \
 	  ) & pids="$$pids $$!"; done; for pid in $$pids; do wait $$pid || exit 1; done
 
-# the figures of README.md and of five sections of docs/RESULTS.md, found again: what takes MINUTES=10 in all
+# the figures of README.md and of six sections of docs/RESULTS.md, found again: what takes MINUTES=10 in all
 figures: peers
 	$(PY) -m dev.figures --minutes $(MINUTES)
 

@@ -1,5 +1,5 @@
 """
-The certificate: the figures of README.md and of five sections of docs/RESULTS.md, with the commands that make them.
+The certificate: the figures of README.md and of six sections of docs/RESULTS.md, with the commands that make them.
 
     python -m dev.figures                      # run what takes less than 10 minutes in all: inside, or outside?
     python -m dev.figures --minutes 60         # more of it
@@ -39,7 +39,8 @@ from runtime.paths import output_folder
 
 FILE = os.path.join(HERE, 'docs', 'figures.json')
 SECTIONS = ('Ten equations beside the FNO', 'The race: how soon as good as the FNO?', 'One model of ten equations',
-            'Flow past obstacles', 'Given and read on finer grids, other time steps')           # of RESULTS.md
+            'Flow past obstacles', 'Given and read on finer grids, other time steps',
+            'Is it the network or the loop?')                                                  # of RESULTS.md
 
 
 # ---------------------------------------------------------------------------------------------
