@@ -189,7 +189,7 @@ def main(argv=None):
     names = chosen(runs, args.minutes, args.runs)
     left_out = [name for name in runs if name not in names]
     print(f'{len(names)} of {len(runs)} runs, about {sum(runs[name]["minutes"] for name in names):.0f} minutes; left out: '
-          f'{", ".join(left_out) or "none"}')
+          f'{"; ".join(left_out) or "none"}')
     widths = (-34, -44, 11, 11, 24, 10)
     print_row(['run', 'figure', 'value', 'found', 'interval', ''], widths)
     outside = []
