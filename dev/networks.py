@@ -93,10 +93,9 @@ def quotients(rows):
     lines = []
     for name in NETWORKS:
         if all((name, optimizer) in errors for optimizer in RATES):
-            own = [errors['ours', optimizer] / errors[name, optimizer] if ('ours', optimizer) in errors else math.nan
-                   for optimizer in RATES]
-            both = [errors[name, 'muon'] / errors[name, 'adamw'], *own]
-            lines.append([name, *(f'{quotient:.2f}' for quotient in both)])
+            loop = errors[name, 'muon'] / errors[name, 'adamw']
+            network = [errors.get(('ours', optimizer), math.nan) / errors[name, optimizer] for optimizer in RATES]
+            lines.append([name, *(f'{quotient:.2f}' for quotient in (loop, *network))])
     if lines:
         print_markdown(['network', 'muon / adamw', 'ours / it, adamw', 'ours / it, muon'], lines)
 
